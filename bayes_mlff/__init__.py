@@ -1,0 +1,1 @@
+"""Bayesian on-the-fly fine-tuning of foundation interatomic potentials in JAX."""

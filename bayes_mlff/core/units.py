@@ -1,0 +1,55 @@
+"""Physical constants and unit conversion: the only place that knows a conversion factor.
+
+Internal units are eV, Å, eV/Å, eV/Å³, fs, K and amu. The integrators work in the time unit that makes
+eV, Å and amu coherent, Å·sqrt(amu/eV).
+"""
+
+import re
+from typing import Final
+
+from bayes_mlff.core.errors import ConfigError
+
+KCAL_MOL_PER_EV: Final = 23.060548
+KB: Final = 8.617333262e-5
+"""Boltzmann constant, eV/K (CODATA 2018)."""
+FS: Final = 0.09822694788464063
+"""One femtosecond in Å·sqrt(amu/eV)."""
+GPA: Final = 0.006241509074460763
+"""One gigapascal in eV/Å³."""
+HARTREE: Final = 27.211386245988
+"""One hartree in eV (CODATA 2018)."""
+BOHR: Final = 0.529177210903
+"""One bohr in Å (CODATA 2018)."""
+
+KCAL_MOL: Final = 1.0 / KCAL_MOL_PER_EV
+"""One kcal/mol in eV."""
+
+_ENERGY_UNITS: Final = {"kcal/mol": KCAL_MOL, "ev": 1.0, "mev": 1e-3, "kj/mol": KCAL_MOL / 4.184}
+_QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*$")
+
+
+def parse_energy(text: str, *, n_atoms: int, key: str = "energy") -> float:
+    """Convert a quantity such as ``"0.5 kcal/mol"`` or ``"1.3 meV/atom"`` to eV per structure.
+
+    Args:
+      text: a positive number and a unit: kcal/mol, kJ/mol, eV or meV, each optionally per atom.
+      n_atoms: atoms in the structure, used for per-atom quantities.
+      key: dotted configuration key, for the error message.
+
+    Returns:
+      Energy of the whole structure, eV.
+
+    Raises:
+      ConfigError: if the text is not a positive quantity in one of these units.
+    """
+    allowed = "a positive number and a unit: 'kcal/mol', 'kJ/mol', 'eV' or 'meV', optionally followed by '/atom'"
+    match = _QUANTITY.match(text)
+    if match is None:
+        raise ConfigError(key, text, allowed)
+    unit = match.group(2).lower()
+    per_atom = unit.endswith("/atom")
+    unit = unit.removesuffix("/atom")
+    value = float(match.group(1))
+    if unit not in _ENERGY_UNITS or not 0.0 < value < float("inf"):
+        raise ConfigError(key, text, allowed)
+    return value * _ENERGY_UNITS[unit] * (n_atoms if per_atom else 1)

@@ -1,0 +1,1 @@
+"""Structures, labels, neighbour lists and padded graphs."""

@@ -1,0 +1,75 @@
+"""A structure as plain arrays, and its conversion from and to ASE."""
+
+from typing import NamedTuple
+
+import ase
+import numpy as np
+
+from bayes_mlff.core.errors import DataError
+
+
+class Structure(NamedTuple):
+    """Atoms in a cell; all arrays are float64 or int64 numpy arrays on the host."""
+
+    numbers: np.ndarray  # [n] atomic numbers
+    positions: np.ndarray  # [n, 3] Å
+    cell: np.ndarray  # [3, 3] Å, vectors are rows; zero rows along directions without a vector
+    pbc: np.ndarray  # [3] bool
+
+    @property
+    def is_periodic(self) -> bool:
+        """True if the structure repeats in all three directions and so has a volume and a stress."""
+        return bool(np.all(self.pbc))
+
+
+def from_ase(atoms: ase.Atoms) -> Structure:
+    """Take the geometry out of an ASE object.
+
+    Args:
+      atoms: any ASE structure; calculator and other properties are ignored.
+
+    Returns:
+      The structure, positions unwrapped as they came.
+
+    Raises:
+      DataError: if there are no atoms, a coordinate is not finite, an atomic number is not in 1..118,
+        or a periodic direction has no cell vector.
+    """
+    structure = Structure(
+        np.asarray(atoms.numbers, np.int64),
+        np.array(atoms.positions, np.float64),
+        np.array(atoms.cell.array, np.float64),
+        np.array(atoms.pbc, bool),
+    )
+    check(structure)
+    return structure
+
+
+def to_ase(structure: Structure) -> ase.Atoms:
+    """Build an ASE object with the same geometry and no calculator."""
+    return ase.Atoms(
+        numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc
+    )
+
+
+def check(structure: Structure) -> None:
+    """Refuse a structure that no model could evaluate.
+
+    Raises:
+      DataError: see `from_ase`.
+    """
+    if structure.numbers.size == 0:
+        raise DataError("structure: got 0 atoms; allowed: at least 1")
+    if not (np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()):
+        raise DataError("structure: positions and cell must be finite numbers in Å")
+    unknown = structure.numbers[(structure.numbers < 1) | (structure.numbers > 118)]
+    if unknown.size:
+        raise DataError(f"structure: got atomic number {int(unknown[0])}; allowed: 1 to 118")
+    periodic = structure.cell[structure.pbc]
+    if periodic.size:
+        lengths = np.linalg.norm(periodic, axis=1)
+        if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic) or lengths.min() < 0.5:
+            raise DataError(
+                f"structure: periodic directions {structure.pbc.tolist()} need linearly independent cell vectors "
+                f"of at least 0.5 Å; got lengths {np.round(lengths, 3).tolist()}"
+            )

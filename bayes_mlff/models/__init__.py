@@ -1,0 +1,1 @@
+"""Pure-function interatomic potentials and their observables."""

@@ -1,0 +1,85 @@
+"""Energies, forces, stress and force uncertainty of any node-energy function."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from bayes_mlff.data.graph import Graph, edge_vectors, flatten_neighbors, volume
+
+Params = Any
+
+
+class NodeOutput(NamedTuple):
+    """What a network says about each atom."""
+
+    energy: jax.Array  # [n] eV
+    force_sigma: jax.Array  # [n] eV/Å, standard deviation of each force component
+
+
+class NodeFn(Protocol):
+    """A network as a pure function of edge vectors."""
+
+    def __call__(
+        self, params: Params, vectors: jax.Array, species: jax.Array, neighbors: jax.Array, edge_mask: jax.Array
+    ) -> NodeOutput:
+        """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k]."""
+        ...
+
+
+class Prediction(NamedTuple):
+    """Observables of a batch of structures from one set of parameters."""
+
+    energy: jax.Array  # [b] eV
+    forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding
+    stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None where not asked for
+    force_sigma: jax.Array  # [b, n] eV/Å, standard deviation of each force component; one on padding
+
+
+PredictFn = Callable[[Params, Graph], Prediction]
+
+
+def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
+    """Differentiate a node-energy function with respect to positions and, if asked, strain.
+
+    The batch is evaluated as one disjoint graph. Stress is (1/V) dE/dε for a symmetric strain ε acting on
+    positions and cell alike (Knuth et al. 2015, Comput. Phys. Commun. 190, 33).
+
+    Args:
+      node_fn: pure network function.
+      with_stress: compute the stress; every structure must then be periodic in three directions.
+
+    Returns:
+      `predict(params, graphs [b, ...]) -> Prediction`, differentiable, and vmappable over parameters.
+    """
+
+    def total(positions: jax.Array, strain: jax.Array | None, params: Params, graphs: Graph):
+        cell = graphs.cell
+        if strain is not None:
+            deform = jnp.eye(3, dtype=strain.dtype) + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
+            positions, cell = positions @ deform, cell @ deform
+        vectors = jax.vmap(edge_vectors)(positions, cell, graphs)
+        b, n, k = graphs.neighbors.shape
+        node = node_fn(
+            params,
+            vectors.reshape(b * n, k, 3),
+            graphs.species.reshape(b * n),
+            flatten_neighbors(graphs),
+            graphs.edge_mask.reshape(b * n, k),
+        )
+        energy = jnp.sum(jnp.where(graphs.node_mask, node.energy.reshape(b, n), 0.0), axis=1)
+        sigma = jnp.where(graphs.node_mask, node.force_sigma.reshape(b, n), 1.0)
+        return jnp.sum(energy), (energy, sigma)
+
+    def predict(params: Params, graphs: Graph) -> Prediction:
+        if not with_stress:
+            gradient, (energy, sigma) = jax.grad(total, has_aux=True)(graphs.positions, None, params, graphs)
+            return Prediction(energy, -gradient, None, sigma)
+        strain = jnp.zeros_like(graphs.cell)
+        (gradient, virial), (energy, sigma) = jax.grad(total, (0, 1), has_aux=True)(
+            graphs.positions, strain, params, graphs
+        )
+        return Prediction(energy, -gradient, virial / volume(graphs.cell)[:, None, None], sigma)
+
+    return predict

@@ -1,0 +1,1 @@
+"""Molecular dynamics that labels and retrains itself."""

@@ -1,0 +1,1 @@
+"""Reference engines behind one interface."""

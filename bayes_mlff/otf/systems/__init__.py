@@ -1,0 +1,1 @@
+"""Built-in systems: structure, engine and schedule."""

@@ -1,0 +1,1 @@
+"""Preconditioned stochastic-gradient Hamiltonian Monte Carlo over any pytree; knows no atoms."""

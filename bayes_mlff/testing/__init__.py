@@ -1,0 +1,1 @@
+"""Public test batteries for models, samplers and structures."""
