@@ -36,7 +36,7 @@ def from_ase(atoms: ase.Atoms) -> Structure:
         or a periodic direction has no cell vector.
     """
     structure = Structure(
-        np.asarray(atoms.numbers, np.int64),
+        np.array(atoms.numbers, np.int64),
         np.array(atoms.positions, np.float64),
         np.array(atoms.cell.array, np.float64),
         np.array(atoms.pbc, bool),

@@ -1,0 +1,31 @@
+# Two commands: `make ethanol` runs the example, `make check` runs everything that has to pass.
+PYTHON ?= python3
+PYTEST_ARGS ?= -n auto --maxprocesses 4
+
+BIN := .venv/bin
+
+.DELETE_ON_ERROR:
+.PHONY: ethanol check
+
+ethanol: .venv/installed-run
+	$(BIN)/python -m bayes_mlff.otf --system ethanol
+
+check: .venv/installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+# The stamps are older than pyproject.toml only when the dependencies may have changed.
+.venv/installed-run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[pyscf]'
+	touch $@
+
+.venv/installed-check: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[pyscf,xtb,parity,test,dev]'
+	touch $@

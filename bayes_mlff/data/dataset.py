@@ -1,0 +1,303 @@
+"""The labelled frames of a run: an extended-XYZ file that only ever grows.
+
+Numbers are written with as many digits as a float64 needs: a frame read back, also by ASE, is equal to the
+last bit. A frame is on the disk when `append` returns; a crash can only leave a torn last frame behind.
+"""
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ase
+import numpy as np
+from ase.data import chemical_symbols
+from ase.io.extxyz import XYZError, key_val_str_to_dict, read_extxyz
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import structure as structures
+from bayes_mlff.data.labels import Label, check_label
+from bayes_mlff.data.structure import Structure
+
+
+class LabelRecord(NamedTuple):
+    """One label, and what the model and the trigger said before it was known."""
+
+    structure: Structure
+    label: Label  # as the engine gave it, without offset
+    step: int  # MD step; unique in a file
+    time_fs: float
+    reason: str  # why the label was asked for
+    energy_offset: float  # eV, to be added to the label's energy
+    pretrained_energy: float | None  # eV, of the pretrained model
+    engine_hash: str  # of the level of theory
+    engine_seconds: float
+    predicted_energy_mean: float | None = None  # eV
+    predicted_energy_sigma: float | None = None  # eV
+    predicted_forces_mean: np.ndarray | None = None  # [n, 3] eV/Å
+    predicted_forces_sigma: np.ndarray | None = None  # [n, 3] eV/Å
+    sigma_crit: float | None = None  # eV, where the trigger stood
+    confidence: float | None = None  # probability that the error was within the threshold
+
+
+class Recovery(NamedTuple):
+    """What `recover` found."""
+
+    frames_kept: int
+    bytes_removed: int  # 0 if the file was whole
+
+
+class _Frame(NamedTuple):
+    text: str
+    index: int  # in the file, from 0
+
+
+class _Scan(NamedTuple):
+    """A file cut into frames."""
+
+    frames: list[_Frame]
+    whole_bytes: int  # where the last whole frame ends
+    torn_bytes: int  # what follows it
+
+
+_FLOATS = ("time_fs", "energy_offset", "engine_seconds")
+_OPTIONAL_FLOATS = (
+    "pretrained_energy",
+    "predicted_energy_mean",
+    "predicted_energy_sigma",
+    "sigma_crit",
+    "confidence",
+)
+_TEXTS = ("reason", "engine_hash")
+_OPTIONAL_ARRAYS = ("predicted_forces_mean", "predicted_forces_sigma")
+
+
+def append(path: Path, record: LabelRecord) -> None:
+    """Add one frame; it has reached the disk when this returns.
+
+    Args:
+      path: the file, made if missing; its directory must exist.
+      record: a finite label of a step that the file does not have yet.
+
+    Raises:
+      DataError: if the record is unusable, its step is already there, or the file ends in a torn frame.
+    """
+    content = _format(record).encode()
+    existing = _scan(path) if path.exists() else _Scan([], 0, 0)
+    _refuse_torn(path, existing)
+    if record.step in {_step(path, frame) for frame in existing.frames}:
+        raise DataError(f"{path}: step {record.step} is already labelled; a step is labelled once")
+    _write_durably(path, content, existing.whole_bytes)
+
+
+def read(path: Path) -> list[LabelRecord]:
+    """Read all frames in the order in which they were labelled.
+
+    Raises:
+      DataError: if the file is missing, ends in a torn frame (see `recover`) or holds a step twice, or a
+        frame is unreadable or lacks a key; the frame is named by its index, from 0.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such dataset")
+    scan = _scan(path)
+    _refuse_torn(path, scan)
+    records = [_parse(path, frame) for frame in scan.frames]
+    seen: dict[int, int] = {}
+    for index, record in enumerate(records):
+        if record.step in seen:
+            raise DataError(f"{path}: frames {seen[record.step]} and {index} both hold step {record.step}")
+        seen[record.step] = index
+    return records
+
+
+def recover(path: Path) -> Recovery:
+    """Cut off a last frame that a crash left unfinished; whole frames are never touched.
+
+    Raises:
+      DataError: if the file is missing or damaged anywhere else than at its end.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such dataset")
+    scan = _scan(path)
+    if scan.torn_bytes:
+        with path.open("r+b") as file:
+            file.truncate(scan.whole_bytes)
+            os.fsync(file.fileno())
+    return Recovery(len(scan.frames), scan.torn_bytes)
+
+
+def _scan(path: Path) -> _Scan:
+    """Cut a file into frames without reading their numbers."""
+    data = path.read_bytes()
+    frames: list[_Frame] = []
+    start = 0
+    while start < len(data):
+        end = _frame_end(data, start, f"{path}: frame {len(frames)}")
+        if end is None:
+            torn = data[start:]
+            # A tear leaves the beginning of one frame, perhaps with zeros that the file system filled in.
+            if torn.count(b"Properties=") > 1:
+                raise DataError(f"{path}: frame {len(frames)} does not end where its number of atoms says")
+            return _Scan(frames, start, len(torn))
+        try:
+            frames.append(_Frame(data[start:end].decode(), len(frames)))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: frame {len(frames)} is not text: {error}") from error
+        start = end
+    return _Scan(frames, start, 0)
+
+
+def _frame_end(data: bytes, start: int, where: str) -> int | None:
+    """Where the frame that begins at `start` ends, or None if the data end before."""
+    end = data.find(b"\n", start) + 1
+    count = data[start : end - 1].strip()
+    if end == 0 or (not count.isdigit() and data.endswith(b"\0")):
+        return None
+    if not count.isdigit():
+        raise DataError(f"{where}, at byte {start}: got {count[:40]!r}; allowed: a number of atoms")
+    for _ in range(int(count) + 1):
+        end = data.find(b"\n", end) + 1
+        if end == 0:
+            return None
+    return None if data.endswith(b"\0") and b"\0" in data[start:end] else end
+
+
+def _refuse_torn(path: Path, scan: _Scan) -> None:
+    if scan.torn_bytes:
+        raise DataError(
+            f"{path}: frame {len(scan.frames)} is torn after {scan.torn_bytes} bytes, as a crash leaves it; "
+            "recover the dataset first"
+        )
+
+
+def _step(path: Path, frame: _Frame) -> int:
+    """The step of a frame, from its comment line alone."""
+    step = key_val_str_to_dict(frame.text.split("\n", 2)[1]).get("step")
+    if not isinstance(step, int | np.integer) or isinstance(step, bool):
+        raise DataError(f"{path}: frame {frame.index}: step is {step!r}; allowed: a whole number")
+    return int(step)
+
+
+def _format(record: LabelRecord) -> str:
+    """One frame as text, refused unless it reads back as the same record."""
+    structure, label = record.structure, record.label
+    structures.check(structure)
+    n = len(structure.numbers)
+    check_label(label, n)
+    columns: dict[str, np.ndarray] = {"pos": structure.positions, "REF_forces": label.forces}
+    columns |= {name: v for name in _OPTIONAL_ARRAYS if (v := getattr(record, name)) is not None}
+    for name, column in columns.items():
+        if np.shape(column) != (n, 3) or not np.isfinite(column).all():
+            raise DataError(f"record.{name}: got shape {np.shape(column)}; allowed: {(n, 3)} finite numbers")
+    values = _comment_values(record)
+    properties = ":".join(["species:S:1", *(f"{name}:R:3" for name in columns)])
+    head = []
+    if structure.cell.any():
+        head.append(f'Lattice="{_numbers(structure.cell)}"')
+    head.append(f"Properties={properties}")
+    head.append('pbc="{} {} {}"'.format(*("T" if periodic else "F" for periodic in structure.pbc)))
+    comment = " ".join([*head, *(f"{key}={value}" for key, value in values.items())])
+    rows = np.concatenate([np.asarray(column, np.float64) for column in columns.values()], axis=1)
+    lines = [f"{chemical_symbols[z]} {_numbers(row)}" for z, row in zip(structure.numbers, rows, strict=True)]
+    text = "\n".join([str(n), comment, *lines, ""])
+    if text.count("\n") != n + 2 or not _equal(_parse(Path("record"), _Frame(text, 0)), record):
+        raise DataError(
+            f"record of step {record.step}: a text field does not survive writing: {record.reason!r}"
+        )
+    return text
+
+
+def _comment_values(record: LabelRecord) -> dict[str, str]:
+    """What the comment line says beside the geometry, in writing order."""
+    numbers: dict[str, float | None] = {"REF_energy": record.label.energy}
+    numbers |= {name: getattr(record, name) for name in (*_FLOATS, *_OPTIONAL_FLOATS)}
+    given = {name: float(value) for name, value in numbers.items() if value is not None}
+    for name, value in given.items():
+        if not np.isfinite(value):
+            raise DataError(f"record.{name}: got {value!r}; allowed: a finite number")
+    values = {"step": str(int(record.step)), **{name: repr(value) for name, value in given.items()}}
+    if record.label.stress is not None:
+        # A plain list of nine numbers would come back from ASE as a vector.
+        values["REF_stress"] = f'"_JSON {json.dumps(np.asarray(record.label.stress, np.float64).tolist())}"'
+    for name in _TEXTS:
+        escaped = getattr(record, name).replace("\\", "\\\\").replace('"', '\\"')
+        values[name] = f'"{escaped}"'
+    return values
+
+
+def _numbers(array: np.ndarray) -> str:
+    """Shortest text that reads back to the same float64 numbers."""
+    return " ".join(repr(value) for value in np.asarray(array, np.float64).ravel().tolist())
+
+
+def _parse(path: Path, frame: _Frame) -> LabelRecord:
+    """Read one frame through ASE."""
+    where = f"{path}: frame {frame.index}"
+    try:
+        atoms = next(iter(read_extxyz(io.StringIO(frame.text), index=slice(0, 1))))
+        step = _step(path, frame)
+    except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise DataError(f"{where} is unreadable: {type(error).__name__}: {error}") from error
+    missing = [key for key in ("REF_energy", *_FLOATS, *_TEXTS) if key not in atoms.info]
+    missing += [key for key in ("REF_forces",) if key not in atoms.arrays]
+    if missing:
+        raise DataError(
+            f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}"
+        )
+    structure = structures.from_ase(atoms)
+    label = Label(
+        _float(where, atoms, "REF_energy"), _array(atoms, "REF_forces"), atoms.info.get("REF_stress")
+    )
+    check_label(label, len(atoms))
+    return LabelRecord(
+        structure=structure,
+        label=label,
+        step=step,
+        **{key: _float(where, atoms, key) for key in _FLOATS},
+        **{key: _float(where, atoms, key) if key in atoms.info else None for key in _OPTIONAL_FLOATS},
+        **{key: str(atoms.info[key]) for key in _TEXTS},
+        **{key: _array(atoms, key) if key in atoms.arrays else None for key in _OPTIONAL_ARRAYS},
+    )
+
+
+def _float(where: str, atoms: ase.Atoms, key: str) -> float:
+    value = atoms.info[key]
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise DataError(f"{where}: {key} is {value!r}; allowed: a number")
+    return float(value)
+
+
+def _array(atoms: ase.Atoms, key: str) -> np.ndarray:
+    return np.asarray(atoms.arrays[key], np.float64)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Equality to the last bit of nested records."""
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    if left is None or right is None:
+        return left is right
+    return bool(np.array_equal(left, right))
+
+
+def _write_durably(path: Path, content: bytes, size: int) -> None:
+    """Append and flush to the disk; a write that fails half-way is taken back."""
+    created = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+    finally:
+        os.close(descriptor)
+    if created:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,149 @@
+"""Labelled sets of molecules as others publish them: npz files and extended XYZ."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import ase.io
+import numpy as np
+from ase.io.extxyz import XYZError
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.labels import Label, check_label
+from bayes_mlff.data.structure import Structure, from_ase
+
+
+class NpzKeys(NamedTuple):
+    """Which array of a file holds what; levels of theory share files, so the choice is always explicit."""
+
+    numbers: str
+    positions: str
+    energies: str
+    forces: str
+
+
+SGDML_KEYS: Final = NpzKeys("z", "R", "E", "F")
+MD17_KEYS: Final = NpzKeys("z", "R", "E_md17", "F_md17")
+"""The original PBE+vdW-TS labels; never to be mixed with `RMD17_KEYS`."""
+RMD17_KEYS: Final = NpzKeys("z", "R", "E_rmd17", "F_rmd17")
+"""The recomputed PBE/def2-SVP labels of the same geometries (Christensen and von Lilienfeld 2020)."""
+
+
+class MoleculeSet(NamedTuple):
+    """Frames of one molecule, float64."""
+
+    numbers: np.ndarray  # [n] atomic numbers
+    positions: np.ndarray  # [f, n, 3] Å
+    energies: np.ndarray  # [f] eV
+    forces: np.ndarray  # [f, n, 3] eV/Å
+
+
+class LabelledStructure(NamedTuple):
+    """A structure and what the reference says about it."""
+
+    structure: Structure
+    label: Label
+
+
+def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
+    """Read all frames of a set whose units are Å, eV and eV/Å.
+
+    Args:
+      path: an npz file; it is not allowed to hold pickled objects.
+      keys: the names of the four arrays.
+
+    Returns:
+      The frames in file order.
+
+    Raises:
+      DataError: if the file is missing or no npz, a key is missing (all present ones are listed), or arrays
+        have the wrong shape or are not finite.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in keys if key not in file.files]
+            if missing:
+                raise DataError(
+                    f"{path}: no array {', '.join(missing)}; present: {', '.join(sorted(file.files))}"
+                )
+            numbers, positions, energies, forces = (np.array(file[key]) for key in keys)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (ValueError, OSError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable npz file: {error}") from error
+    if positions.ndim != 3 or positions.shape[2] != 3 or len(positions) == 0:
+        raise DataError(f"{path}: {keys.positions} has shape {positions.shape}; allowed: (frames, atoms, 3)")
+    f, n, _ = positions.shape
+    if energies.shape == (f, 1):
+        energies = energies[:, 0]
+    expected = (
+        (keys.numbers, numbers, (n,)),
+        (keys.energies, energies, (f,)),
+        (keys.forces, forces, (f, n, 3)),
+        (keys.positions, positions, (f, n, 3)),
+    )
+    for key, array, shape in expected:
+        if array.shape != shape:
+            raise DataError(f"{path}: {key} has shape {array.shape}; allowed: {shape}")
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: {key} is not finite")
+    return MoleculeSet(
+        numbers.astype(np.int64),
+        positions.astype(np.float64),
+        energies.astype(np.float64),
+        forces.astype(np.float64),
+    )
+
+
+def read_extxyz(
+    path: Path,
+    *,
+    energy_key: str = "REF_energy",
+    forces_key: str = "REF_forces",
+    stress_key: str = "REF_stress",
+) -> list[LabelledStructure]:
+    """Read labelled frames of any structures.
+
+    Args:
+      path: an extended-XYZ file in Å, eV, eV/Å and, for stress, eV/Å³ tension positive.
+      energy_key: of the total energy; required in every frame.
+      forces_key: of the forces; required in every frame.
+      stress_key: of the stress, 3x3, nine numbers or six in Voigt order xx yy zz yz xz xy; optional.
+
+    Returns:
+      The frames in file order.
+
+    Raises:
+      DataError: if the file is unreadable or empty, or a frame (named by its index, from 0) lacks a key.
+    """
+    try:
+        frames = ase.io.read(path, index=":", format="extxyz")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise DataError(f"{path}: unreadable: {type(error).__name__}: {error}") from error
+    if not frames:
+        raise DataError(f"{path}: no frames")
+    labelled = []
+    for index, atoms in enumerate(frames):
+        # ASE takes plain `energy`, `forces` and `stress` out of the file into a calculator.
+        computed = {} if atoms.calc is None else atoms.calc.results
+        present = {**atoms.info, **atoms.arrays, **computed}
+        missing = [key for key in (energy_key, forces_key) if key not in present]
+        if missing:
+            raise DataError(
+                f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}"
+            )
+        stress = _full_stress(present[stress_key]) if stress_key in present else None
+        label = Label(float(present[energy_key]), np.asarray(present[forces_key], np.float64), stress)
+        check_label(label, len(atoms))
+        labelled.append(LabelledStructure(from_ase(atoms), label))
+    return labelled
+
+
+def _full_stress(stress: np.ndarray) -> np.ndarray:
+    """A [3, 3] stress from any of the shapes in use; another shape is left for `check_label` to refuse."""
+    array = np.asarray(stress, np.float64)
+    if array.shape == (6,):
+        return voigt_6_to_full_3x3_stress(array)
+    return array.reshape(3, 3) if array.shape == (9,) else array

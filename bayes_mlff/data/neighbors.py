@@ -1,0 +1,233 @@
+"""Neighbour lists: allocated on the host, updated inside jit, overflow reported as a bit.
+
+A list keeps lattice translations beside the indices, so that a cutoff longer than half the box, a tilted cell
+and a single-atom cell are treated alike. Positions are never wrapped: a stored translation stays true until
+the next update. Edges within `r_max + skin` stay valid until some atom or cell vector has moved so far that a
+pair could have crossed the skin; `stale` says when, counting the deformation of the cell as motion.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import vesin
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.structure import Structure, check
+
+
+class NeighborSpec(NamedTuple):
+    """What stays fixed while a list is updated inside jit; hashable."""
+
+    r_max: float  # Å
+    skin: float  # Å
+    capacity: int  # neighbour slots per atom
+    images: tuple[int, int, int]  # lattice translations searched along each cell vector, to either side
+
+
+class NeighborState(NamedTuple):
+    """A neighbour list and the geometry it was built for."""
+
+    graph: Graph
+    reference: jax.Array  # [n, 3] Å, positions at the last update
+    reference_cell: jax.Array  # [3, 3] Å
+    overflow: jax.Array  # [] bool, capacity or images no longer suffice: the list is incomplete
+
+
+def species_index(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
+    """Position of each atomic number in the model's table of elements.
+
+    Raises:
+      DataError: if an element is unknown to the model.
+    """
+    table = {z: i for i, z in enumerate(elements)}
+    unknown = sorted({int(z) for z in numbers} - set(table))
+    if unknown:
+        raise DataError(f"structure: got elements {unknown}; allowed: the model's elements {list(elements)} (atomic numbers)")
+    return np.array([table[int(z)] for z in numbers], np.int32)
+
+
+def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Replace the vectors of directions that do not repeat by unit normals, so that the cell is never singular."""
+    if not np.any(pbc):
+        return np.eye(3)
+    full = np.array(cell, np.float64)
+    _, _, basis = np.linalg.svd(full[pbc])
+    full[~pbc] = basis[np.count_nonzero(pbc) :]
+    return full
+
+
+def image_range(cell: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[int, int, int]:
+    """Translations along each cell vector that can bring an atom within `reach` of another, for wrapped atoms."""
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return tuple(int(np.ceil(reach / h)) if p else 0 for h, p in zip(heights, pbc, strict=True))  # type: ignore[return-value]
+
+
+def allocate(
+    structure: Structure,
+    elements: tuple[int, ...],
+    r_max: float,
+    *,
+    skin: float = 0.5,
+    slack: float = 1.25,
+    dtype: np.dtype | type = np.float32,
+) -> tuple[NeighborSpec, NeighborState]:
+    """Build the first list on the host and fix its capacity.
+
+    Args:
+      structure: what to start from.
+      elements: atomic numbers of the model's species.
+      r_max: cutoff, Å.
+      skin: extra radius within which edges are kept, Å.
+      slack: capacity is this many times the largest number of neighbours now.
+      dtype: of the positions on the device.
+
+    Returns:
+      The static description and the state for `update`.
+
+    Raises:
+      DataError: if the structure is unusable or has an element that the model does not know.
+    """
+    check(structure)
+    species = species_index(structure.numbers, elements)
+    cell = complete_cell(structure.cell, structure.pbc)
+    reach = r_max + skin
+    n = len(species)
+    first, second, shift = _pairs(structure, cell, reach)
+    counts = np.bincount(first, minlength=n)
+    capacity = int(np.ceil(slack * counts.max(initial=1)))
+    if not structure.pbc.any():
+        capacity = min(capacity, n - 1)
+    spec = NeighborSpec(float(r_max), float(skin), max(capacity, 1), _images(structure, cell, reach))
+    return spec, _pack(structure, species, cell, first, second, shift, spec, np.dtype(dtype))
+
+
+def _images(structure: Structure, cell: np.ndarray, reach: float) -> tuple[int, int, int]:
+    """Image range wide enough for atoms that are not wrapped into the cell."""
+    base = image_range(cell, structure.pbc, reach)
+    fractional = structure.positions @ np.linalg.inv(cell)
+    spread = np.ptp(fractional, axis=0)
+    return tuple(b + int(np.ceil(s)) if p else 0 for b, s, p in zip(base, spread, structure.pbc, strict=True))  # type: ignore[return-value]
+
+
+def _pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    calculator = vesin.NeighborList(cutoff=reach, full_list=True)
+    first, second, shift = calculator.compute(
+        points=structure.positions, box=cell, periodic=np.asarray(structure.pbc), quantities="ijS"
+    )
+    return np.asarray(first, np.int64), np.asarray(second, np.int64), np.asarray(shift, np.float64)
+
+
+def _pack(
+    structure: Structure,
+    species: np.ndarray,
+    cell: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    shift: np.ndarray,
+    spec: NeighborSpec,
+    dtype: np.dtype,
+) -> NeighborState:
+    n, k = len(species), spec.capacity
+    order = np.argsort(first, kind="stable")
+    first, second, shift = first[order], second[order], shift[order]
+    slot = np.arange(len(first)) - np.searchsorted(first, first)
+    neighbors = np.zeros((n, k), np.int32)
+    shifts = np.zeros((n, k, 3), dtype)
+    mask = np.zeros((n, k), bool)
+    neighbors[first, slot] = second
+    shifts[first, slot] = shift
+    mask[first, slot] = True
+    positions = jnp.asarray(structure.positions, dtype)
+    graph = Graph(
+        positions,
+        jnp.asarray(cell, dtype),
+        jnp.asarray(species),
+        jnp.ones(n, bool),
+        jnp.asarray(neighbors),
+        jnp.asarray(shifts),
+        jnp.asarray(mask),
+    )
+    return NeighborState(graph, positions, graph.cell, jnp.zeros([], bool))
+
+
+def move(state: NeighborState, positions: jax.Array, cell: jax.Array) -> NeighborState:
+    """Put new positions [n, 3] Å and cell [3, 3] Å into the graph, keeping its edges."""
+    return state._replace(graph=state.graph._replace(positions=positions, cell=cell))
+
+
+def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
+    """True once an edge shorter than r_max may be missing from the list.
+
+    With displacements d_i that remain after the affine deformation F of the cell is taken out, a pair now at
+    distance r was at most |F⁻¹|·r + 2·max|F⁻¹ d| apart when the list was built.
+    """
+    deform = jnp.linalg.solve(state.reference_cell, state.graph.cell)
+    back = jnp.linalg.inv(deform)
+    moved = state.graph.positions @ back - state.reference
+    moved = moved - jnp.mean(moved, axis=0, keepdims=True)
+    stretch = jnp.sqrt(jnp.linalg.eigvalsh(back @ back.T)[-1])
+    drift = 2.0 * jnp.sqrt(jnp.max(jnp.sum(moved**2, axis=-1)))
+    return spec.r_max * stretch + drift > spec.r_max + spec.skin
+
+
+def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
+    """Search all neighbours anew inside jit, by brute force over atoms and lattice images.
+
+    Args:
+      state: the graph with the positions to search for.
+      spec: static description from `allocate`.
+
+    Returns:
+      A list of the same shapes; `overflow` is set, and stays set, if an atom has more neighbours than slots or
+      if the cell has become so thin or an atom has drifted so far that the searched images do not suffice.
+    """
+    graph = state.graph
+    n, k = graph.neighbors.shape
+    reach = spec.r_max + spec.skin
+    spans = [jnp.arange(-m, m + 1, dtype=graph.positions.dtype) for m in spec.images]
+    grid = jnp.stack(jnp.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+    images = grid.shape[0]
+    vectors = (
+        graph.positions[None, :, None, :] - graph.positions[:, None, None, :] + (grid @ graph.cell)[None, None, :, :]
+    )
+    squared = jnp.sum(vectors**2, axis=-1)
+    itself = jnp.eye(n, dtype=bool)[:, :, None] & jnp.all(grid == 0, axis=-1)[None, None, :]
+    close = (squared < reach**2) & ~itself & graph.node_mask[:, None, None] & graph.node_mask[None, :, None]
+    close = close.reshape(n, n * images)
+    chosen = jax.vmap(lambda row: jnp.nonzero(row, size=k, fill_value=n * images)[0])(close)
+    mask = chosen < n * images
+    chosen = jnp.where(mask, chosen, 0)
+    neighbors = (chosen // images).astype(graph.neighbors.dtype)
+    shifts = jnp.where(mask[..., None], grid[chosen % images], 0.0)
+    too_many = jnp.any(jnp.sum(close, axis=1) > k)
+    graph = graph._replace(neighbors=neighbors, shifts=shifts, edge_mask=mask)
+    overflow = state.overflow | too_many | _images_exceeded(graph, spec)
+    return NeighborState(graph, graph.positions, graph.cell, overflow)
+
+
+def _images_exceeded(graph: Graph, spec: NeighborSpec) -> jax.Array:
+    """True if an edge could lie outside the searched lattice translations."""
+    inverse = jnp.linalg.inv(graph.cell)
+    heights = 1.0 / jnp.linalg.norm(inverse, axis=0)
+    fractional = graph.positions @ inverse
+    low = jnp.min(jnp.where(graph.node_mask[:, None], fractional, jnp.inf), axis=0)
+    high = jnp.max(jnp.where(graph.node_mask[:, None], fractional, -jnp.inf), axis=0)
+    needed = (spec.r_max + spec.skin) / heights + (high - low)
+    available = jnp.asarray(spec.images, needed.dtype) + 1.0
+    periodic = jnp.asarray([m > 0 for m in spec.images])
+    return jnp.any(periodic & (needed >= available))
+
+
+def widen(state: NeighborState, capacity: int) -> NeighborState:
+    """Add empty neighbour slots up to `capacity` per atom."""
+    graph = state.graph
+    extra = capacity - graph.neighbors.shape[1]
+    graph = graph._replace(
+        neighbors=jnp.pad(graph.neighbors, ((0, 0), (0, extra))),
+        shifts=jnp.pad(graph.shifts, ((0, 0), (0, extra), (0, 0))),
+        edge_mask=jnp.pad(graph.edge_mask, ((0, 0), (0, extra))),
+    )
+    return state._replace(graph=graph)

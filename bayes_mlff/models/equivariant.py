@@ -1,0 +1,232 @@
+"""Parts of equivariant networks on channel-last features: `{irrep: [n, 2l+1, channels]}`.
+
+Keeping the channels last makes every contraction a small dense matrix product over contiguous memory. The
+algebra (Clebsch-Gordan coefficients, spherical harmonics, irreps) comes from e3nn-jax; normalisations are
+those of e3nn (Geiger and Smidt 2022, arXiv:2207.09453), so that its weights can be taken over unchanged.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import e3nn_jax as e3nn
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Features = dict[str, jax.Array]  # irrep name -> [n, 2l+1, channels]
+
+SILU_NORM = 1.6791767923989418
+TANH_NORM = 1.5937334472592695
+"""Scale that gives silu and tanh a unit second moment under a standard normal, as e3nn estimates it."""
+
+
+def channels(irreps: str) -> dict[str, int]:
+    """Number of channels of each irrep, in canonical order: `{'0e': 16, '1o': 16}`."""
+    return {str(ir): mul for mul, ir in e3nn.Irreps(irreps).regroup() if mul > 0}
+
+
+def parity(irrep: str) -> int:
+    """+1 for 'e', -1 for 'o'."""
+    return e3nn.Irrep(irrep).p
+
+
+def degree(irrep: str) -> int:
+    """Degree l of an irrep name such as '1o'."""
+    return e3nn.Irrep(irrep).l
+
+
+@lru_cache
+def coupling(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Real Clebsch-Gordan coefficients [2l1+1, 2l2+1, 2l3+1] scaled by sqrt(2l3+1) (component normalisation)."""
+    return np.asarray(e3nn.clebsch_gordan(l1, l2, l3)) * np.sqrt(2 * l3 + 1)
+
+
+class Path(NamedTuple):
+    """One way of combining a node irrep with an edge irrep into an output irrep."""
+
+    node: str
+    edge: str
+    out: str
+
+
+def paths(node: Sequence[str], edge_l_max: int, allowed: Sequence[str]) -> tuple[Path, ...]:
+    """All symmetry-allowed paths from node irreps and edge harmonics to the allowed outputs."""
+    found = []
+    for ir in node:
+        for l in range(edge_l_max + 1):
+            edge = f"{l}{'e' if l % 2 == 0 else 'o'}"
+            for out in e3nn.Irrep(ir) * e3nn.Irrep(edge):
+                if str(out) in allowed:
+                    found.append(Path(ir, edge, str(out)))
+    return tuple(found)
+
+
+def spherical_harmonics(vectors: jax.Array, l_max: int) -> Features:
+    """Component-normalised real harmonics of the directions of vectors [..., 3] Å: `{irrep: [..., 2l+1]}`."""
+    unit = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+    out = {}
+    for l in range(l_max + 1):
+        irrep = f"{l}{'e' if l % 2 == 0 else 'o'}"
+        if l == 0:
+            out[irrep] = jnp.ones_like(unit[..., :1])
+        else:
+            out[irrep] = e3nn.spherical_harmonics(irrep, e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component").array
+    return out
+
+
+def bessel_basis(x: jax.Array, frequencies: jax.Array) -> jax.Array:
+    """Radial functions w·sin(πwx)/(πwx) of scaled distances x = r/r_max in (0, 1]: [..., len(w)]."""
+    return jnp.sin(jnp.pi * x[..., None] * frequencies) / (jnp.pi * x[..., None])
+
+
+def polynomial_cutoff(x: jax.Array, p: int) -> jax.Array:
+    """Envelope that is 1 at 0 and 0 with two derivatives at x >= 1 (Gasteiger et al. 2020, eq. 8)."""
+    inside = jnp.where(x < 1.0, x, 1.0)
+    value = (
+        1.0
+        - (p + 1.0) * (p + 2.0) / 2.0 * inside**p
+        + p * (p + 2.0) * inside ** (p + 1)
+        - p * (p + 1.0) / 2.0 * inside ** (p + 2)
+    )
+    return jnp.where(x < 1.0, value, 0.0)
+
+
+class ScaledDense(nn.Module):
+    """Matrix product with unit-variance weights scaled by gain/sqrt(inputs), so that one prior width suits all."""
+
+    features: int
+    gain: float = 1.0
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan_in = x.shape[-1]
+        weight = self.param("weight", nn.initializers.normal(1.0), (fan_in, self.features), x.dtype)
+        y = x @ (weight * (self.gain / np.sqrt(fan_in)))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
+            y = y + bias.reshape((1,) * (y.ndim - 1) + (self.features,))
+        return y
+
+
+class MLP(nn.Module):
+    """Dense layers with SiLU between them; the gain sqrt(2) makes up for the nonlinearity."""
+
+    widths: tuple[int, ...]
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, width in enumerate(self.widths):
+            if i > 0:
+                x = nn.silu(x)
+            x = ScaledDense(width, 1.0 if i == 0 else float(np.sqrt(2.0)), self.use_bias, name=f"dense_{i}")(x)
+        return x
+
+
+class EquivariantLinear(nn.Module):
+    """Mix the channels of each irrep separately; irreps without an input are dropped from the output."""
+
+    out: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        mixed = {}
+        for irrep, width in self.out:
+            if irrep in x:
+                mixed[irrep] = ScaledDense(width, name=f"linear_{irrep}")(x[irrep])
+        return mixed
+
+
+class SelfConnection(nn.Module):
+    """Mix the channels of each irrep with weights that are linear in the element embedding."""
+
+    out: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
+        mixed = {}
+        elements, width_a = embedding.shape
+        for irrep, width in self.out:
+            if irrep not in x:
+                continue
+            fan_in = x[irrep].shape[-1]
+            weight = self.param(
+                f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), embedding.dtype
+            )
+            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / np.sqrt(fan_in * width_a)
+            mixed[irrep] = _by_species(x[irrep], per_element, species, elements)
+        return mixed
+
+
+def _by_species(x: jax.Array, weights: jax.Array, species: jax.Array, elements: int) -> jax.Array:
+    """x [n, m, u] times the matrix [u, w] of each atom's element, as one dense product per element present."""
+    total = jnp.zeros((*x.shape[:-1], weights.shape[-1]), x.dtype)
+    for s in range(elements):
+        total = total + jnp.where((species == s)[:, None, None], x @ weights[s], 0.0)
+    return total
+
+
+class Convolution(nn.Module):
+    """Sum over neighbours of node features times edge harmonics, weighted by a radial network per path."""
+
+    paths: tuple[Path, ...]
+    radial_widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Features, harmonics: Features, radial: jax.Array, neighbors: jax.Array) -> Features:
+        """Return `{irrep: [n, 2l+1, channels summed over the paths that lead there]}`; radial is [n, k, bessels]."""
+        widths = [x[p.node].shape[-1] for p in self.paths]
+        weights = MLP((*self.radial_widths, sum(widths)), name="radial")(radial)
+        split = jnp.split(weights, np.cumsum(widths)[:-1].tolist(), axis=-1)
+        senders = {ir: x[ir][neighbors] for ir in {p.node for p in self.paths}}
+        messages: dict[str, list[jax.Array]] = {}
+        for path, weight in zip(self.paths, split, strict=True):
+            message = combine(path, senders[path.node], harmonics[path.edge], weight)
+            messages.setdefault(path.out, []).append(message)
+        return {ir: jnp.concatenate(parts, axis=-1) for ir, parts in messages.items()}
+
+
+def combine(path: Path, sender: jax.Array, harmonic: jax.Array, weight: jax.Array) -> jax.Array:
+    """Message of one path summed over neighbours.
+
+    Args:
+      path: which irreps are combined.
+      sender: [n, k, 2l1+1, u] features of the neighbours.
+      harmonic: [n, k, 2l2+1] edge harmonics.
+      weight: [n, k, u] radial weights, zero on padded slots.
+
+    Returns:
+      [n, 2l3+1, u].
+    """
+    c = jnp.asarray(coupling(degree(path.node), degree(path.edge), degree(path.out)), sender.dtype)
+    edge = jnp.einsum("nkb,abc->nkac", harmonic, c)
+    return jnp.einsum("nkac,nkau->ncu", edge, sender * weight[:, :, None, :])
+
+
+class Gate(nn.Module):
+    """Activations of scalars, and of the other irreps times an activated even scalar (Weiler et al. 2018)."""
+
+    scalars: tuple[tuple[str, int], ...]
+    gated: tuple[tuple[str, int], ...]
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        out: Features = {}
+        for irrep, width in self.scalars:
+            out[irrep] = activate(x[irrep][..., :width], parity(irrep))
+        start = dict(self.scalars).get("0e", 0)
+        for irrep, width in self.gated:
+            gate = activate(x["0e"][..., start : start + width], 1)
+            out[irrep] = x[irrep] * gate
+            start += width
+        return out
+
+
+def activate(x: jax.Array, parity_sign: int) -> jax.Array:
+    """Normalised SiLU for even scalars, normalised tanh for odd ones."""
+    return SILU_NORM * nn.silu(x) if parity_sign > 0 else TANH_NORM * jnp.tanh(x)
+
+

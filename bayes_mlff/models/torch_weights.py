@@ -1,0 +1,310 @@
+"""Weights of NequIP 0.19 (PyTorch, e3nn) in the layout of this package, and the way back.
+
+Both layouts hold the same numbers under the same normalisation; they differ in three ways:
+
+- e3nn keeps the matrices of a linear layer in one flat vector, in the order of its irreps; here every irrep
+  has its own matrix.
+- e3nn keeps the irreps of hidden features in the order in which the model was declared and sorts by (l, p)
+  before the gate; here they are always in the order 0e, 0o, 1o, 1e, 2e, ... The order decides which columns of
+  the radial network serve which tensor-product path, which rows of the linear layer after the convolution
+  belong to it, and which even scalars gate which irrep.
+- e3nn knows an element by its place in `type_names`; here elements ascend.
+
+Neither PyTorch nor NequIP is needed: a state is a mapping from names to numpy arrays,
+`{k: v.numpy() for k, v in model.state_dict().items()}`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import chemical_symbols
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bayes_mlff.core.errors import WeightsError
+from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.equivariant import channels, degree, parity, paths
+from bayes_mlff.models.nequip import NequIP
+
+State = Mapping[str, np.ndarray]
+
+PREFIX = "model.func."
+"""Where `NequIPGNNModel` and `FullNequIPGNNModel` keep the network."""
+
+NOT_WEIGHTS = re.compile(
+    r"model\._empty"
+    r"|.*\.output_mask"
+    r"|.*\.bias"
+    r"|.*\.equivariant_nonlin\.mul\.weight"
+    r"|.*\.tp_scatter\.tp\.weight"
+    r"|.*\._w3j_\d_\d_\d"
+)
+"""Entries of a state that hold no weights: masks, coupling coefficients, and biases and weights of size 0."""
+
+
+class Source(NamedTuple):
+    """How the PyTorch model was declared, as far as its state does not say."""
+
+    type_names: tuple[str, ...]  # chemical symbols in the order of its types
+    hidden_irreps: str  # its `feature_irreps_hidden` of all blocks but the last, in the declared order
+
+
+class Block(NamedTuple):
+    """A stretch of one array of the source that fills one array of the target."""
+
+    source: str
+    start: int
+    shape: tuple[int, ...]
+    target: str
+    rows: np.ndarray  # target[i] = block[rows[i]]
+    columns: np.ndarray  # target[..., i] = block[..., columns[i]]
+
+
+def declared(config: NequIPConfig) -> Source:
+    """Describe a model built by `NequIPGNNModel` with `type_names` that ascend in atomic number.
+
+    That builder declares hidden irreps by degree, even before odd.
+    """
+    symbols = tuple(chemical_symbols[z] for z in config.elements)
+    widths = sorted(channels(config.hidden_irreps).items(), key=lambda item: (item[0][:-1], item[0][-1]))
+    return Source(symbols, "+".join(f"{width}x{irrep}" for irrep, width in widths))
+
+
+def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
+    """Take over the weights of a NequIP 0.19 model.
+
+    The source has no head for the force σ: those weights become zero, the mean of their prior, so that every
+    σ is `nequip.SIGMA_UNIT`.
+
+    Args:
+      state: the state dictionary as float numpy arrays.
+      config: the architecture; energy scales and shifts are part of it and must be those of the state.
+      source: how the PyTorch model was declared.
+
+    Returns:
+      Parameters for `NequIP(config)` in the dtype of the state's weights.
+
+    Raises:
+      WeightsError: naming every entry of the state without a place, every parameter without a source, every
+        shape that differs and every constant of the model that differs from the configuration.
+    """
+    blocks = layout(config, source)
+    template = _template(config)
+    problems = _unfitting(state, blocks, config, source)
+    filled: dict[str, np.ndarray] = {}
+    if not problems:
+        for block in blocks:
+            size = int(np.prod(block.shape))
+            part = np.asarray(state[block.source]).reshape(-1)[block.start : block.start + size]
+            filled[block.target] = part.reshape(block.shape)[block.rows][..., block.columns]
+        dtype = filled["embedding"].dtype
+        filled |= {k: np.zeros(v.shape, dtype) for k, v in template.items() if k.startswith("sigma/")}
+        filled["bessel_frequencies"] = filled["bessel_frequencies"].reshape(-1).astype(dtype)
+        problems = [f"parameter {k} has no source" for k in template if k not in filled]
+        problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != template[k].shape]
+    if problems:
+        raise WeightsError("NequIP weights do not fit the configuration: " + "; ".join(problems))
+    return unflatten_dict({k: jnp.asarray(filled[k]) for k in template}, sep="/")
+
+
+def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State) -> dict[str, np.ndarray]:
+    """Put weights into the state of a NequIP 0.19 model, the inverse of `from_nequip`.
+
+    Args:
+      params: parameters of `NequIP(config)`; the σ head has no place in the target and is dropped.
+      config: the architecture.
+      source: how the PyTorch model was declared.
+      state: the target's present state; its constants are kept, its weights replaced.
+
+    Returns:
+      A complete state of the same names, shapes and dtypes.
+
+    Raises:
+      WeightsError: if the state does not belong to this architecture.
+    """
+    blocks = layout(config, source)
+    problems = _unfitting(state, blocks, config, source)
+    if problems:
+        raise WeightsError("NequIP state does not fit the configuration: " + "; ".join(problems))
+    weights = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+    result = {k: np.array(v) for k, v in state.items()}
+    for block in blocks:
+        part = np.empty(block.shape, result[block.source].dtype)
+        part[np.ix_(block.rows, *map(np.arange, block.shape[1:-1]), block.columns)] = weights[block.target].reshape(
+            block.shape
+        )
+        result[block.source].reshape(-1)[block.start : block.start + part.size] = part.reshape(-1)
+    return result
+
+
+def layout(config: NequIPConfig, source: Source) -> list[Block]:
+    """Say which stretch of which entry of the state is which parameter.
+
+    Raises:
+      WeightsError: if elements or hidden irreps of source and configuration differ.
+    """
+    order = _declared_order(config, source)
+    types = np.array([source.type_names.index(chemical_symbols[z]) for z in config.elements])
+    shape = (len(types), config.embedding_features)
+    name = f"{PREFIX}type_embed.embed_module.weight"
+    blocks = [Block(name, 0, shape, "embedding", types, np.arange(shape[1]))]
+    blocks.append(_whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
+    inputs = {"0e": config.embedding_features}
+    for i in range(config.num_layers):
+        layer = _Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
+        blocks += layer.blocks(f"{PREFIX}layer{i}_convnet.conv.", f"interaction_{i}/", is_first=i == 0)
+        inputs = layer.outputs
+    widths = (inputs["0e"], *(config.readout_width,) * config.readout_depth, 1)
+    blocks += _mlp(f"{PREFIX}per_atom_energy_readout.mlp_module.mlp", "readout", widths)
+    return blocks
+
+
+class _Layer:
+    """Irreps of one interaction block as e3nn orders them."""
+
+    def __init__(self, config: NequIPConfig, inputs: dict[str, int], wanted: dict[str, int]):
+        """Work out the irreps.
+
+        Args:
+          config: the architecture.
+          inputs: irreps of the node features in the source's order.
+          wanted: irreps that the block should put out, in the source's order.
+        """
+        self.config, self.inputs = config, inputs
+        reachable = {p.out for p in paths(tuple(inputs), config.edge_l_max, tuple(wanted))}
+        scalars = {ir: w for ir, w in wanted.items() if degree(ir) == 0 and ir in reachable}
+        gated = {ir: w for ir, w in wanted.items() if degree(ir) > 0 and ir in reachable}
+        self.outputs = scalars | gated
+        self.scalars, self.gated = scalars, gated
+        self.before_gate = dict(sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0]))))
+        self.before_gate["0e"] += sum(gated.values())
+
+    def blocks(self, source: str, target: str, *, is_first: bool) -> list[Block]:
+        """All blocks of this interaction; `source` and `target` are the prefixes of its entries."""
+        config = self.config
+        routes = list(paths(tuple(self.inputs), config.edge_l_max, tuple(self.before_gate)))
+        ours = list(paths(_canonical(self.inputs), config.edge_l_max, tuple(self.before_gate)))
+        columns = _reorder([(p, self.inputs[p.node]) for p in routes], ours)
+        widths = (config.num_bessels, *(config.radial_width,) * config.radial_depth, len(columns))
+        found = _mlp(f"{source}edge_mlp.mlp", f"{target}convolution/radial", widths, columns)
+        found += _stack(
+            f"{source}linear_1.weight",
+            [(f"{target}linear_in/linear_{ir}/weight", (w, w), None, None) for ir, w in self.inputs.items()],
+        )
+        middle = []
+        for ir, width in self.before_gate.items():
+            parts = [(p, self.inputs[p.node]) for p in routes if p.out == ir]
+            rows = _reorder(parts, [p for p in ours if p.out == ir])
+            middle.append((f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir)))
+        found += _stack(f"{source}linear_2.weight", middle)
+        if not is_first:
+            features = config.embedding_features
+            connection = [
+                (f"{target}self_connection/weight_{ir}", (w, features, self.before_gate[ir]), None, self._gates(ir))
+                for ir, w in self.inputs.items()
+                if ir in self.before_gate
+            ]
+            found += _stack(f"{source}sc.weight", connection)
+        return found
+
+    def _gates(self, irrep: str) -> np.ndarray | None:
+        """Order of the even scalars: features first, then the gates of each irrep."""
+        if irrep != "0e":
+            return None
+        parts = [("0e", self.scalars["0e"]), *self.gated.items()]
+        return _reorder(parts, ["0e", *_canonical(self.gated)])
+
+
+def _canonical(irreps: Mapping[str, int]) -> tuple[str, ...]:
+    """The irreps in the order of this package."""
+    return tuple(str(ir) for _, ir in e3nn.Irreps([(1, ir) for ir in irreps]).sort().irreps)
+
+
+def _reorder(parts: list, order: list) -> np.ndarray:
+    """Indices that bring consecutive parts (key, width) into the order of the keys given."""
+    start, index = 0, {}
+    for key, width in parts:
+        index[key] = np.arange(start, start + width)
+        start += width
+    return np.concatenate([index[key] for key in order])
+
+
+def _whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
+    """A matrix that is an entry of its own."""
+    return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
+
+
+def _mlp(source: str, target: str, widths: tuple[int, ...], columns: np.ndarray | None = None) -> list[Block]:
+    """The layers of a dense network; activations take every second number in the source."""
+    last = len(widths) - 2
+    return [
+        _whole(f"{source}.{2 * i}.weight", pair, f"{target}/dense_{i}/weight", columns if i == last else None)
+        for i, pair in enumerate(zip(widths[:-1], widths[1:], strict=True))
+    ]
+
+
+def _stack(source: str, parts: list[tuple[str, tuple[int, ...], np.ndarray | None, np.ndarray | None]]) -> list[Block]:
+    """Matrices that lie one after the other in one flat entry."""
+    start, blocks = 0, []
+    for target, shape, rows, columns in parts:
+        rows = np.arange(shape[0]) if rows is None else rows
+        columns = np.arange(shape[-1]) if columns is None else columns
+        blocks.append(Block(source, start, shape, target, rows, columns))
+        start += int(np.prod(shape))
+    return blocks
+
+
+def _declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
+    """Hidden irreps in the source's order, once they are known to be those of the configuration."""
+    hidden = [(str(ir), mul) for mul, ir in e3nn.Irreps(source.hidden_irreps)]
+    symbols = [chemical_symbols[z] for z in config.elements]
+    if sorted(source.type_names) != sorted(symbols):
+        raise WeightsError(f"type_names: got {list(source.type_names)}; allowed: {symbols} in any order")
+    if len(dict(hidden)) != len(hidden) or dict(hidden) != channels(config.hidden_irreps):
+        raise WeightsError(f"hidden_irreps: got {source.hidden_irreps!r}; allowed: {config.hidden_irreps} in any order")
+    return dict(hidden)
+
+
+def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: Source) -> list[str]:
+    """Everything that keeps a state from belonging to a configuration."""
+    sizes: dict[str, int] = {}
+    for block in blocks:
+        sizes[block.source] = block.start + int(np.prod(block.shape))
+    constants = _constants(config, source)
+    problems = [f"missing {k}" for k in (*sizes, *constants) if k not in state]
+    for name, value in state.items():
+        if name in sizes:
+            if np.size(value) != sizes[name]:
+                problems.append(f"{name} has {np.size(value)} numbers, expected {sizes[name]}")
+        elif name in constants:
+            expected = constants[name]
+            if np.size(value) != expected.size or not np.allclose(np.ravel(value), expected, rtol=1e-6, atol=0.0):
+                problems.append(f"{name} is {np.ravel(value).tolist()}, configured {expected.tolist()}")
+        elif not NOT_WEIGHTS.fullmatch(name) or (name.endswith(("bias", "weight")) and np.size(value)):
+            problems.append(f"unused {name}")
+    return problems
+
+
+def _constants(config: NequIPConfig, source: Source) -> dict[str, np.ndarray]:
+    """Entries of a state that the configuration states too."""
+    position = [config.elements.index(chemical_symbols.index(name)) for name in source.type_names]
+    return {
+        f"{PREFIX}edge_norm._rmax_recip": np.array([1.0 / config.r_max]),
+        f"{PREFIX}per_type_energy_scale_shift.scales": np.array(config.energy_scales)[position],
+        f"{PREFIX}per_type_energy_scale_shift.shifts": np.array(config.energy_shifts)[position],
+    }
+
+
+def _template(config: NequIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of all parameters."""
+    vectors = jax.ShapeDtypeStruct((2, 1, 3), jnp.float32)
+    indices = jax.ShapeDtypeStruct((2, 1), jnp.int32)
+    species = jax.ShapeDtypeStruct((2,), jnp.int32)
+    mask = jax.ShapeDtypeStruct((2, 1), jnp.bool_)
+    shapes = jax.eval_shape(NequIP(config).init, jax.random.key(0), vectors, species, indices, mask)
+    return flatten_dict(shapes["params"], sep="/")

@@ -1,0 +1,158 @@
+"""The configuration of a run: one YAML file, validated before anything is paid for."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
+from bayes_mlff.otf.dft.registry import EngineSettings
+
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CalibrationConfig(Section):
+    """Gamma prior on the precision of the predicted errors."""
+
+    a: Positive = Field(3.0, description="Shape; 3 for NequIP, 1.5 for MACE.")
+    b: Positive = Field(10.0, description="Rate.")
+    decay: float = Field(1.0, gt=0.0, le=1.0, description="Weight kept by earlier errors at each label; 1 = all.")
+
+
+class SamplerConfig(Section):
+    """SGHMC chains."""
+
+    chains: int = Field(8, ge=2, description="Independent chains, one sample each.")
+    steps: int = Field(2000, ge=10, description="Steps of every chain after each label.")
+    step_size: Positive = Field(1e-3, description="γ0 of the falling cosine.")
+    batch_size: Count = Field(5, description="Labels in a minibatch.")
+    friction: float = Field(0.1, gt=0.0, le=1.0, description="α.")
+    cold_steps: int = Field(400, ge=0, description="Steps at temperature 0.")
+    ramp_steps: int = Field(100, ge=1, description="Steps from temperature 0 to 1.")
+    prior_scale: Positive = Field(0.2, description="σ_TL around the pretrained weights.")
+    energy_sigma_fraction: Positive = Field(0.1, description="Energy σ of the likelihood over the threshold.")
+
+    @model_validator(mode="after")
+    def _warm(self) -> "SamplerConfig":
+        if self.steps <= self.cold_steps + self.ramp_steps:
+            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
+        return self
+
+
+class DynamicsConfig(Section):
+    """Molecular dynamics."""
+
+    ensemble: Literal["langevin", "nve"] = "langevin"
+    duration_ps: Positive = 10.0
+    timestep_fs: float = Field(0.5, gt=0.0, le=10.0)
+    temperature_k: float = Field(300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
+    friction_per_fs: Positive = Field(0.01, description="Langevin friction.")
+    chunk_steps: Count = Field(500, description="Steps between two looks from the host, at most.")
+    trajectory_every: Count = Field(10, description="Steps between stored frames.")
+    skin_angstrom: Positive = Field(0.5, description="Neighbours are kept this far beyond the cutoff.")
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    structure: str = Field(description="'ethanol', or the path of any file that ASE reads.")
+    model: str = Field("nequip-md17-small", description="Name of a shipped model, or path of a .safetensors file.")
+    threshold: str = Field("0.5 kcal/mol", description="Error of the total energy to hold, with its unit.")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often.")
+    max_labels: Count = Field(500, description="Stop, resumably, when this many labels have been paid for.")
+    validation_frames: int = Field(0, ge=0, description="Random frames of the trajectory to label at the end.")
+    seed: int = Field(0, ge=0)
+    calibration: CalibrationConfig = CalibrationConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+    engine: EngineSettings = PyscfSettings()
+
+    @field_validator("threshold")
+    @classmethod
+    def _quantity(cls, value: str) -> str:
+        try:
+            units.parse_energy(value, n_atoms=1, key="threshold")
+        except ConfigError as error:
+            raise ValueError(f"allowed: {error.allowed}") from error
+        return value
+
+    def threshold_ev(self, n_atoms: int) -> float:
+        """Threshold of the total energy of a structure of n atoms, eV."""
+        return units.parse_energy(self.threshold, n_atoms=n_atoms, key="threshold")
+
+    @property
+    def n_steps(self) -> int:
+        """MD steps of the whole run."""
+        return round(self.dynamics.duration_ps * 1000.0 / self.dynamics.timestep_fs)
+
+
+def parse(raw: Any) -> RunConfig:
+    """Validate a configuration read from YAML.
+
+    Raises:
+      ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError("config", raw, "a mapping of keys to values")
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def load(path: Path) -> RunConfig:
+    """Read and validate a YAML file.
+
+    Raises:
+      ConfigError: if the file is missing, not YAML, or invalid.
+    """
+    if not path.is_file():
+        raise ConfigError("config", str(path), "the path of an existing YAML file")
+    try:
+        return parse(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ConfigError("config", str(path), f"valid YAML ({error})") from error
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as YAML with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    parts = [str(p) for p in first["loc"] if p not in ("pyscf", "ase")]
+    key = ".".join(parts) or "config"
+    if first["type"] == "extra_forbidden":
+        siblings = sorted(_fields_beside(first["loc"]))
+        close = difflib.get_close_matches(parts[-1], siblings, n=1)
+        hint = f"unknown key (did you mean '{close[0]}'?); " if close else "unknown key; "
+        return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
+    if first["type"] == "missing":
+        return ConfigError(key, None, "this key is required")
+    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "))
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
+    """Names of the fields of the section in which the last part of a location stands."""
+    model: Any = RunConfig
+    for part in location[:-1]:
+        if part in ("pyscf", "ase"):
+            continue
+        if part == "engine":
+            names = {m.model_fields["name"].default: m for m in EngineSettings.__origin__.__args__}  # type: ignore[attr-defined]
+            model = names.get(location[1], PyscfSettings)
+            continue
+        model = model.model_fields[part].annotation
+    return set(model.model_fields)

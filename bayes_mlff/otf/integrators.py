@@ -1,0 +1,90 @@
+"""Velocity Verlet and Langevin steps, split where the force is evaluated.
+
+A step is `begin` (half kick, drift, and for Langevin the thermostat in the middle of the drift), one force
+evaluation, and `finish` (half kick). The force may come from the model or, when the model is not trusted, from
+the reference method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020); the Langevin splitting is BAOAB
+(Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.data import atomic_masses
+from jax_md import simulate
+
+from bayes_mlff.core import units
+
+MDState = simulate.NVTLangevinState
+"""Positions Å, momenta sqrt(amu·eV), forces eV/Å, masses amu, random key; time in Å·sqrt(amu/eV)."""
+
+
+class Integrator(NamedTuple):
+    """The two halves of a step."""
+
+    begin: Callable[[MDState], MDState]
+    finish: Callable[[MDState, jax.Array], MDState]
+
+
+def langevin(timestep_fs: float, temperature_k: float, friction_per_fs: float) -> Integrator:
+    """Constant-temperature dynamics.
+
+    Args:
+      timestep_fs: fs.
+      temperature_k: K.
+      friction_per_fs: 1/fs.
+    """
+    dt = timestep_fs * units.FS
+    gamma = friction_per_fs / units.FS
+
+    def begin(state: MDState) -> MDState:
+        state = simulate.momentum_step(state, dt / 2)
+        state = simulate.position_step(state, _shift, dt / 2)
+        state = simulate.stochastic_step(state, dt, units.KB * temperature_k, gamma)
+        return simulate.position_step(state, _shift, dt / 2)
+
+    return Integrator(begin, _finish(dt))
+
+
+def velocity_verlet(timestep_fs: float) -> Integrator:
+    """Constant-energy dynamics with a time step in fs."""
+    dt = timestep_fs * units.FS
+
+    def begin(state: MDState) -> MDState:
+        return simulate.position_step(simulate.momentum_step(state, dt / 2), _shift, dt)
+
+    return Integrator(begin, _finish(dt))
+
+
+def _finish(dt: float) -> Callable[[MDState, jax.Array], MDState]:
+    def finish(state: MDState, force: jax.Array) -> MDState:
+        return simulate.momentum_step(state.set(force=force), dt / 2)
+
+    return finish
+
+
+def _shift(position: jax.Array, displacement: jax.Array) -> jax.Array:
+    """Positions are never wrapped, so that stored lattice translations stay true."""
+    return position + displacement
+
+
+def initial_state(positions: jax.Array, numbers: np.ndarray, temperature_k: float, key: jax.Array) -> MDState:
+    """Atoms at rest positions with Maxwell-Boltzmann momenta, no net momentum and zero force.
+
+    Args:
+      positions: [n, 3] Å.
+      numbers: [n] atomic numbers; the masses are ASE's standard ones.
+      temperature_k: K.
+      key: used for the momenta, and carried on for the thermostat.
+    """
+    mass = jnp.asarray(atomic_masses[numbers], positions.dtype)[:, None]
+    key_momenta, key_state = jax.random.split(key)
+    state = MDState(positions, jnp.zeros_like(positions), jnp.zeros_like(positions), mass, key_state)
+    return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
+
+
+def kinetic_energy(state: MDState) -> jax.Array:
+    """Kinetic energy, eV."""
+    return simulate.kinetic_energy(state)

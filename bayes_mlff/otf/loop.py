@@ -1,0 +1,415 @@
+"""The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
+
+import time
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import BayesMlffError, DataError, RunDirectoryError
+from bayes_mlff.data import dataset, neighbors
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.otf import checkpoint
+from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
+from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.dft.engine import Engine
+from bayes_mlff.otf.integrators import MDState, initial_state, kinetic_energy
+from bayes_mlff.otf.problem import Problem, first_parameters
+from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.posterior import training_set as training
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.sghmc.run import ChainState
+
+INITIAL_CAPACITY = 64
+"""Label slots to begin with; doubled when full, at the price of one compilation."""
+
+
+class RunStoppedError(BayesMlffError):
+    """The run cannot go on by itself; the directory remains resumable."""
+
+
+class DeviceState(NamedTuple):
+    """Arrays that move a run forward."""
+
+    md: MDState
+    neighbors: NeighborState
+    params: jax.Array  # [c, p]
+    chains: ChainState
+    training_set: TrainingSet
+    engine: np.ndarray  # [bytes] uint8, what the engine wants to remember
+
+
+class HostState(NamedTuple):
+    """Numbers that decide; floats survive a checkpoint exactly."""
+
+    step: int
+    offset_ev: float  # added to reference energies
+    calibration: Calibration
+    spec: NeighborSpec
+
+
+class RunState(NamedTuple):
+    """Everything a checkpoint holds."""
+
+    device: DeviceState
+    host: HostState
+
+
+class Observer(Protocol):
+    """Told what happens, as it happens."""
+
+    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
+        """MD moved on to `step`; σ is that of the last step."""
+
+    def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
+        """The reference answered; error is predicted minus reference, None for the first structure."""
+
+    def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
+        """The chains were continued."""
+
+
+class Session:
+    """One process working on one run."""
+
+    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
+        self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
+        self.devices = ChainDevices(problem.config.sampler.chains)
+        self._evaluate = jax.jit(problem.evaluate)
+        self._single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+        self._chunk: tuple[NeighborSpec, RunChunk] | None = None
+        self._labels = {r.step: r for r in self._recovered_labels()}
+
+    def _recovered_labels(self) -> list[LabelRecord]:
+        if not self.run.dataset.exists():
+            return []
+        torn = dataset.recover(self.run.dataset)
+        if torn.bytes_removed:
+            self.run.log("dataset_recovered", frames=torn.frames_kept, bytes_removed=torn.bytes_removed)
+        return dataset.read(self.run.dataset)
+
+    # -- from nothing, or from a checkpoint ------------------------------------------------------------------
+
+    def start(self) -> RunState:
+        """Label the initial structure, set the energy offset and sample the first chains."""
+        config, structure = self.problem.config, self.problem.structure
+        key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
+        state = self._template(key_md, key_params, key_chains)
+        pretrained = self._pretrained_energy(state.device.neighbors)
+        record = self._reference(0, "initial", structure, pretrained=pretrained, predictive=None, state=state)
+        offset = pretrained - record.label.energy
+        state = state._replace(host=state.host._replace(offset_ev=offset))
+        self.observer.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
+        state = self._learn(state, record)
+        first = jnp.asarray(record.label.forces, state.device.md.position.dtype)
+        device = state.device._replace(md=state.device.md.set(force=first), engine=self._engine_state())
+        state = state._replace(device=device)
+        self._commit(state)
+        return state
+
+    def resume(self) -> RunState:
+        """Continue from the newest intact checkpoint, or start if there is none yet."""
+        if not any(self.run.checkpoints.glob("*.ckpt")):
+            return self.start()
+        arrays, metadata, remarks = checkpoint.newest(self.run.checkpoints)
+        for remark in remarks:
+            self.run.log("checkpoint_skipped", remark=remark)
+        key = jax.random.key(0)
+        template = self._template(key, key, key)
+        device = checkpoint.restore(template.device, arrays)
+        host = HostState(
+            metadata["step"],
+            metadata["offset_ev"],
+            Calibration(*metadata["calibration"]),
+            NeighborSpec(*metadata["spec"][:3], tuple(metadata["spec"][3])),
+        )
+        if device.md.position.shape != template.device.md.position.shape:
+            raise RunDirectoryError("checkpoint: another number of atoms than the configured structure")
+        self.run.truncate(metadata["sizes"])
+        self.engine.restore_state(device.engine.tobytes() or None)
+        self.run.log("resumed", step=host.step)
+        return RunState(device, host)
+
+    def _template(self, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:
+        problem, config = self.problem, self.problem.config
+        spec, state = neighbors.allocate(
+            problem.structure,
+            problem.potential.config.elements,
+            problem.potential.config.r_max,
+            skin=config.dynamics.skin_angstrom,
+        )
+        state = neighbors.update(state, spec)
+        md = initial_state(
+            state.graph.positions, problem.structure.numbers, config.dynamics.temperature_k, key_md
+        )
+        params = first_parameters(problem, key_params)
+        device = DeviceState(
+            md,
+            state,
+            params,
+            problem.chains.init(params, key_chains),
+            training.allocate(state.graph, INITIAL_CAPACITY),
+            np.zeros(0, np.uint8),
+        )
+        prior = calibration.init(config.calibration.a, config.calibration.b)
+        return RunState(device, HostState(0, 0.0, prior, spec))
+
+    # -- the loop ---------------------------------------------------------------------------------------------
+
+    def finish(self, state: RunState) -> RunState:
+        """Run until the schedule ends.
+
+        Raises:
+          RunStoppedError: if the run cannot go on by itself.
+          EngineError: if the reference gave no label.
+        """
+        self.run.log("run_started", step=state.host.step, n_steps=self.problem.config.n_steps)
+        while state.host.step < self.problem.config.n_steps:
+            state = self.advance(state)
+        self.run.log("finished", step=state.host.step, labels=int(state.device.training_set.count))
+        return state
+
+    def advance(self, state: RunState) -> RunState:
+        """Run one chunk and do what its stop bits ask for."""
+        started = time.perf_counter()
+        host, device = state.host, state.device
+        sigma_crit = self.sigma_crit(host)
+        limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
+        dtype = device.md.position.dtype
+        chunk = self._run_chunk(host.spec)(
+            device.params, device.md, device.neighbors, jnp.asarray(sigma_crit, dtype), jnp.asarray(limit, jnp.int32)
+        )
+        stop, steps = Stop(int(chunk.stop)), int(chunk.steps)
+        if Stop.NON_FINITE in stop:
+            raise RunStoppedError(
+                f"step {host.step + steps}: the model's prediction is not finite; the run stands at step {host.step}. "
+                "A smaller timestep_fs or a lower temperature_k usually helps; resume after changing it"
+            )
+        if Stop.NEIGHBOR_OVERFLOW in stop:
+            return self._grow_neighbors(state)
+        sigma = float(chunk.predictive.energy_sigma[0])
+        seconds = time.perf_counter() - started
+        self.observer.chunk(
+            step=host.step + steps, steps=steps, seconds=seconds, sigma_ev=sigma, sigma_crit_ev=sigma_crit
+        )
+        self.run.log("chunk", step=host.step + steps, steps=steps, seconds=round(seconds, 4), stop=int(stop))
+        moved = RunState(
+            device._replace(md=chunk.md, neighbors=chunk.neighbors), host._replace(step=host.step + steps)
+        )
+        potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
+        if Stop.UNCERTAIN in stop:
+            moved, potential[-1] = self._intervene(moved, chunk, sigma_crit)
+        self._record(state.host.step, chunk, steps, potential, moved, sigma_crit)
+        self._commit(moved)
+        return moved
+
+    def sigma_crit(self, host: HostState) -> float:
+        """Energy σ, eV, above which a geometry is labelled."""
+        config = self.problem.config
+        return float(
+            calibration.critical_sigma(host.calibration, self.problem.threshold_ev, confidence=config.confidence)
+        )
+
+    def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
+        if self._chunk is None or self._chunk[0] != spec:
+            length = self.problem.config.dynamics.chunk_steps
+            self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length)
+        return self._chunk[1]
+
+    def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float) -> tuple[RunState, float]:
+        """Label the geometry at which MD stopped, learn, and finish the step with the reference forces."""
+        host, config = state.host, self.problem.config
+        if int(state.device.training_set.count) >= config.max_labels:
+            raise RunStoppedError(
+                f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
+            )
+        structure = self._structure(chunk.md)
+        pretrained = self._pretrained_energy(state.device.neighbors)
+        record = self._reference(
+            host.step,
+            "uncertain",
+            structure,
+            pretrained=pretrained,
+            predictive=chunk.predictive,
+            state=state,
+            sigma_crit=sigma_crit,
+        )
+        reference = record.label.energy + host.offset_ev
+        error = _given(record.predicted_energy_mean) - reference
+        sigma = _given(record.predicted_energy_sigma)
+        self.observer.label(
+            step=host.step, reason="uncertain", error_ev=error, sigma_ev=sigma, seconds=record.engine_seconds
+        )
+        calibrated = calibration.update(host.calibration, error, sigma, decay=config.calibration.decay)
+        state = state._replace(host=host._replace(calibration=calibrated))
+        state = self._learn(state, record)
+        forces = jnp.asarray(record.label.forces, chunk.md.position.dtype)
+        md = self.problem.integrator.finish(chunk.md, forces)
+        return state._replace(device=state.device._replace(md=md, engine=self._engine_state())), reference
+
+    def _reference(
+        self,
+        step: int,
+        reason: str,
+        structure: Structure,
+        *,
+        pretrained: float,
+        predictive: Predictive | None,
+        state: RunState,
+        sigma_crit: float | None = None,
+    ) -> LabelRecord:
+        """Ask the engine, or the dataset if this very label has been paid for before; on disk when this returns."""
+        paid = self._labels.get(step)
+        if paid is not None:
+            if not np.array_equal(paid.structure.positions, structure.positions):
+                raise DataError(f"{self.run.dataset}: the label of step {step} belongs to another geometry")
+            return paid
+        result = self.engine.label(structure)
+        record = LabelRecord(
+            structure=structure,
+            label=result.label,
+            step=step,
+            time_fs=step * self.problem.config.dynamics.timestep_fs,
+            reason=reason,
+            energy_offset=state.host.offset_ev if predictive is not None else pretrained - result.label.energy,
+            pretrained_energy=pretrained,
+            engine_hash=self.engine.settings_hash,
+            engine_seconds=result.seconds,
+        )
+        if predictive is not None:
+            sigma = float(predictive.energy_sigma[0])
+            exceeds = calibration.exceedance_probability(
+                state.host.calibration, sigma, self.problem.threshold_ev
+            )
+            record = record._replace(
+                predicted_energy_mean=float(predictive.energy_mean[0]) + self.problem.isolated_ev,
+                predicted_energy_sigma=sigma,
+                predicted_forces_mean=np.asarray(predictive.forces_mean[0], np.float64),
+                predicted_forces_sigma=np.asarray(predictive.forces_sigma[0], np.float64),
+                sigma_crit=sigma_crit,
+                confidence=1.0 - float(exceeds),
+            )
+        dataset.append(self.run.dataset, record)
+        self._labels[step] = record
+        for remark in result.diagnostics:
+            self.run.log("engine_remark", step=step, remark=remark)
+        self.run.log("label", step=step, reason=reason, engine_s=round(result.seconds, 3), attempts=result.attempts)
+        return record
+
+    def _learn(self, state: RunState, record: LabelRecord) -> RunState:
+        """Put a label into the training set and continue the chains."""
+        started = time.perf_counter()
+        device, host = state.device, state.host
+        known = device.training_set
+        if int(known.count) == known.capacity:
+            known = training.grow(known, 2 * known.capacity)
+        energy = record.label.energy + host.offset_ev - self.problem.isolated_ev
+        known = training.append(known, device.neighbors.graph, energy, record.label.forces)
+        params, chains, info = self.devices.run(
+            lambda p, c, t: self.problem.chains.update(p, c, t, self.problem.config.sampler.steps),
+            device.params,
+            device.chains,
+            known,
+        )
+        if not bool(jnp.all(info.finite)):
+            raise RunStoppedError(
+                f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
+            )
+        seconds = time.perf_counter() - started
+        force_error = None
+        if record.predicted_forces_mean is not None:
+            force_error = float(np.sqrt(np.mean((record.predicted_forces_mean - record.label.forces) ** 2)))
+        self.observer.update(
+            step=host.step, labels=int(known.count), seconds=seconds, force_error_ev_a=force_error
+        )
+        self.run.log("update", step=host.step, labels=int(known.count), seconds=round(seconds, 3))
+        return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
+
+    def _grow_neighbors(self, state: RunState) -> RunState:
+        """Give every atom more neighbour slots, at the last committed step."""
+        device, spec = state.device, state.host.spec
+        structure = self._structure(device.md)
+        slack = 1.25
+        while True:
+            larger, state_n = neighbors.allocate(
+                structure, self.problem.potential.config.elements, spec.r_max, skin=spec.skin, slack=slack
+            )
+            if larger.capacity > spec.capacity or larger.images != spec.images:
+                break
+            slack *= 1.25
+        capacity = max(larger.capacity, spec.capacity)
+        if capacity > larger.capacity:
+            larger = larger._replace(capacity=capacity)
+            state_n = neighbors.widen(state_n, capacity)
+        self.run.log("neighbors_grown", step=state.host.step, capacity=capacity, images=larger.images)
+        known = training.grow(device.training_set, device.training_set.capacity, neighbors=capacity)
+        return RunState(
+            device._replace(neighbors=neighbors.update(state_n, larger), training_set=known),
+            state.host._replace(spec=larger),
+        )
+
+    # -- what is written ---------------------------------------------------------------------------------------
+
+    def _record(
+        self, before: int, chunk: Chunk, steps: int, potential: np.ndarray, moved: RunState, sigma_crit: float
+    ) -> None:
+        config = self.problem.config.dynamics
+        kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
+        kinetic[-1] = float(kinetic_energy(moved.device.md))
+        number = before + 1 + np.arange(steps)
+        freedom = 3 * len(self.problem.structure.numbers)
+        columns = [
+            number,
+            number * config.timestep_fs,
+            2.0 * kinetic / (freedom * units.KB),
+            potential,
+            kinetic,
+            potential + kinetic,
+            np.asarray(chunk.thermo.sigma[:steps]),
+            np.full(steps, sigma_crit),
+            np.asarray(chunk.thermo.sigma_force_max[:steps]),
+        ]
+        self.run.append_thermo(np.stack(columns, axis=1))
+        frames = np.asarray(chunk.frames[:steps], np.float64)
+        kept = [i for i in range(steps) if number[i] % config.trajectory_every == 0]
+        start = self.problem.structure
+        self.run.append_frames(
+            start.numbers,
+            start.cell,
+            start.pbc,
+            ((int(number[i]), number[i] * config.timestep_fs, frames[i]) for i in kept),
+        )
+
+    def _commit(self, state: RunState) -> None:
+        host = state.host
+        metadata: dict[str, Any] = {
+            "offset_ev": host.offset_ev,
+            "calibration": [float(x) for x in host.calibration],
+            "spec": list(host.spec),
+            "sizes": self.run.sizes(),
+        }
+        checkpoint.write(self.run.checkpoints, host.step, state.device, metadata)
+
+    # -- small things ------------------------------------------------------------------------------------------
+
+    def _structure(self, md: MDState) -> Structure:
+        return self.problem.structure._replace(positions=np.asarray(md.position, np.float64))
+
+    def _pretrained_energy(self, state: NeighborState) -> float:
+        prediction = self._single(self.problem.pretrained[0], state.graph)
+        return float(prediction.energy[0]) + self.problem.isolated_ev
+
+    def _engine_state(self) -> np.ndarray:
+        return np.frombuffer(self.engine.save_state() or b"", np.uint8)
+
+
+def _given(value: float | None) -> float:
+    if value is None:
+        raise DataError("dataset: a label without a prediction cannot calibrate")
+    return value

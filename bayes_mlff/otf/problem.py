@@ -1,0 +1,109 @@
+"""What stays fixed during a run, made once from the configuration."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from bayes_mlff.data.neighbors import species_index
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.chunk import ensemble_predictor
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.integrators import Integrator, langevin, velocity_verlet
+from bayes_mlff.posterior.chains import OtfChains, otf_chains
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.prior import GaussianPrior
+
+
+class Problem(NamedTuple):
+    """Functions and constants of a run."""
+
+    config: RunConfig
+    structure: Structure  # the initial one
+    potential: Potential
+    threshold_ev: float  # of the total energy
+    isolated_ev: float  # energy of the isolated atoms, added to the network's energies
+    prior: GaussianPrior  # over flat parameters [p]
+    pretrained: jax.Array  # [1, p]
+    predict: PredictFn  # of flat parameters [p]
+    evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
+    chains: OtfChains
+    integrator: Integrator
+
+
+def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Problem:
+    """Build the functions of a run.
+
+    Raises:
+      DataError: if the model does not know an element of the structure.
+      ConfigError: if a setting does not fit the structure.
+    """
+    species_index(structure.numbers, potential.config.elements)
+    flat, unravel = potential.flat()
+    predict_tree = predictor(potential.node_fn, with_stress=False)
+
+    def predict(params: jax.Array, graphs):
+        return predict_tree(unravel(params), graphs)
+
+    sampler, dynamics = config.sampler, config.dynamics
+    threshold = config.threshold_ev(len(structure.numbers))
+    energy_sigma = sampler.energy_sigma_fraction * threshold
+    prior = GaussianPrior(prior_mean(potential), sampler.prior_scale)
+    chains = otf_chains(
+        predict,
+        prior,
+        Likelihood(energy_sigma),
+        step_size=sampler.step_size,
+        batch_size=sampler.batch_size,
+        friction=sampler.friction,
+        cold_steps=sampler.cold_steps,
+        ramp_steps=sampler.ramp_steps,
+        thin=_largest_divisor(sampler.steps, 100),
+    )
+    if dynamics.ensemble == "nve":
+        integrator = velocity_verlet(dynamics.timestep_fs)
+    else:
+        integrator = langevin(dynamics.timestep_fs, dynamics.temperature_k, dynamics.friction_per_fs)
+    return Problem(
+        config,
+        structure,
+        potential,
+        threshold,
+        potential.isolated_energy(structure.numbers),
+        prior,
+        flat[None, :],
+        predict,
+        ensemble_predictor(predict, energy_sigma),
+        chains,
+        integrator,
+    )
+
+
+def prior_mean(potential: Potential) -> jax.Array:
+    """Pretrained weights [p], with zero for the σ head."""
+    flat = flatten_dict(potential.params)
+    centred = {k: jnp.zeros_like(v) if k[0] == "sigma" else v for k, v in flat.items()}
+    return ravel_pytree(unflatten_dict(centred))[0]
+
+
+def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
+    """Starting points [c, p]: pretrained weights, and a σ head drawn from the prior for every chain.
+
+    At exactly zero the σ head is a saddle point of its own weights, which gradients do not leave.
+    """
+    flat = flatten_dict(problem.potential.params)
+    is_sigma = unflatten_dict({k: jnp.full(v.shape, k[0] == "sigma") for k, v in flat.items()})
+    mask = ravel_pytree(is_sigma)[0]
+    mean, scale = problem.prior.mean, problem.config.sampler.prior_scale
+    noise = jax.random.normal(key, (problem.config.sampler.chains, mean.shape[0]), mean.dtype)
+    return mean[None, :] + jnp.where(mask[None, :], scale * noise, 0.0)
+
+
+def _largest_divisor(n: int, most: int) -> int:
+    return max(d for d in range(1, most + 1) if n % d == 0)

@@ -1,0 +1,120 @@
+"""The chains of an on-the-fly run: started once, continued after every new label."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.models.energetics import Params, PredictFn
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.potential import potential
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.sghmc.precondition import amsgrad
+from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, chain_runner, init_chains, restart
+from bayes_mlff.sghmc.schedules import cosine_step_size, warmup_temperature
+from bayes_mlff.sghmc.transform import Sghmc, sghmc
+
+
+class InitChains(Protocol):
+    """Start the chains."""
+
+    def __call__(self, params: Params, key: jax.Array) -> ChainState:
+        """Make the state of c chains from params with leaves [c, ...] and one key."""
+        ...
+
+
+class UpdateChains(Protocol):
+    """Continue the chains after a label."""
+
+    def __call__(
+        self, params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000
+    ) -> tuple[Params, ChainState, Info]:
+        """Restart momentum, mass and schedule and run K = n_steps; one sample a chain at the end."""
+        ...
+
+
+class OtfChains(NamedTuple):
+    """`init` once a run; `update` after each label. Both map values to values."""
+
+    init: InitChains
+    update: UpdateChains
+
+
+def otf_chains(
+    predict: PredictFn,
+    prior: GaussianPrior,
+    likelihood: Likelihood,
+    *,
+    step_size: float,
+    batch_size: int = 5,
+    friction: float = 0.1,
+    cold_steps: int = 400,
+    ramp_steps: int = 100,
+    freeze_mass_after: int | None = None,
+    eps: float = 1e-4,
+    thin: int = 100,
+    chain_axis: ChainAxis = "vmap",
+) -> OtfChains:
+    """Build the sampler of the on-the-fly workflow.
+
+    Every update starts from the last samples with zero momentum, a fresh AMSGrad mass and a falling cosine
+    step size; the temperature is 0 for `cold_steps`, rises over `ramp_steps` and then is 1. Chains draw their
+    own minibatches and noise, and never reuse random numbers of an earlier update.
+
+    Args:
+      predict: model.
+      prior: prior; its arrays are arguments of the compiled function, not constants in it.
+      likelihood: fixed standard deviations.
+      step_size: γ0; 1e-3 for MACE, 1e-4 for NequIP.
+      batch_size: labels of a minibatch.
+      friction: α.
+      cold_steps: steps at T = 0.
+      ramp_steps: steps from T = 0 to T = 1.
+      freeze_mass_after: steps after which the mass is constant; None adapts it throughout.
+      eps: ε of the mass.
+      thin: steps between entries of the traces; must divide the steps of an update.
+      chain_axis: 'vmap', or 'map' for one chain after the other.
+
+    Returns:
+      `init(params [c, ...], key) -> state` and
+      `update(params, state, training_set, n_steps=2000) -> (params, state, info)`. `update` compiles once for
+      each n_steps and for each shape of the training set, however many labels it holds. It needs at least one
+      label, else `info.finite` is False.
+
+    Raises:
+      ConfigError: if a setting is out of range; from `update`, if n_steps ends before the chains are at T = 1
+        or is not a multiple of `thin`.
+    """
+    temperature = warmup_temperature(cold_steps, ramp_steps)
+    mass = amsgrad(eps=eps, freeze_after=freeze_mass_after)
+
+    def transform(n_steps: int) -> Sghmc:
+        gamma = cosine_step_size(step_size, n_steps)
+        return sghmc(gamma, temperature=temperature, friction=friction, preconditioner=mass)
+
+    def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
+        current_prior, training_set = data
+        return jax.value_and_grad(potential(predict, current_prior, likelihood, batch_size))(
+            params, key, training_set
+        )
+
+    def continue_chains(
+        params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int
+    ):
+        sampler = transform(n_steps)
+        run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=chain_axis)
+        return run(params, restart(params, state, sampler), data, data[1].count)
+
+    compiled = jax.jit(continue_chains, static_argnames="n_steps")
+
+    def init(params: Params, key: jax.Array) -> ChainState:
+        return init_chains(params, key, transform(1))
+
+    def update(params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000):
+        if n_steps <= cold_steps + ramp_steps:
+            allowed = f"more than cold_steps + ramp_steps = {cold_steps + ramp_steps}"
+            raise ConfigError("sghmc.n_steps", n_steps, allowed)
+        return compiled(params, state, (prior, training_set), n_steps=n_steps)
+
+    return OtfChains(init, update)

@@ -1,0 +1,112 @@
+"""Pretraining: a point estimate of the weights from a large collection of labelled frames."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bayes_mlff.data.collection import Collection, Draw, draw, layout
+from bayes_mlff.models.energetics import NodeFn, Params
+
+
+class FitState(NamedTuple):
+    """Everything a checkpoint needs to continue."""
+
+    params: jax.Array  # [p] flat weights
+    average: jax.Array  # [p] exponential moving average of the weights
+    optimizer: optax.OptState
+    step: jax.Array  # [] int32
+
+
+class FitInfo(NamedTuple):
+    """Mean over the steps of one call; not fed back."""
+
+    loss: jax.Array  # []
+    force_mae: jax.Array  # [] eV/Å
+
+
+def energies_and_forces(
+    node_fn: NodeFn, params: Params, batch: Draw, species: np.ndarray, frame: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Energies [g] eV and forces [N, 3] eV/Å of every frame of a draw."""
+
+    def total(positions: jax.Array):
+        vectors = positions[batch.neighbors] - positions[:, None, :]
+        unit = jnp.zeros_like(vectors).at[..., 0].set(1.0)
+        vectors = jnp.where(batch.edge_mask[..., None], vectors, unit)
+        node = node_fn(params, vectors, jnp.asarray(species), batch.neighbors, batch.edge_mask)
+        return jnp.sum(node.energy), jax.ops.segment_sum(
+            node.energy, jnp.asarray(frame), num_segments=batch.energy.shape[0], indices_are_sorted=True
+        )
+
+    gradient, energy = jax.grad(total, has_aux=True)(batch.positions)
+    return energy, -gradient
+
+
+def make_fit(
+    node_fn: NodeFn,
+    unravel: Callable[[jax.Array], Params],
+    collection: Collection,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    frames_per_member: int,
+    energy_weight: float,
+    average_decay: float = 0.999,
+    steps_per_call: int = 200,
+):
+    """Compile a stretch of training.
+
+    The loss is the mean squared force error plus `energy_weight` times a Huber loss (δ = 0.2) of the energy
+    error per square root of an atom, frames of every member weighing the same.
+
+    Args:
+      node_fn: network.
+      unravel: flat weights to the network's parameters.
+      collection: training frames.
+      optimizer: any optax transformation; it receives `key` and `n_data` as extra arguments.
+      frames_per_member: frames of every molecule in a batch.
+      energy_weight: relative weight of energies, 1/Å².
+      average_decay: of the moving average of weights.
+      steps_per_call: steps in one call.
+
+    Returns:
+      `(FitState, key) -> (FitState, FitInfo)`.
+    """
+    species, frame = layout(collection, frames_per_member)
+    atoms = np.bincount(frame)
+    n_data = sum(m.energy.shape[0] for m in collection.members)
+    per_atom = 1.0 / (3.0 * atoms[frame] * len(atoms))
+
+    def loss(params: jax.Array, batch: Draw):
+        energy, forces = energies_and_forces(node_fn, unravel(params), batch, species, frame)
+        weights = jnp.asarray(per_atom, forces.dtype)
+        mse = jnp.sum(weights[:, None] * (forces - batch.forces) ** 2)
+        mae = jnp.sum(weights[:, None] * jnp.abs(forces - batch.forces))
+        root = jnp.asarray(np.sqrt(atoms), energy.dtype)
+        energy_loss = jnp.mean(optax.huber_loss(energy / root, batch.energy / root, delta=0.2))
+        return mse + energy_weight * energy_loss, mae
+
+    def step(state: FitState, key: jax.Array):
+        key_draw, key_noise = jax.random.split(key)
+        keys = jax.random.split(key_draw, len(collection.members))
+        indices = tuple(
+            jax.random.randint(k, (frames_per_member,), 0, m.energy.shape[0])
+            for k, m in zip(keys, collection.members, strict=True)
+        )
+        (value, mae), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, draw(collection, indices)
+        )
+        updates, opt = optimizer.update(gradient, state.optimizer, state.params, key=key_noise, n_data=n_data)
+        params = optax.apply_updates(state.params, updates)
+        average = average_decay * state.average + (1.0 - average_decay) * params
+        return FitState(params, average, opt, state.step + 1), FitInfo(value, mae)
+
+    @jax.jit
+    def run(state: FitState, key: jax.Array) -> tuple[FitState, FitInfo]:
+        state, info = jax.lax.scan(step, state, jax.random.split(key, steps_per_call))
+        return state, FitInfo(jnp.mean(info.loss), jnp.mean(info.force_mae))
+
+    return run

@@ -1,0 +1,79 @@
+"""Which labels a step sees: priority sampling of the newest, with weights that keep it unbiased."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Minibatch(NamedTuple):
+    """Indices into the training set and weights such that E[Σ_i w_i f(index_i)] = (1/n) Σ_j f(j)."""
+
+    indices: jax.Array  # [b] int32, always below the count
+    weights: jax.Array  # [b] >= 0; zero on slots that are not used
+
+
+def draw_probability(
+    indices: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: jnp.dtype = float
+) -> jax.Array:
+    """Probability q with which one of the b draws picks each index, for n > b.
+
+    q(newest) = 1/b, so that a minibatch holds it once on average; q(other) = (1 - 1/b)/(n - 1). With b = 1
+    that would never show the others, so all have 1/n.
+
+    Args:
+      indices: [...] below n.
+      count: [] n > b.
+      newest: [] index of the newest label.
+      batch_size: b.
+      dtype: of the result.
+
+    Returns:
+      [...] probabilities; over all n indices they sum to one.
+    """
+    n = jnp.asarray(count, dtype)
+    first = 1.0 / batch_size if batch_size > 1 else 1.0 / n
+    return jnp.where(indices == newest, first, (1.0 - first) / jnp.maximum(n - 1.0, 1.0))
+
+
+def draw(
+    key: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: jnp.dtype = float
+) -> Minibatch:
+    """Choose the labels of one step.
+
+    For n <= b: all n labels with weight 1/n; the b - n slots left over repeat one of them with weight 0. For
+    n > b: b independent draws with replacement from `draw_probability`, each with weight 1/(n b q).
+
+    Args:
+      key: used up here.
+      count: [] int32, n >= 1, traced.
+      newest: [] int32, index of the newest label, traced.
+      batch_size: b >= 1, static.
+      dtype: of the weights.
+
+    Returns:
+      A minibatch of static size b; its weighted sum is an unbiased estimate of the mean over all n.
+
+    Raises:
+      ValueError: if the batch size is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size}; allowed: at least 1")
+    count = jnp.asarray(count, jnp.int32)
+    newest = jnp.asarray(newest, jnp.int32)
+    slots = jnp.arange(batch_size, dtype=jnp.int32)
+    every = jnp.where(slots < count, 1.0 / count.astype(dtype), 0.0).astype(dtype)
+
+    pick_key, other_key = jax.random.split(key)
+    probability = draw_probability(newest, count, newest, batch_size, dtype=dtype)
+    is_newest = jax.random.uniform(pick_key, (batch_size,), dtype) < probability
+    other = jax.random.randint(other_key, (batch_size,), 0, jnp.maximum(count - 1, 1), jnp.int32)
+    other = other + (other >= newest).astype(jnp.int32)
+    indices = jnp.where(is_newest, newest, other)
+    q = draw_probability(indices, count, newest, batch_size, dtype=dtype)
+    weights = 1.0 / (count.astype(dtype) * batch_size * q)
+
+    takes_all = count <= batch_size
+    return Minibatch(
+        jnp.where(takes_all, slots % jnp.maximum(count, 1), indices), jnp.where(takes_all, every, weights)
+    )

@@ -1,0 +1,174 @@
+"""Labelled structures in device arrays that do not change shape while they fill."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.posterior.likelihood import Labels
+
+
+class TrainingSet(NamedTuple):
+    """The first `count` of `cap` slots hold labels, oldest first; floating-point entries of the rest are NaN.
+
+    NaN makes a read of an unused slot visible in the sampler's `finite` flag instead of passing for a label.
+    """
+
+    graphs: Graph  # leaves [cap, ...]
+    energy: jax.Array  # [cap] eV
+    forces: jax.Array  # [cap, n, 3] eV/Å
+    stress: jax.Array  # [cap, 3, 3] eV/Å³, tension positive
+    has_energy: jax.Array  # [cap] bool
+    has_stress: jax.Array  # [cap] bool
+    count: jax.Array  # [] int32
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots."""
+        return self.energy.shape[0]
+
+
+def allocate(example: Graph, capacity: int) -> TrainingSet:
+    """Make an empty training set.
+
+    Args:
+      example: one graph whose shapes [n, ...] and dtypes every later one must have; labels take the dtype
+        of its positions, so in float32 energies should be given relative to a reference near the model's.
+      capacity: slots, at least 1.
+
+    Returns:
+      A set of count 0.
+
+    Raises:
+      DataError: if the capacity is less than 1.
+    """
+    if capacity < 1:
+        raise DataError(f"capacity: got {capacity}; allowed: at least 1")
+    n = example.positions.shape[0]
+    dtype = example.positions.dtype
+    return TrainingSet(
+        graphs=jax.tree.map(lambda x: _blank((capacity, *x.shape), x.dtype), example),
+        energy=_blank((capacity,), dtype),
+        forces=_blank((capacity, n, 3), dtype),
+        stress=_blank((capacity, 3, 3), dtype),
+        has_energy=jnp.zeros([capacity], bool),
+        has_stress=jnp.zeros([capacity], bool),
+        count=jnp.zeros([], jnp.int32),
+    )
+
+
+def append(
+    training_set: TrainingSet,
+    graph: Graph,
+    energy: float | None,
+    forces: np.ndarray | jax.Array,
+    stress: np.ndarray | jax.Array | None = None,
+) -> TrainingSet:
+    """Add one labelled structure; the old set stays valid. Call from the host: it waits for the device.
+
+    Args:
+      training_set: a set with a free slot.
+      graph: one structure, shaped as the example of `allocate`.
+      energy: eV, or None if unknown.
+      forces: [n, 3] eV/Å; padded atoms may hold anything.
+      stress: [3, 3] eV/Å³, tension positive, or None if unknown.
+
+    Returns:
+      The set with the structure as its newest; same shapes, so nothing downstream recompiles.
+
+    Raises:
+      DataError: if the set is full, a shape differs or a label is not finite.
+    """
+    if int(training_set.count) >= training_set.capacity:
+        raise DataError(f"training set: all {training_set.capacity} slots are used; grow it first")
+    for name, slots, leaf in zip(Graph._fields, training_set.graphs, graph, strict=True):
+        if slots.shape[1:] != leaf.shape:
+            raise DataError(f"graph.{name}: got shape {leaf.shape}; allowed: {slots.shape[1:]}")
+    dtype = training_set.energy.dtype
+    values = {
+        "energy": np.asarray(0.0 if energy is None else energy, dtype),
+        "forces": np.array(forces, dtype),
+        "stress": np.asarray(np.zeros((3, 3)) if stress is None else stress, dtype),
+    }
+    for name, value in values.items():
+        expected = getattr(training_set, name).shape[1:]
+        if value.shape != expected:
+            raise DataError(f"{name}: got shape {value.shape}; allowed: {expected}")
+    values["forces"][~np.asarray(graph.node_mask)] = 0.0
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise DataError(f"{name}: got a number that is not finite; allowed: finite numbers")
+    has_energy, has_stress = np.asarray(energy is not None), np.asarray(stress is not None)
+    return _write(training_set, TrainingSet(graph, *values.values(), has_energy, has_stress, None))
+
+
+def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = None) -> TrainingSet:
+    """Enlarge the set; consumers compile again for the new shapes.
+
+    Args:
+      training_set: any set.
+      capacity: new number of slots, at least the present one.
+      neighbors: new number of neighbour slots per atom, at least the present one; None keeps it.
+
+    Returns:
+      A set with the same labels.
+
+    Raises:
+      DataError: if a size would shrink.
+    """
+    slots = training_set.graphs.neighbors.shape[2]
+    neighbors = slots if neighbors is None else neighbors
+    for name, new, old in (("capacity", capacity, training_set.capacity), ("neighbors", neighbors, slots)):
+        if new < old:
+            raise DataError(f"{name}: got {new}; allowed: at least the present {old}")
+    graphs = training_set.graphs
+    if neighbors > slots:
+        extra = neighbors - slots
+        graphs = graphs._replace(
+            neighbors=jnp.pad(graphs.neighbors, ((0, 0), (0, 0), (0, extra))),
+            shifts=jnp.pad(graphs.shifts, ((0, 0), (0, 0), (0, extra), (0, 0))),
+            edge_mask=jnp.pad(graphs.edge_mask, ((0, 0), (0, 0), (0, extra))),
+        )
+    more = capacity - training_set.capacity
+
+    def extend(slots: jax.Array) -> jax.Array:
+        return jnp.concatenate([slots, _blank((more, *slots.shape[1:]), slots.dtype)])
+
+    enlarged = jax.tree.map(extend, training_set._replace(graphs=graphs, count=None))
+    return enlarged._replace(count=training_set.count)
+
+
+def labels_of(training_set: TrainingSet, indices: jax.Array) -> tuple[Graph, Labels]:
+    """Gather the graphs and labels at indices [b]; every index must be below `count`."""
+
+    def pick(slots: jax.Array) -> jax.Array:
+        return slots[indices]
+
+    graphs = jax.tree.map(pick, training_set.graphs)
+    labels = Labels(
+        energy=pick(training_set.energy),
+        forces=pick(training_set.forces),
+        stress=pick(training_set.stress),
+        node_mask=graphs.node_mask,
+        has_energy=pick(training_set.has_energy),
+        has_stress=pick(training_set.has_stress),
+    )
+    return graphs, labels
+
+
+@jax.jit
+def _write(training_set: TrainingSet, entry: TrainingSet) -> TrainingSet:
+    count = training_set.count
+
+    def put(slots: jax.Array, value: jax.Array) -> jax.Array:
+        return slots.at[count].set(value.astype(slots.dtype))
+
+    written = jax.tree.map(put, training_set._replace(count=None), entry)
+    return written._replace(count=count + 1)
+
+
+def _blank(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.floating) else 0, dtype)

@@ -1,0 +1,109 @@
+"""Diagonal inverse masses of the sampler: identity, fixed, and AMSGrad with a freeze."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bayes_mlff.core.errors import ConfigError
+
+Params = Any
+
+
+class Preconditioner(NamedTuple):
+    """A diagonal mass matrix as three pure functions.
+
+    `update` takes `freeze`, a bool or traced bool: where it is true the state is returned as it came.
+    """
+
+    init: Callable[[Params], Any]  # params -> state
+    update: Callable[..., Any]  # (grads, state, *, freeze) -> state
+    inverse_mass: Callable[[Any, Params], Params]  # (state, like) -> M⁻¹, shaped and typed as `like`
+
+
+class AmsgradState(NamedTuple):
+    """Running second moment of the gradient and its maximum."""
+
+    count: jax.Array  # [] int32, gradients seen before the freeze
+    second_moment: Params  # v, as the parameters
+    largest_moment: Params  # m, as the parameters
+
+
+def identity() -> Preconditioner:
+    """Unit mass."""
+    return Preconditioner(
+        init=lambda params: (),
+        update=lambda grads, state, *, freeze=False: state,
+        inverse_mass=lambda state, like: jax.tree.map(jnp.ones_like, like),
+    )
+
+
+def fixed(inverse_mass: Params) -> Preconditioner:
+    """A mass that never changes.
+
+    Args:
+      inverse_mass: M⁻¹ > 0, a pytree shaped as the parameters of one chain.
+
+    Returns:
+      A preconditioner without state.
+    """
+    return Preconditioner(
+        init=lambda params: (),
+        update=lambda grads, state, *, freeze=False: state,
+        inverse_mass=lambda state, like: jax.tree.map(
+            lambda mass, leaf: jnp.asarray(mass, leaf.dtype), inverse_mass, like
+        ),
+    )
+
+
+def amsgrad(*, beta: float = 0.999, eps: float = 1e-5, freeze_after: int | None = None) -> Preconditioner:
+    """AMSGrad second-moment mass (Reddi et al. 2018, arXiv:1904.09237; mass as in Rensmeyer et al. 2023).
+
+    v <- βv + (1-β)g², m <- max(m, v), M⁻¹ = 1/(sqrt(m/(1-β^t)) + ε), element-wise, with v = m = 0 at t = 0.
+    The law of the sampler is exact only for a constant mass. Freezing therefore stops v, m **and t**: were t
+    to run on, the bias correction would keep changing a mass that is called frozen. The first gradient is
+    always used, since no mass exists before it.
+
+    Args:
+      beta: decay of the second moment, in (0, 1).
+      eps: ε > 0, in the unit of the gradient; bounds M⁻¹ by 1/ε.
+      freeze_after: number of gradients, at least 1, after which the mass stays as it is; None for never.
+
+    Returns:
+      A preconditioner with state `AmsgradState`.
+
+    Raises:
+      ConfigError: if a setting is out of range.
+    """
+    if not 0.0 < beta < 1.0:
+        raise ConfigError("sghmc.beta", beta, "a number in (0, 1)")
+    if not 0.0 < eps < math.inf:
+        raise ConfigError("sghmc.eps", eps, "a positive number")
+    if freeze_after is not None and freeze_after < 1:
+        raise ConfigError("sghmc.freeze_after", freeze_after, "a whole number of at least 1, or None")
+
+    def init(params: Params) -> AmsgradState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros([], jnp.int32), zeros, zeros)
+
+    def update(grads: Params, state: AmsgradState, *, freeze: jax.Array | bool = False) -> AmsgradState:
+        moment = jax.tree.map(lambda v, g: beta * v + (1.0 - beta) * g * g, state.second_moment, grads)
+        largest = jax.tree.map(jnp.maximum, state.largest_moment, moment)
+        new = AmsgradState(state.count + 1, moment, largest)
+        if freeze is False and freeze_after is None:
+            return new
+        frozen = jnp.asarray(freeze) if freeze_after is None else freeze | (state.count >= freeze_after)
+        frozen = frozen & (state.count > 0)
+        return jax.tree.map(lambda old, fresh: jnp.where(frozen, old, fresh), state, new)
+
+    def inverse_mass(state: AmsgradState, like: Params) -> Params:
+        seen = -jnp.expm1(state.count.astype(float) * math.log(beta))
+        return jax.tree.map(
+            lambda m, leaf: (1.0 / (jnp.sqrt(m / seen.astype(m.dtype)) + eps)).astype(leaf.dtype),
+            state.largest_moment,
+            like,
+        )
+
+    return Preconditioner(init, update, inverse_mass)

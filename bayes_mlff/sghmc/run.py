@@ -1,0 +1,141 @@
+"""Many steps of many chains as one compiled function."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.sghmc.precondition import Params
+from bayes_mlff.sghmc.transform import Sghmc, SghmcState
+
+ChainAxis = Literal["vmap", "map"]
+
+
+class ValueAndGrad(Protocol):
+    """The per-datum potential of one chain and its gradient, estimated from the data."""
+
+    def __call__(self, params: Params, key: jax.Array, data: Any) -> tuple[jax.Array, Params]:
+        """Evaluate U [] and dU/dparams; `key` chooses the minibatch."""
+        ...
+
+
+class ChainState(NamedTuple):
+    """What chains carry from run to run, beside their parameters."""
+
+    key: jax.Array  # [c] keys; never consumed, only folded with the two counters
+    restarts: jax.Array  # [c] int32, times the chain was restarted
+    sampler: SghmcState  # leaves [c, ...]; its count is the absolute step since the restart
+
+
+class Info(NamedTuple):
+    """What a run showed; w windows of `thin` steps each. Never fed back."""
+
+    potential: jax.Array  # [c, w] per-datum potential before the last step of the window
+    kinetic_temperature: jax.Array  # [c, w] after the last step of the window
+    finite: (
+        jax.Array
+    )  # [c, w] bool: potential, gradient and parameters were finite in every step of the window
+
+
+def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
+    """Start chains with zero momentum and a key of their own each.
+
+    Args:
+      params: leaves [c, ...], one set of parameters a chain.
+      key: one key, used up here.
+      transform: the sampler.
+
+    Returns:
+      State of c chains at step 0.
+
+    Raises:
+      ValueError: if the leaves disagree on the number of chains.
+    """
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if len(lengths) != 1 or () in lengths:
+        raise ValueError(
+            f"params: got leading axes {sorted(lengths)}; allowed: one chain axis [c] on every leaf"
+        )
+    ((chains,),) = lengths
+    return ChainState(
+        jax.random.split(key, chains), jnp.zeros([chains], jnp.int32), jax.vmap(transform.init)(params)
+    )
+
+
+def restart(params: Params, state: ChainState, transform: Sghmc) -> ChainState:
+    """Fresh momentum, mass and schedule at the same parameters, with random numbers not used before."""
+    return ChainState(state.key, state.restarts + 1, jax.vmap(transform.init)(params))
+
+
+def chain_runner(
+    value_and_grad: ValueAndGrad,
+    transform: Sghmc,
+    *,
+    n_steps: int,
+    thin: int = 1,
+    chain_axis: ChainAxis = "vmap",
+) -> Callable[..., tuple[Params, ChainState, Info]]:
+    """Build the function that advances every chain by `n_steps`.
+
+    The random numbers of a step depend on the chain's key, its restarts and its absolute step only: K steps
+    equal K1 and then K - K1 steps. With 'vmap' the chain axis of the inputs may be sharded over
+    devices; chains never communicate. 'map' runs one chain after the other in less memory.
+
+    Args:
+      value_and_grad: potential of one chain.
+      transform: the sampler.
+      n_steps: steps of one call, a positive multiple of `thin`.
+      thin: steps between two entries of the traces.
+      chain_axis: 'vmap' or 'map'.
+
+    Returns:
+      `run(params, state, data, n_data) -> (params, state, info)`, pure and jitted; `data` is any pytree, the
+      same for all chains, and `n_data` the number N of data in it. Compiled once as long as shapes stay.
+
+    Raises:
+      ConfigError: if a setting is out of range.
+    """
+    if thin < 1:
+        raise ConfigError("sghmc.thin", thin, "a whole number of at least 1")
+    if n_steps < 1 or n_steps % thin:
+        raise ConfigError("sghmc.n_steps", n_steps, f"a positive multiple of thin = {thin}")
+    if chain_axis not in ("vmap", "map"):
+        raise ConfigError("sghmc.chain_axis", chain_axis, "'vmap' or 'map'")
+
+    def advance(
+        params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any
+    ):
+        chain_key = jax.random.fold_in(key, restarts)
+
+        def step(carry: tuple[Params, SghmcState], _: None):
+            params, sampler = carry
+            batch_key, noise_key = jax.random.split(jax.random.fold_in(chain_key, sampler.count))
+            potential, grads = value_and_grad(params, batch_key, data)
+            updates, sampler = transform.update(grads, sampler, params, key=noise_key, n_data=n_data)
+            params = optax.apply_updates(params, updates)
+            return (params, sampler), (potential, _all_finite((potential, grads, params)))
+
+        def window(carry: tuple[Params, SghmcState], _: None):
+            carry, (potential, finite) = jax.lax.scan(step, carry, length=thin)
+            temperature = transform.kinetic_temperature(carry[1], n_data)
+            return carry, Info(potential[-1], temperature, jnp.all(finite))
+
+        (params, sampler), info = jax.lax.scan(window, (params, sampler), length=n_steps // thin)
+        return params, sampler, info
+
+    def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
+        if chain_axis == "vmap":
+            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None))
+            params, sampler, info = many(params, *state, data, n_data)
+        else:
+            params, sampler, info = jax.lax.map(lambda one: advance(*one, data, n_data), (params, *state))
+        return params, state._replace(sampler=sampler), info
+
+    return jax.jit(run)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

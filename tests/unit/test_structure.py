@@ -1,0 +1,140 @@
+"""Structures from and to ASE, and what is refused as structure or label."""
+
+import ase
+import ase.build
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import structure as structures
+from bayes_mlff.data.labels import Label, check_label
+
+
+def finite(bound: float) -> st.SearchStrategy[float]:
+    return st.floats(-bound, bound, allow_nan=False)
+
+
+@st.composite
+def valid_structures(draw) -> structures.Structure:
+    """1 to 6 atoms with any periodicity; a triangular cell, so that its vectors are independent."""
+    n = draw(st.integers(1, 6))
+    lengths = draw(hnp.arrays(np.float64, 3, elements=st.floats(1.0, 20.0)))
+    tilt = np.tril(draw(hnp.arrays(np.float64, (3, 3), elements=finite(3.0))), -1)
+    return structures.Structure(
+        draw(hnp.arrays(np.int64, n, elements=st.integers(1, 118))),
+        draw(hnp.arrays(np.float64, (n, 3), elements=finite(100.0))),
+        np.diag(lengths) + tilt,
+        draw(hnp.arrays(np.bool_, 3)),
+    )
+
+
+@given(valid_structures())
+def test_round_trip_through_ase_keeps_every_bit(structure):
+    back = structures.from_ase(structures.to_ase(structure))
+    for name, before, after in zip(structure._fields, structure, back, strict=True):
+        np.testing.assert_array_equal(after, before, err_msg=name)
+        assert after.dtype == before.dtype, name
+
+
+@given(valid_structures())
+def test_is_periodic_only_in_three_directions(structure):
+    assert structure.is_periodic is (structure.pbc.tolist() == [True, True, True])
+
+
+def test_structure_does_not_follow_later_changes_of_the_ase_object():
+    atoms = ase.build.bulk("Cu", cubic=True)
+    before = structures.from_ase(atoms)
+    expected = [np.array(field) for field in before]
+    atoms.positions += 1.0
+    atoms.numbers[:] = 1
+    atoms.cell[0, 0] = 9.0
+    atoms.pbc = False
+    for name, field, kept in zip(before._fields, before, expected, strict=True):
+        np.testing.assert_array_equal(field, kept, err_msg=name)
+
+
+def test_positions_outside_the_cell_are_not_wrapped():
+    atoms = ase.Atoms("H", positions=[[-7.0, 12.0, 3.0]], cell=[5.0, 5.0, 5.0], pbc=True)
+    np.testing.assert_array_equal(structures.from_ase(atoms).positions, [[-7.0, 12.0, 3.0]])
+
+
+@pytest.mark.parametrize("pbc", [(False, False, False), (True, True, False)])
+def test_directions_that_do_not_repeat_need_no_vector(pbc):
+    cell = np.diag([4.0 if periodic else 0.0 for periodic in pbc])
+    structure = structures.from_ase(ase.Atoms("H", cell=cell, pbc=pbc))
+    np.testing.assert_array_equal(structure.cell, cell)
+
+
+def cubic(**changes: object) -> structures.Structure:
+    """One hydrogen atom in a 4 Å cube, with some fields replaced."""
+    good = structures.Structure(np.array([1]), np.zeros((1, 3)), 4.0 * np.eye(3), np.ones(3, bool))
+    return good._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"numbers": np.array([], int), "positions": np.zeros((0, 3))}, "0 atoms"),
+        ({"positions": np.array([[0.0, np.nan, 0.0]])}, "finite"),
+        ({"positions": np.array([[0.0, np.inf, 0.0]])}, "finite"),
+        ({"cell": np.diag([4.0, 4.0, np.inf])}, "finite"),
+        ({"numbers": np.array([0])}, "atomic number 0"),
+        ({"numbers": np.array([119])}, "atomic number 119"),
+        ({"cell": np.diag([4.0, 4.0, 0.0])}, "linearly independent"),
+        ({"cell": np.array([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 4.0, 0.0]])}, "linearly independent"),
+        ({"cell": np.diag([4.0, 4.0, 0.49])}, "at least 0.5"),
+    ],
+)
+def test_unusable_structure_is_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        structures.check(cubic(**changes))
+
+
+def test_shortest_allowed_cell_vector_passes():
+    structures.check(cubic(cell=np.diag([4.0, 4.0, 0.51])))
+
+
+def test_from_ase_checks_the_structure():
+    with pytest.raises(DataError, match="atomic number 0"):
+        structures.from_ase(ase.Atoms("X"))
+
+
+def label(**changes: object) -> Label:
+    """A valid label of two atoms, with some fields replaced."""
+    return Label(-1.5, np.zeros((2, 3)), np.zeros((3, 3)))._replace(**changes)
+
+
+@pytest.mark.parametrize("stress", [None, np.zeros((3, 3))])
+def test_complete_label_passes(stress):
+    check_label(label(stress=stress), n_atoms=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"energy": np.nan}, r"label\.energy: got nan"),
+        ({"energy": -np.inf}, r"label\.energy: got -inf"),
+        ({"forces": np.zeros((3, 3))}, r"label\.forces: got shape \(3, 3\); allowed: \(2, 3\)"),
+        ({"forces": np.zeros(6)}, r"label\.forces: got shape \(6,\)"),
+        ({"stress": np.zeros(6)}, r"label\.stress: got shape \(6,\); allowed: \(3, 3\)"),
+    ],
+)
+def test_incomplete_label_is_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        check_label(label(**changes), n_atoms=2)
+
+
+@given(
+    name=st.sampled_from(["forces", "stress"]),
+    bad=st.sampled_from([np.nan, np.inf, -np.inf]),
+    row=st.integers(0, 1),
+    column=st.integers(0, 2),
+)
+def test_one_bad_component_anywhere_is_named(name, bad, row, column):
+    array = getattr(label(), name).copy()
+    array[row, column] = bad
+    with pytest.raises(DataError, match=rf"label\.{name}: not finite .*\[\[{row}, {column}\]\]"):
+        check_label(label(**{name: array}), n_atoms=2)
