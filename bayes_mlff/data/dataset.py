@@ -48,15 +48,10 @@ class Recovery(NamedTuple):
     bytes_removed: int  # 0 if the file was whole
 
 
-class _Frame(NamedTuple):
-    text: str
-    index: int  # in the file, from 0
-
-
 class _Scan(NamedTuple):
     """A file cut into frames."""
 
-    frames: list[_Frame]
+    frames: list[str]
     whole_bytes: int  # where the last whole frame ends
     torn_bytes: int  # what follows it
 
@@ -86,7 +81,7 @@ def append(path: Path, record: LabelRecord) -> None:
     content = _format(record).encode()
     existing = _scan(path) if path.exists() else _Scan([], 0, 0)
     _refuse_torn(path, existing)
-    if record.step in {_step(path, frame) for frame in existing.frames}:
+    if record.step in {_step(f"{path}: frame {i}", text) for i, text in enumerate(existing.frames)}:
         raise DataError(f"{path}: step {record.step} is already labelled; a step is labelled once")
     _write_durably(path, content, existing.whole_bytes)
 
@@ -102,7 +97,7 @@ def read(path: Path) -> list[LabelRecord]:
         raise DataError(f"{path}: no such dataset")
     scan = _scan(path)
     _refuse_torn(path, scan)
-    records = [_parse(path, frame) for frame in scan.frames]
+    records = [_parse(f"{path}: frame {index}", text) for index, text in enumerate(scan.frames)]
     seen: dict[int, int] = {}
     for index, record in enumerate(records):
         if record.step in seen:
@@ -130,7 +125,7 @@ def recover(path: Path) -> Recovery:
 def _scan(path: Path) -> _Scan:
     """Cut a file into frames without reading their numbers."""
     data = path.read_bytes()
-    frames: list[_Frame] = []
+    frames: list[str] = []
     start = 0
     while start < len(data):
         end = _frame_end(data, start, f"{path}: frame {len(frames)}")
@@ -141,7 +136,7 @@ def _scan(path: Path) -> _Scan:
                 raise DataError(f"{path}: frame {len(frames)} does not end where its number of atoms says")
             return _Scan(frames, start, len(torn))
         try:
-            frames.append(_Frame(data[start:end].decode(), len(frames)))
+            frames.append(data[start:end].decode())
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: frame {len(frames)} is not text: {error}") from error
         start = end
@@ -171,11 +166,11 @@ def _refuse_torn(path: Path, scan: _Scan) -> None:
         )
 
 
-def _step(path: Path, frame: _Frame) -> int:
+def _step(where: str, text: str) -> int:
     """The step of a frame, from its comment line alone."""
-    step = key_val_str_to_dict(frame.text.split("\n", 2)[1]).get("step")
+    step = key_val_str_to_dict(text.split("\n", 2)[1]).get("step")
     if not isinstance(step, int | np.integer) or isinstance(step, bool):
-        raise DataError(f"{path}: frame {frame.index}: step is {step!r}; allowed: a whole number")
+        raise DataError(f"{where}: step is {step!r}; allowed: a whole number")
     return int(step)
 
 
@@ -201,7 +196,7 @@ def _format(record: LabelRecord) -> str:
     rows = np.concatenate([np.asarray(column, np.float64) for column in columns.values()], axis=1)
     lines = [f"{chemical_symbols[z]} {_numbers(row)}" for z, row in zip(structure.numbers, rows, strict=True)]
     text = "\n".join([str(n), comment, *lines, ""])
-    if text.count("\n") != n + 2 or not _equal(_parse(Path("record"), _Frame(text, 0)), record):
+    if text.count("\n") != n + 2 or not _equal(_parse("record", text), record):
         raise DataError(
             f"record of step {record.step}: a text field does not survive writing: {record.reason!r}"
         )
@@ -231,12 +226,11 @@ def _numbers(array: np.ndarray) -> str:
     return " ".join(repr(value) for value in np.asarray(array, np.float64).ravel().tolist())
 
 
-def _parse(path: Path, frame: _Frame) -> LabelRecord:
+def _parse(where: str, text: str) -> LabelRecord:
     """Read one frame through ASE."""
-    where = f"{path}: frame {frame.index}"
     try:
-        atoms = next(iter(read_extxyz(io.StringIO(frame.text), index=slice(0, 1))))
-        step = _step(path, frame)
+        atoms = next(iter(read_extxyz(io.StringIO(text))))
+        step = _step(where, text)
     except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
         raise DataError(f"{where} is unreadable: {type(error).__name__}: {error}") from error
     missing = [key for key in ("REF_energy", *_FLOATS, *_TEXTS) if key not in atoms.info]
@@ -245,26 +239,23 @@ def _parse(path: Path, frame: _Frame) -> LabelRecord:
         raise DataError(
             f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}"
         )
-    structure = structures.from_ase(atoms)
-    label = Label(
-        _float(where, atoms, "REF_energy"), _array(atoms, "REF_forces"), atoms.info.get("REF_stress")
-    )
-    check_label(label, len(atoms))
-    return LabelRecord(
-        structure=structure,
-        label=label,
-        step=step,
-        **{key: _float(where, atoms, key) for key in _FLOATS},
-        **{key: _float(where, atoms, key) if key in atoms.info else None for key in _OPTIONAL_FLOATS},
-        **{key: str(atoms.info[key]) for key in _TEXTS},
-        **{key: _array(atoms, key) if key in atoms.arrays else None for key in _OPTIONAL_ARRAYS},
-    )
+    try:
+        structure = structures.from_ase(atoms)
+        label = Label(_float(atoms, "REF_energy"), _array(atoms, "REF_forces"), atoms.info.get("REF_stress"))
+        check_label(label, len(atoms))
+        values: dict[str, Any] = {key: _float(atoms, key) for key in _FLOATS}
+        values |= {key: _float(atoms, key) for key in _OPTIONAL_FLOATS if key in atoms.info}
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    values |= {key: str(atoms.info[key]) for key in _TEXTS}
+    values |= {key: _array(atoms, key) for key in _OPTIONAL_ARRAYS if key in atoms.arrays}
+    return LabelRecord(structure=structure, label=label, step=step, **{"pretrained_energy": None, **values})
 
 
-def _float(where: str, atoms: ase.Atoms, key: str) -> float:
+def _float(atoms: ase.Atoms, key: str) -> float:
     value = atoms.info[key]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise DataError(f"{where}: {key} is {value!r}; allowed: a number")
+        raise DataError(f"{key} is {value!r}; allowed: a number")
     return float(value)
 
 

@@ -1,7 +1,7 @@
 """Labelled sets of molecules as others publish them: npz files and extended XYZ."""
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import ase.io
 import numpy as np
@@ -117,7 +117,7 @@ def read_extxyz(
       DataError: if the file is unreadable or empty, or a frame (named by its index, from 0) lacks a key.
     """
     try:
-        frames = ase.io.read(path, index=":", format="extxyz")
+        frames = cast(list[ase.Atoms], ase.io.read(path, index=":", format="extxyz"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
@@ -136,8 +136,11 @@ def read_extxyz(
             )
         stress = _full_stress(present[stress_key]) if stress_key in present else None
         label = Label(float(present[energy_key]), np.asarray(present[forces_key], np.float64), stress)
-        check_label(label, len(atoms))
-        labelled.append(LabelledStructure(from_ase(atoms), label))
+        try:
+            check_label(label, len(atoms))
+            labelled.append(LabelledStructure(from_ase(atoms), label))
+        except DataError as error:
+            raise DataError(f"{path}: frame {index}: {error}") from error
     return labelled
 
 

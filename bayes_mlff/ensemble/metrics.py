@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 
 
 class Coverage(NamedTuple):
-    """How often the truth was inside central intervals of several levels."""
+    """How often the truth was inside central intervals."""
 
     level: np.ndarray  # [l] nominal probability
     observed: np.ndarray  # [l] share of truths inside
@@ -145,8 +145,7 @@ def auc_roc(error: ArrayLike, sigma: ArrayLike, threshold: float) -> float:
     if positives == 0 or negatives == 0:
         got = f"{positives} of {large.size} errors above {threshold!r}"
         raise ValueError(f"threshold: got {got}; allowed: errors on both sides")
-    ranks = stats.rankdata(sigma)
-    statistic = ranks[large].sum() - positives * (positives + 1) / 2
+    statistic = stats.rankdata(sigma)[large].sum() - positives * (positives + 1) / 2
     return float(statistic / (positives * negatives))
 
 
@@ -269,8 +268,7 @@ def sigma_error_curve(error: ArrayLike, sigma: ArrayLike, *, width: float = 200.
     """
     error, sigma = _pair(error, sigma)
     order = np.argsort(sigma, kind="stable")
-    smooth = [np.sqrt(gaussian_filter1d(np.square(v[order]), width)) for v in (sigma, error)]
-    return Curve(smooth[0], smooth[1])
+    return Curve(*(np.sqrt(gaussian_filter1d(np.square(v[order]), width)) for v in (sigma, error)))
 
 
 def _flat(name: str, value: ArrayLike) -> np.ndarray:

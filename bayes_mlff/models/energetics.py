@@ -57,7 +57,7 @@ def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
     def total(positions: jax.Array, strain: jax.Array | None, params: Params, graphs: Graph):
         cell = graphs.cell
         if strain is not None:
-            deform = jnp.eye(3, dtype=strain.dtype) + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
+            deform = jnp.eye(3, dtype=strain.dtype)[None] + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
             positions, cell = positions @ deform, cell @ deform
         vectors = jax.vmap(edge_vectors)(positions, cell, graphs)
         b, n, k = graphs.neighbors.shape

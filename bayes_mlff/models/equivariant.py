@@ -5,6 +5,7 @@ algebra (Clebsch-Gordan coefficients, spherical harmonics, irreps) comes from e3
 those of e3nn (Geiger and Smidt 2022, arXiv:2207.09453), so that its weights can be taken over unchanged.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -104,7 +105,7 @@ class ScaledDense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         fan_in = x.shape[-1]
         weight = self.param("weight", nn.initializers.normal(1.0), (fan_in, self.features), x.dtype)
-        y = x @ (weight * (self.gain / np.sqrt(fan_in)))
+        y = x @ (weight * (self.gain / math.sqrt(fan_in)))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
             y = y + bias.reshape((1,) * (y.ndim - 1) + (self.features,))
@@ -122,7 +123,7 @@ class MLP(nn.Module):
         for i, width in enumerate(self.widths):
             if i > 0:
                 x = nn.silu(x)
-            x = ScaledDense(width, 1.0 if i == 0 else float(np.sqrt(2.0)), self.use_bias, name=f"dense_{i}")(x)
+            x = ScaledDense(width, 1.0 if i == 0 else math.sqrt(2.0), self.use_bias, name=f"dense_{i}")(x)
         return x
 
 
@@ -156,7 +157,7 @@ class SelfConnection(nn.Module):
             weight = self.param(
                 f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), embedding.dtype
             )
-            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / np.sqrt(fan_in * width_a)
+            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / math.sqrt(fan_in * width_a)
             mixed[irrep] = _by_species(x[irrep], per_element, species, elements)
         return mixed
 

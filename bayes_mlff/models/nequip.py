@@ -1,9 +1,10 @@
 """NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with a head for the force σ."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.models.config import NequIPConfig
@@ -57,7 +58,7 @@ class Interaction(nn.Module):
         if not self.is_first:
             connection = SelfConnection(out, name="self_connection")(x, embedding, species)
         x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
-        x = {ir: v / np.sqrt(config.average_neighbors) for ir, v in x.items()}
+        x = {ir: v / math.sqrt(config.average_neighbors) for ir, v in x.items()}
         routes = paths(tuple(x), config.edge_l_max, tuple(before_gate))
         widths = (config.radial_width,) * config.radial_depth
         x = Convolution(routes, widths, name="convolution")(x, harmonics, radial, neighbors)
@@ -97,7 +98,7 @@ class NequIP(nn.Module):
         x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
         envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
-        radial = radial * (2.0 * np.pi / config.r_max**2)
+        radial = radial * (2.0 * math.pi / config.r_max**2)
         harmonics = spherical_harmonics(vectors, config.edge_l_max)
 
         features: Features = {"0e": table[species][:, None, :]}

@@ -48,10 +48,15 @@ class Potential:
 
 def initialize(config: NequIPConfig, seed: int, dtype: type = jnp.float32) -> Potential:
     """Random weights, every entry of unit variance."""
-    vectors = jnp.ones((2, 1, 3), dtype)
-    indices = jnp.zeros((2, 1), jnp.int32)
-    variables = NequIP(config).init(jax.random.key(seed), vectors, indices[:, 0], indices, indices == 0)
-    return Potential(config, variables["params"])
+    return Potential(config, jax.jit(_initializer(config, dtype))(jax.random.key(seed)))
+
+
+def _initializer(config: NequIPConfig, dtype: type) -> Callable[[jax.Array], Params]:
+    def init(key: jax.Array) -> Params:
+        indices = jnp.zeros((2, 1), jnp.int32)
+        return NequIP(config).init(key, jnp.ones((2, 1, 3), dtype), indices[:, 0], indices, indices == 0)["params"]
+
+    return init
 
 
 def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
@@ -84,7 +89,8 @@ def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) ->
     if "config" not in metadata:
         raise WeightsError(f"{path}: no model configuration in the file's metadata")
     config = NequIPConfig.model_validate(json.loads(metadata["config"]))
-    return Potential(config, fill(initialize(config, 0, dtype).params, stored, str(path)))
+    template = jax.eval_shape(_initializer(config, dtype), jax.random.key(0))
+    return Potential(config, fill(template, stored, str(path)))
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:

@@ -4,7 +4,7 @@ Arrays come in eV, fs and degrees; the axes show kcal/mol, meV/atom and ps. Noth
 """
 
 import io
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,7 +20,7 @@ from bayes_mlff.ensemble import metrics
 
 # Okabe & Ito's colours stay distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -103,8 +103,8 @@ def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> P
         top.axhline(-limit, color=GREY, linestyle="--")
         large = np.abs(error) > limit
         for mask, color, marker, name in (
-            (~large & ~labels.audit, BLUE, "o", "asked for, within"),
-            (large & ~labels.audit, RED, "o", "asked for, above"),
+            (~large & ~labels.audit, BLUE, "o", "triggered, within"),
+            (large & ~labels.audit, RED, "o", "triggered, above"),
             (~large & labels.audit, GREEN, "D", "audit, within"),
             (large & labels.audit, ORANGE, "D", "audit, above"),
         ):
@@ -140,7 +140,7 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
         if validation is not None and frames:
             spread.append(validation.sigma_ev * labels.sigma_factor * unit)
             error = (validation.predicted_ev - validation.reference_ev) * unit
-            size = float(np.clip(400 / frames, 2.0, 4.0))
+            size = float(np.clip(900 / frames, 2.0, 4.0))
             _scatter(axes, spread[1], np.maximum(np.abs(error), floor), ORANGE, size, "random frames")
             if frames >= 40:
                 curve = metrics.sigma_error_curve(error, spread[1], width=min(200.0, frames / 10))
@@ -319,7 +319,7 @@ def hydroxyl_angles(structure: Structure, bonds: tuple[int, int, int, int]) -> t
     """
     steps = np.diff(structure.positions[list(bonds)], axis=0)
     if structure.pbc.any():
-        steps = find_mic(steps, structure.cell, structure.pbc)[0]
+        steps = find_mic(steps, structure.cell, structure.pbc)[0]  # pyright: ignore[reportArgumentType]
     cc, co, oh = steps
     cosine = cc @ oh / (np.linalg.norm(cc) * np.linalg.norm(oh))
     left, right = np.cross(cc, co), np.cross(co, oh)

@@ -13,9 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import ase.io
 import numpy as np
-from ase.io.extxyz import XYZError
+from ase.io.extxyz import XYZError, read_extxyz
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
@@ -88,14 +87,11 @@ class _Run(NamedTuple):
 
 
 def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
-    """Summarise a finished or running run.
+    """Counts, errors, shares and wall times of a finished or running run.
 
     Args:
       run_dir: the directory of the run.
       threshold_ev: error of the total energy that should not be exceeded, eV.
-
-    Returns:
-      Counts, errors, shares and wall times.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -106,15 +102,12 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
 
 
 def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
-    """Write `report.html` into a run directory: one file without links to others.
+    """Write `report.html` into a run directory: one file without links to others; returns its path.
 
     Args:
       run_dir: the directory of a finished or running run.
       threshold_ev: error of the total energy that should not be exceeded, eV.
       title: heading; any text.
-
-    Returns:
-      Path of the file.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -137,9 +130,8 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
         *_conformation(run_dir, run.records),
         figures.parity_panel(run.validation, threshold_ev=threshold_ev),
     ]
-    target = run_dir / "report.html"
-    page = _page(title, _table(_summary(run, threshold_ev), threshold_ev), panels, run)
-    target.write_text(page, encoding="utf-8")
+    rows = _table(_summary(run, threshold_ev), threshold_ev)
+    (target := run_dir / "report.html").write_text(_page(title, rows, panels, run), encoding="utf-8")
     return target
 
 
@@ -148,11 +140,8 @@ def _summary(run: _Run, threshold_ev: float) -> RunSummary:
     error, pretrained = _errors(known), _pretrained_errors(known)
     above = int(np.sum(np.abs(error) > threshold_ev))
     force = [r.label.forces - r.predicted_forces_mean for r in known if r.predicted_forces_mean is not None]
-    wall = _wall_time(run.events)
-    steps = int(run.steps.max(initial=0))
-    first = run.records[0].structure if run.records else None
-    validation = run.validation
-    crit = run.thermo.sigma_crit_ev
+    wall, crit = _wall_time(run.events), run.thermo.sigma_crit_ev
+    steps, first = int(run.steps.max(initial=0)), run.records[0].structure if run.records else None
     return RunSummary(
         formula=to_ase(first).get_chemical_formula() if first is not None else "",
         n_atoms=len(first.numbers) if first is not None else 0,
@@ -166,9 +155,9 @@ def _summary(run: _Run, threshold_ev: float) -> RunSummary:
         rmse_ev=metrics.rmse(error) if error.size else None,
         rmse_pretrained_ev=metrics.rmse(pretrained) if pretrained.size else None,
         force_rmse_ev_a=metrics.rmse(np.concatenate(force)) if force else None,
-        validation_frames=0 if validation is None else validation.reference_ev.size,
-        validation_rmse_ev=_rmse(validation, "predicted_ev"),
-        validation_pretrained_rmse_ev=_rmse(validation, "pretrained_ev"),
+        validation_frames=0 if run.validation is None else run.validation.reference_ev.size,
+        validation_rmse_ev=_rmse(run.validation, "predicted_ev"),
+        validation_pretrained_rmse_ev=_rmse(run.validation, "pretrained_ev"),
         sigma_crit_ev=float(crit[-1]) if crit.size else None,
         last_label_fs=max((r.time_fs for r in run.records), default=None),
         wall=wall,
@@ -189,12 +178,17 @@ def _predicted(records: list[LabelRecord]) -> list[LabelRecord]:
 
 
 def _errors(records: list[LabelRecord]) -> np.ndarray:
-    return np.array([r.predicted_energy_mean - r.label.energy - r.energy_offset for r in records], np.float64)
+    return np.array([r.predicted_energy_mean for r in records], np.float64) - _references(records)
 
 
 def _pretrained_errors(records: list[LabelRecord]) -> np.ndarray:
     known = [r for r in records if r.pretrained_energy is not None]
-    return np.array([r.pretrained_energy - r.label.energy - r.energy_offset for r in known], np.float64)
+    return np.array([r.pretrained_energy for r in known], np.float64) - _references(known)
+
+
+def _references(records: list[LabelRecord]) -> np.ndarray:
+    """Reference energies on the model's scale."""
+    return np.array([r.label.energy + r.energy_offset for r in records], np.float64)
 
 
 def _label_series(run: _Run, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:
@@ -216,7 +210,7 @@ def _label_series(run: _Run, threshold_ev: float) -> tuple[LabelSeries, Calibrat
         pit[i] = calibration.probability_integral(state, error[i], sigma[i])
         state = calibration.update(state, error[i], sigma[i], decay=prior.decay)
     has_mode = state is not None and state.a + state.n / 2 > 1.0
-    factor = float(np.sqrt(calibration.map_factor(state))) if state is not None and has_mode else None
+    factor = float(np.sqrt(calibration.map_factor(state))) if state and has_mode else None
     series = LabelSeries(
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
@@ -239,7 +233,8 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
     if bonds is None:
         return []
     try:
-        frames = ase.io.read(path, index=":", format="extxyz")
+        with path.open(encoding="utf-8") as file:
+            frames = list(read_extxyz(file, index=slice(None)))  # pyright: ignore[reportArgumentType]
     except XYZError as error:
         return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
     along = np.array([figures.hydroxyl_angles(from_ase(atoms), bonds) for atoms in frames]).reshape(-1, 2)
@@ -279,8 +274,7 @@ def _timestamp(value: object) -> float:
     try:
         return datetime.fromisoformat(str(value)).timestamp()
     except ValueError as error:
-        allowed = "seconds or an ISO 8601 date"
-        raise RunDirectoryError(f"events.jsonl: time: got {value!r}; allowed: {allowed}") from error
+        raise RunDirectoryError(f"events.jsonl: time {value!r} is neither seconds nor ISO 8601") from error
 
 
 def _read(run_dir: Path) -> _Run:
@@ -346,45 +340,43 @@ def _table(s: RunSummary, threshold_ev: float) -> list[tuple[str, str]]:
             return "no data"
         return f"{value * KCAL_MOL_PER_EV:.3g} kcal/mol = {1e3 * value / max(s.n_atoms, 1):.3g} meV/atom"
 
-    kinds = f"{s.labels} ({s.initial} initial, {s.audit} audit)"
-    share = s.share_above
-    above = "no data"
+    w, share, above, force = s.wall, s.share_above, "no data", "no data"
     if share is not None:
         ends = f"{share.lower:.1%} to {share.upper:.1%}"
         above = f"{s.above_threshold}, {share.observed:.1%} (95 % interval {ends})"
-    last = "none" if s.last_label_fs is None else f"{s.last_label_fs / 1e3:.3f} ps"
-    w = s.wall
+    if s.force_rmse_ev_a is not None:
+        in_kcal = s.force_rmse_ev_a * KCAL_MOL_PER_EV
+        force = f"{in_kcal:.3g} kcal/mol/Å = {1e3 * s.force_rmse_ev_a:.3g} meV/Å"
+    last = "" if s.last_label_fs is None else f", last at {s.last_label_fs / 1e3:.3f} ps"
+    speed = "no data" if s.steps_per_s is None else f"{s.steps_per_s:.3g} steps/s"
+    spent = f"dynamics and rest {_clock(w.md_s)}, reference calculations {_clock(w.dft_s)}"
     rows = [
         ("System", f"{s.formula}, {s.n_atoms} atoms" if s.n_atoms else "not labelled yet"),
         ("State", "finished" if s.finished else "not finished"),
         ("Simulated", f"{s.time_fs / 1e3:.3f} ps in {s.steps} steps"),
         ("Error threshold", energy(threshold_ev)),
-        ("Labels", f"{kinds}, last at {last}"),
+        ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
         ("Labels above the threshold", above),
         ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),
         ("RMSE at labels, not fine-tuned", energy(s.rmse_pretrained_ev)),
-        ("Force RMSE at labels", "no data" if s.force_rmse_ev_a is None else
-         f"{s.force_rmse_ev_a * KCAL_MOL_PER_EV:.3g} kcal/mol/Å = {1e3 * s.force_rmse_ev_a:.3g} meV/Å"),
-    ]  # fmt: skip
+        ("Force RMSE at labels", force),
+    ]
     if s.validation_frames:
         rows += [
             (f"RMSE on {s.validation_frames} random frames", energy(s.validation_rmse_ev)),
             ("The same, not fine-tuned", energy(s.validation_pretrained_rmse_ev)),
         ]
-    speed = "no data" if s.steps_per_s is None else f"{s.steps_per_s:.3g} steps/s"
     return [
         *rows,
         ("Critical σ now (uncalibrated)", energy(s.sigma_crit_ev)),
-        ("Wall time", f"{_clock(w.total_s)}: dynamics and rest {_clock(w.md_s)}, reference calculations "
-         f"{_clock(w.dft_s)}, sampling {_clock(w.update_s)}"),
+        ("Wall time", f"{_clock(w.total_s)}: {spent}, sampling {_clock(w.update_s)}"),
         ("Speed of the dynamics", speed),
-    ]  # fmt: skip
+    ]
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
 
 
 def _page(title: str, rows: list[tuple[str, str]], panels: list[Panel], run: _Run) -> str:
@@ -393,10 +385,10 @@ def _page(title: str, rows: list[tuple[str, str]], panels: list[Panel], run: _Ru
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     sections = ""
     for panel in panels:
-        image = "" if panel.png is None else (
-            f'<img alt="{escape(panel.title)}" src="data:image/png;base64,'
-            f'{base64.b64encode(panel.png).decode("ascii")}">'
-        )  # fmt: skip
+        image = ""
+        if panel.png is not None:
+            data = base64.b64encode(panel.png).decode("ascii")
+            image = f'<img alt="{escape(panel.title)}" src="data:image/png;base64,{data}">'
         sections += f"<section><h2>{escape(panel.title)}</h2>{image}<p>{escape(panel.text)}</p></section>"
     levels = ", ".join(sorted({r.engine_hash for r in run.records})) or "none"
     return (

@@ -4,24 +4,25 @@
 
 needs the extra `parity` and rewrites `nequip_reference.npz` beside this file. The file holds no weights: they
 follow from the names and shapes of the model's state and a bit stream that numpy guarantees not to change.
+The test of the frozen numbers uses this module without PyTorch, hence the imports inside functions.
 """
+
+from __future__ import annotations
 
 import json
 import pathlib
 import platform
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import nequip
 import numpy as np
-import torch
-from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
-from nequip.model import FullNequIPGNNModel
-from nequip.utils.global_state import set_global_state
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.torch_weights import NOT_WEIGHTS, PREFIX, Source, declared
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
+
+if TYPE_CHECKING:
+    import torch
 
 PATH = pathlib.Path(__file__).with_name("nequip_reference.npz")
 STRUCTURES = {"ethanol": ethanol(), "triclinic": triclinic(), "slab": slab()}
@@ -75,6 +76,9 @@ def cases() -> dict[str, Case]:
 
 def build(case: Case) -> torch.nn.Module:
     """The PyTorch model of a case, in double precision."""
+    from nequip.model import FullNequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
     set_global_state()
     settings, layers = case.config, case.config.num_layers
     symbols = declared(settings).type_names
@@ -126,6 +130,9 @@ def known_state(shapes: dict[str, tuple[int, ...]], case: Case) -> dict[str, np.
 
 def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV."""
+    import torch
+    from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
+
     symbols = {1: "H", 6: "C", 8: "O"}
     types = np.array([case.source.type_names.index(symbols[int(z)]) for z in structure.numbers])
     cell = np.where(np.any(structure.cell, axis=1, keepdims=True), structure.cell, 10.0 * np.eye(3))
@@ -149,6 +156,8 @@ def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[
 
 def load_known(model: torch.nn.Module, case: Case) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """Put known weights into a model; return its complete state and the shapes that make them."""
+    import torch
+
     full = {k: v.detach().clone() for k, v in model.state_dict().items()}
     shapes = {k: tuple(v.shape) for k, v in full.items() if not NOT_WEIGHTS.fullmatch(k)}
     full |= {k: torch.tensor(v).to(full[k].dtype) for k, v in known_state(shapes, case).items()}
@@ -158,6 +167,9 @@ def load_known(model: torch.nn.Module, case: Case) -> tuple[dict[str, np.ndarray
 
 def main() -> None:
     """Write the frozen reference."""
+    import nequip
+    import torch
+
     manifest = {
         "provenance": f"nequip {nequip.__version__}, torch {torch.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}, float64, tests/parity/make_reference.py",

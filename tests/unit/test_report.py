@@ -60,6 +60,9 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
             "abc",
             2.0,
         )
+        record = record._replace(
+            predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0, sigma_crit=1.0
+        )
         if i:
             sigma = calibration.critical_sigma(state, THRESHOLD) * rng.uniform(1.0, 1.4)
             error = 1.8 * sigma * rng.normal()
@@ -165,7 +168,7 @@ def test_table_shows_both_units(full):
     page = report.write_report(full[0], threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
     assert "0.5 kcal/mol = 2.41 meV/atom" in page
     assert (
-        "16:40 min: dynamics and rest 13:20 min, reference calculations 1:20 min, sampling 2:00 min" in page
+        "0:16:40 h: dynamics and rest 0:13:20 h, reference calculations 0:01:20 h, sampling 0:02:00 h" in page
     )
 
 
@@ -249,6 +252,13 @@ def test_conformation_of_known_geometries(dihedral, periodic):
         cosine = np.dot(near - far, hydrogen - oxygen)
         cosine /= np.linalg.norm(near - far) * np.linalg.norm(hydrogen - oxygen)
         assert angle == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-9)
+
+
+def test_broken_molecule_has_no_conformation():
+    atoms = _ethanol(60.0)
+    far, near, _, _ = figures.hydroxyl(from_ase(atoms))
+    atoms.set_distance(far, near, 2.2, fix=1)
+    assert figures.hydroxyl(from_ase(atoms)) is None
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ def _evaluate(calculator: BaseCalculator, atoms: ase.Atoms, with_stress: bool) -
     if stress is not None and stress.shape == (6,):
         stress = voigt_6_to_full_3x3_stress(stress)
     name = "free_energy" if "free_energy" in calculator.implemented_properties else "energy"
-    energy = float(calculator.get_property(name, atoms))
-    return Label(energy, forces, stress), f"energy is the calculator's {name}"
+    energy = np.array(calculator.get_property(name, atoms), np.float64)
+    return Label(float(energy), forces, stress), f"energy is the calculator's {name}"
 
 
 def _root(path: str) -> str:

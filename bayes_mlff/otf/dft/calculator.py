@@ -1,6 +1,6 @@
 """Any reference engine as an ASE calculator."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import ase
 from ase.calculators.calculator import (
@@ -45,7 +45,7 @@ class EngineCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         try:
-            label = self._engine.label(from_ase(self.atoms)).label
+            label = self._engine.label(from_ase(cast(ase.Atoms, self.atoms))).label
         except EngineFailedError as error:
             raise CalculationFailed(str(error)) from error
         except EngineSetupError as error:

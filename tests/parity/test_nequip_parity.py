@@ -1,0 +1,152 @@
+"""NequIP gives the energies, forces and virials of nequip 0.19.1: against frozen numbers, and live where installed."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from bayes_mlff.core.errors import WeightsError
+from bayes_mlff.data.neighbors import allocate
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.energetics import predictor
+from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.registry import Potential, initialize
+from bayes_mlff.models.torch_weights import PREFIX, Source, from_nequip, to_nequip
+
+HERE = pathlib.Path(__file__).parent
+RELATIVE = 1e-6
+
+
+def load_module(name):
+    """Import a neighbouring file, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load_module("make_reference")
+
+CASES = list(reference.cases())
+SMALL = [name for name in CASES if "blocks" not in name]
+
+
+@functools.cache
+def frozen():
+    with np.load(reference.PATH) as file:
+        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+
+
+@functools.cache
+def frozen_case(name):
+    entry = frozen()[0]["cases"][name]
+    source = Source(tuple(entry["source"]["type_names"]), entry["source"]["hidden_irreps"])
+    case = reference.Case(NequIPConfig.model_validate(entry["config"]), source, entry["trainable_bessels"])
+    return case, reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, case)
+
+
+def frozen_structure(label):
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+
+
+def evaluate(potential, structure):
+    """Energy with isolated atoms, forces and virial of one structure."""
+    config = potential.config
+    _, state = allocate(structure, config.elements, config.r_max, skin=0.3, dtype=np.float64)
+    graphs = jax.tree.map(lambda x: x[None], state.graph)
+    out = jax.jit(predictor(potential.node_fn, with_stress=True))(potential.params, graphs)
+    energy = float(out.energy[0]) + potential.isolated_energy(structure.numbers)
+    virial = out.stress[0] * jnp.abs(jnp.linalg.det(state.graph.cell))
+    np.testing.assert_allclose(out.force_sigma, SIGMA_UNIT, rtol=1e-12)
+    return energy, np.asarray(out.forces[0]), np.asarray(virial)
+
+
+def assert_same(got, expected):
+    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(a, b, rtol=RELATIVE, atol=RELATIVE * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("label", list(reference.STRUCTURES))
+@pytest.mark.parametrize("name", CASES)
+def test_frozen_reference(name, label):
+    case, state = frozen_case(name)
+    potential = Potential(case.config, from_nequip(state, case.config, case.source))
+    expected = [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")]
+    assert_same(evaluate(potential, frozen_structure(label)), expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_live_reference(name):
+    pytest.importorskip("nequip")
+    case = reference.cases()[name]
+    model = reference.build(case)
+    state, _ = reference.load_known(model, case)
+    potential = Potential(case.config, from_nequip(state, case.config, case.source))
+    for structure in reference.STRUCTURES.values():
+        assert_same(evaluate(potential, structure), reference.evaluate(model, case, structure))
+    again = to_nequip(potential.params, case.config, case.source, state)
+    model.load_state_dict({k: model.state_dict()[k].new_tensor(v) for k, v in again.items()}, strict=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_round_trip_is_exact(name):
+    case, state = frozen_case(name)
+    potential = initialize(case.config, 3, jnp.float64)
+    away = to_nequip(potential.params, case.config, case.source, state)
+    back = flatten_dict(from_nequip(away, case.config, case.source), sep="/")
+    for key, value in flatten_dict(potential.params, sep="/").items():
+        if not key.startswith("sigma/"):
+            np.testing.assert_array_equal(back[key], value, err_msg=key)
+    again = to_nequip(from_nequip(state, case.config, case.source), case.config, case.source, state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(again[key], value, err_msg=key)
+
+
+def _without(state, key):
+    return {k: v for k, v in state.items() if k != key}
+
+
+EMBEDDING = f"{PREFIX}type_embed.embed_module.weight"
+SCALES = f"{PREFIX}per_type_energy_scale_shift.scales"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: _without(s, EMBEDDING), f"missing {EMBEDDING}"),
+        (lambda s: _without(s, SCALES), f"missing {SCALES}"),
+        (lambda s: s | {f"{PREFIX}pair.a": np.ones(3)}, f"unused {PREFIX}pair.a"),
+        (lambda s: s | {f"{PREFIX}layer0_convnet.conv.linear_1.bias": np.ones(3)}, "unused .*linear_1.bias"),
+        (lambda s: s | {EMBEDDING: np.ones((3, 5))}, "has 15 numbers, expected 21"),
+        (lambda s: s | {SCALES: s[SCALES] * 1.1}, "per_type_energy_scale_shift.scales is .* configured"),
+        (lambda s: s | {f"{PREFIX}edge_norm._rmax_recip": np.array(0.2)}, "_rmax_recip is"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change, message):
+    case, state = frozen_case("both parities")
+    with pytest.raises(WeightsError, match=message):
+        from_nequip(change(state), case.config, case.source)
+
+
+@pytest.mark.parametrize(
+    "source", [Source(("H", "C"), "5x0e"), Source(("H", "C", "O"), "5x0e+3x0o+4x1e+6x1o+2x2e+4x2o")]
+)
+def test_other_declarations_are_refused(source):
+    case, state = frozen_case("both parities")
+    with pytest.raises(WeightsError, match=r"type_names|hidden_irreps"):
+        from_nequip(state, case.config, source)
+
+
+def test_frozen_file_is_small_and_says_where_it_comes_from():
+    assert reference.PATH.stat().st_size < 300_000
+    assert "nequip 0.19.1" in frozen()[0]["provenance"]

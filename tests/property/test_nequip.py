@@ -1,0 +1,96 @@
+"""NequIP fulfils what every potential must, and its σ head and configuration behave as documented."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+import pytest
+
+from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.energetics import predictor
+from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff
+from bayes_mlff.models.registry import initialize
+from bayes_mlff.testing.model_battery import Evaluator, Model, ModelBattery, examples, padded_graph
+
+SETTINGS = {
+    "elements": (1, 6, 8),
+    "r_max": 3.5,
+    "num_layers": 3,
+    "edge_l_max": 2,
+    "embedding_features": 6,
+    "radial_width": 8,
+    "num_bessels": 4,
+    "average_neighbors": 9.0,
+    "sigma_widths": (5, 4),
+    "energy_scales": (0.8, 1.3, 1.7),
+    "energy_shifts": (1.0, 2.0, 3.0),
+}
+BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e+2x2e", **SETTINGS)
+NATURAL = NequIPConfig(hidden_irreps="5x0e+4x1o", **(SETTINGS | {"num_layers": 2, "edge_l_max": 1, "readout_depth": 1}))
+
+
+def model_of(config):
+    potential = initialize(config, 1, jnp.float64)
+    return Model(potential.node_fn, potential.params, config.elements, config.r_max)
+
+
+class TestBothParities(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(BOTH)
+
+
+class TestNaturalParity(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(NATURAL)
+
+    def test_sigma_is_positive_and_differs_between_atoms(self, evaluate: Evaluator):
+        for observables in evaluate(list(examples(NATURAL.elements).values())):
+            assert (observables.sigma > 0.0).all() and np.ptp(observables.sigma) > 1e-6
+
+    def test_dtype_follows_input(self, model):
+        graph = padded_graph(examples(NATURAL.elements)["crystal"], NATURAL.elements, NATURAL.r_max, 5, 40)
+        single = jax.tree.map(
+            lambda x: jnp.asarray(x, jnp.float32)[None] if x.dtype == np.float64 else jnp.asarray(x)[None], graph
+        )
+        params = jax.tree.map(lambda x: x.astype(jnp.float32), model.params)
+        out = jax.jit(predictor(model.node_fn, with_stress=True))(params, single)
+        chex.assert_type(list(out), jnp.float32)
+        chex.assert_shape([out.forces, out.stress, out.force_sigma], [(1, 5, 3), (1, 3, 3), (1, 5)])
+        chex.assert_tree_all_finite(out)
+
+
+def test_cutoff_envelope_has_two_continuous_derivatives():
+    envelope = lambda x: polynomial_cutoff(x, 6)  # noqa: E731
+    slope, curvature = jax.grad(envelope), jax.grad(jax.grad(envelope))
+    assert envelope(0.0) == 1.0
+    for f in (envelope, slope, curvature):
+        assert abs(f(1.0 - 1e-7)) < 1e-4 and f(1.0) == 0.0 and f(1.5) == 0.0
+
+
+def test_bessel_functions_vanish_at_the_cutoff():
+    frequencies = jnp.arange(1.0, 5.0)[None, :]
+    np.testing.assert_allclose(bessel_basis(jnp.ones(1), frequencies), 0.0, atol=1e-15)
+    x = jnp.array([0.3])
+    expected = np.sin(np.pi * 0.3 * np.arange(1, 5)) / (np.pi * 0.3)
+    np.testing.assert_allclose(bessel_basis(x, frequencies)[0], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"elements": (6, 1, 8)},
+        {"elements": (1, 6)},
+        {"hidden_irreps": "4x1o"},
+        {"r_max": 0.0},
+        {"num_layers": 0},
+        {"colour": "blue"},
+    ],
+)
+def test_unusable_configurations_are_refused(change):
+    with pytest.raises(pydantic.ValidationError):
+        NequIPConfig(**({"hidden_irreps": "4x0e"} | SETTINGS | change))

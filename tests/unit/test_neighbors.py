@@ -1,0 +1,200 @@
+"""Neighbour lists: the jitted search against the host's, staleness and overflow."""
+
+import itertools
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import vesin
+from hypothesis import strategies as st
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.graph import edge_vectors
+from bayes_mlff.data.neighbors import allocate, complete_cell, image_range, move, species_index, stale, update
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.testing.structures import crystals, ethanol, molecules, random_crystal, slab, triclinic
+
+ELEMENTS = (1, 6, 8)
+renew = jax.jit(update, static_argnames="spec")
+is_stale = jax.jit(stale, static_argnames="spec")
+
+
+def host_edges(positions, cell, pbc, cutoff):
+    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True)
+    i, j, s = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
+    return {(int(a), int(b), *(int(x) for x in t)) for a, b, t in zip(i, j, s, strict=True)}
+
+
+def edges(graph):
+    mask = np.asarray(graph.edge_mask)
+    shifts = np.rint(np.asarray(graph.shifts)).astype(int)
+    found = [
+        (int(i), int(graph.neighbors[i, k]), *(int(x) for x in shifts[i, k])) for i, k in zip(*mask.nonzero(), strict=True)
+    ]
+    assert len(set(found)) == len(found), "an edge occurs twice"
+    return set(found)
+
+
+def single_atom():
+    cell = np.array([[2.1, 0.0, 0.0], [0.8, 2.3, 0.0], [-0.5, 0.4, 2.0]])
+    return Structure(np.array([6]), np.array([[7.0, -3.0, 1.0]]), cell, np.ones(3, bool))
+
+
+FIXED = {"ethanol": ethanol(), "triclinic": triclinic(), "slab": slab(), "single atom": single_atom()}
+
+
+def assert_lists_agree(structure, r_max=3.0, skin=0.4):
+    spec, state = allocate(structure, ELEMENTS, r_max, skin=skin, dtype=np.float64)
+    expected = host_edges(structure.positions, complete_cell(structure.cell, structure.pbc), structure.pbc, r_max + skin)
+    assert edges(state.graph) == expected
+    again = renew(state, spec=spec)
+    assert not again.overflow
+    assert edges(again.graph) == expected
+
+
+@pytest.mark.parametrize("name", list(FIXED))
+def test_device_list_equals_host_list(name):
+    assert_lists_agree(FIXED[name])
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(st.one_of(crystals(ELEMENTS), crystals(ELEMENTS, wrapped=False, max_atoms=3), molecules(ELEMENTS)))
+def test_device_list_equals_host_list_on_random_structures(structure):
+    assert_lists_agree(structure)
+
+
+def test_atoms_may_drift_by_several_cells():
+    structure = triclinic()
+    spec, state = allocate(structure, ELEMENTS, 3.0, dtype=np.float64)
+    lattice = np.array([[3, 0, 0], [0, -2, 0], [0, 0, 1], [0, 0, 0], [-1, 1, 0]])
+    drifted = structure._replace(positions=structure.positions + lattice @ structure.cell)
+    expected = host_edges(drifted.positions, structure.cell, structure.pbc, spec.r_max + spec.skin)
+    fresh_spec, fresh = allocate(drifted, ELEMENTS, 3.0, dtype=np.float64)
+    assert edges(renew(fresh, spec=fresh_spec).graph) == expected
+    # The images of the old list do not reach so far: it must say so rather than lose edges in silence.
+    old = renew(move(state, jnp.asarray(drifted.positions), state.graph.cell), spec=spec)
+    assert old.overflow
+    together = renew(move(state, jnp.asarray(structure.positions + 5.0 * structure.cell.sum(0)), state.graph.cell), spec=spec)
+    assert not together.overflow and edges(together.graph) == edges(state.graph)
+
+
+def test_lattice_translations_stay_true_when_atoms_leave_the_cell():
+    _, state = allocate(triclinic(), ELEMENTS, 3.0, dtype=np.float64)
+    moved = state.graph.positions + jnp.asarray([[20.0, -11.0, 5.0]])
+    before = edge_vectors(state.graph.positions, state.graph.cell, state.graph)
+    np.testing.assert_allclose(edge_vectors(moved, state.graph.cell, state.graph), before, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ethanol", "triclinic", "slab"])
+@pytest.mark.parametrize("shear", [0.0, 0.006])
+def test_stale_fires_before_an_edge_is_missing(name, shear):
+    """Random walks, each step small against the skin; a walk ends at the first alarm, at the latest then."""
+    structure, r_max = FIXED[name], 3.0
+    spec, start = allocate(structure, ELEMENTS, r_max, skin=0.3, dtype=np.float64)
+    periodic = np.asarray(structure.pbc)
+    for seed in range(8):
+        rng, state, steps = np.random.default_rng(seed), start, 0
+        flow = shear * rng.normal(size=(3, 3)) * (periodic[:, None] & periodic[None, :])
+        while not is_stale(state, spec=spec):
+            cell, positions = np.asarray(state.graph.cell), np.asarray(state.graph.positions)
+            needed = host_edges(positions, cell, structure.pbc, r_max)
+            assert needed <= edges(state.graph)
+            positions = positions @ (np.eye(3) + flow) + rng.normal(0.0, 0.02, positions.shape)
+            state = move(state, jnp.asarray(positions), jnp.asarray(cell @ (np.eye(3) + flow)))
+            steps += 1
+        assert 1 <= steps < 100
+
+
+def test_stale_ignores_a_common_drift_but_not_one_atom():
+    spec, state = allocate(triclinic(), ELEMENTS, 3.0, skin=0.4, dtype=np.float64)
+    assert not is_stale(state, spec=spec)
+    assert not is_stale(move(state, state.graph.positions + 4.0, state.graph.cell), spec=spec)
+    far = state.graph.positions.at[0, 0].add(0.6)
+    assert is_stale(move(state, far, state.graph.cell), spec=spec)
+    squeezed = move(state, state.graph.positions * 0.85, state.graph.cell * 0.85)
+    assert is_stale(squeezed, spec=spec)
+
+
+def test_stale_is_tight_for_two_atoms_that_approach_each_other():
+    """Two atoms that each moved by half the skin: no alarm below, alarm above."""
+    spec, state = allocate(FIXED["ethanol"], ELEMENTS, 1.0, skin=0.4, dtype=np.float64)
+    for distance, expected in ((0.199, False), (0.201, True)):
+        positions = state.graph.positions.at[0, 0].add(distance).at[1, 0].add(-distance)
+        assert bool(is_stale(move(state, positions, state.graph.cell), spec=spec)) == expected
+
+
+def test_overflow_when_neighbours_exceed_the_capacity():
+    structure = random_crystal(np.random.default_rng(2), 4, ELEMENTS)
+    spec, state = allocate(structure, ELEMENTS, 3.0, skin=0.0, slack=1.0, dtype=np.float64)
+    assert not renew(state, spec=spec).overflow
+    squeezed = move(state, state.graph.positions * 0.9, state.graph.cell * 0.9)
+    result = renew(squeezed, spec=spec._replace(images=tuple(m + 1 for m in spec.images)))
+    assert result.overflow
+    relaxed = renew(move(result, state.graph.positions, state.graph.cell), spec=spec)
+    assert relaxed.overflow, "the bit stays until the host has seen it"
+
+
+def test_overflow_when_the_cell_becomes_too_thin():
+    structure = single_atom()
+    spec, state = allocate(structure, ELEMENTS, 2.5, skin=0.0, slack=40.0, dtype=np.float64)
+    for factor in np.linspace(1.0, 0.3, 15):
+        cell = jnp.asarray(structure.cell * np.array([1.0, 1.0, factor])[:, None])
+        result = renew(move(state, state.graph.positions, cell), spec=spec)
+        complete = edges(result.graph) == host_edges(structure.positions, np.asarray(cell), structure.pbc, 2.5)
+        assert complete or result.overflow
+    assert result.overflow and not complete
+
+
+def test_update_compiles_once_and_ignores_padding():
+    structure = FIXED["triclinic"]
+    spec, state = allocate(structure, ELEMENTS, 3.0, dtype=np.float64)
+    graph = state.graph
+    padded = graph._replace(
+        positions=jnp.concatenate([graph.positions, graph.positions[:1]]),
+        species=jnp.concatenate([graph.species, graph.species[:1]]),
+        node_mask=jnp.concatenate([graph.node_mask, jnp.zeros(1, bool)]),
+        neighbors=jnp.pad(graph.neighbors, ((0, 1), (0, 0))),
+        shifts=jnp.pad(graph.shifts, ((0, 1), (0, 0), (0, 0))),
+        edge_mask=jnp.pad(graph.edge_mask, ((0, 1), (0, 0))),
+    )
+    fresh = jax.jit(update, static_argnames="spec")
+    for _ in range(3):
+        result = fresh(state._replace(graph=padded), spec=spec)
+        padded = padded._replace(positions=padded.positions + 0.01)
+    assert fresh._cache_size() == 1
+    assert edges(result.graph) == edges(state.graph)
+
+
+@pytest.mark.parametrize("pbc", list(itertools.product([False, True], repeat=3)))
+def test_completed_cells_keep_periodic_vectors_and_are_regular(pbc):
+    cell = np.array([[3.0, 0.2, 0.1], [1.0, 2.5, 0.3], [-0.4, 0.6, 4.0]])
+    full = complete_cell(cell, np.array(pbc))
+    np.testing.assert_array_equal(full[np.array(pbc)], cell[np.array(pbc)])
+    assert abs(np.linalg.det(full)) > 0.1
+    for normal in full[~np.array(pbc)] if any(pbc) else ():
+        assert np.linalg.norm(normal) == pytest.approx(1.0)
+        np.testing.assert_allclose(cell[np.array(pbc)] @ normal, 0.0, atol=1e-12)
+
+
+def test_image_range_counts_heights_not_lengths():
+    sheared = np.array([[2.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 5.0]])
+    heights = [2.0 * 2.0 / np.hypot(3.0, 2.0), 2.0, 5.0]
+    assert image_range(sheared, np.array([True, True, False]), 4.0) == (
+        int(np.ceil(4.0 / heights[0])),
+        int(np.ceil(4.0 / heights[1])),
+        0,
+    )
+
+
+def test_unknown_elements_are_refused():
+    with pytest.raises(DataError, match=r"\[26\].*allowed"):
+        species_index(np.array([1, 26]), ELEMENTS)
+
+
+def test_single_precision_update():
+    spec, state = allocate(triclinic(), ELEMENTS, 3.0, dtype=np.float32)
+    result = renew(state, spec=spec)
+    assert result.graph.shifts.dtype == result.reference.dtype == np.float32
+    assert edges(result.graph) == edges(state.graph)
