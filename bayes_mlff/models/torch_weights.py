@@ -5,8 +5,8 @@ Both layouts hold the same numbers under the same normalisation; they differ in 
 - e3nn keeps the matrices of a linear layer in one flat vector, in the order of its irreps; here every irrep
   has its own matrix.
 - e3nn keeps the irreps of hidden features in the order in which the model was declared and sorts by (l, p)
-  before the gate; here they are always in the order 0e, 0o, 1o, 1e, 2e, ... The order decides which columns of
-  the radial network serve which tensor-product path, which rows of the linear layer after the convolution
+  before the gate; here they are always in the order 0e, 0o, 1o, 1e, 2e, ... The order decides which columns
+  of the radial network serve which tensor-product path, which rows of the linear layer after the convolution
   belong to it, and which even scalars gate which irrep.
 - e3nn knows an element by its place in `type_names`; here elements ascend.
 
@@ -15,7 +15,8 @@ Neither PyTorch nor NequIP is needed: a state is a mapping from names to numpy a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -135,9 +136,9 @@ def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State
     result = {k: np.array(v) for k, v in state.items()}
     for block in blocks:
         part = np.empty(block.shape, result[block.source].dtype)
-        part[np.ix_(block.rows, *map(np.arange, block.shape[1:-1]), block.columns)] = weights[block.target].reshape(
-            block.shape
-        )
+        part[np.ix_(block.rows, *map(np.arange, block.shape[1:-1]), block.columns)] = weights[
+            block.target
+        ].reshape(block.shape)
         result[block.source].reshape(-1)[block.start : block.start + part.size] = part.reshape(-1)
     return result
 
@@ -153,7 +154,9 @@ def layout(config: NequIPConfig, source: Source) -> list[Block]:
     shape = (len(types), config.embedding_features)
     name = f"{PREFIX}type_embed.embed_module.weight"
     blocks = [Block(name, 0, shape, "embedding", types, np.arange(shape[1]))]
-    blocks.append(_whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
+    blocks.append(
+        _whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies")
+    )
     inputs = {"0e": config.embedding_features}
     for i in range(config.num_layers):
         layer = _Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
@@ -181,7 +184,9 @@ class _Layer:
         gated = {ir: w for ir, w in wanted.items() if degree(ir) > 0 and ir in reachable}
         self.outputs = scalars | gated
         self.scalars, self.gated = scalars, gated
-        self.before_gate = dict(sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0]))))
+        self.before_gate = dict(
+            sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0])))
+        )
         self.before_gate["0e"] += sum(gated.values())
 
     def blocks(self, source: str, target: str, *, is_first: bool) -> list[Block]:
@@ -200,12 +205,19 @@ class _Layer:
         for ir, width in self.before_gate.items():
             parts = [(p, self.inputs[p.node]) for p in routes if p.out == ir]
             rows = _reorder(parts, [p for p in ours if p.out == ir])
-            middle.append((f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir)))
+            middle.append(
+                (f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir))
+            )
         found += _stack(f"{source}linear_2.weight", middle)
         if not is_first:
             features = config.embedding_features
             connection = [
-                (f"{target}self_connection/weight_{ir}", (w, features, self.before_gate[ir]), None, self._gates(ir))
+                (
+                    f"{target}self_connection/weight_{ir}",
+                    (w, features, self.before_gate[ir]),
+                    None,
+                    self._gates(ir),
+                )
                 for ir, w in self.inputs.items()
                 if ir in self.before_gate
             ]
@@ -222,7 +234,7 @@ class _Layer:
 
 def _canonical(irreps: Mapping[str, int]) -> tuple[str, ...]:
     """The irreps in the order of this package."""
-    return tuple(str(ir) for _, ir in e3nn.Irreps([(1, ir) for ir in irreps]).sort().irreps)
+    return tuple(str(ir) for _, ir in e3nn.Irreps("+".join(irreps)).sort().irreps)
 
 
 def _reorder(parts: list, order: list) -> np.ndarray:
@@ -236,7 +248,9 @@ def _reorder(parts: list, order: list) -> np.ndarray:
 
 def _whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
     """A matrix that is an entry of its own."""
-    return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
+    return Block(
+        source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns
+    )
 
 
 def _mlp(source: str, target: str, widths: tuple[int, ...], columns: np.ndarray | None = None) -> list[Block]:
@@ -244,17 +258,27 @@ def _mlp(source: str, target: str, widths: tuple[int, ...], columns: np.ndarray 
     last = len(widths) - 2
     return [
         _whole(f"{source}.{2 * i}.weight", pair, f"{target}/dense_{i}/weight", columns if i == last else None)
-        for i, pair in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for i, pair in enumerate(pairwise(widths))
     ]
 
 
-def _stack(source: str, parts: list[tuple[str, tuple[int, ...], np.ndarray | None, np.ndarray | None]]) -> list[Block]:
+def _stack(
+    source: str, parts: Sequence[tuple[str, tuple[int, ...], np.ndarray | None, np.ndarray | None]]
+) -> list[Block]:
     """Matrices that lie one after the other in one flat entry."""
     start, blocks = 0, []
     for target, shape, rows, columns in parts:
-        rows = np.arange(shape[0]) if rows is None else rows
-        columns = np.arange(shape[-1]) if columns is None else columns
-        blocks.append(Block(source, start, shape, target, rows, columns))
+        every_row, every_column = np.arange(shape[0]), np.arange(shape[-1])
+        blocks.append(
+            Block(
+                source,
+                start,
+                shape,
+                target,
+                every_row if rows is None else rows,
+                every_column if columns is None else columns,
+            )
+        )
         start += int(np.prod(shape))
     return blocks
 
@@ -266,7 +290,9 @@ def _declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
     if sorted(source.type_names) != sorted(symbols):
         raise WeightsError(f"type_names: got {list(source.type_names)}; allowed: {symbols} in any order")
     if len(dict(hidden)) != len(hidden) or dict(hidden) != channels(config.hidden_irreps):
-        raise WeightsError(f"hidden_irreps: got {source.hidden_irreps!r}; allowed: {config.hidden_irreps} in any order")
+        raise WeightsError(
+            f"hidden_irreps: got {source.hidden_irreps!r}; allowed: {config.hidden_irreps} in any order"
+        )
     return dict(hidden)
 
 
@@ -283,7 +309,9 @@ def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: 
                 problems.append(f"{name} has {np.size(value)} numbers, expected {sizes[name]}")
         elif name in constants:
             expected = constants[name]
-            if np.size(value) != expected.size or not np.allclose(np.ravel(value), expected, rtol=1e-6, atol=0.0):
+            if np.size(value) != expected.size or not np.allclose(
+                np.ravel(value), expected, rtol=1e-6, atol=0.0
+            ):
                 problems.append(f"{name} is {np.ravel(value).tolist()}, configured {expected.tolist()}")
         elif not NOT_WEIGHTS.fullmatch(name) or (name.endswith(("bias", "weight")) and np.size(value)):
             problems.append(f"unused {name}")
@@ -307,4 +335,4 @@ def _template(config: NequIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
     species = jax.ShapeDtypeStruct((2,), jnp.int32)
     mask = jax.ShapeDtypeStruct((2, 1), jnp.bool_)
     shapes = jax.eval_shape(NequIP(config).init, jax.random.key(0), vectors, species, indices, mask)
-    return flatten_dict(shapes["params"], sep="/")
+    return dict(flatten_dict(shapes["params"], sep="/"))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ SLOPE: Final = 1e-6
 """Relative: central differences of energies with a step of `SLOPE_STEP` against forces and stress."""
 
 SLOPE_STEP: Final = 2e-4
-"""Å on each coordinate, or strain: the truncation error is of order step⁴, the rounding error of order 1e-15/step."""
+"""Å on each coordinate, or strain: truncation is of order step⁴, rounding of order 1e-15/step."""
 
 CUTOFF_RATIO: Final = 3.0
 """Least factor by which the force of a pair just inside the cutoff shrinks when its distance to it is halved.

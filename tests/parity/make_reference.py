@@ -56,11 +56,17 @@ def config(hidden: str, **settings: object) -> NequIPConfig:
 
 
 def cases() -> dict[str, Case]:
-    """The architectures to compare."""
-    both = config("5x0e+3x0o+4x1e+6x1o+2x2e+3x2o")
-    natural = config("6x0e+5x1o+4x2e+3x3o", edge_l_max=3, radial_depth=1, readout_depth=1, readout_width=8, num_layers=2)
+    """The architectures to compare.
+
+    Odd scalars are first made in the third block, and reach the energy in the sixth; features such as 1e are
+    made in the second and reach it in the fourth. Fewer blocks would leave their weights untested.
+    """
+    both = config("5x0e+3x0o+4x1e+6x1o+2x2e+3x2o", num_layers=4)
+    natural = config(
+        "6x0e+5x1o+4x2e+3x3o", edge_l_max=3, radial_depth=1, readout_depth=1, readout_width=8, num_layers=2
+    )
     scalars = config("8x0e", edge_l_max=0, num_layers=2, radial_depth=1, readout_depth=2, readout_width=6)
-    shuffled = config("5x0e+4x0o+3x1o+3x1e+2x2e", edge_l_max=1, num_layers=4, readout_depth=1)
+    shuffled = config("5x0e+4x0o+3x1o+3x1e+2x2e", edge_l_max=1, num_layers=6, readout_depth=1)
     paper = "64x0e+64x0o+64x1e+64x1o+64x2e+64x2o"
     wide = {"embedding_features": 64, "radial_width": 64, "num_bessels": 8, "cutoff_power": 6}
     four, five = (config(paper, num_layers=n, **wide) for n in (4, 5))
@@ -68,7 +74,9 @@ def cases() -> dict[str, Case]:
         "both parities": Case(both, declared(both), trainable_bessels=True),
         "natural parity": Case(natural, Source(("O", "H", "C"), "6x0e+5x1o+4x2e+3x3o")),
         "scalars": Case(scalars, declared(scalars)),
-        "shuffled": Case(shuffled, Source(("C", "O", "H"), "3x1o+4x0o+2x2e+5x0e+3x1e"), trainable_bessels=True),
+        "shuffled": Case(
+            shuffled, Source(("C", "O", "H"), "3x1o+4x0o+2x2e+5x0e+3x1e"), trainable_bessels=True
+        ),
         "four blocks": Case(four, declared(four)),
         "five blocks": Case(five, declared(five)),
     }
@@ -128,7 +136,9 @@ def known_state(shapes: dict[str, tuple[int, ...]], case: Case) -> dict[str, np.
     return state
 
 
-def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[float, np.ndarray, np.ndarray]:
+def evaluate(
+    model: torch.nn.Module, case: Case, structure: Structure
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV."""
     import torch
     from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
@@ -154,7 +164,9 @@ def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[
     )
 
 
-def load_known(model: torch.nn.Module, case: Case) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
+def load_known(
+    model: torch.nn.Module, case: Case
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, ...]]]:
     """Put known weights into a model; return its complete state and the shapes that make them."""
     import torch
 
@@ -187,7 +199,11 @@ def main() -> None:
         }
         for label, structure in STRUCTURES.items():
             energy, forces, virial = evaluate(model, case, structure)
-            arrays |= {f"{name}/{label}/energy": energy, f"{name}/{label}/forces": forces, f"{name}/{label}/virial": virial}
+            arrays |= {
+                f"{name}/{label}/energy": energy,
+                f"{name}/{label}/forces": forces,
+                f"{name}/{label}/virial": virial,
+            }
     for label, structure in STRUCTURES.items():
         arrays |= {f"structures/{label}/{k}": v for k, v in structure._asdict().items()}
     np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)

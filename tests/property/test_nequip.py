@@ -26,8 +26,11 @@ SETTINGS = {
     "energy_scales": (0.8, 1.3, 1.7),
     "energy_shifts": (1.0, 2.0, 3.0),
 }
-BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e+2x2e", **SETTINGS)
-NATURAL = NequIPConfig(hidden_irreps="5x0e+4x1o", **(SETTINGS | {"num_layers": 2, "edge_l_max": 1, "readout_depth": 1}))
+BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e+2x2e", **(SETTINGS | {"num_layers": 4}))
+# With four blocks or more, features of unnatural parity (1e) reach the energy.
+NATURAL = NequIPConfig(
+    hidden_irreps="5x0e+4x1o", **(SETTINGS | {"num_layers": 2, "edge_l_max": 1, "readout_depth": 1})
+)
 
 
 def model_of(config):
@@ -55,7 +58,8 @@ class TestNaturalParity(ModelBattery):
     def test_dtype_follows_input(self, model):
         graph = padded_graph(examples(NATURAL.elements)["crystal"], NATURAL.elements, NATURAL.r_max, 5, 40)
         single = jax.tree.map(
-            lambda x: jnp.asarray(x, jnp.float32)[None] if x.dtype == np.float64 else jnp.asarray(x)[None], graph
+            lambda x: jnp.asarray(x, jnp.float32)[None] if x.dtype == np.float64 else jnp.asarray(x)[None],
+            graph,
         )
         params = jax.tree.map(lambda x: x.astype(jnp.float32), model.params)
         out = jax.jit(predictor(model.node_fn, with_stress=True))(params, single)

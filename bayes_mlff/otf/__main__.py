@@ -1,0 +1,150 @@
+"""Command line: `python -m bayes_mlff.otf --system ethanol`, and sub-commands for runs of one's own."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+import yaml
+from rich.console import Console
+
+from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf import runner, systems
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.template import template
+
+app = typer.Typer(
+    help=(
+        "Molecular dynamics with a Bayesian neural-network potential that asks a reference method where it is not "
+        "sure. Without a sub-command, --system runs a built-in system."
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
+RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory; by default runs/<name>.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; repeatable.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def system(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
+    profile: Annotated[str, typer.Option(help="demo (minutes) or paper (the published length).")] = "demo",
+    output: Output = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run a built-in system, or continue it if it was interrupted."""
+    if context.invoked_subcommand is not None or name is None:
+        return
+    config = _with_overrides(systems.settings(name, profile), overrides)
+    path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
+    _prepare_jax(config)
+    runner.run(config, path, base=Path(), console=Console())
+
+
+@app.command()
+def init(path: ConfigPath = Path("config.yaml")) -> None:
+    """Write a commented configuration with every key and its default."""
+    if path.exists():
+        raise ConfigError("path", str(path), "a file that does not exist yet")
+    path.write_text(template())
+    Console().print(f"wrote {path}; edit it, then: bayes-mlff check {path}")
+
+
+@app.command()
+def check(
+    path: ConfigPath,
+    label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Validate a configuration and try model and engine, without running."""
+    config = _with_overrides(_read(path), overrides)
+    _prepare_jax(config)
+    runner.check(config, base=path.parent, console=Console(), label=label)
+
+
+@app.command()
+def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
+    """Start a run from a configuration file, or continue it if it was interrupted."""
+    config = _with_overrides(_read(path), overrides)
+    _prepare_jax(config)
+    runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=Console())
+
+
+@app.command()
+def resume(path: RunPath) -> None:
+    """Continue an interrupted run from its last checkpoint."""
+    config = configuration.load(path / "config.yaml")
+    _prepare_jax(config)
+    runner.resume(config, path, console=Console())
+
+
+@app.command()
+def status(path: RunPath) -> None:
+    """Say how far a run is, and how well it did so far."""
+    runner.status(path, console=Console())
+
+
+@app.command()
+def report(path: RunPath) -> None:
+    """Write report.html with figures and tables."""
+    Console().print(str(runner.report(path)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration, for editors."""
+    sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return configuration.load(path).model_dump(mode="json")
+
+
+def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> RunConfig:
+    for item in overrides or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError("--set", item, "key=value, e.g. dynamics.duration_ps=2")
+        target = raw
+        *sections, last = key.split(".")
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ConfigError("--set", item, "a dotted key whose sections exist")
+        target[last] = yaml.safe_load(value)
+    return configuration.parse(raw)
+
+
+def _prepare_jax(config: RunConfig) -> None:
+    """One JAX device per core on CPU, so that chains run side by side; compiled programs are kept on disk."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chains = config.sampler.chains
+    jax.config.update("jax_num_cpu_devices", max(d for d in range(1, cores + 1) if chains % d == 0))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bayes_mlff" / "jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def main() -> None:
+    """Entry point: errors made on purpose are printed as one line, without a traceback."""
+    try:
+        app()
+    except BayesMlffError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
+        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        sys.exit(3 if isinstance(error, EngineError) else 2)
+
+
+if __name__ == "__main__":
+    main()

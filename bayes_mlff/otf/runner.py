@@ -1,0 +1,154 @@
+"""From a configuration to a finished run: the thin shell around the loop that the command line calls."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.models import registry
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf import report as reporting
+from bayes_mlff.otf import systems
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.console import ConsoleObserver
+from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf.loop import Session
+from bayes_mlff.otf.problem import Problem, prepare
+from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.validate import validate
+
+
+def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
+    """Start a run in `path`, or continue the same run if it was interrupted.
+
+    Args:
+      config: validated configuration.
+      path: run directory.
+      base: directory against which the structure's and the model's relative paths are resolved.
+      console: where to report progress.
+
+    Raises:
+      ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
+      RunDirectoryError: if `path` holds another run.
+    """
+    structure = systems.structure(config.structure, base=base)
+    config = _with_absolute_paths(config, base)
+    directory = RunDirectory(path)
+    if directory.config.is_file():
+        if configuration.load(directory.config) != config:
+            raise RunDirectoryError(
+                f"{path}: holds a run with another configuration; choose another --output, remove the directory, "
+                f"or continue that run with 'resume {path}'"
+            )
+        resume(config, path, console=console)
+        return
+    problem = _problem(config, structure)
+    with make_engine(config.engine) as engine:
+        engine.check(structure)
+        directory.create(configuration.dump(config))
+        _work(problem, engine, directory, console)
+
+
+def resume(config: RunConfig, path: Path, *, console: Console) -> None:
+    """Continue a run from its newest intact checkpoint.
+
+    Raises:
+      RunDirectoryError: if there is no run, or another process works on it.
+    """
+    structure = systems.structure(config.structure, base=Path())
+    problem = _problem(config, structure)
+    with make_engine(config.engine) as engine:
+        engine.check(structure)
+        _work(problem, engine, RunDirectory(path), console)
+
+
+def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
+    """Validate everything that can be validated without a run; optionally pay for one label."""
+    structure = systems.structure(config.structure, base=base)
+    problem = _problem(_with_absolute_paths(config, base), structure)
+    with make_engine(config.engine) as engine:
+        engine.check(structure)
+        _introduce(problem, engine.description, console)
+        if label:
+            result = engine.label(structure)
+            console.print(f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV", highlight=False)
+    console.print("everything is ready to run")
+
+
+def status(path: Path, *, console: Console) -> None:
+    """Print how far a run is."""
+    config, structure = _stored(path)
+    summary = reporting.summary(path, threshold_ev=config.threshold_ev(len(structure.numbers)))
+    for name, value in summary._asdict().items():
+        console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
+
+
+def report(path: Path) -> Path:
+    """Write report.html and return its path."""
+    config, structure = _stored(path)
+    title = f"On-the-fly run of {Path(config.structure).stem}"
+    return reporting.write_report(path, threshold_ev=config.threshold_ev(len(structure.numbers)), title=title)
+
+
+def _stored(path: Path) -> tuple[RunConfig, Structure]:
+    config = configuration.load(path / "config.yaml")
+    return config, systems.structure(config.structure, base=Path())
+
+
+def _problem(config: RunConfig, structure: Structure) -> Problem:
+    return prepare(config, structure, registry.load(config.model))
+
+
+def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
+    """A run directory must be resumable from anywhere."""
+    changes = {}
+    if config.structure not in systems.SYSTEMS:
+        changes["structure"] = str((base / config.structure).resolve())
+    if config.model not in registry.SHIPPED:
+        changes["model"] = str((base / config.model).resolve())
+    return config.model_copy(update=changes)
+
+
+def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -> None:  # noqa: ANN001 (VerifiedEngine)
+    started = time.perf_counter()
+    directory.open()
+    try:
+        _introduce(problem, engine.description, console)
+        with ConsoleObserver(console, problem.config) as observer:
+            session = Session(problem, engine, directory, observer)
+            observer.working("compiling, and labelling the first structure")
+            state = session.finish(session.resume())
+            if problem.config.validation_frames > 0:
+                validate(
+                    problem,
+                    engine,
+                    directory,
+                    state,
+                    lambda done, of: observer.working(f"reference energy of random frame {done} of {of}"),
+                )
+        path = report(directory.path)
+    finally:
+        directory.close()
+    summary = reporting.summary(directory.path, threshold_ev=problem.threshold_ev)
+    console.print(
+        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {summary.labels} labels; report: {path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _introduce(problem: Problem, engine: str, console: Console) -> None:
+    config = problem.config
+    formula = Path(config.structure).stem
+    console.print(
+        f"{formula}: {len(problem.structure.numbers)} atoms, {config.dynamics.duration_ps:g} ps of "
+        f"{config.dynamics.ensemble} dynamics at {config.dynamics.temperature_k:g} K\n"
+        f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights\n"
+        f"  reference  {engine}\n"
+        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,115 @@
+"""Reference calculations on random frames of a finished run: an unbiased sample, unlike the labels."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.data import dataset, neighbors
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.otf.dft.engine import Engine
+from bayes_mlff.otf.loop import RunState
+from bayes_mlff.otf.problem import Problem
+from bayes_mlff.otf.rundir import RunDirectory
+
+
+class Validation(NamedTuple):
+    """Energies of random frames on the model's scale, eV; each [f]."""
+
+    step: np.ndarray
+    reference: np.ndarray
+    predicted: np.ndarray  # mean of the final chains
+    sigma: np.ndarray  # not calibrated
+    pretrained: np.ndarray  # of the model before fine-tuning
+
+
+def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, Structure]]:
+    """Draw frames of the trajectory without replacement, in order of time.
+
+    Raises:
+      RunDirectoryError: if the trajectory has fewer frames.
+    """
+    frames = ase.io.read(run.trajectory, index=":") if run.trajectory.exists() else []
+    if len(frames) < count:
+        raise RunDirectoryError(f"{run.trajectory}: {len(frames)} frames; allowed: at least validation_frames = {count}")
+    chosen = np.sort(np.random.default_rng(seed).choice(len(frames), count, replace=False))
+    return [(int(frames[i].info["step"]), from_ase(frames[i])) for i in chosen]  # type: ignore[union-attr]
+
+
+def validate(
+    problem: Problem, engine: Engine, run: RunDirectory, state: RunState, progress: Callable[[int, int], None]
+) -> Validation:
+    """Label random frames, each durable before the next, and compare with the final and the pretrained model.
+
+    Args:
+      problem: of the run.
+      engine: reference method.
+      run: open run directory; `validation.extxyz` and `validation.npz` are written.
+      state: final state.
+      progress: told how many frames of how many are done.
+
+    Raises:
+      EngineError: if a frame has no label; calling again goes on with the remaining frames.
+    """
+    config = problem.config
+    frames = random_frames(run, config.validation_frames, config.seed)
+    if run.validation.exists():
+        dataset.recover(run.validation)
+    known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
+    evaluate = jax.jit(problem.evaluate)
+    single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+    rows = []
+    for done, (step, structure) in enumerate(frames):
+        record = known.get(step) or _label(problem, engine, run, step, structure, state.host.offset_ev)
+        moved = neighbors.move(
+            state.device.neighbors,
+            jnp.asarray(structure.positions, state.device.md.position.dtype),
+            state.device.neighbors.graph.cell,
+        )
+        graph = neighbors.update(moved, state.host.spec).graph
+        predictive = evaluate(state.device.params, graph)
+        pretrained = float(single(problem.pretrained[0], graph).energy[0])
+        rows.append(
+            (
+                step,
+                record.label.energy + state.host.offset_ev,
+                float(predictive.energy_mean[0]) + problem.isolated_ev,
+                float(predictive.energy_sigma[0]),
+                pretrained + problem.isolated_ev,
+            )
+        )
+        progress(done + 1, len(frames))
+    result = Validation(*(np.array(column) for column in zip(*rows, strict=True)))
+    np.savez(
+        run.validation_arrays,
+        step=result.step,
+        reference_ev=result.reference,
+        predicted_ev=result.predicted,
+        sigma_ev=result.sigma,
+        pretrained_ev=result.pretrained,
+    )
+    return result
+
+
+def _label(
+    problem: Problem, engine: Engine, run: RunDirectory, step: int, structure: Structure, offset: float
+) -> LabelRecord:
+    result = engine.label(structure)
+    record = LabelRecord(
+        structure=structure,
+        label=result.label,
+        step=step,
+        time_fs=step * problem.config.dynamics.timestep_fs,
+        reason="validation",
+        energy_offset=offset,
+        pretrained_energy=None,
+        engine_hash=engine.settings_hash,
+        engine_seconds=result.seconds,
+    )
+    dataset.append(run.validation, record)
+    return record
