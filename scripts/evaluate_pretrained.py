@@ -1,6 +1,6 @@
 """Errors of a pretrained model on held-out frames of each molecule, as a table and JSON.
 
-    python scripts/evaluate_pretrained.py DATA_DIR MODEL.safetensors OUT.json [--frames 200]
+python scripts/evaluate_pretrained.py DATA_DIR MODEL.safetensors OUT.json [--frames 200]
 """
 
 import argparse

@@ -100,7 +100,12 @@ def main() -> None:
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, 500, args.steps, 1e-5)
     adam = optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(10.0), optax.amsgrad(schedule)))
     run = make_fit(
-        model.node_fn, unravel, collection, adam, frames_per_member=args.frames, energy_weight=args.energy_weight
+        model.node_fn,
+        unravel,
+        collection,
+        adam,
+        frames_per_member=args.frames,
+        energy_weight=args.energy_weight,
     )
     state = FitState(flat, flat, adam.init(flat), jnp.zeros([], jnp.int32))
     if (args.out / "state.npz").exists():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import jax
+import jax_md  # noqa: F401 (its import computes, which the strict settings below would refuse)
 import matplotlib
 import pytest
 

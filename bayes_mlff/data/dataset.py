@@ -197,9 +197,7 @@ def _format(record: LabelRecord) -> str:
     lines = [f"{chemical_symbols[z]} {_numbers(row)}" for z, row in zip(structure.numbers, rows, strict=True)]
     text = "\n".join([str(n), comment, *lines, ""])
     if text.count("\n") != n + 2 or not _equal(_parse("record", text), record):
-        raise DataError(
-            f"record of step {record.step}: a text field does not survive writing: {record.reason!r}"
-        )
+        raise DataError(f"record of step {record.step}: a text field does not survive writing: {record.reason!r}")
     return text
 
 
@@ -236,9 +234,7 @@ def _parse(where: str, text: str) -> LabelRecord:
     missing = [key for key in ("REF_energy", *_FLOATS, *_TEXTS) if key not in atoms.info]
     missing += [key for key in ("REF_forces",) if key not in atoms.arrays]
     if missing:
-        raise DataError(
-            f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}"
-        )
+        raise DataError(f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}")
     try:
         structure = structures.from_ase(atoms)
         label = Label(_float(atoms, "REF_energy"), _array(atoms, "REF_forces"), atoms.info.get("REF_stress"))

@@ -30,4 +30,6 @@ def check_label(label: Label, n_atoms: int) -> None:
         if np.shape(array) != shape:
             raise DataError(f"label.{name}: got shape {np.shape(array)}; allowed: {shape}")
         if not np.isfinite(array).all():
-            raise DataError(f"label.{name}: not finite for atoms or components {np.argwhere(~np.isfinite(array))[:3].tolist()}")
+            raise DataError(
+                f"label.{name}: not finite for atoms or components {np.argwhere(~np.isfinite(array))[:3].tolist()}"
+            )

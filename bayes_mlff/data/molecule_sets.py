@@ -63,9 +63,7 @@ def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file.files]
             if missing:
-                raise DataError(
-                    f"{path}: no array {', '.join(missing)}; present: {', '.join(sorted(file.files))}"
-                )
+                raise DataError(f"{path}: no array {', '.join(missing)}; present: {', '.join(sorted(file.files))}")
             numbers, positions, energies, forces = (np.array(file[key]) for key in keys)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -131,9 +129,7 @@ def read_extxyz(
         present = {**atoms.info, **atoms.arrays, **computed}
         missing = [key for key in (energy_key, forces_key) if key not in present]
         if missing:
-            raise DataError(
-                f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}"
-            )
+            raise DataError(f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}")
         stress = _full_stress(present[stress_key]) if stress_key in present else None
         label = Label(float(present[energy_key]), np.asarray(present[forces_key], np.float64), stress)
         try:

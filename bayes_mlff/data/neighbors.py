@@ -45,7 +45,9 @@ def species_index(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
     table = {z: i for i, z in enumerate(elements)}
     unknown = sorted({int(z) for z in numbers} - set(table))
     if unknown:
-        raise DataError(f"structure: got elements {unknown}; allowed: the model's elements {list(elements)} (atomic numbers)")
+        raise DataError(
+            f"structure: got elements {unknown}; allowed: the model's elements {list(elements)} (atomic numbers)"
+        )
     return np.array([table[int(z)] for z in numbers], np.int32)
 
 

@@ -47,9 +47,7 @@ def from_ase(atoms: ase.Atoms) -> Structure:
 
 def to_ase(structure: Structure) -> ase.Atoms:
     """Build an ASE object with the same geometry and no calculator."""
-    return ase.Atoms(
-        numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc
-    )
+    return ase.Atoms(numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
 
 
 def check(structure: Structure) -> None:

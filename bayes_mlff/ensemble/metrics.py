@@ -205,9 +205,7 @@ def binomial_share(successes: int, trials: int, *, confidence: float = 0.95) -> 
     return Share(successes / trials, float(bounds.low), float(bounds.high))
 
 
-def coverage(
-    pit: ArrayLike, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95), *, confidence: float = 0.95
-) -> Coverage:
+def coverage(pit: ArrayLike, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95), *, confidence: float = 0.95) -> Coverage:
     """Share of truths inside the central predictive interval of each level.
 
     Args:

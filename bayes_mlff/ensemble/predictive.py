@@ -66,9 +66,7 @@ def combine(
     if prediction.stress is not None:
         fixed = jnp.full((), _positive("stress_sigma", stress_sigma), prediction.stress.dtype)
         stress_mean, stress_sd = _mixture(prediction.stress, fixed)
-    return Predictive(
-        energy_mean, energy_sd, forces_mean, forces_sd, stress_mean, stress_sd, prediction.energy
-    )
+    return Predictive(energy_mean, energy_sd, forces_mean, forces_sd, stress_mean, stress_sd, prediction.energy)
 
 
 def _mixture(mean: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:

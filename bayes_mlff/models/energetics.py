@@ -22,7 +22,12 @@ class NodeFn(Protocol):
     """A network as a pure function of edge vectors."""
 
     def __call__(
-        self, params: Params, vectors: jax.Array, species: jax.Array, neighbors: jax.Array, edge_mask: jax.Array
+        self,
+        params: Params,
+        vectors: jax.Array,
+        species: jax.Array,
+        neighbors: jax.Array,
+        edge_mask: jax.Array,
     ) -> NodeOutput:
         """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k]."""
         ...

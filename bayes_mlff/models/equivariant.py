@@ -73,7 +73,9 @@ def spherical_harmonics(vectors: jax.Array, l_max: int) -> Features:
         if l == 0:
             out[irrep] = jnp.ones_like(unit[..., :1])
         else:
-            out[irrep] = e3nn.spherical_harmonics(irrep, e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component").array
+            out[irrep] = e3nn.spherical_harmonics(
+                irrep, e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component"
+            ).array
     return out
 
 
@@ -229,5 +231,3 @@ class Gate(nn.Module):
 def activate(x: jax.Array, parity_sign: int) -> jax.Array:
     """Normalised SiLU for even scalars, normalised tanh for odd ones."""
     return SILU_NORM * nn.silu(x) if parity_sign > 0 else TANH_NORM * jnp.tanh(x)
-
-

@@ -92,9 +92,7 @@ class NequIP(nn.Module):
         table = self.param(
             "embedding", nn.initializers.normal(1.0), (len(config.elements), config.embedding_features), dtype
         )
-        frequencies = self.param(
-            "bessel_frequencies", lambda *_: jnp.arange(1, config.num_bessels + 1, dtype=dtype)
-        )
+        frequencies = self.param("bessel_frequencies", lambda *_: jnp.arange(1, config.num_bessels + 1, dtype=dtype))
         x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
         envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
@@ -112,4 +110,3 @@ class NequIP(nn.Module):
         energy = MLP(widths, name="readout")(invariants)[:, 0] * scales[species]
         log_sigma = MLP((*config.sigma_widths, 1), use_bias=True, name="sigma")(invariants)[:, 0]
         return NodeOutput(energy, SIGMA_UNIT * jnp.exp(log_sigma))
-

@@ -31,7 +31,12 @@ class Potential:
     params: Params
 
     def node_fn(
-        self, params: Params, vectors: jax.Array, species: jax.Array, neighbors: jax.Array, edge_mask: jax.Array
+        self,
+        params: Params,
+        vectors: jax.Array,
+        species: jax.Array,
+        neighbors: jax.Array,
+        edge_mask: jax.Array,
     ) -> NodeOutput:
         """Evaluate the network with any weights of this architecture; see `NodeFn`."""
         return NequIP(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask)  # type: ignore[return-value]

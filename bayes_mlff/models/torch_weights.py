@@ -136,9 +136,9 @@ def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State
     result = {k: np.array(v) for k, v in state.items()}
     for block in blocks:
         part = np.empty(block.shape, result[block.source].dtype)
-        part[np.ix_(block.rows, *map(np.arange, block.shape[1:-1]), block.columns)] = weights[
-            block.target
-        ].reshape(block.shape)
+        part[np.ix_(block.rows, *map(np.arange, block.shape[1:-1]), block.columns)] = weights[block.target].reshape(
+            block.shape
+        )
         result[block.source].reshape(-1)[block.start : block.start + part.size] = part.reshape(-1)
     return result
 
@@ -154,9 +154,7 @@ def layout(config: NequIPConfig, source: Source) -> list[Block]:
     shape = (len(types), config.embedding_features)
     name = f"{PREFIX}type_embed.embed_module.weight"
     blocks = [Block(name, 0, shape, "embedding", types, np.arange(shape[1]))]
-    blocks.append(
-        _whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies")
-    )
+    blocks.append(_whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
     inputs = {"0e": config.embedding_features}
     for i in range(config.num_layers):
         layer = _Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
@@ -184,9 +182,7 @@ class _Layer:
         gated = {ir: w for ir, w in wanted.items() if degree(ir) > 0 and ir in reachable}
         self.outputs = scalars | gated
         self.scalars, self.gated = scalars, gated
-        self.before_gate = dict(
-            sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0])))
-        )
+        self.before_gate = dict(sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0]))))
         self.before_gate["0e"] += sum(gated.values())
 
     def blocks(self, source: str, target: str, *, is_first: bool) -> list[Block]:
@@ -205,9 +201,7 @@ class _Layer:
         for ir, width in self.before_gate.items():
             parts = [(p, self.inputs[p.node]) for p in routes if p.out == ir]
             rows = _reorder(parts, [p for p in ours if p.out == ir])
-            middle.append(
-                (f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir))
-            )
+            middle.append((f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir)))
         found += _stack(f"{source}linear_2.weight", middle)
         if not is_first:
             features = config.embedding_features
@@ -248,9 +242,7 @@ def _reorder(parts: list, order: list) -> np.ndarray:
 
 def _whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
     """A matrix that is an entry of its own."""
-    return Block(
-        source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns
-    )
+    return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
 
 
 def _mlp(source: str, target: str, widths: tuple[int, ...], columns: np.ndarray | None = None) -> list[Block]:
@@ -290,9 +282,7 @@ def _declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
     if sorted(source.type_names) != sorted(symbols):
         raise WeightsError(f"type_names: got {list(source.type_names)}; allowed: {symbols} in any order")
     if len(dict(hidden)) != len(hidden) or dict(hidden) != channels(config.hidden_irreps):
-        raise WeightsError(
-            f"hidden_irreps: got {source.hidden_irreps!r}; allowed: {config.hidden_irreps} in any order"
-        )
+        raise WeightsError(f"hidden_irreps: got {source.hidden_irreps!r}; allowed: {config.hidden_irreps} in any order")
     return dict(hidden)
 
 
@@ -309,9 +299,7 @@ def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: 
                 problems.append(f"{name} has {np.size(value)} numbers, expected {sizes[name]}")
         elif name in constants:
             expected = constants[name]
-            if np.size(value) != expected.size or not np.allclose(
-                np.ravel(value), expected, rtol=1e-6, atol=0.0
-            ):
+            if np.size(value) != expected.size or not np.allclose(np.ravel(value), expected, rtol=1e-6, atol=0.0):
                 problems.append(f"{name} is {np.ravel(value).tolist()}, configured {expected.tolist()}")
         elif not NOT_WEIGHTS.fullmatch(name) or (name.endswith(("bias", "weight")) and np.size(value)):
             problems.append(f"unused {name}")

@@ -31,7 +31,8 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory; by default runs/<name>.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; repeatable."),
 ]
 
 

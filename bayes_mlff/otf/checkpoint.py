@@ -96,7 +96,7 @@ def restore(template: Tree, arrays: dict[str, np.ndarray]) -> Tree:
 def _to_numpy(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return np.ascontiguousarray(leaf)
+    return np.array(leaf, order="C")
 
 
 def _from_numpy(array: np.ndarray, leaf: Any) -> Any:

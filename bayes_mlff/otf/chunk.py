@@ -1,8 +1,10 @@
 """A jitted stretch of molecular dynamics that stops itself."""
 
+from __future__ import annotations
+
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,10 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy
+from bayes_mlff.otf.integrators import Integrator, kinetic_energy
+
+if TYPE_CHECKING:
+    from jax_md.simulate import NVTLangevinState as MDState
 
 
 class Stop(enum.IntFlag):
@@ -47,7 +52,7 @@ class Chunk(NamedTuple):
     frames: jax.Array  # [length, n, 3] Å, positions after each step
 
 
-RunChunk = Callable[[jax.Array, MDState, NeighborState, jax.Array, jax.Array], Chunk]
+RunChunk = Callable[[jax.Array, "MDState", NeighborState, jax.Array, jax.Array], Chunk]
 
 
 def ensemble_predictor(predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None):
@@ -117,7 +122,8 @@ def make_chunk(
             done = integrator.finish(md, predictive.forces_mean[0])
             go_on = stop == int(Stop.NONE)
             md = md.set(
-                momentum=jnp.where(go_on, done.momentum, md.momentum), force=jnp.where(go_on, done.force, md.force)
+                momentum=jnp.where(go_on, done.momentum, md.momentum),
+                force=jnp.where(go_on, done.force, md.force),
             )
             row = Thermo(
                 predictive.energy_mean[0],

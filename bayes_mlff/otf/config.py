@@ -41,6 +41,9 @@ class SamplerConfig(Section):
     cold_steps: int = Field(400, ge=0, description="Steps at temperature 0.")
     ramp_steps: int = Field(100, ge=1, description="Steps from temperature 0 to 1.")
     prior_scale: Positive = Field(0.2, description="σ_TL around the pretrained weights.")
+    initial_spread: float = Field(
+        0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
+    )
     energy_sigma_fraction: Positive = Field(0.1, description="Energy σ of the likelihood over the threshold.")
 
     @model_validator(mode="after")

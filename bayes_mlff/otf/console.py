@@ -44,16 +44,12 @@ class ConsoleObserver:
         if not self._console.is_terminal and steps == self._config.dynamics.chunk_steps:
             self.say(line)
 
-    def label(
-        self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float
-    ) -> None:
+    def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
         """Print the label with the error that the model made there."""
         time_ps = step * self._config.dynamics.timestep_fs / 1000.0
         line = f"  {time_ps:7.3f} ps  label ({reason}, {seconds:.1f} s)"
         if error_ev is not None and sigma_ev is not None:
-            line += (
-                f"  error {error_ev * KCAL_MOL_PER_EV:+.3f} kcal/mol  σ {sigma_ev * KCAL_MOL_PER_EV:.3f} kcal/mol"
-            )
+            line += f"  error {error_ev * KCAL_MOL_PER_EV:+.3f} kcal/mol  σ {sigma_ev * KCAL_MOL_PER_EV:.3f} kcal/mol"
         self.say(line)
         self.working("continuing the chains")
 

@@ -6,19 +6,22 @@ the reference method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020);
 (Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_masses
-from jax_md import simulate
 
 from bayes_mlff.core import units
 
-MDState = simulate.NVTLangevinState
-"""Positions Å, momenta sqrt(amu·eV), forces eV/Å, masses amu, random key; time in Å·sqrt(amu/eV)."""
+if TYPE_CHECKING:
+    from jax_md.simulate import NVTLangevinState as MDState
+# Positions Å, momenta sqrt(amu·eV), forces eV/Å, masses amu, random key; time in Å·sqrt(amu/eV).
+# jax-md is imported where it is used: its import runs computations, which would fix the number of devices.
 
 
 class Integrator(NamedTuple):
@@ -36,6 +39,8 @@ def langevin(timestep_fs: float, temperature_k: float, friction_per_fs: float) -
       temperature_k: K.
       friction_per_fs: 1/fs.
     """
+    from jax_md import simulate
+
     dt = timestep_fs * units.FS
     gamma = friction_per_fs / units.FS
 
@@ -50,6 +55,8 @@ def langevin(timestep_fs: float, temperature_k: float, friction_per_fs: float) -
 
 def velocity_verlet(timestep_fs: float) -> Integrator:
     """Constant-energy dynamics with a time step in fs."""
+    from jax_md import simulate
+
     dt = timestep_fs * units.FS
 
     def begin(state: MDState) -> MDState:
@@ -59,6 +66,8 @@ def velocity_verlet(timestep_fs: float) -> Integrator:
 
 
 def _finish(dt: float) -> Callable[[MDState, jax.Array], MDState]:
+    from jax_md import simulate
+
     def finish(state: MDState, force: jax.Array) -> MDState:
         return simulate.momentum_step(state.set(force=force), dt / 2)
 
@@ -79,9 +88,11 @@ def initial_state(positions: jax.Array, numbers: np.ndarray, temperature_k: floa
       temperature_k: K.
       key: used for the momenta, and carried on for the thermostat.
     """
+    from jax_md import simulate
+
     mass = jnp.asarray(atomic_masses[numbers], positions.dtype)[:, None]
     key_momenta, key_state = jax.random.split(key)
-    state = MDState(positions, jnp.zeros_like(positions), jnp.zeros_like(positions), mass, key_state)
+    state = simulate.NVTLangevinState(positions, jnp.zeros_like(positions), jnp.zeros_like(positions), mass, key_state)
     return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
 
 

@@ -1,7 +1,9 @@
 """The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
 
+from __future__ import annotations
+
 import time
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +22,15 @@ from bayes_mlff.otf import checkpoint
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
 from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.integrators import MDState, initial_state, kinetic_energy
+from bayes_mlff.otf.integrators import initial_state, kinetic_energy
 from bayes_mlff.otf.problem import Problem, first_parameters
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState
+
+if TYPE_CHECKING:
+    from jax_md.simulate import NVTLangevinState as MDState
 
 INITIAL_CAPACITY = 64
 """Label slots to begin with; doubled when full, at the price of one compilation."""
@@ -145,9 +150,7 @@ class Session:
             skin=config.dynamics.skin_angstrom,
         )
         state = neighbors.update(state, spec)
-        md = initial_state(
-            state.graph.positions, problem.structure.numbers, config.dynamics.temperature_k, key_md
-        )
+        md = initial_state(state.graph.positions, problem.structure.numbers, config.dynamics.temperature_k, key_md)
         params = first_parameters(problem, key_params)
         device = DeviceState(
             md,
@@ -183,7 +186,11 @@ class Session:
         limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
         dtype = device.md.position.dtype
         chunk = self._run_chunk(host.spec)(
-            device.params, device.md, device.neighbors, jnp.asarray(sigma_crit, dtype), jnp.asarray(limit, jnp.int32)
+            device.params,
+            device.md,
+            device.neighbors,
+            jnp.asarray(sigma_crit, dtype),
+            jnp.asarray(limit, jnp.int32),
         )
         stop, steps = Stop(int(chunk.stop)), int(chunk.steps)
         if Stop.NON_FINITE in stop:
@@ -199,9 +206,7 @@ class Session:
             step=host.step + steps, steps=steps, seconds=seconds, sigma_ev=sigma, sigma_crit_ev=sigma_crit
         )
         self.run.log("chunk", step=host.step + steps, steps=steps, seconds=round(seconds, 4), stop=int(stop))
-        moved = RunState(
-            device._replace(md=chunk.md, neighbors=chunk.neighbors), host._replace(step=host.step + steps)
-        )
+        moved = RunState(device._replace(md=chunk.md, neighbors=chunk.neighbors), host._replace(step=host.step + steps))
         potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
         if Stop.UNCERTAIN in stop:
             moved, potential[-1] = self._intervene(moved, chunk, sigma_crit)
@@ -284,9 +289,7 @@ class Session:
         )
         if predictive is not None:
             sigma = float(predictive.energy_sigma[0])
-            exceeds = calibration.exceedance_probability(
-                state.host.calibration, sigma, self.problem.threshold_ev
-            )
+            exceeds = calibration.exceedance_probability(state.host.calibration, sigma, self.problem.threshold_ev)
             record = record._replace(
                 predicted_energy_mean=float(predictive.energy_mean[0]) + self.problem.isolated_ev,
                 predicted_energy_sigma=sigma,
@@ -325,9 +328,7 @@ class Session:
         force_error = None
         if record.predicted_forces_mean is not None:
             force_error = float(np.sqrt(np.mean((record.predicted_forces_mean - record.label.forces) ** 2)))
-        self.observer.update(
-            step=host.step, labels=int(known.count), seconds=seconds, force_error_ev_a=force_error
-        )
+        self.observer.update(step=host.step, labels=int(known.count), seconds=seconds, force_error_ev_a=force_error)
         self.run.log("update", step=host.step, labels=int(known.count), seconds=round(seconds, 3))
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
 

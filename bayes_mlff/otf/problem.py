@@ -16,6 +16,7 @@ from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.chunk import ensemble_predictor
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrators import Integrator, langevin, velocity_verlet
+from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -93,16 +94,18 @@ def prior_mean(potential: Potential) -> jax.Array:
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
-    """Starting points [c, p]: pretrained weights, and a σ head drawn from the prior for every chain.
+    """Starting points [c, p] of the chains, apart from each other so that they explore different modes.
 
-    At exactly zero the σ head is a saddle point of its own weights, which gradients do not leave.
+    Weights are drawn from the prior narrowed by `initial_spread`, those of the σ head from the prior itself: at
+    exactly zero the head is a saddle point of its own weights, which gradients do not leave.
     """
+    sampler = problem.config.sampler
     flat = flatten_dict(problem.potential.params)
-    is_sigma = unflatten_dict({k: jnp.full(v.shape, k[0] == "sigma") for k, v in flat.items()})
-    mask = ravel_pytree(is_sigma)[0]
-    mean, scale = problem.prior.mean, problem.config.sampler.prior_scale
-    noise = jax.random.normal(key, (problem.config.sampler.chains, mean.shape[0]), mean.dtype)
-    return mean[None, :] + jnp.where(mask[None, :], scale * noise, 0.0)
+    factors = {k: jnp.full(v.shape, 1.0 if k[0] == "sigma" else sampler.initial_spread) for k, v in flat.items()}
+    factor = ravel_pytree(unflatten_dict(factors))[0].astype(problem.prior.mean.dtype)
+    keys = jax.random.split(key, sampler.chains)
+    draws = jax.vmap(lambda k: prior_module.sample(problem.prior, k))(keys)
+    return problem.prior.mean[None, :] + factor[None, :] * (draws - problem.prior.mean[None, :])
 
 
 def _largest_divisor(n: int, most: int) -> int:

@@ -96,7 +96,11 @@ class RunDirectory:
                 file.write(f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) + "\n")
 
     def append_frames(
-        self, numbers: np.ndarray, cell: np.ndarray, pbc: np.ndarray, frames: Iterable[tuple[int, float, np.ndarray]]
+        self,
+        numbers: np.ndarray,
+        cell: np.ndarray,
+        pbc: np.ndarray,
+        frames: Iterable[tuple[int, float, np.ndarray]],
     ) -> None:
         """Add trajectory frames (step, time in fs, positions [n, 3] Å) as extended XYZ."""
         symbols = [chemical_symbols[z] for z in numbers]

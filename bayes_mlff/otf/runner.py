@@ -112,7 +112,7 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -> None:  # noqa: ANN001 (VerifiedEngine)
+def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -> None:
     started = time.perf_counter()
     directory.open()
     try:

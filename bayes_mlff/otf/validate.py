@@ -36,7 +36,9 @@ def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, S
     """
     frames = ase.io.read(run.trajectory, index=":") if run.trajectory.exists() else []
     if len(frames) < count:
-        raise RunDirectoryError(f"{run.trajectory}: {len(frames)} frames; allowed: at least validation_frames = {count}")
+        raise RunDirectoryError(
+            f"{run.trajectory}: {len(frames)} frames; allowed: at least validation_frames = {count}"
+        )
     chosen = np.sort(np.random.default_rng(seed).choice(len(frames), count, replace=False))
     return [(int(frames[i].info["step"]), from_ase(frames[i])) for i in chosen]  # type: ignore[union-attr]
 

@@ -95,13 +95,9 @@ def otf_chains(
 
     def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
         current_prior, training_set = data
-        return jax.value_and_grad(potential(predict, current_prior, likelihood, batch_size))(
-            params, key, training_set
-        )
+        return jax.value_and_grad(potential(predict, current_prior, likelihood, batch_size))(params, key, training_set)
 
-    def continue_chains(
-        params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int
-    ):
+    def continue_chains(params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int):
         sampler = transform(n_steps)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=chain_axis)
         return run(params, restart(params, state, sampler), data, data[1].count)

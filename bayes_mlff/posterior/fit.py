@@ -96,9 +96,7 @@ def make_fit(
             jax.random.randint(k, (frames_per_member,), 0, m.energy.shape[0])
             for k, m in zip(keys, collection.members, strict=True)
         )
-        (value, mae), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, draw(collection, indices)
-        )
+        (value, mae), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, draw(collection, indices))
         updates, opt = optimizer.update(gradient, state.optimizer, state.params, key=key_noise, n_data=n_data)
         params = optax.apply_updates(state.params, updates)
         average = average_decay * state.average + (1.0 - average_decay) * params

@@ -55,9 +55,7 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
     if likelihood.stress_sigma is None:
         return total
     if prediction.stress is None:
-        raise ValueError(
-            "prediction.stress: got None; allowed: [b, 3, 3], since likelihood.stress_sigma is set"
-        )
+        raise ValueError("prediction.stress: got None; allowed: [b, 3, 3], since likelihood.stress_sigma is set")
     known = labels.has_stress[:, None, None]
     stress = _log_normal(prediction.stress, labels.stress, likelihood.stress_sigma, known)
     return total + jnp.sum(stress, axis=(1, 2))

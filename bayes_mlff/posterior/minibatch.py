@@ -74,6 +74,4 @@ def draw(
     weights = 1.0 / (count.astype(dtype) * batch_size * q)
 
     takes_all = count <= batch_size
-    return Minibatch(
-        jnp.where(takes_all, slots % jnp.maximum(count, 1), indices), jnp.where(takes_all, every, weights)
-    )
+    return Minibatch(jnp.where(takes_all, slots % jnp.maximum(count, 1), indices), jnp.where(takes_all, every, weights))

@@ -14,9 +14,7 @@ from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 PotentialFn = Callable[[Params, jax.Array, TrainingSet], jax.Array]
 
 
-def potential(
-    predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, batch_size: int
-) -> PotentialFn:
+def potential(predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, batch_size: int) -> PotentialFn:
     """Build the per-datum potential U = -(1/N) log p(θ) - Σ_i w_i log p(y_i|x_i, θ).
 
     N is the number of labels; Σ_i w_i runs over a priority-sampled minibatch and estimates the mean over all

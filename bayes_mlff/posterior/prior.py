@@ -53,7 +53,5 @@ def _scales(prior: GaussianPrior) -> Params:
     if jax.tree.structure(prior.scale) == jax.tree.structure(prior.mean):
         return prior.scale
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(prior.scale)):
-        raise ValueError(
-            "prior.scale: got another structure than prior.mean; allowed: one number or that structure"
-        )
+        raise ValueError("prior.scale: got another structure than prior.mean; allowed: one number or that structure")
     return jax.tree.map(lambda _: prior.scale, prior.mean)

@@ -35,9 +35,7 @@ class Info(NamedTuple):
 
     potential: jax.Array  # [c, w] per-datum potential before the last step of the window
     kinetic_temperature: jax.Array  # [c, w] after the last step of the window
-    finite: (
-        jax.Array
-    )  # [c, w] bool: potential, gradient and parameters were finite in every step of the window
+    finite: jax.Array  # [c, w] bool: potential, gradient and parameters were finite in every step of the window
 
 
 def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
@@ -56,13 +54,9 @@ def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
     """
     lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if len(lengths) != 1 or () in lengths:
-        raise ValueError(
-            f"params: got leading axes {sorted(lengths)}; allowed: one chain axis [c] on every leaf"
-        )
+        raise ValueError(f"params: got leading axes {sorted(lengths)}; allowed: one chain axis [c] on every leaf")
     ((chains,),) = lengths
-    return ChainState(
-        jax.random.split(key, chains), jnp.zeros([chains], jnp.int32), jax.vmap(transform.init)(params)
-    )
+    return ChainState(jax.random.split(key, chains), jnp.zeros([chains], jnp.int32), jax.vmap(transform.init)(params))
 
 
 def restart(params: Params, state: ChainState, transform: Sghmc) -> ChainState:
@@ -105,9 +99,7 @@ def chain_runner(
     if chain_axis not in ("vmap", "map"):
         raise ConfigError("sghmc.chain_axis", chain_axis, "'vmap' or 'map'")
 
-    def advance(
-        params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any
-    ):
+    def advance(params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any):
         chain_key = jax.random.fold_in(key, restarts)
 
         def step(carry: tuple[Params, SghmcState], _: None):

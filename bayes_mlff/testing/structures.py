@@ -73,9 +73,7 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
     return Structure(np.tile(structure.numbers, len(grid)), positions, cell, structure.pbc)
 
 
-def random_crystal(
-    rng: np.random.Generator, n: int, elements: tuple[int, ...], *, wrapped: bool = True
-) -> Structure:
+def random_crystal(rng: np.random.Generator, n: int, elements: tuple[int, ...], *, wrapped: bool = True) -> Structure:
     """A dense crystal in a tilted cell, without atoms closer than `BOND` where room allows.
 
     Args:
@@ -85,9 +83,7 @@ def random_crystal(
       wrapped: if False, atoms are moved by up to three lattice vectors either way.
     """
     side = 2.2 * n ** (1.0 / 3.0) + 0.8
-    cell = side * (
-        np.eye(3) + np.tril(rng.uniform(-0.5, 0.5, (3, 3)), -1) + np.diag(rng.uniform(-0.15, 0.15, 3))
-    )
+    cell = side * (np.eye(3) + np.tril(rng.uniform(-0.5, 0.5, (3, 3)), -1) + np.diag(rng.uniform(-0.15, 0.15, 3)))
     images = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3) @ cell
     positions = np.zeros((0, 3))
     while len(positions) < n:
@@ -105,17 +101,13 @@ def random_molecule(rng: np.random.Generator, n: int, elements: tuple[int, ...])
     positions = np.zeros((1, 3))
     while len(positions) < n:
         direction = rng.normal(size=3)
-        new = positions[rng.integers(len(positions))] + direction / np.linalg.norm(direction) * rng.uniform(
-            1.0, 1.6
-        )
+        new = positions[rng.integers(len(positions))] + direction / np.linalg.norm(direction) * rng.uniform(1.0, 1.6)
         if np.linalg.norm(positions - new, axis=1).min() > BOND:
             positions = np.vstack([positions, new])
     return Structure(rng.choice(elements, n), positions, np.zeros((3, 3)), np.zeros(3, bool))
 
 
-def crystals(
-    elements: tuple[int, ...], *, max_atoms: int = 5, wrapped: bool = True
-) -> st.SearchStrategy[Structure]:
+def crystals(elements: tuple[int, ...], *, max_atoms: int = 5, wrapped: bool = True) -> st.SearchStrategy[Structure]:
     """Hypothesis strategy of tilted dense crystals of 1 to `max_atoms` atoms."""
     return st.builds(
         lambda seed, n: random_crystal(np.random.default_rng(seed), n, elements, wrapped=wrapped),

@@ -17,5 +17,5 @@ CUTOFF_RATIO: Final = 3.0
 Four for an envelope with two continuous derivatives, two for one, one for a force that jumps.
 """
 
-PARITY: Final = 1e-6
-"""Relative: against another implementation with the same weights."""
+PARITY: Final = 1e-9
+"""Relative to the largest component: against another implementation with the same weights."""

@@ -123,9 +123,7 @@ def test_unconverged_after_all_attempts_is_a_failure_and_the_engine_remains_usab
         ):
             assert expected in str(caught.value)
         assert "not converged after 1 cycles" in str(caught.value)
-    with PyscfEngine(
-        FAST.model_copy(update={"max_cycle": 12, "basis": "sto-3g", "max_attempts": 1})
-    ) as engine:
+    with PyscfEngine(FAST.model_copy(update={"max_cycle": 12, "basis": "sto-3g", "max_attempts": 1})) as engine:
         good = engine.label(water()).label
         state = engine.save_state()
         with pytest.raises(EngineFailedError, match="attempt 1 of 1"):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import predictor
@@ -26,16 +27,17 @@ SETTINGS = {
     "energy_scales": (0.8, 1.3, 1.7),
     "energy_shifts": (1.0, 2.0, 3.0),
 }
-BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e+2x2e", **(SETTINGS | {"num_layers": 4}))
+BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e", **(SETTINGS | {"num_layers": 4, "edge_l_max": 1}))
 # With four blocks or more, features of unnatural parity (1e) reach the energy.
-NATURAL = NequIPConfig(
-    hidden_irreps="5x0e+4x1o", **(SETTINGS | {"num_layers": 2, "edge_l_max": 1, "readout_depth": 1})
-)
+NATURAL = NequIPConfig(hidden_irreps="5x0e+4x1o+3x2e", **(SETTINGS | {"num_layers": 2, "readout_depth": 1}))
 
 
 def model_of(config):
+    """Random weights, the radial ones enlarged: otherwise the later blocks add too little to be seen."""
     potential = initialize(config, 1, jnp.float64)
-    return Model(potential.node_fn, potential.params, config.elements, config.r_max)
+    flat = flatten_dict(potential.params, sep="/")
+    params = unflatten_dict({k: v * (2.0 if "/radial/" in k else 1.0) for k, v in flat.items()}, sep="/")
+    return Model(potential.node_fn, params, config.elements, config.r_max)
 
 
 class TestBothParities(ModelBattery):

@@ -28,9 +28,7 @@ def quadratic(params, key, scale):
     """U = Σ k (θ - μ)²/2; the data is a factor on the gradient, one unless the test plants a fault."""
     residual = jax.tree.map(lambda x, c: x - c, params, CENTRE)
     grads = jax.tree.map(lambda k, r: scale * k * r, STIFFNESS, residual)
-    return sum(
-        0.5 * jnp.sum(k * r * r) for k, r in zip(STIFFNESS.values(), residual.values(), strict=True)
-    ), grads
+    return sum(0.5 * jnp.sum(k * r * r) for k, r in zip(STIFFNESS.values(), residual.values(), strict=True)), grads
 
 
 def covariance(stiffness, step, friction, temperature):
@@ -57,9 +55,7 @@ def largest_z(draws, mean, variance):
     return np.abs(np.concatenate([z_mean, z_variance])).max()
 
 
-def sample(
-    preconditioner, *, step_size=0.4, temperature=1.0, friction=0.1, fault=1.0, mass_state=None, seed=0
-):
+def sample(preconditioner, *, step_size=0.4, temperature=1.0, friction=0.1, fault=1.0, mass_state=None, seed=0):
     transform = sghmc(step_size, temperature=temperature, friction=friction, preconditioner=preconditioner)
     params = jax.tree.map(lambda c: jnp.tile(jnp.asarray(c), (CHAINS, *[1] * c.ndim)), CENTRE)
     state = init_chains(params, jax.random.key(seed), transform)
@@ -86,9 +82,7 @@ ONES = jax.tree.map(np.ones_like, CENTRE)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
-@pytest.mark.parametrize(
-    ("mass", "inverse"), [(identity(), ONES), (fixed(MASS), MASS)], ids=["identity", "fixed"]
-)
+@pytest.mark.parametrize(("mass", "inverse"), [(identity(), ONES), (fixed(MASS), MASS)], ids=["identity", "fixed"])
 def test_stationary_law(mass, inverse, temperature):
     result = sample(mass, temperature=temperature, seed=1)
     assert check_law(result, inverse, temperature=temperature) < BOUND

@@ -25,9 +25,7 @@ def make_record(step: int, *, periodic: bool = False, predicted: bool = True, n:
     )
     stress = rng.normal(size=(3, 3)) * 1e-3
     label = Label(float(rng.normal() * 1e5), rng.normal(size=(n, 3)), stress + stress.T if periodic else None)
-    record = LabelRecord(
-        structure, label, step, 0.1 * step, "sigma 0.02 > 0.01", 1.0 / 3.0, -2.5, "sha256:12e34", 3.3
-    )
+    record = LabelRecord(structure, label, step, 0.1 * step, "sigma 0.02 > 0.01", 1.0 / 3.0, -2.5, "sha256:12e34", 3.3)
     if not predicted:
         return record
     means, sigmas = rng.normal(size=(2, n, 3))

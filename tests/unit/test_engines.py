@@ -43,9 +43,7 @@ from bayes_mlff.otf.dft.registry import EngineSettings, make_engine
 
 def copper(seed: int = 0) -> Structure:
     atoms = bulk("Cu", cubic=True)
-    atoms.set_cell(
-        atoms.cell.array + 0.1 * np.tril(np.random.default_rng(9).normal(size=(3, 3))), scale_atoms=True
-    )
+    atoms.set_cell(atoms.cell.array + 0.1 * np.tril(np.random.default_rng(9).normal(size=(3, 3))), scale_atoms=True)
     atoms.rattle(0.1, seed=seed)
     return from_ase(atoms)
 
@@ -113,9 +111,7 @@ def plant(monkeypatch):
     def put(behaviour: str) -> type[Calculator]:
         package = types.ModuleType("planted_package")
         package.Faulty = planted(behaviour)
-        package.OwnConvergenceError = type(
-            "OwnConvergenceError", (Exception,), {"__module__": "planted_package.scf"}
-        )
+        package.OwnConvergenceError = type("OwnConvergenceError", (Exception,), {"__module__": "planted_package.scf"})
         monkeypatch.setitem(sys.modules, "planted_package", package)
         return package.Faulty
 
@@ -159,9 +155,7 @@ def test_label_is_the_slope_of_the_energy_in_positions_and_strain(settings):
 
     def moved(x: float) -> Structure:
         deform = np.eye(3) + x * strain
-        return structure._replace(
-            positions=(structure.positions + x * move) @ deform, cell=structure.cell @ deform
-        )
+        return structure._replace(positions=(structure.positions + x * move) @ deform, cell=structure.cell @ deform)
 
     with make_engine(settings) as engine:
         here = engine.label(structure).label
@@ -180,9 +174,7 @@ def test_stress_only_where_asked_for_and_defined():
 def test_the_free_energy_is_taken_where_there_is_one(plant):
     plant("free energy")
     with make_engine(FAULTY) as engine, make_engine(AseSettings(calculator="ase.calculators.emt:EMT")) as emt:
-        assert engine.label(copper()).label.energy == pytest.approx(
-            emt.label(copper()).label.energy - 1.0, abs=1e-12
-        )
+        assert engine.label(copper()).label.energy == pytest.approx(emt.label(copper()).label.energy - 1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("behaviour", ["stale geometry", "stale numbers"])
@@ -200,9 +192,7 @@ def test_the_same_geometry_again_is_no_old_result():
         assert first.energy == again.energy
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "what"), [("nan", "forces"), ("energy nan", "energy"), ("shape", "shape")]
-)
+@pytest.mark.parametrize(("behaviour", "what"), [("nan", "forces"), ("energy nan", "energy"), ("shape", "shape")])
 def test_unusable_results_are_refused(plant, behaviour, what):
     plant(behaviour)
     with make_engine(FAULTY) as engine, pytest.raises(EngineFailedError, match=what):
@@ -294,8 +284,7 @@ def test_net_force_is_subtracted_on_request_and_changes_the_hash():
     assert "mean force of 7.07e+00" in result.diagnostics[-1]
     assert verified_label(Pushed(), water(), min_distance_angstrom=0.5).label.forces[0, 1] == 1.0
     with_, without = (
-        VerifiedEngine(Pushed(), min_distance_angstrom=0.5, subtract_net_force=yes).settings_hash
-        for yes in (1, 0)
+        VerifiedEngine(Pushed(), min_distance_angstrom=0.5, subtract_net_force=yes).settings_hash for yes in (1, 0)
     )
     assert without == "sha256:0" != with_
 
@@ -308,9 +297,7 @@ def test_an_engine_that_admits_to_be_unconverged_or_permutes_atoms_is_refused():
             self.converged, self.order = converged, order
 
         def label(self, structure):
-            evaluated = structure._replace(
-                numbers=structure.numbers[self.order], positions=structure.positions
-            )
+            evaluated = structure._replace(numbers=structure.numbers[self.order], positions=structure.positions)
             return EngineResult(Label(0.0, np.zeros((3, 3))), evaluated, self.converged, 0.0, 1, ())
 
     with pytest.raises(EngineFailedError, match="unconverged"):
@@ -372,9 +359,7 @@ def test_unsuitable_elements_arguments_and_moments_are_setup_errors():
 def test_settings_are_one_union_and_unknown_keys_are_refused():
     adapter = TypeAdapter(EngineSettings)
     assert adapter.validate_python({"name": "pyscf", "basis": "sto-3g"}) == PyscfSettings(basis="sto-3g")
-    parsed = adapter.validate_json(
-        '{"name": "ase", "calculator": "a:B", "arguments": {"mode": {"name": "pw"}}}'
-    )
+    parsed = adapter.validate_json('{"name": "ase", "calculator": "a:B", "arguments": {"mode": {"name": "pw"}}}')
     assert parsed == AseSettings(calculator="a:B", arguments={"mode": {"name": "pw"}})
     assert hash(parsed) == hash(parsed.model_copy()) and hash(PyscfSettings()) == hash(PyscfSettings())
     for bad in ({"name": "pyscf", "bassis": "x"}, {"name": "vasp"}, {"name": "pyscf", "grid_level": 0}):
@@ -384,9 +369,7 @@ def test_settings_are_one_union_and_unknown_keys_are_refused():
 
 def test_the_hash_follows_what_changes_labels_and_nothing_else():
     def of(**settings):
-        return make_engine(
-            AseSettings(calculator="ase.calculators.lj:LennardJones", **settings)
-        ).settings_hash
+        return make_engine(AseSettings(calculator="ase.calculators.lj:LennardJones", **settings)).settings_hash
 
     assert of() == of() == of(reuse_calculator=False) == of(min_distance_angstrom=0.1) == of(retries=())
     assert len({of(), of(arguments={"sigma": 2.0}), of(stress=True), of(subtract_net_force=True)}) == 4
@@ -440,8 +423,7 @@ def test_tight_binding_converges_or_says_so():
     structure = water()
     with make_engine(settings) as engine:
         here, up, down = (
-            engine.label(structure._replace(positions=structure.positions + x * direction)).label
-            for x in (0.0, h, -h)
+            engine.label(structure._replace(positions=structure.positions + x * direction)).label for x in (0.0, h, -h)
         )
     assert abs((up.energy - down.energy) / (2 * h) + np.sum(here.forces * direction)) < 1e-3
     hopeless = settings.model_copy(update={"arguments": {**settings.arguments, "max_iterations": 1}})

@@ -63,9 +63,7 @@ def test_device_list_equals_host_list(name):
 
 
 @hypothesis.settings(max_examples=15, deadline=None)
-@hypothesis.given(
-    st.one_of(crystals(ELEMENTS), crystals(ELEMENTS, wrapped=False, max_atoms=3), molecules(ELEMENTS))
-)
+@hypothesis.given(st.one_of(crystals(ELEMENTS), crystals(ELEMENTS, wrapped=False, max_atoms=3), molecules(ELEMENTS)))
 def test_device_list_equals_host_list_on_random_structures(structure):
     assert_lists_agree(structure)
 
@@ -150,9 +148,7 @@ def test_overflow_when_the_cell_becomes_too_thin():
     for factor in np.linspace(1.0, 0.3, 15):
         cell = jnp.asarray(structure.cell * np.array([1.0, 1.0, factor])[:, None])
         result = renew(move(state, state.graph.positions, cell), spec=spec)
-        complete = edges(result.graph) == host_edges(
-            structure.positions, np.asarray(cell), structure.pbc, 2.5
-        )
+        complete = edges(result.graph) == host_edges(structure.positions, np.asarray(cell), structure.pbc, 2.5)
         assert complete or result.overflow
     assert result.overflow and not complete
 

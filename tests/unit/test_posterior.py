@@ -65,10 +65,7 @@ def reference_log_p(params, training_set, i):
     r = np.asarray(training_set.graphs.positions)[i, :3]
     total = stats.norm.logpdf(float(training_set.energy[i]), a * (r**2).sum(), SIGMAS.energy_sigma)
     total += stats.norm.logpdf(np.asarray(training_set.forces)[i, :3], -2 * a * r, sigma).sum()
-    return (
-        total
-        + stats.norm.logpdf(np.asarray(training_set.stress)[i], a * np.eye(3), SIGMAS.stress_sigma).sum()
-    )
+    return total + stats.norm.logpdf(np.asarray(training_set.stress)[i], a * np.eye(3), SIGMAS.stress_sigma).sum()
 
 
 def reference_potential(params, training_set, count):
@@ -170,9 +167,7 @@ def test_gradient_by_central_differences():
     key = jax.random.key(5)
     gradient = np.asarray(jax.grad(function)(PARAMS, key, training_set))
     for axis, shift in enumerate(np.eye(2) * 1e-5):
-        slope = (
-            function(PARAMS + shift, key, training_set) - function(PARAMS - shift, key, training_set)
-        ) / 2e-5
+        slope = (function(PARAMS + shift, key, training_set) - function(PARAMS - shift, key, training_set)) / 2e-5
         np.testing.assert_allclose(gradient[axis], float(slope), rtol=1e-7)
 
 
@@ -245,9 +240,7 @@ def test_full_set_is_an_error_until_grown():
     assert not np.asarray(wide.graphs.edge_mask)[..., K:].any()
     key = jax.random.key(0)
     function = potential(toy_predict, PRIOR, SIGMAS, 5)
-    np.testing.assert_array_equal(
-        np.asarray(function(PARAMS, key, wide)), np.asarray(function(PARAMS, key, full))
-    )
+    np.testing.assert_array_equal(np.asarray(function(PARAMS, key, wide)), np.asarray(function(PARAMS, key, full)))
     assert np.isnan(np.asarray(wide.energy)[2:]).all()
     with pytest.raises(DataError, match="capacity"):
         grow(wide, 3)

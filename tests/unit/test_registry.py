@@ -46,9 +46,7 @@ def test_save_and_load_is_exact(potential, saved):
 
 
 def test_dtype_of_loaded_weights(saved):
-    assert {x.dtype for x in jax.tree.leaves(load(str(saved), dtype=jnp.float32).params)} == {
-        np.dtype(np.float32)
-    }
+    assert {x.dtype for x in jax.tree.leaves(load(str(saved), dtype=jnp.float32).params)} == {np.dtype(np.float32)}
 
 
 def test_weights_have_unit_variance_and_follow_the_seed(potential):

@@ -60,9 +60,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
             "abc",
             2.0,
         )
-        record = record._replace(
-            predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0, sigma_crit=1.0
-        )
+        record = record._replace(predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0, sigma_crit=1.0)
         if i:
             sigma = calibration.critical_sigma(state, THRESHOLD) * rng.uniform(1.0, 1.4)
             error = 1.8 * sigma * rng.normal()
@@ -86,9 +84,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
     events.append({"event": "finished", "time": 2000.0})
     (path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     _write_thermo(path / "thermo.csv", steps, crit, rng)
-    stamped = [
-        _ethanol(180 * np.cos(s / 300)) if atoms is None else atoms.copy() for s in range(0, steps, 10)
-    ]
+    stamped = [_ethanol(180 * np.cos(s / 300)) if atoms is None else atoms.copy() for s in range(0, steps, 10)]
     for index, frame in enumerate(stamped):
         frame.info = {"step": 10 * index, "time_fs": 5.0 * index}
     if stamped:
@@ -167,9 +163,7 @@ def test_summary_counts_and_errors(full):
 def test_table_shows_both_units(full):
     page = report.write_report(full[0], threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
     assert "0.5 kcal/mol = 2.41 meV/atom" in page
-    assert (
-        "0:16:40 h: dynamics and rest 0:13:20 h, reference calculations 0:01:20 h, sampling 0:02:00 h" in page
-    )
+    assert "0:16:40 h: dynamics and rest 0:13:20 h, reference calculations 0:01:20 h, sampling 0:02:00 h" in page
 
 
 @pytest.mark.parametrize("labels", [0, 1, 2, 3])
@@ -196,9 +190,7 @@ def test_calibration_that_cannot_be_replayed_is_said(tmp_path):
     page = report.write_report(tmp_path, threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
     assert "could not be replayed" not in page
     # Another threshold or prior than the run's own contradicts the critical sigmas stored with the labels.
-    page = report.write_report(tmp_path, threshold_ev=1.001 * THRESHOLD, title="t").read_text(
-        encoding="utf-8"
-    )
+    page = report.write_report(tmp_path, threshold_ev=1.001 * THRESHOLD, title="t").read_text(encoding="utf-8")
     assert page.count("could not be replayed") == 2
     (tmp_path / "config.yaml").write_text(CONFIG + "calibration: {a: 1.5}\n")
     page = report.write_report(tmp_path, threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")

@@ -79,9 +79,7 @@ def test_chains_and_leaves_get_their_own_noise():
     """Equal chains and equal leaves part at the first step, moved by noise alone."""
     params = {"a": jnp.zeros([3, 4]), "b": jnp.zeros([3, 4])}
     transform = sghmc(0.1, preconditioner=identity())
-    run = chain_runner(
-        lambda p, key, data: (jnp.zeros([]), jax.tree.map(jnp.zeros_like, p)), transform, n_steps=1
-    )
+    run = chain_runner(lambda p, key, data: (jnp.zeros([]), jax.tree.map(jnp.zeros_like, p)), transform, n_steps=1)
     moved, _, _ = run(params, init_chains(params, jax.random.key(0), transform), None, 1)
     values = np.concatenate([np.asarray(moved["a"]).ravel(), np.asarray(moved["b"]).ravel()])
     assert np.unique(values).size == 24
@@ -139,9 +137,7 @@ def test_float32_stays_float32():
 def test_is_an_optax_transformation():
     transform = optax.chain(optax.clip(1e6), sghmc(0.1, temperature=0.0, preconditioner=identity()))
     params = jnp.ones([3])
-    updates, _ = transform.update(
-        params, transform.init(params), params, key=jax.random.key(0), n_data=2, more=1
-    )
+    updates, _ = transform.update(params, transform.init(params), params, key=jax.random.key(0), n_data=2, more=1)
     np.testing.assert_allclose(np.asarray(updates), -0.1 * 0.1, rtol=1e-12)
 
 
@@ -162,9 +158,7 @@ def test_two_steps_by_hand():
 def test_freeze_holds_moments_and_bias_correction():
     mass = amsgrad(beta=0.9)
     update = jax.jit(lambda g, s, f: mass.update(g, s, freeze=f))
-    state = update(
-        jnp.asarray([1.0]), mass.init(jnp.zeros([1])), True
-    )  # nothing to freeze yet: this gradient counts
+    state = update(jnp.asarray([1.0]), mass.init(jnp.zeros([1])), True)  # nothing to freeze yet: this gradient counts
     assert int(state.count) == 1
     held = update(jnp.asarray([9.0]), state, True)
     assert_equal(held, state)
@@ -287,9 +281,7 @@ def test_chain_axis_shards_without_communication():
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

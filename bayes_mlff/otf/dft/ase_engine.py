@@ -65,12 +65,8 @@ class AseSettings(CommonSettings):
     """
 
     name: Literal["ase"] = "ase"
-    calculator: str = Field(
-        description="Import path, such as 'tblite.ase:TBLite' or 'ase.calculators.emt.EMT'."
-    )
-    arguments: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Keyword arguments of the calculator."
-    )
+    calculator: str = Field(description="Import path, such as 'tblite.ase:TBLite' or 'ase.calculators.emt.EMT'.")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword arguments of the calculator.")
     retries: tuple[dict[str, JsonValue], ...] = Field(
         ({},),
         description="For each further attempt, what to change in `arguments`; each has a new calculator. "
@@ -120,9 +116,7 @@ class AseEngine:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
         moments = self._settings.initial_magmoms
         if moments is not None and len(moments) != len(structure.numbers):
-            raise ConfigError(
-                "engine.initial_magmoms", moments, f"{len(structure.numbers)} numbers, one for each atom"
-            )
+            raise ConfigError("engine.initial_magmoms", moments, f"{len(structure.numbers)} numbers, one for each atom")
         if self._calculator is None:
             self._calculator = self._make({})
         wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
@@ -187,8 +181,7 @@ class AseEngine:
             return self._factory(**arguments)
         except (TypeError, ValueError, KeyError, *SETUP_EXCEPTIONS, *self._retry_exceptions) as error:
             raise EngineSetupError(
-                f"engine.arguments: {self._settings.calculator} refuses {arguments}: "
-                f"{type(error).__name__}: {error}"
+                f"engine.arguments: {self._settings.calculator} refuses {arguments}: {type(error).__name__}: {error}"
             ) from error
 
     def _attempt(self, structure: Structure, rung: int) -> tuple[Label, Structure, str]:
@@ -211,9 +204,7 @@ class AseEngine:
             raise EngineRetryError(f"{type(error).__name__}: {error}") from error
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
-            raise EngineSetupError(
-                f"{self.description}: the calculator does not say which geometry it evaluated"
-            )
+            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
         return label, from_ase(evaluated), note
 
 

@@ -41,9 +41,7 @@ class EngineResult(NamedTuple):
     converged: bool  # as the engine reports it
     seconds: float  # wall clock, all attempts
     attempts: int  # 1 if the first try succeeded
-    diagnostics: tuple[
-        str, ...
-    ]  # one line for each attempt that failed, then remarks on the one that did not
+    diagnostics: tuple[str, ...]  # one line for each attempt that failed, then remarks on the one that did not
 
 
 @runtime_checkable
@@ -112,9 +110,7 @@ def hash_settings(name: str, version: str, settings: Mapping[str, JsonValue]) ->
       `sha256:` and 64 hexadecimal digits over canonical JSON; the prefix keeps a reader of text files from
       taking a hash such as 12e34 for a number.
     """
-    text = json.dumps(
-        {"name": name, "version": version, "settings": settings}, sort_keys=True, separators=(",", ":")
-    )
+    text = json.dumps({"name": name, "version": version, "settings": settings}, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -186,9 +182,7 @@ def verified_label(
     refuse_close_contacts(structure, min_distance_angstrom)
     result = engine.label(structure)
     if not result.converged:
-        raise EngineFailedError(
-            f"{engine.description}: the engine reports an unconverged result; it is not a label"
-        )
+        raise EngineFailedError(f"{engine.description}: the engine reports an unconverged result; it is not a label")
     _refuse_other_geometry(structure, result.structure, engine.description)
     try:
         check_label(result.label, len(structure.numbers))
@@ -213,9 +207,7 @@ def _refuse_other_geometry(asked: Structure, evaluated: Structure, description: 
     ):
         difference = float(np.abs(ours - theirs).max())
         if not difference <= ECHO_TOLERANCE:
-            raise EngineFailedError(
-                f"{stale}: {name} differ by {difference:.3g} Å; allowed: {ECHO_TOLERANCE} Å"
-            )
+            raise EngineFailedError(f"{stale}: {name} differ by {difference:.3g} Å; allowed: {ECHO_TOLERANCE} Å")
 
 
 class VerifiedEngine:

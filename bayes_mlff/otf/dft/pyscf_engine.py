@@ -63,9 +63,7 @@ class PyscfEngine:
         s = self._settings
         fit = ", density fitting" if s.density_fit else ""
         dispersion = f"-{s.dispersion}" if s.dispersion else ""
-        return (
-            f"PySCF {s.xc}{dispersion}/{s.basis}{fit}, grid {s.grid_level}, charge {s.charge}, spin {s.spin}"
-        )
+        return f"PySCF {s.xc}{dispersion}/{s.basis}{fit}, grid {s.grid_level}, charge {s.charge}, spin {s.spin}"
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: boundary, functional, dispersion, basis, core potential, charge and spin."""
@@ -75,9 +73,7 @@ class PyscfEngine:
         try:
             self._pyscf.dft.libxc.parse_xc(s.xc)
         except (KeyError, ValueError) as error:
-            raise EngineSetupError(
-                f"engine.xc: got {s.xc!r}; allowed: a functional that PySCF knows"
-            ) from error
+            raise EngineSetupError(f"engine.xc: got {s.xc!r}; allowed: a functional that PySCF knows") from error
         if s.dispersion is not None and importlib.util.find_spec("pyscf.dispersion") is None:
             raise EngineSetupError(
                 f"engine.dispersion: {s.dispersion!r} needs another package; pip install pyscf-dispersion"
@@ -119,9 +115,7 @@ class PyscfEngine:
             return
         with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
             if str(arrays["settings_hash"]) != self.settings_hash:
-                raise DataError(
-                    "engine state: saved at another level of theory or by another version of PySCF"
-                )
+                raise DataError("engine state: saved at another level of theory or by another version of PySCF")
             self._previous = _Density(*(arrays[name] for name in _Density._fields))
 
     def close(self) -> None:
@@ -204,15 +198,11 @@ def _run(field: Any, guess: np.ndarray | None, how: str) -> int:
     try:
         energy = field.kernel(dm0=guess)
     except (np.linalg.LinAlgError, FloatingPointError, RuntimeError) as error:
-        raise EngineRetryError(
-            f"{how}: {type(error).__name__} after {len(changes)} cycles: {error}"
-        ) from error
+        raise EngineRetryError(f"{how}: {type(error).__name__} after {len(changes)} cycles: {error}") from error
     cycles = getattr(field, "cycles", 0) or len(changes)
     if not field.converged or not math.isfinite(energy):
         change = changes[-1] * units.HARTREE if changes else math.nan
-        raise EngineRetryError(
-            f"{how}: not converged after {cycles} cycles, last energy change {change:.2e} eV"
-        )
+        raise EngineRetryError(f"{how}: not converged after {cycles} cycles, last energy change {change:.2e} eV")
     return cycles
 
 

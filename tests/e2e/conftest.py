@@ -1,0 +1,91 @@
+"""A complete run that costs seconds: a tiny untrained network, two chains, a Lennard-Jones-like reference."""
+
+from pathlib import Path
+
+import pytest
+
+from bayes_mlff.models import registry
+from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.otf import config, systems
+from bayes_mlff.otf.loop import Session
+from bayes_mlff.otf.problem import prepare
+from bayes_mlff.otf.rundir import RunDirectory
+
+TINY = NequIPConfig(
+    elements=(1, 6, 8),
+    r_max=3.0,
+    hidden_irreps="4x0e+4x1o",
+    num_layers=2,
+    edge_l_max=1,
+    embedding_features=2,
+    radial_depth=1,
+    radial_width=4,
+    average_neighbors=5.0,
+    sigma_widths=(4,),
+    energy_scales=(0.05, 0.05, 0.05),
+    energy_shifts=(-1.0, -2.0, -3.0),
+)
+
+
+class Silent:
+    """An observer that remembers the calls."""
+
+    def __init__(self):
+        self.labels, self.chunks = [], []
+
+    def chunk(self, **what):
+        self.chunks.append(what)
+
+    def label(self, **what):
+        self.labels.append(what)
+
+    def update(self, **what):
+        pass
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    registry.save(registry.initialize(TINY, 0), path, {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_problem(tiny_model):
+    raw = {
+        "structure": "ethanol",
+        "model": str(tiny_model),
+        "threshold": "0.004 eV",
+        "sampler": {
+            "chains": 2,
+            "steps": 30,
+            "cold_steps": 5,
+            "ramp_steps": 5,
+            "batch_size": 2,
+            "prior_scale": 0.5,
+            "initial_spread": 1.0,
+        },
+        "dynamics": {"duration_ps": 0.02, "temperature_k": 900.0, "chunk_steps": 8, "trajectory_every": 4},
+        "engine": {"name": "ase", "calculator": "ase.calculators.emt:EMT"},
+    }
+    parsed = config.parse(raw)
+    structure = systems.structure("ethanol", base=Path())
+    return prepare(parsed, structure, registry.load(str(tiny_model)))
+
+
+@pytest.fixture
+def open_session(tiny_problem):
+    """Make a session on a run directory, with any engine."""
+    opened = []
+
+    def make(path: Path, engine, problem=tiny_problem) -> Session:
+        run = RunDirectory(path)
+        if not run.config.exists():
+            run.create(config.dump(problem.config))
+        run.open()
+        opened.append(run)
+        return Session(problem, engine, run, Silent())
+
+    yield make
+    for run in opened:
+        run.close()

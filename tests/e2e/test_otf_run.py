@@ -1,0 +1,211 @@
+"""The loop end to end over a cheap real calculator: accounting, interruption, and what a user sees."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bayes_mlff.core.errors import EngineFailedError, RunDirectoryError
+from bayes_mlff.data import dataset
+from bayes_mlff.otf import loop
+from bayes_mlff.otf.__main__ import app
+from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf.rundir import RunDirectory
+
+
+class Interrupted(BaseException):
+    """Stands for a kill: not an Exception, so that nothing can catch it on the way."""
+
+
+class Counting:
+    """An engine that counts its calls and can fail or die at one of them."""
+
+    def __init__(self, inner, *, die_at=None, fail_at=None):
+        self._inner, self.calls, self._die_at, self._fail_at = inner, 0, die_at, fail_at
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def label(self, structure):
+        self.calls += 1
+        if self.calls == self._die_at:
+            raise Interrupted
+        if self.calls == self._fail_at:
+            raise EngineFailedError("planted")
+        return self._inner.label(structure)
+
+
+@pytest.fixture(scope="module")
+def reference_run(tmp_path_factory, tiny_problem):
+    """An uninterrupted run: its directory and final state."""
+    from bayes_mlff.otf import config as configuration
+    from tests.e2e.conftest import Silent
+
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run = RunDirectory(path)
+    run.create(configuration.dump(tiny_problem.config))
+    run.open()
+    engine = Counting(make_engine(tiny_problem.config.engine))
+    session = loop.Session(tiny_problem, engine, run, Silent())
+    state = session.finish(session.resume())
+    run.close()
+    return path, state, engine.calls, session.observer
+
+
+def files(path):
+    return {name: (path / name).read_bytes() for name in ("thermo.csv", "trajectory.extxyz")}
+
+
+def same_labels(left, right):
+    a, b = dataset.read(left / "dataset.extxyz"), dataset.read(right / "dataset.extxyz")
+    assert [r.step for r in a] == [r.step for r in b]
+    for x, y in zip(a, b, strict=True):
+        assert x.label.energy == y.label.energy
+        np.testing.assert_array_equal(x.structure.positions, y.structure.positions)
+        assert x.predicted_energy_mean == y.predicted_energy_mean
+
+
+def test_one_reference_call_for_each_label_and_every_step_is_recorded(reference_run, tiny_problem):
+    path, state, calls, observer = reference_run
+    records = dataset.read(path / "dataset.extxyz")
+    assert calls == len(records) == int(state.device.training_set.count)
+    assert len(records) >= 3, "the threshold of this test no longer makes the run ask"
+    thermo = np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)
+    np.testing.assert_array_equal(thermo["step"], np.arange(1, tiny_problem.config.n_steps + 1))
+    assert np.isfinite(thermo["potential_ev"]).all()
+    asked = thermo["sigma_ev"] > thermo["sigma_crit_ev"]
+    assert {int(s) for s in thermo["step"][asked]} == {r.step for r in records if r.reason == "uncertain"}
+    assert sum(c["steps"] for c in observer.chunks) == tiny_problem.config.n_steps
+
+
+def test_a_labelled_step_is_finished_with_the_reference(reference_run):
+    path, state, *_ = reference_run
+    records = {r.step: r for r in dataset.read(path / "dataset.extxyz")}
+    thermo = np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)
+    for row in thermo:
+        record = records.get(int(row["step"]))
+        if record is not None:
+            assert row["potential_ev"] == pytest.approx(record.label.energy + record.energy_offset, rel=1e-6)
+    assert records[0].energy_offset == pytest.approx(records[0].pretrained_energy - records[0].label.energy)
+
+
+def test_calibration_uses_every_label_but_the_first(reference_run):
+    path, state, *_ = reference_run
+    records = [r for r in dataset.read(path / "dataset.extxyz") if r.reason == "uncertain"]
+    z = [(r.predicted_energy_mean - r.label.energy - r.energy_offset) / r.predicted_energy_sigma for r in records]
+    assert state.host.calibration.n == len(records)
+    assert state.host.calibration.s == pytest.approx(np.sum(np.square(z)), rel=1e-9)
+
+
+@pytest.mark.parametrize("where", ["first label", "second label", "learning", "recording"])
+def test_an_interrupted_run_continues_bit_for_bit(reference_run, open_session, tmp_path, monkeypatch, where):
+    whole, state, calls, _ = reference_run
+    path = tmp_path / "run"
+    paid = 0
+
+    def engine(**faults):
+        from bayes_mlff.otf.dft.ase_engine import AseSettings
+
+        return Counting(make_engine(AseSettings(name="ase", calculator="ase.calculators.emt:EMT")), **faults)
+
+    first = engine(die_at={"first label": 1, "second label": 2}.get(where))
+    session = open_session(path, first)
+    with monkeypatch.context() as patch:
+        if where == "learning":
+            original = loop.Session._learn
+
+            def dies(self, state, record):
+                if record.step > 0:
+                    raise Interrupted
+                return original(self, state, record)
+
+            patch.setattr(loop.Session, "_learn", dies)
+        if where == "recording":
+            patch.setattr(loop.Session, "_commit", _die_after(loop.Session._commit, 2))
+        with pytest.raises(Interrupted):
+            session.finish(session.resume())
+    session.run.close()
+    paid += first.calls - (first._die_at is not None)
+    second = engine()
+    again = open_session(path, second)
+    final = again.finish(again.resume())
+    paid += second.calls
+    assert paid == calls, "a label was lost or paid for twice"
+    assert files(path) == files(whole)
+    same_labels(path, whole)
+    np.testing.assert_array_equal(final.device.params, state.device.params)
+    np.testing.assert_array_equal(final.device.md.momentum, state.device.md.momentum)
+    assert final.host == state.host
+
+
+def _die_after(original, times):
+    left = [times]
+
+    def commit(self, state):
+        if left[0] == 0:
+            raise Interrupted
+        left[0] -= 1
+        original(self, state)
+
+    return commit
+
+
+def test_a_failed_label_leaves_the_run_resumable(reference_run, open_session, tmp_path, tiny_problem):
+    whole, state, *_ = reference_run
+    path = tmp_path / "run"
+    session = open_session(path, Counting(make_engine(tiny_problem.config.engine), fail_at=2))
+    with pytest.raises(EngineFailedError, match="planted"):
+        session.finish(session.resume())
+    session.run.close()
+    again = open_session(path, make_engine(tiny_problem.config.engine))
+    final = again.finish(again.resume())
+    np.testing.assert_array_equal(final.device.params, state.device.params)
+
+
+def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
+    few = tiny_problem._replace(config=tiny_problem.config.model_copy(update={"max_labels": 1}))
+    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine), few)
+    with pytest.raises(loop.RunStoppedError, match="max_labels"):
+        session.finish(session.resume())
+
+
+def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):
+    open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
+    with pytest.raises(RunDirectoryError, match="another process"):
+        RunDirectory(tmp_path / "run").open()
+
+
+def test_chunk_and_update_compile_once(open_session, tmp_path, tiny_problem, count_compilations):
+    """After the first label of a run nothing compiles any more, however many labels follow."""
+    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
+    state = session.resume()
+    while int(state.device.training_set.count) < 2:
+        state = session.advance(state)
+    with count_compilations() as compiled:
+        final = session.finish(state)
+    assert int(final.device.training_set.count) > 2
+    assert compiled.value == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "phrase"),
+    [
+        (["--system", "methanol"], 2, "ethanol"),
+        (["run", "missing.yaml"], 2, "existing YAML"),
+        (["resume", "nowhere"], 2, "existing YAML"),
+    ],
+)
+def test_the_command_line_refuses_by_name(arguments, code, phrase, capsys, monkeypatch):
+    from bayes_mlff.otf import __main__ as cli
+
+    monkeypatch.setattr("sys.argv", ["bayes-mlff", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == code
+    assert phrase in " ".join(capsys.readouterr().err.split())
+
+
+def test_help_names_the_sub_commands():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for name in ("init", "check", "run", "resume", "status", "report", "schema"):
+        assert name in result.output

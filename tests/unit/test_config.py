@@ -1,0 +1,72 @@
+"""Configuration: defaults, refusals that name the key, and a file that reads back as itself."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf import config, systems
+from bayes_mlff.otf.template import template
+
+MINIMAL = {"structure": "ethanol"}
+
+
+@pytest.mark.parametrize("system", systems.SYSTEMS)
+@pytest.mark.parametrize("profile", systems.PROFILES)
+def test_built_in_settings_are_valid_and_read_back(system, profile, tmp_path):
+    parsed = config.parse(systems.settings(system, profile))
+    path = tmp_path / "config.yaml"
+    path.write_text(config.dump(parsed))
+    assert config.load(path) == parsed
+
+
+def test_template_has_every_key_at_its_default():
+    assert config.parse(yaml.safe_load(template())) == config.parse(MINIMAL)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "phrase"),
+    [
+        ({"sampler": {"step_sise": 1}}, "sampler.step_sise", "did you mean 'step_size'"),
+        ({"thresold": "1 eV"}, "thresold", "did you mean 'threshold'"),
+        ({"threshold": "0.5"}, "threshold", "kcal/mol"),
+        ({"threshold": "-1 eV"}, "threshold", "positive"),
+        ({"dynamics": {"timestep_fs": 0}}, "dynamics.timestep_fs", "greater than 0"),
+        ({"dynamics": {"ensemble": "npt"}}, "dynamics.ensemble", "langevin"),
+        ({"engine": {"name": "pyscf", "bassis": "sto-3g"}}, "engine.bassis", "did you mean 'basis'"),
+        ({"engine": {"name": "vasp"}}, "engine", "pyscf"),
+        ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
+        ({"sampler": {"chains": 1}}, "sampler.chains", "2"),
+    ],
+)
+def test_mistakes_are_named(change, key, phrase):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(MINIMAL | change)
+    assert caught.value.key == key
+    assert phrase in str(caught.value)
+
+
+def test_missing_structure_is_named():
+    with pytest.raises(ConfigError, match="structure"):
+        config.parse({})
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=3))
+def test_anything_but_a_mapping_is_refused(raw):
+    with pytest.raises(ConfigError):
+        config.parse(raw)
+
+
+@given(st.dictionaries(st.text(max_size=12), st.integers() | st.text(max_size=5) | st.none(), max_size=3))
+def test_arbitrary_sections_end_in_a_named_error_or_a_config(section):
+    for name in ("sampler", "dynamics", "calibration", "engine"):
+        try:
+            config.parse(MINIMAL | {name: section})
+        except ConfigError as error:
+            assert error.key.startswith(name)
+
+
+def test_threshold_per_atom():
+    parsed = config.parse(MINIMAL | {"threshold": "2 meV/atom"})
+    assert parsed.threshold_ev(9) == pytest.approx(0.018)
