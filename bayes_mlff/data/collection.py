@@ -61,8 +61,8 @@ def make_member(
     senders = np.where(np.take_along_axis(close, senders.astype(int), axis=-1), senders, -1)
     out = np.full((*positions.shape[:2], capacity), -1, np.int16)
     out[..., : senders.shape[-1]] = senders
-    as32 = [jnp.asarray(a, jnp.float32) for a in (positions, forces, energy)]
-    return Member(*as32, jnp.asarray(out))
+    x, f, e = (jnp.asarray(a, jnp.float32) for a in (positions, forces, energy))
+    return Member(x, f, e, jnp.asarray(out))
 
 
 def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:

@@ -54,7 +54,7 @@ class NequIPConfig(BaseModel):
     @classmethod
     def _canonical(cls, value: str) -> str:
         irreps = e3nn.Irreps(value).regroup()
-        if irreps.count("0e") == 0:
+        if irreps.count(e3nn.Irrep(0, 1)) == 0:
             raise ValueError("must contain even scalars, e.g. '16x0e+16x1o'")
         return str(irreps)
 

@@ -30,12 +30,16 @@ def channels(irreps: str) -> dict[str, int]:
 
 def parity(irrep: str) -> int:
     """+1 for 'e', -1 for 'o'."""
-    return e3nn.Irrep(irrep).p
+    return _irrep(irrep).p
 
 
 def degree(irrep: str) -> int:
     """Degree l of an irrep name such as '1o'."""
-    return e3nn.Irrep(irrep).l
+    return _irrep(irrep).l
+
+
+def _irrep(name: str) -> e3nn.Irrep:
+    return e3nn.Irrep(name)  # pyright: ignore[reportArgumentType]  # names are documented, but not annotated
 
 
 @lru_cache
@@ -58,7 +62,7 @@ def paths(node: Sequence[str], edge_l_max: int, allowed: Sequence[str]) -> tuple
     for ir in node:
         for l in range(edge_l_max + 1):
             edge = f"{l}{'e' if l % 2 == 0 else 'o'}"
-            for out in e3nn.Irrep(ir) * e3nn.Irrep(edge):
+            for out in _irrep(ir) * _irrep(edge):
                 if str(out) in allowed:
                     found.append(Path(ir, edge, str(out)))
     return tuple(found)
@@ -74,7 +78,7 @@ def spherical_harmonics(vectors: jax.Array, l_max: int) -> Features:
             out[irrep] = jnp.ones_like(unit[..., :1])
         else:
             out[irrep] = e3nn.spherical_harmonics(
-                irrep, e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component"
+                e3nn.Irreps(irrep), e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component"
             ).array
     return out
 
@@ -105,6 +109,7 @@ class ScaledDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [..., inputs] to [..., features]."""
         fan_in = x.shape[-1]
         weight = self.param("weight", nn.initializers.normal(1.0), (fan_in, self.features), x.dtype)
         y = x @ (weight * (self.gain / math.sqrt(fan_in)))
@@ -122,6 +127,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [..., inputs] to [..., widths[-1]]."""
         for i, width in enumerate(self.widths):
             if i > 0:
                 x = nn.silu(x)
@@ -136,6 +142,7 @@ class EquivariantLinear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to `{irrep: [n, 2l+1, width]}`."""
         mixed = {}
         for irrep, width in self.out:
             if irrep in x:
@@ -150,6 +157,7 @@ class SelfConnection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to `{irrep: [n, 2l+1, width]}`; embedding [s, v], species [n]."""
         mixed = {}
         elements, width_a = embedding.shape
         for irrep, width in self.out:
@@ -217,6 +225,7 @@ class Gate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to the same without the `0e` channels used as gates."""
         out: Features = {}
         for irrep, width in self.scalars:
             out[irrep] = activate(x[irrep][..., :width], parity(irrep))

@@ -44,6 +44,7 @@ class Interaction(nn.Module):
         species: jax.Array,
         neighbors: jax.Array,
     ) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to the next features; harmonics [n, k, 2l+1], radial [n, k, bessels]."""
         config = self.config
         hidden = channels(config.hidden_irreps)
         wanted = {"0e": hidden["0e"]} if self.is_last else hidden

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +105,7 @@ def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params
     Raises:
       WeightsError: naming every entry that is missing, left over or of another shape.
     """
-    wanted = flatten_dict(template, sep="/")
+    wanted = cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(template, sep="/"))  # annotated as nested
     problems = [f"missing {k}" for k in wanted if k not in stored]
     problems += [f"unused {k}" for k in stored if k not in wanted]
     problems += [

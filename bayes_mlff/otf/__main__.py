@@ -128,13 +128,10 @@ def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> RunConf
 
 
 def _prepare_jax(config: RunConfig) -> None:
-    """One JAX device per core on CPU, so that chains run side by side; compiled programs are kept on disk."""
+    """One JAX device per core on CPU, so that chains run side by side."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chains = config.sampler.chains
     jax.config.update("jax_num_cpu_devices", max(d for d in range(1, cores + 1) if chains % d == 0))
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bayes_mlff" / "jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def main() -> None:
@@ -143,7 +140,7 @@ def main() -> None:
         app()
     except BayesMlffError as error:
         Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        Console(stderr=True).print(str(error), markup=False, highlight=False)
+        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(3 if isinstance(error, EngineError) else 2)
 
 

@@ -1,10 +1,8 @@
 """A jitted stretch of molecular dynamics that stops itself."""
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +11,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.otf.integrators import Integrator, kinetic_energy
-
-if TYPE_CHECKING:
-    from jax_md.simulate import NVTLangevinState as MDState
+from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy
 
 
 class Stop(enum.IntFlag):

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,26 +25,28 @@ class Section(BaseModel):
 class CalibrationConfig(Section):
     """Gamma prior on the precision of the predicted errors."""
 
-    a: Positive = Field(3.0, description="Shape; 3 for NequIP, 1.5 for MACE.")
-    b: Positive = Field(10.0, description="Rate.")
-    decay: float = Field(1.0, gt=0.0, le=1.0, description="Weight kept by earlier errors at each label; 1 = all.")
+    a: Positive = Field(default=3.0, description="Shape; 3 for NequIP, 1.5 for MACE.")
+    b: Positive = Field(default=10.0, description="Rate.")
+    decay: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Weight kept by earlier errors at each label; 1 = all."
+    )
 
 
 class SamplerConfig(Section):
     """SGHMC chains."""
 
-    chains: int = Field(8, ge=2, description="Independent chains, one sample each.")
-    steps: int = Field(2000, ge=10, description="Steps of every chain after each label.")
-    step_size: Positive = Field(1e-3, description="γ0 of the falling cosine.")
-    batch_size: Count = Field(5, description="Labels in a minibatch.")
-    friction: float = Field(0.1, gt=0.0, le=1.0, description="α.")
-    cold_steps: int = Field(400, ge=0, description="Steps at temperature 0.")
-    ramp_steps: int = Field(100, ge=1, description="Steps from temperature 0 to 1.")
-    prior_scale: Positive = Field(0.2, description="σ_TL around the pretrained weights.")
+    chains: int = Field(default=8, ge=2, description="Independent chains, one sample each.")
+    steps: int = Field(default=2000, ge=10, description="Steps of every chain after each label.")
+    step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
+    batch_size: Count = Field(default=5, description="Labels in a minibatch.")
+    friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")
+    cold_steps: int = Field(default=400, ge=0, description="Steps at temperature 0.")
+    ramp_steps: int = Field(default=100, ge=1, description="Steps from temperature 0 to 1.")
+    prior_scale: Positive = Field(default=0.2, description="σ_TL around the pretrained weights.")
     initial_spread: float = Field(
-        0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
+        default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
     )
-    energy_sigma_fraction: Positive = Field(0.1, description="Energy σ of the likelihood over the threshold.")
+    energy_sigma_fraction: Positive = Field(default=0.1, description="Energy σ of the likelihood over the threshold.")
 
     @model_validator(mode="after")
     def _warm(self) -> "SamplerConfig":
@@ -58,24 +60,28 @@ class DynamicsConfig(Section):
 
     ensemble: Literal["langevin", "nve"] = "langevin"
     duration_ps: Positive = 10.0
-    timestep_fs: float = Field(0.5, gt=0.0, le=10.0)
-    temperature_k: float = Field(300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
-    friction_per_fs: Positive = Field(0.01, description="Langevin friction.")
-    chunk_steps: Count = Field(500, description="Steps between two looks from the host, at most.")
-    trajectory_every: Count = Field(10, description="Steps between stored frames.")
-    skin_angstrom: Positive = Field(0.5, description="Neighbours are kept this far beyond the cutoff.")
+    timestep_fs: float = Field(default=0.5, gt=0.0, le=10.0)
+    temperature_k: float = Field(default=300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
+    friction_per_fs: Positive = Field(default=0.01, description="Langevin friction.")
+    chunk_steps: Count = Field(default=500, description="Steps between two looks from the host, at most.")
+    trajectory_every: Count = Field(default=10, description="Steps between stored frames.")
+    skin_angstrom: Positive = Field(default=0.5, description="Neighbours are kept this far beyond the cutoff.")
 
 
 class RunConfig(Section):
     """Everything that defines a run."""
 
     structure: str = Field(description="'ethanol', or the path of any file that ASE reads.")
-    model: str = Field("nequip-md17-small", description="Name of a shipped model, or path of a .safetensors file.")
-    threshold: str = Field("0.5 kcal/mol", description="Error of the total energy to hold, with its unit.")
-    confidence: float = Field(0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often.")
-    max_labels: Count = Field(500, description="Stop, resumably, when this many labels have been paid for.")
-    validation_frames: int = Field(0, ge=0, description="Random frames of the trajectory to label at the end.")
-    seed: int = Field(0, ge=0)
+    model: str = Field(
+        default="nequip-md17-small", description="Name of a shipped model, or path of a .safetensors file."
+    )
+    threshold: str = Field(default="0.5 kcal/mol", description="Error of the total energy to hold, with its unit.")
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often."
+    )
+    max_labels: Count = Field(default=500, description="Stop, resumably, when this many labels have been paid for.")
+    validation_frames: int = Field(default=0, ge=0, description="Random frames of the trajectory to label at the end.")
+    seed: int = Field(default=0, ge=0)
     calibration: CalibrationConfig = CalibrationConfig()
     sampler: SamplerConfig = SamplerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
@@ -154,7 +160,7 @@ def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
         if part in ("pyscf", "ase"):
             continue
         if part == "engine":
-            names = {m.model_fields["name"].default: m for m in EngineSettings.__origin__.__args__}  # type: ignore[attr-defined]
+            names = {m.model_fields["name"].default: m for m in get_args(get_args(EngineSettings)[0])}
             model = names.get(location[1], PyscfSettings)
             continue
         model = model.model_fields[part].annotation

@@ -25,7 +25,7 @@ class ConsoleObserver:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def working(self, what: str) -> None:
         """Show on the live line what is being waited for."""

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
+from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, ThermoSeries, Validation
 
 # Okabe & Ito's colours stay distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
@@ -42,49 +43,6 @@ class Panel(NamedTuple):
     title: str
     text: str  # caption, or why there is no figure
     png: bytes | None = None
-
-
-class LabelSeries(NamedTuple):
-    """Labels that were predicted before they were known: all but the one that defines the energy offset."""
-
-    time_fs: np.ndarray  # [l]
-    error_ev: np.ndarray  # [l] predicted minus reference
-    sigma_ev: np.ndarray  # [l] uncalibrated standard deviation
-    half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence
-    audit: np.ndarray  # [l] bool, asked for at random and not by the trigger
-    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
-    sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
-    confidence: float  # level of `half_width_ev`
-
-
-class ThermoSeries(NamedTuple):
-    """Logged steps of the dynamics."""
-
-    time_fs: np.ndarray  # [t]
-    temperature_k: np.ndarray  # [t]
-    potential_ev: np.ndarray  # [t]
-    total_ev: np.ndarray  # [t]
-    sigma_ev: np.ndarray  # [t]
-    sigma_crit_ev: np.ndarray  # [t]
-
-
-class Validation(NamedTuple):
-    """Random frames that were labelled after the run; all energies have the same origin."""
-
-    reference_ev: np.ndarray  # [m]
-    predicted_ev: np.ndarray  # [m]
-    sigma_ev: np.ndarray  # [m] uncalibrated
-    pretrained_ev: np.ndarray  # [m]
-
-
-class AngleSeries(NamedTuple):
-    """Conformation of ethanol along the run and at the labels."""
-
-    time_fs: np.ndarray  # [f]
-    angle_deg: np.ndarray  # [f] between the vectors O→H and methyl C→C
-    dihedral_deg: np.ndarray  # [f] C-C-O-H, -180 to 180
-    label_time_fs: np.ndarray  # [l]
-    label_angle_deg: np.ndarray  # [l]
 
 
 def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> Panel:

@@ -6,10 +6,8 @@ the reference method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020);
 (Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +16,21 @@ from ase.data import atomic_masses
 
 from bayes_mlff.core import units
 
-if TYPE_CHECKING:
-    from jax_md.simulate import NVTLangevinState as MDState
-# Positions Å, momenta sqrt(amu·eV), forces eV/Å, masses amu, random key; time in Å·sqrt(amu/eV).
 # jax-md is imported where it is used: its import runs computations, which would fix the number of devices.
+
+
+class MDState(Protocol):
+    """jax-md's `NVTLangevinState`, whose dataclass type checkers cannot see; time is in Å·sqrt(amu/eV)."""
+
+    position: jax.Array  # [n, 3] Å
+    momentum: jax.Array  # [n, 3] sqrt(amu·eV)
+    force: jax.Array  # [n, 3] eV/Å
+    mass: jax.Array  # [n, 1] amu
+    rng: jax.Array  # [] key of the thermostat
+
+    def set(self, **changes: Any) -> Self:
+        """Copy with other values of the named fields."""
+        ...
 
 
 class Integrator(NamedTuple):
@@ -92,7 +101,9 @@ def initial_state(positions: jax.Array, numbers: np.ndarray, temperature_k: floa
 
     mass = jnp.asarray(atomic_masses[numbers], positions.dtype)[:, None]
     key_momenta, key_state = jax.random.split(key)
-    state = simulate.NVTLangevinState(positions, jnp.zeros_like(positions), jnp.zeros_like(positions), mass, key_state)
+    zero = jnp.zeros_like(positions)
+    make: Any = simulate.NVTLangevinState  # its constructor is invisible to type checkers
+    state = cast(MDState, make(positions, zero, zero, mass, key_state))
     return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
 
 

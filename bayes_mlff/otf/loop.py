@@ -1,83 +1,30 @@
 """The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core import units
-from bayes_mlff.core.errors import BayesMlffError, DataError, RunDirectoryError
+from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.otf import checkpoint
+from bayes_mlff.otf import checkpoint, recorder
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
 from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.integrators import initial_state, kinetic_energy
+from bayes_mlff.otf.integrators import MDState, initial_state
 from bayes_mlff.otf.problem import Problem, first_parameters
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError
 from bayes_mlff.posterior import training_set as training
-from bayes_mlff.posterior.training_set import TrainingSet
-from bayes_mlff.sghmc.run import ChainState
-
-if TYPE_CHECKING:
-    from jax_md.simulate import NVTLangevinState as MDState
 
 INITIAL_CAPACITY = 64
 """Label slots to begin with; doubled when full, at the price of one compilation."""
-
-
-class RunStoppedError(BayesMlffError):
-    """The run cannot go on by itself; the directory remains resumable."""
-
-
-class DeviceState(NamedTuple):
-    """Arrays that move a run forward."""
-
-    md: MDState
-    neighbors: NeighborState
-    params: jax.Array  # [c, p]
-    chains: ChainState
-    training_set: TrainingSet
-    engine: np.ndarray  # [bytes] uint8, what the engine wants to remember
-
-
-class HostState(NamedTuple):
-    """Numbers that decide; floats survive a checkpoint exactly."""
-
-    step: int
-    offset_ev: float  # added to reference energies
-    calibration: Calibration
-    spec: NeighborSpec
-
-
-class RunState(NamedTuple):
-    """Everything a checkpoint holds."""
-
-    device: DeviceState
-    host: HostState
-
-
-class Observer(Protocol):
-    """Told what happens, as it happens."""
-
-    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
-        """MD moved on to `step`; σ is that of the last step."""
-
-    def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
-        """The reference answered; error is predicted minus reference, None for the first structure."""
-
-    def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
-        """The chains were continued."""
 
 
 class Session:
@@ -128,12 +75,7 @@ class Session:
         key = jax.random.key(0)
         template = self._template(key, key, key)
         device = checkpoint.restore(template.device, arrays)
-        host = HostState(
-            metadata["step"],
-            metadata["offset_ev"],
-            Calibration(*metadata["calibration"]),
-            NeighborSpec(*metadata["spec"][:3], tuple(metadata["spec"][3])),
-        )
+        host = HostState.from_json(metadata)
         if device.md.position.shape != template.device.md.position.shape:
             raise RunDirectoryError("checkpoint: another number of atoms than the configured structure")
         self.run.truncate(metadata["sizes"])
@@ -210,16 +152,15 @@ class Session:
         potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
         if Stop.UNCERTAIN in stop:
             moved, potential[-1] = self._intervene(moved, chunk, sigma_crit)
-        self._record(state.host.step, chunk, steps, potential, moved, sigma_crit)
+        recorder.record(self.run, self.problem, host.step, chunk, potential, moved.device.md, sigma_crit)
         self._commit(moved)
         return moved
 
     def sigma_crit(self, host: HostState) -> float:
         """Energy σ, eV, above which a geometry is labelled."""
-        config = self.problem.config
-        return float(
-            calibration.critical_sigma(host.calibration, self.problem.threshold_ev, confidence=config.confidence)
-        )
+        problem = self.problem
+        sigma = calibration.critical_sigma(host.calibration, problem.threshold_ev, confidence=problem.config.confidence)
+        return float(sigma)
 
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:
@@ -355,49 +296,11 @@ class Session:
             state.host._replace(spec=larger),
         )
 
-    # -- what is written ---------------------------------------------------------------------------------------
-
-    def _record(
-        self, before: int, chunk: Chunk, steps: int, potential: np.ndarray, moved: RunState, sigma_crit: float
-    ) -> None:
-        config = self.problem.config.dynamics
-        kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
-        kinetic[-1] = float(kinetic_energy(moved.device.md))
-        number = before + 1 + np.arange(steps)
-        freedom = 3 * len(self.problem.structure.numbers)
-        columns = [
-            number,
-            number * config.timestep_fs,
-            2.0 * kinetic / (freedom * units.KB),
-            potential,
-            kinetic,
-            potential + kinetic,
-            np.asarray(chunk.thermo.sigma[:steps]),
-            np.full(steps, sigma_crit),
-            np.asarray(chunk.thermo.sigma_force_max[:steps]),
-        ]
-        self.run.append_thermo(np.stack(columns, axis=1))
-        frames = np.asarray(chunk.frames[:steps], np.float64)
-        kept = [i for i in range(steps) if number[i] % config.trajectory_every == 0]
-        start = self.problem.structure
-        self.run.append_frames(
-            start.numbers,
-            start.cell,
-            start.pbc,
-            ((int(number[i]), number[i] * config.timestep_fs, frames[i]) for i in kept),
-        )
+    # -- small things ------------------------------------------------------------------------------------------
 
     def _commit(self, state: RunState) -> None:
-        host = state.host
-        metadata: dict[str, Any] = {
-            "offset_ev": host.offset_ev,
-            "calibration": [float(x) for x in host.calibration],
-            "spec": list(host.spec),
-            "sizes": self.run.sizes(),
-        }
-        checkpoint.write(self.run.checkpoints, host.step, state.device, metadata)
-
-    # -- small things ------------------------------------------------------------------------------------------
+        metadata = state.host.to_json() | {"sizes": self.run.sizes()}
+        checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
     def _structure(self, md: MDState) -> Structure:
         return self.problem.structure._replace(positions=np.asarray(md.position, np.float64))

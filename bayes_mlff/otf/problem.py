@@ -1,7 +1,7 @@
 """What stays fixed during a run, made once from the configuration."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.chunk import ensemble_predictor
 from bayes_mlff.otf.config import RunConfig
@@ -88,7 +88,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
 
 def prior_mean(potential: Potential) -> jax.Array:
     """Pretrained weights [p], with zero for the σ head."""
-    flat = flatten_dict(potential.params)
+    flat = _leaves(potential.params)
     centred = {k: jnp.zeros_like(v) if k[0] == "sigma" else v for k, v in flat.items()}
     return ravel_pytree(unflatten_dict(centred))[0]
 
@@ -100,12 +100,16 @@ def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
     exactly zero the head is a saddle point of its own weights, which gradients do not leave.
     """
     sampler = problem.config.sampler
-    flat = flatten_dict(problem.potential.params)
+    flat = _leaves(problem.potential.params)
     factors = {k: jnp.full(v.shape, 1.0 if k[0] == "sigma" else sampler.initial_spread) for k, v in flat.items()}
     factor = ravel_pytree(unflatten_dict(factors))[0].astype(problem.prior.mean.dtype)
     keys = jax.random.split(key, sampler.chains)
     draws = jax.vmap(lambda k: prior_module.sample(problem.prior, k))(keys)
     return problem.prior.mean[None, :] + factor[None, :] * (draws - problem.prior.mean[None, :])
+
+
+def _leaves(params: Params) -> dict[tuple[str, ...], jax.Array]:
+    return cast(dict[tuple[str, ...], jax.Array], flatten_dict(params))  # flax annotates the leaves as nested
 
 
 def _largest_divisor(n: int, most: int) -> int:

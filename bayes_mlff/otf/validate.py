@@ -13,9 +13,9 @@ from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure, from_ase
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.loop import RunState
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.state import RunState
 
 
 class Validation(NamedTuple):

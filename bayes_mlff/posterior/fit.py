@@ -1,7 +1,7 @@
 """Pretraining: a point estimate of the weights from a large collection of labelled frames."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def make_fit(
         )
         (value, mae), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, draw(collection, indices))
         updates, opt = optimizer.update(gradient, state.optimizer, state.params, key=key_noise, n_data=n_data)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(jax.Array, optax.apply_updates(state.params, updates))  # optax: any tree
         average = average_decay * state.average + (1.0 - average_decay) * params
         return FitState(params, average, opt, state.step + 1), FitInfo(value, mae)
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 class Minibatch(NamedTuple):
@@ -14,7 +15,7 @@ class Minibatch(NamedTuple):
 
 
 def draw_probability(
-    indices: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: jnp.dtype = float
+    indices: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: DTypeLike = float
 ) -> jax.Array:
     """Probability q with which one of the b draws picks each index, for n > b.
 
@@ -37,7 +38,7 @@ def draw_probability(
 
 
 def draw(
-    key: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: jnp.dtype = float
+    key: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: DTypeLike = float
 ) -> Minibatch:
     """Choose the labels of one step.
 

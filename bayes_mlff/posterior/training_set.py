@@ -102,7 +102,8 @@ def append(
         if not np.isfinite(value).all():
             raise DataError(f"{name}: got a number that is not finite; allowed: finite numbers")
     has_energy, has_stress = np.asarray(energy is not None), np.asarray(stress is not None)
-    return _write(training_set, TrainingSet(graph, *values.values(), has_energy, has_stress, None))
+    entry = training_set._replace(graphs=graph, **values, has_energy=has_energy, has_stress=has_stress, count=None)
+    return _write(training_set, entry)
 
 
 def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = None) -> TrainingSet:

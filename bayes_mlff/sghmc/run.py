@@ -1,7 +1,7 @@
 """Many steps of many chains as one compiled function."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +56,12 @@ def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
     if len(lengths) != 1 or () in lengths:
         raise ValueError(f"params: got leading axes {sorted(lengths)}; allowed: one chain axis [c] on every leaf")
     ((chains,),) = lengths
-    return ChainState(jax.random.split(key, chains), jnp.zeros([chains], jnp.int32), jax.vmap(transform.init)(params))
+    return ChainState(jax.random.split(key, chains), jnp.zeros([chains], jnp.int32), _init(params, transform))
 
 
 def restart(params: Params, state: ChainState, transform: Sghmc) -> ChainState:
     """Fresh momentum, mass and schedule at the same parameters, with random numbers not used before."""
-    return ChainState(state.key, state.restarts + 1, jax.vmap(transform.init)(params))
+    return ChainState(state.key, state.restarts + 1, _init(params, transform))
 
 
 def chain_runner(
@@ -102,13 +102,13 @@ def chain_runner(
     def advance(params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any):
         chain_key = jax.random.fold_in(key, restarts)
 
-        def step(carry: tuple[Params, SghmcState], _: None):
+        def step(carry: tuple[Params, SghmcState], _: None) -> tuple[tuple[Params, SghmcState], Any]:
             params, sampler = carry
             batch_key, noise_key = jax.random.split(jax.random.fold_in(chain_key, sampler.count))
             potential, grads = value_and_grad(params, batch_key, data)
             updates, sampler = transform.update(grads, sampler, params, key=noise_key, n_data=n_data)
             params = optax.apply_updates(params, updates)
-            return (params, sampler), (potential, _all_finite((potential, grads, params)))
+            return (params, cast(SghmcState, sampler)), (potential, _all_finite((potential, grads, params)))
 
         def window(carry: tuple[Params, SghmcState], _: None):
             carry, (potential, finite) = jax.lax.scan(step, carry, length=thin)
@@ -123,10 +123,18 @@ def chain_runner(
             many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None))
             params, sampler, info = many(params, *state, data, n_data)
         else:
-            params, sampler, info = jax.lax.map(lambda one: advance(*one, data, n_data), (params, *state))
+
+            def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
+                return advance(*one, data, n_data)
+
+            params, sampler, info = jax.lax.map(single, (params, *state))
         return params, state._replace(sampler=sampler), info
 
     return jax.jit(run)
+
+
+def _init(params: Params, transform: Sghmc) -> SghmcState:
+    return cast(SghmcState, jax.vmap(transform.init)(params))  # optax annotates a state as any tree
 
 
 def _all_finite(tree: Any) -> jax.Array:

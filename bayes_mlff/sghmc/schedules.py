@@ -8,7 +8,7 @@ import optax
 
 from bayes_mlff.core.errors import ConfigError
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
 FLOOR = 1e-8
 """Added to every cosine, so that the noise 2T/(γM⁻¹N) stays finite at the end of a cycle."""
 

@@ -78,7 +78,7 @@ def test_one_reference_call_for_each_label_and_every_step_is_recorded(reference_
 
 
 def test_a_labelled_step_is_finished_with_the_reference(reference_run):
-    path, state, *_ = reference_run
+    path, *_ = reference_run
     records = {r.step: r for r in dataset.read(path / "dataset.extxyz")}
     thermo = np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)
     for row in thermo:
@@ -150,7 +150,7 @@ def _die_after(original, times):
 
 
 def test_a_failed_label_leaves_the_run_resumable(reference_run, open_session, tmp_path, tiny_problem):
-    whole, state, *_ = reference_run
+    _, state, *_ = reference_run
     path = tmp_path / "run"
     session = open_session(path, Counting(make_engine(tiny_problem.config.engine), fail_at=2))
     with pytest.raises(EngineFailedError, match="planted"):

@@ -68,16 +68,16 @@ class AseSettings(CommonSettings):
     calculator: str = Field(description="Import path, such as 'tblite.ase:TBLite' or 'ase.calculators.emt.EMT'.")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword arguments of the calculator.")
     retries: tuple[dict[str, JsonValue], ...] = Field(
-        ({},),
+        default=({},),
         description="For each further attempt, what to change in `arguments`; each has a new calculator. "
         "Solver settings only: a change of the level of theory would mix labels.",
     )
     retry_exceptions: tuple[str, ...] = Field(
-        (), description="Import paths of further exceptions that mean: this geometry failed."
+        default=(), description="Import paths of further exceptions that mean: this geometry failed."
     )
-    stress: bool = Field(False, description="Ask for the stress of periodic structures.")
-    initial_magmoms: tuple[float, ...] | None = Field(None, description="One moment for each atom, μB.")
-    reuse_calculator: bool = Field(True, description="Keep one calculator for all labels.")
+    stress: bool = Field(default=False, description="Ask for the stress of periodic structures.")
+    initial_magmoms: tuple[float, ...] | None = Field(default=None, description="One moment for each atom, μB.")
+    reuse_calculator: bool = Field(default=True, description="Keep one calculator for all labels.")
 
     def __hash__(self) -> int:
         """Hash by value, although the arguments are mappings."""

@@ -26,10 +26,10 @@ class CommonSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_distance_angstrom: float = Field(
-        0.5, ge=0.0, description="Closer atoms are refused before the calculation is paid for."
+        default=0.5, ge=0.0, description="Closer atoms are refused before the calculation is paid for."
     )
     subtract_net_force: bool = Field(
-        False, description="Remove the mean force, which grid and plane-wave engines leave over."
+        default=False, description="Remove the mean force, which grid and plane-wave engines leave over."
     )
 
 

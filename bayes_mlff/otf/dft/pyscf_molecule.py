@@ -29,24 +29,32 @@ class PyscfSettings(CommonSettings):
     """Level of theory and effort of a PySCF calculation on a molecule."""
 
     name: Literal["pyscf"] = "pyscf"
-    xc: str = Field("b3lyp", description="Exchange-correlation functional as PySCF spells it.")
-    basis: str = Field("def2-svp", description="Basis set of all elements.")
-    ecp: str | None = Field(None, description="Effective core potential; required where the basis set is made for one.")
-    density_fit: bool = Field(True, description="Fit the density: half the time, 1-3 meV in the energy.")
+    xc: str = Field(default="b3lyp", description="Exchange-correlation functional as PySCF spells it.")
+    basis: str = Field(default="def2-svp", description="Basis set of all elements.")
+    ecp: str | None = Field(
+        default=None, description="Effective core potential; required where the basis set is made for one."
+    )
+    density_fit: bool = Field(default=True, description="Fit the density: half the time, 1-3 meV in the energy.")
     grid_level: int = Field(
-        2, ge=1, le=9, description="Integration grid; level 0 is refused, its energies err by up to 0.9 eV."
+        default=2, ge=1, le=9, description="Integration grid; level 0 is refused, its energies err by up to 0.9 eV."
     )
-    conv_tol_hartree: float = Field(1e-9, gt=0.0, le=1e-6, description="Energy change at self-consistency.")
+    conv_tol_hartree: float = Field(default=1e-9, gt=0.0, le=1e-6, description="Energy change at self-consistency.")
     charge: int = 0
-    spin: int = Field(0, ge=0, description="Number of unpaired electrons, 2S; above 0 the calculation is unrestricted.")
-    dispersion: str | None = Field(None, description="Correction such as 'd3bj' or 'd4'.")
-    max_cycle: int = Field(50, ge=1, description="Cycles of each self-consistency attempt.")
-    max_attempts: int = Field(
-        3, ge=1, le=3, description="1: plain; 2: then damped and level shifted; 3: then second order."
+    spin: int = Field(
+        default=0, ge=0, description="Number of unpaired electrons, 2S; above 0 the calculation is unrestricted."
     )
-    threads: int = Field(1, ge=1, description="OpenMP threads of the integrals; more than 1 may cost the last bits.")
-    memory_mb: int = Field(4000, ge=500, description="Working memory, on top of what the process already holds.")
-    warm_start: bool = Field(True, description="Start from the previous density.")
+    dispersion: str | None = Field(default=None, description="Correction such as 'd3bj' or 'd4'.")
+    max_cycle: int = Field(default=50, ge=1, description="Cycles of each self-consistency attempt.")
+    max_attempts: int = Field(
+        default=3, ge=1, le=3, description="1: plain; 2: then damped and level shifted; 3: then second order."
+    )
+    threads: int = Field(
+        default=1, ge=1, description="OpenMP threads of the integrals; more than 1 may cost the last bits."
+    )
+    memory_mb: int = Field(
+        default=4000, ge=500, description="Working memory, on top of what the process already holds."
+    )
+    warm_start: bool = Field(default=True, description="Start from the previous density.")
 
 
 def check_elements(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import ase.io
 import yaml
+from ase.io.formats import UnknownFileTypeError
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Structure, from_ase
@@ -49,7 +50,7 @@ def structure(name: str, *, base: Path) -> Structure:
         raise ConfigError("structure", name, f"one of {list(SYSTEMS)} or the path of a structure file")
     try:
         atoms = ase.io.read(path, index=-1)
-    except (ValueError, KeyError, IndexError, OSError, ase.io.formats.UnknownFileTypeError) as error:
+    except (ValueError, KeyError, IndexError, OSError, UnknownFileTypeError) as error:
         raise ConfigError("structure", name, f"a file that ASE reads ({type(error).__name__}: {error})") from error
     if not isinstance(atoms, ase.Atoms):
         raise ConfigError("structure", name, "a file with one structure")

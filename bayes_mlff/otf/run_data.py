@@ -1,0 +1,277 @@
+"""A run directory as arrays, and the run in numbers.
+
+Files that a run has not written yet count as empty, so that a run can be looked at while it goes on. Energies
+of labels are compared on the model's scale: reference energy plus the offset stored with the label.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.data import dataset
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.structure import to_ase
+from bayes_mlff.ensemble import metrics
+from bayes_mlff.otf import config
+from bayes_mlff.otf.config import RunConfig
+
+
+class LabelSeries(NamedTuple):
+    """Labels that were predicted before they were known: all but the one that defines the energy offset."""
+
+    time_fs: np.ndarray  # [l]
+    error_ev: np.ndarray  # [l] predicted minus reference
+    sigma_ev: np.ndarray  # [l] uncalibrated standard deviation
+    half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence
+    audit: np.ndarray  # [l] bool, asked for at random and not by the trigger
+    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
+    sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
+    confidence: float  # level of `half_width_ev`
+
+
+class ThermoSeries(NamedTuple):
+    """Logged steps of the dynamics."""
+
+    time_fs: np.ndarray  # [t]
+    temperature_k: np.ndarray  # [t]
+    potential_ev: np.ndarray  # [t]
+    total_ev: np.ndarray  # [t]
+    sigma_ev: np.ndarray  # [t]
+    sigma_crit_ev: np.ndarray  # [t]
+
+
+class Validation(NamedTuple):
+    """Random frames that were labelled after the run; all energies have the same origin."""
+
+    reference_ev: np.ndarray  # [m]
+    predicted_ev: np.ndarray  # [m]
+    sigma_ev: np.ndarray  # [m] uncalibrated
+    pretrained_ev: np.ndarray  # [m]
+
+
+class AngleSeries(NamedTuple):
+    """Conformation of ethanol along the run and at the labels."""
+
+    time_fs: np.ndarray  # [f]
+    angle_deg: np.ndarray  # [f] between the vectors O→H and methyl C→C
+    dihedral_deg: np.ndarray  # [f] C-C-O-H, -180 to 180
+    label_time_fs: np.ndarray  # [l]
+    label_angle_deg: np.ndarray  # [l]
+
+
+class WallTime(NamedTuple):
+    """Where the time of a run went, over all its sessions."""
+
+    total_s: float
+    md_s: float  # the rest: dynamics, compilation and set-up
+    dft_s: float
+    update_s: float
+
+
+class RunSummary(NamedTuple):
+    """A run in numbers; None where there are no data."""
+
+    formula: str
+    n_atoms: int
+    steps: int
+    time_fs: float
+    labels: int  # all
+    initial: int  # of them defining the energy offset; not predicted beforehand
+    audit: int  # of them asked for at random
+    above_threshold: int  # of the labels predicted beforehand
+    share_above: metrics.Share | None  # of the same, with its 95 % interval
+    rmse_ev: float | None  # total energy at labels, before each is learnt
+    rmse_pretrained_ev: float | None  # same labels, not fine-tuned
+    force_rmse_ev_a: float | None
+    validation_frames: int
+    validation_rmse_ev: float | None
+    validation_pretrained_rmse_ev: float | None
+    sigma_crit_ev: float | None  # last
+    last_label_fs: float | None
+    wall: WallTime
+    steps_per_s: float | None  # per second of dynamics
+    finished: bool
+
+
+class RunData(NamedTuple):
+    """A run directory in memory."""
+
+    config_text: str
+    config: RunConfig
+    records: list[LabelRecord]
+    steps: np.ndarray  # [t] logged steps
+    thermo: ThermoSeries
+    events: list[Mapping[str, Any]]
+    validation: Validation | None
+
+
+def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
+    """Counts, errors, shares and wall times of a finished or running run.
+
+    Args:
+      run_dir: the directory of the run.
+      threshold_ev: error of the total energy that should not be exceeded, eV.
+
+    Raises:
+      RunDirectoryError: if this is no run directory or a file in it is unreadable.
+      ConfigError: if its configuration is not valid.
+      DataError: if the dataset is unreadable.
+    """
+    return summarise(read(run_dir), threshold_ev)
+
+
+def read(run_dir: Path) -> RunData:
+    """Read what a run has written so far.
+
+    Raises:
+      RunDirectoryError: if this is no run directory or a file in it is unreadable.
+      ConfigError: if its configuration is not valid.
+      DataError: if the dataset is unreadable.
+    """
+    config_path, labels = run_dir / "config.yaml", run_dir / "dataset.extxyz"
+    if not config_path.exists():
+        raise RunDirectoryError(f"{run_dir}: no config.yaml there; allowed: the directory of a run")
+    steps, thermo = _read_thermo(run_dir / "thermo.csv")
+    return RunData(
+        config_text=config_path.read_text(encoding="utf-8"),
+        config=config.load(config_path),
+        records=dataset.read(labels) if labels.exists() else [],
+        steps=steps,
+        thermo=thermo,
+        events=_read_events(run_dir / "events.jsonl"),
+        validation=_read_validation(run_dir / "validation.npz"),
+    )
+
+
+def summarise(run: RunData, threshold_ev: float) -> RunSummary:
+    """Count and average what a run directory holds; the threshold is of the total energy, eV."""
+    known = predicted(run.records)
+    error, pretrained = errors(known), _pretrained_errors(known)
+    above = int(np.sum(np.abs(error) > threshold_ev))
+    force = [r.label.forces - r.predicted_forces_mean for r in known if r.predicted_forces_mean is not None]
+    wall, crit = _wall_time(run.events), run.thermo.sigma_crit_ev
+    steps, first = int(run.steps.max(initial=0)), run.records[0].structure if run.records else None
+    return RunSummary(
+        formula=to_ase(first).get_chemical_formula() if first is not None else "",
+        n_atoms=len(first.numbers) if first is not None else 0,
+        steps=steps,
+        time_fs=float(run.thermo.time_fs.max(initial=0.0)),
+        labels=len(run.records),
+        initial=sum(r.reason == "initial" for r in run.records),
+        audit=sum(r.reason == "audit" for r in run.records),
+        above_threshold=above,
+        share_above=metrics.binomial_share(above, error.size) if error.size else None,
+        rmse_ev=metrics.rmse(error) if error.size else None,
+        rmse_pretrained_ev=metrics.rmse(pretrained) if pretrained.size else None,
+        force_rmse_ev_a=metrics.rmse(np.concatenate(force)) if force else None,
+        validation_frames=0 if run.validation is None else run.validation.reference_ev.size,
+        validation_rmse_ev=_rmse(run.validation, "predicted_ev"),
+        validation_pretrained_rmse_ev=_rmse(run.validation, "pretrained_ev"),
+        sigma_crit_ev=float(crit[-1]) if crit.size else None,
+        last_label_fs=max((r.time_fs for r in run.records), default=None),
+        wall=wall,
+        steps_per_s=steps / wall.md_s if wall.md_s > 0 and steps else None,
+        finished=any(e["event"] == "finished" for e in run.events),
+    )
+
+
+def _rmse(validation: Validation | None, field: str) -> float | None:
+    if validation is None or validation.reference_ev.size == 0:
+        return None
+    return metrics.rmse(getattr(validation, field) - validation.reference_ev)
+
+
+def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
+    """Labels whose error tests the model: not those that define the energy offset."""
+    return [r for r in records if r.reason != "initial" and r.predicted_energy_mean is not None]
+
+
+def errors(records: list[LabelRecord]) -> np.ndarray:
+    """Predicted minus reference total energy of labels that were predicted, [l] eV."""
+    return np.array([r.predicted_energy_mean for r in records], np.float64) - _references(records)
+
+
+def _pretrained_errors(records: list[LabelRecord]) -> np.ndarray:
+    known = [r for r in records if r.pretrained_energy is not None]
+    return np.array([r.pretrained_energy for r in known], np.float64) - _references(known)
+
+
+def _references(records: list[LabelRecord]) -> np.ndarray:
+    """Reference energies on the model's scale."""
+    return np.array([r.label.energy + r.energy_offset for r in records], np.float64)
+
+
+def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
+    """Each session lasts from its `run_started` to the last event before the next one."""
+    sessions: list[tuple[float, float]] = []
+    spent = {"label": 0.0, "update": 0.0}
+    for event in events:
+        now = _timestamp(event["time"])
+        if event["event"] == "run_started" or not sessions:
+            sessions.append((now, now))
+        sessions[-1] = (sessions[-1][0], now)
+        key = {"label": "engine_s", "update": "seconds"}.get(event["event"])
+        if key is not None:
+            if key not in event:
+                raise RunDirectoryError(f"events.jsonl: event {event['event']!r} lacks {key!r}")
+            spent[event["event"]] += float(event[key])
+    total = sum(end - start for start, end in sessions)
+    dynamics = max(total - spent["label"] - spent["update"], 0.0)
+    return WallTime(total, dynamics, spent["label"], spent["update"])
+
+
+def _timestamp(value: object) -> float:
+    """Seconds, from a number of seconds or an ISO 8601 date."""
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError as error:
+        raise RunDirectoryError(f"events.jsonl: time {value!r} is neither seconds nor ISO 8601") from error
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that end; a last one that is still being written is left out."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _read_thermo(path: Path) -> tuple[np.ndarray, ThermoSeries]:
+    rows = list(csv.DictReader(_whole_lines(path)))
+    names = ("step", *ThermoSeries._fields)
+    try:
+        table = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        needed = ", ".join(names)
+        raise RunDirectoryError(f"{path}: needs numbers in the columns {needed}; got {error!r}") from error
+    columns = table.reshape(-1, len(names)).T
+    return columns[0], ThermoSeries(*columns[1:])
+
+
+def _read_events(path: Path) -> list[Mapping[str, Any]]:
+    events = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RunDirectoryError(f"{path}: line {number} is not JSON: {error}") from error
+        if not isinstance(event, Mapping) or not {"event", "time"} <= event.keys():
+            raise RunDirectoryError(f"{path}: line {number}; allowed: an object with 'event' and 'time'")
+        events.append(event)
+    return events
+
+
+def _read_validation(path: Path) -> Validation | None:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as stored:
+        missing = [name for name in Validation._fields if name not in stored]
+        if missing:
+            raise RunDirectoryError(f"{path}: lacks {', '.join(missing)}; present: {', '.join(stored)}")
+        return Validation(*(np.asarray(stored[name], np.float64) for name in Validation._fields))

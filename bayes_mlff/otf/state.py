@@ -1,0 +1,73 @@
+"""What a run carries from chunk to chunk, and who is told about it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from bayes_mlff.core.errors import BayesMlffError
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.otf.integrators import MDState
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.sghmc.run import ChainState
+
+
+class RunStoppedError(BayesMlffError):
+    """The run cannot go on by itself; the directory remains resumable."""
+
+
+class DeviceState(NamedTuple):
+    """Arrays that move a run forward."""
+
+    md: MDState
+    neighbors: NeighborState
+    params: jax.Array  # [c, p]
+    chains: ChainState
+    training_set: TrainingSet
+    engine: np.ndarray  # [bytes] uint8, what the engine wants to remember
+
+
+class HostState(NamedTuple):
+    """Numbers that decide; floats survive a checkpoint exactly."""
+
+    step: int
+    offset_ev: float  # added to reference energies
+    calibration: Calibration
+    spec: NeighborSpec
+
+    def to_json(self) -> dict[str, Any]:
+        """Values for a checkpoint, all but the step, which names it."""
+        return {
+            "offset_ev": self.offset_ev,
+            "calibration": [float(x) for x in self.calibration],
+            "spec": list(self.spec),
+        }
+
+    @classmethod
+    def from_json(cls, metadata: Mapping[str, Any]) -> "HostState":
+        """Read `to_json` back, with the step under "step"."""
+        r_max, skin, capacity, images = metadata["spec"]
+        spec = NeighborSpec(r_max, skin, capacity, tuple(images))
+        return cls(metadata["step"], metadata["offset_ev"], Calibration(*metadata["calibration"]), spec)
+
+
+class RunState(NamedTuple):
+    """Everything a checkpoint holds."""
+
+    device: DeviceState
+    host: HostState
+
+
+class Observer(Protocol):
+    """Told what happens, as it happens."""
+
+    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
+        """MD moved on to `step`; σ is that of the last step."""
+
+    def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
+        """The reference answered; error is predicted minus reference, None for the first structure."""
+
+    def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
+        """The chains were continued."""
