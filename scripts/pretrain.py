@@ -43,7 +43,8 @@ def build(sets: dict[str, tuple[np.ndarray, ...]], args: argparse.Namespace) -> 
         make_member(r, f, e - shifts[species_index(z, ELEMENTS)].sum(), r_max=args.r_max, capacity=args.capacity)
         for z, r, e, f in sets.values()
     )
-    neighbors = np.concatenate([np.sum(np.asarray(m.neighbors[:50]) >= 0, axis=-1).ravel() for m in members])
+    edges = sum(int(np.sum(np.asarray(m.neighbors[:50]) >= 0)) for m in members)
+    atoms = sum(m.positions[:50].shape[0] * m.positions.shape[1] for m in members)
     config = NequIPConfig(
         elements=ELEMENTS,
         r_max=args.r_max,
@@ -53,7 +54,7 @@ def build(sets: dict[str, tuple[np.ndarray, ...]], args: argparse.Namespace) -> 
         embedding_features=8,
         radial_depth=args.radial_depth,
         radial_width=args.radial_width,
-        average_neighbors=round(float(neighbors.mean()), 3),
+        average_neighbors=round(edges / atoms, 3),
         energy_scales=(round(scale, 4),) * len(ELEMENTS),
         energy_shifts=tuple(float(x) for x in shifts),
     )

@@ -15,7 +15,8 @@ class Member(NamedTuple):
     positions: jax.Array  # [f, n, 3] Å
     forces: jax.Array  # [f, n, 3] eV/Å
     energy: jax.Array  # [f] eV, relative to the isolated atoms
-    neighbors: jax.Array  # [f, n, k] int16, sender within the molecule; -1 on padding
+    neighbors: jax.Array  # [f, r, k] int16, sender within the molecule; -1 on padding
+    receivers: jax.Array  # [f, r] int16, ascending, the atom that each row of k slots belongs to
 
 
 class Draw(NamedTuple):
@@ -24,8 +25,9 @@ class Draw(NamedTuple):
     positions: jax.Array  # [N, 3] Å
     forces: jax.Array  # [N, 3] eV/Å
     energy: jax.Array  # [g] eV
-    neighbors: jax.Array  # [N, k] int32
-    edge_mask: jax.Array  # [N, k] bool
+    neighbors: jax.Array  # [R, k] int32
+    edge_mask: jax.Array  # [R, k] bool
+    receivers: jax.Array  # [R] int32, ascending
 
 
 class Collection(NamedTuple):
@@ -36,7 +38,7 @@ class Collection(NamedTuple):
 
 
 def make_member(
-    positions: np.ndarray, forces: np.ndarray, energy: np.ndarray, *, r_max: float, capacity: int
+    positions: np.ndarray, forces: np.ndarray, energy: np.ndarray, *, r_max: float, capacity: int, slots: int = 8
 ) -> Member:
     """Find the neighbours of every frame and move everything to the device in float32.
 
@@ -45,10 +47,11 @@ def make_member(
       forces: [f, n, 3] eV/Å.
       energy: [f] eV, already without the energies of isolated atoms (float64).
       r_max: cutoff, Å.
-      capacity: neighbour slots per atom; frames that need more are refused.
+      capacity: largest number of neighbours of an atom; frames that need more are refused.
+      slots: k, neighbour slots in a row; an atom takes as many rows as it needs in each frame.
 
     Raises:
-      ValueError: if an atom has more neighbours than slots.
+      ValueError: if an atom has more neighbours than the capacity.
     """
     close = np.zeros((*positions.shape[:2], positions.shape[1]), bool)
     for f, r in enumerate(positions):
@@ -57,12 +60,25 @@ def make_member(
     most = int(close.sum(axis=-1).max())
     if most > capacity:
         raise ValueError(f"an atom has {most} neighbours within {r_max} Å; allowed: up to {capacity}")
-    senders = np.argsort(~close, axis=-1, kind="stable")[..., :capacity].astype(np.int16)
-    senders = np.where(np.take_along_axis(close, senders.astype(int), axis=-1), senders, -1)
-    out = np.full((*positions.shape[:2], capacity), -1, np.int16)
-    out[..., : senders.shape[-1]] = senders
+    neighbors, receivers = _rows(close, slots)
     x, f, e = (jnp.asarray(a, jnp.float32) for a in (positions, forces, energy))
-    return Member(x, f, e, jnp.asarray(out))
+    return Member(x, f, e, jnp.asarray(neighbors), jnp.asarray(receivers))
+
+
+def _rows(close: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours [f, r, slots] and receivers [f, r] from close [f, n, n]; r is what the fullest frame needs."""
+    frames, n, _ = close.shape
+    count = -(-close.sum(axis=-1) // slots)
+    first = np.cumsum(count, axis=-1) - count
+    rows = max(1, int(count.sum(axis=-1).max()))
+    f, receiver, sender = np.nonzero(close)
+    rank = (np.cumsum(close, axis=-1, dtype=np.int16) - 1)[f, receiver, sender]
+    row = first[f, receiver] + rank // slots
+    neighbors = np.full((frames, rows, slots), -1, np.int16)
+    neighbors[f, row, rank % slots] = sender
+    receivers = np.full((frames, rows), n - 1, np.int16)
+    receivers[f, row] = receiver
+    return neighbors, receivers
 
 
 def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:
@@ -71,16 +87,17 @@ def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:
     for member, index in zip(collection.members, indices, strict=True):
         m, n = index.shape[0], member.positions.shape[1]
         local = member.neighbors[index].astype(jnp.int32)
-        shift = offset + jnp.arange(m, dtype=jnp.int32)[:, None, None] * n
+        shift = offset + jnp.arange(m, dtype=jnp.int32)[:, None] * n
         mask = local >= 0
-        senders = jnp.where(mask, local + shift, 0)
+        senders = jnp.where(mask, local + shift[:, :, None], 0)
         parts.append(
             Draw(
                 member.positions[index].reshape(m * n, 3),
                 member.forces[index].reshape(m * n, 3),
                 member.energy[index],
-                senders.reshape(m * n, -1),
-                mask.reshape(m * n, -1),
+                senders.reshape(-1, local.shape[-1]),
+                mask.reshape(-1, local.shape[-1]),
+                (member.receivers[index].astype(jnp.int32) + shift).reshape(-1),
             )
         )
         offset += m * n

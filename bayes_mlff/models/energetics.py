@@ -28,8 +28,13 @@ class NodeFn(Protocol):
         species: jax.Array,
         neighbors: jax.Array,
         edge_mask: jax.Array,
+        receivers: jax.Array | None = None,
     ) -> NodeOutput:
-        """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k]."""
+        """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k].
+
+        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i holds slots of atom
+        receivers[i], of which an atom may have any number of rows.
+        """
         ...
 
 

@@ -168,16 +168,18 @@ class SelfConnection(nn.Module):
                 f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), embedding.dtype
             )
             per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / math.sqrt(fan_in * width_a)
-            mixed[irrep] = _by_species(x[irrep], per_element, species, elements)
+            mixed[irrep] = _by_species(x[irrep], per_element, species)
         return mixed
 
 
-def _by_species(x: jax.Array, weights: jax.Array, species: jax.Array, elements: int) -> jax.Array:
-    """x [n, m, u] times the matrix [u, w] of each atom's element, as one dense product per element present."""
-    total = jnp.zeros((*x.shape[:-1], weights.shape[-1]), x.dtype)
-    for s in range(elements):
-        total = total + jnp.where((species == s)[:, None, None], x @ weights[s], 0.0)
-    return total
+def _by_species(x: jax.Array, weights: jax.Array, species: jax.Array) -> jax.Array:
+    """x [n, m, u] times the matrix [u, w] of each atom's element, as one dense product over (element, u)."""
+    n, m, u = x.shape
+    elements, _, width = weights.shape
+    one_hot = jax.nn.one_hot(species, elements, dtype=x.dtype)
+    spread = one_hot[:, None, :, None] * x[:, :, None, :]
+    product = spread.reshape(n * m, elements * u) @ weights.reshape(elements * u, width)
+    return product.reshape(n, m, width)
 
 
 class Convolution(nn.Module):
@@ -187,8 +189,26 @@ class Convolution(nn.Module):
     radial_widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Features, harmonics: Features, radial: jax.Array, neighbors: jax.Array) -> Features:
-        """Return `{irrep: [n, 2l+1, channels summed over the paths that lead there]}`; radial is [n, k, bessels]."""
+    def __call__(
+        self,
+        x: Features,
+        harmonics: Features,
+        radial: jax.Array,
+        neighbors: jax.Array,
+        receivers: jax.Array | None = None,
+    ) -> Features:
+        """Pass messages along the edges.
+
+        Args:
+          x: [n, 2l+1, channels] of each irrep.
+          harmonics: [r, k, 2l+1] of each irrep.
+          radial: [r, k, bessels].
+          neighbors: [r, k] sender of each slot.
+          receivers: [r] ascending, the atom that each row of slots belongs to; None: row i belongs to atom i.
+
+        Returns:
+          `{irrep: [n, 2l+1, channels summed over the paths that lead there]}`.
+        """
         widths = [x[p.node].shape[-1] for p in self.paths]
         weights = MLP((*self.radial_widths, sum(widths)), name="radial")(radial)
         split = jnp.split(weights, np.cumsum(widths)[:-1].tolist(), axis=-1)
@@ -197,24 +217,41 @@ class Convolution(nn.Module):
         for path, weight in zip(self.paths, split, strict=True):
             message = combine(path, senders[path.node], harmonics[path.edge], weight)
             messages.setdefault(path.out, []).append(message)
-        return {ir: jnp.concatenate(parts, axis=-1) for ir, parts in messages.items()}
+        joined = {ir: jnp.concatenate(parts, axis=-1) for ir, parts in messages.items()}
+        if receivers is None:
+            return joined
+        atoms = x[self.paths[0].node].shape[0]
+        return {
+            ir: jax.ops.segment_sum(rows, receivers, num_segments=atoms, indices_are_sorted=True)
+            for ir, rows in joined.items()
+        }
 
 
 def combine(path: Path, sender: jax.Array, harmonic: jax.Array, weight: jax.Array) -> jax.Array:
     """Message of one path summed over neighbours.
 
+    Where one of the three degrees is zero the coupling is a multiple of the identity, which saves a product.
+
     Args:
       path: which irreps are combined.
       sender: [n, k, 2l1+1, u] features of the neighbours.
-      harmonic: [n, k, 2l2+1] edge harmonics.
+      harmonic: [n, k, 2l2+1] edge harmonics; that of l2 = 0 is one by its normalisation and is not read.
       weight: [n, k, u] radial weights, zero on padded slots.
 
     Returns:
       [n, 2l3+1, u].
     """
-    c = jnp.asarray(coupling(degree(path.node), degree(path.edge), degree(path.out)), sender.dtype)
-    edge = jnp.einsum("nkb,abc->nkac", harmonic, c)
-    return jnp.einsum("nkac,nkau->ncu", edge, sender * weight[:, :, None, :])
+    c = coupling(degree(path.node), degree(path.edge), degree(path.out))
+    n, k, components, u = sender.shape
+    scaled = sender * weight[:, :, None, :]
+    if degree(path.edge) == 0:
+        return jnp.sum(scaled, axis=1) * float(c[0, 0, 0])
+    if degree(path.node) == 0 or degree(path.out) == 0:
+        edge = harmonic * float(c[0, 0, 0])
+    else:
+        edge = harmonic @ jnp.asarray(c.swapaxes(0, 1).reshape(c.shape[1], -1), harmonic.dtype)
+    edge = edge.reshape(n, k * components, c.shape[2])
+    return jnp.einsum("nac,nau->ncu", edge, scaled.reshape(n, k * components, u))
 
 
 class Gate(nn.Module):

@@ -43,6 +43,7 @@ class Interaction(nn.Module):
         radial: jax.Array,
         species: jax.Array,
         neighbors: jax.Array,
+        receivers: jax.Array | None,
     ) -> Features:
         """Map `{irrep: [n, 2l+1, channels]}` to the next features; harmonics [n, k, 2l+1], radial [n, k, bessels]."""
         config = self.config
@@ -62,7 +63,7 @@ class Interaction(nn.Module):
         x = {ir: v / math.sqrt(config.average_neighbors) for ir, v in x.items()}
         routes = paths(tuple(x), config.edge_l_max, tuple(before_gate))
         widths = (config.radial_width,) * config.radial_depth
-        x = Convolution(routes, widths, name="convolution")(x, harmonics, radial, neighbors)
+        x = Convolution(routes, widths, name="convolution")(x, harmonics, radial, neighbors, receivers)
         x = EquivariantLinear(out, name="linear_out")(x)
         if connection is not None:
             x = {ir: v + connection[ir] if ir in connection else v for ir, v in x.items()}
@@ -76,7 +77,12 @@ class NequIP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, vectors: jax.Array, species: jax.Array, neighbors: jax.Array, edge_mask: jax.Array
+        self,
+        vectors: jax.Array,
+        species: jax.Array,
+        neighbors: jax.Array,
+        edge_mask: jax.Array,
+        receivers: jax.Array | None = None,
     ) -> NodeOutput:
         """Evaluate the network.
 
@@ -85,6 +91,8 @@ class NequIP(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
+          receivers: with it the first axis of vectors, neighbors and edge_mask counts rows of slots rather than
+            atoms, and this [rows], ascending, says whose slots they are.
 
         Returns:
           Energies without the shifts of isolated atoms, eV, and σ of force components, eV/Å.
@@ -103,7 +111,7 @@ class NequIP(nn.Module):
         features: Features = {"0e": table[species][:, None, :]}
         for i in range(config.num_layers):
             block = Interaction(config, i == 0, i == config.num_layers - 1, name=f"interaction_{i}")
-            features = block(features, table, harmonics, radial, species, neighbors)
+            features = block(features, table, harmonics, radial, species, neighbors, receivers)
         invariants = features["0e"][:, 0, :]
 
         widths = (config.readout_width,) * config.readout_depth + (1,)

@@ -38,9 +38,10 @@ class Potential:
         species: jax.Array,
         neighbors: jax.Array,
         edge_mask: jax.Array,
+        receivers: jax.Array | None = None,
     ) -> NodeOutput:
         """Evaluate the network with any weights of this architecture; see `NodeFn`."""
-        return NequIP(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask)  # type: ignore[return-value]
+        return NequIP(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
 
     def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
         """The weights as one vector [p], and the way back."""

@@ -34,10 +34,10 @@ def energies_and_forces(
     """Energies [g] eV and forces [N, 3] eV/Å of every frame of a draw."""
 
     def total(positions: jax.Array):
-        vectors = positions[batch.neighbors] - positions[:, None, :]
+        vectors = positions[batch.neighbors] - positions[batch.receivers][:, None, :]
         unit = jnp.zeros_like(vectors).at[..., 0].set(1.0)
         vectors = jnp.where(batch.edge_mask[..., None], vectors, unit)
-        node = node_fn(params, vectors, jnp.asarray(species), batch.neighbors, batch.edge_mask)
+        node = node_fn(params, vectors, jnp.asarray(species), batch.neighbors, batch.edge_mask, batch.receivers)
         return jnp.sum(node.energy), jax.ops.segment_sum(
             node.energy, jnp.asarray(frame), num_segments=batch.energy.shape[0], indices_are_sorted=True
         )
