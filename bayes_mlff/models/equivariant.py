@@ -159,7 +159,7 @@ class SelfConnection(nn.Module):
     def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
         """Map `{irrep: [n, 2l+1, channels]}` to `{irrep: [n, 2l+1, width]}`; embedding [s, v], species [n]."""
         mixed = {}
-        elements, width_a = embedding.shape
+        _, width_a = embedding.shape
         for irrep, width in self.out:
             if irrep not in x:
                 continue
