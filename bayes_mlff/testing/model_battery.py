@@ -87,9 +87,10 @@ class Evaluator:
         species: jax.Array,
         neighbors: jax.Array,
         edge_mask: jax.Array,
+        receivers: jax.Array | None = None,
     ) -> NodeOutput:
         self.traces += 1
-        return self.model.node_fn(params, vectors, species, neighbors, edge_mask)
+        return self.model.node_fn(params, vectors, species, neighbors, edge_mask, receivers)
 
     def __call__(self, batch: list[Structure], *, atoms: int = 0, slots: int = 0) -> list[Observables]:
         """Evaluate structures as one batch; `atoms` and `slots` are padding beyond the usual."""
