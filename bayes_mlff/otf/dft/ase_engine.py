@@ -31,7 +31,7 @@ _EFFORT: Final = {
 
 _INSTALL: Final = {
     "gpaw": "pip install gpaw gpaw-data",
-    "tblite": "pip install 'bayes-mlff[tblite]'",
+    "tblite": "pip install 'bayes-mlff[xtb]'",
     "chgnet": "pip install torch chgnet",
 }
 
