@@ -46,13 +46,21 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
       DataError: if the dataset is unreadable.
     """
     run = run_data.read(run_dir)
+    shown = panels(run_dir, run, threshold_ev=threshold_ev)
+    rows = _table(run_data.summarise(run, threshold_ev), threshold_ev)
+    (target := run_dir / "report.html").write_text(_page(title, rows, shown, run), encoding="utf-8")
+    return target
+
+
+def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
+    """All figures of a run that has been read from `run_dir`; a figure without data is a sentence instead."""
     labels, state = _label_series(run, threshold_ev)
     pit = None
     if state is not None and run.validation is not None:
         error = run.validation.predicted_ev - run.validation.reference_ev
         pit = np.atleast_1d(calibration.probability_integral(state, error, run.validation.sigma_ev))
     n_atoms = len(run.records[0].structure.numbers) if run.records else 1
-    panels = [
+    return [
         figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms),
         figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
@@ -61,9 +69,6 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
         *_conformation(run_dir, run.records),
         figures.parity_panel(run.validation, threshold_ev=threshold_ev),
     ]
-    rows = _table(run_data.summarise(run, threshold_ev), threshold_ev)
-    (target := run_dir / "report.html").write_text(_page(title, rows, panels, run), encoding="utf-8")
-    return target
 
 
 def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:

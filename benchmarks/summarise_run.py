@@ -1,0 +1,63 @@
+"""Figures and `summary.json` of a finished on-the-fly run with reference energies on random frames.
+
+python benchmarks/summarise_run.py RUN_DIR OUT_DIR --command "..." --machine "..."
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.otf import report, run_data
+
+
+def main() -> None:
+    """Write OUT_DIR/summary.json and one PNG for each figure of the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--command", required=True)
+    parser.add_argument("--machine", required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    data = run_data.read(args.run)
+    threshold_ev = data.config.threshold_ev(len(data.records[0].structure.numbers))
+    known = run_data.predicted(data.records)
+    errors = run_data.errors(known) * KCAL_MOL_PER_EV
+    frames = data.validation
+    if frames is None:
+        raise SystemExit(f"{args.run}: no reference energies of random frames")
+    random = (frames.predicted_ev - frames.reference_ev) * KCAL_MOL_PER_EV
+    pretrained = (frames.pretrained_ev - frames.reference_ev) * KCAL_MOL_PER_EV
+    threshold = threshold_ev * KCAL_MOL_PER_EV
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    summary = {
+        "simulated_ps": round(run_data.summarise(data, threshold_ev).time_fs / 1000.0, 6),
+        "threshold_kcal_mol": round(threshold, 9),
+        "labels": len(data.records),
+        "labels_above_threshold": int(np.sum(np.abs(errors) > threshold)),
+        "rmse_labels_kcal_mol": _rms(errors),
+        "random_frames": len(random),
+        "random_above_threshold": int(np.sum(np.abs(random) > threshold)),
+        "rmse_random_kcal_mol": _rms(random),
+        "rmse_random_pretrained_kcal_mol": _rms(pretrained),
+        "commit": commit,
+        "command": args.command,
+        "machine": args.machine,
+    }
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    for i, panel in enumerate(report.panels(args.run, data, threshold_ev=threshold_ev)):
+        if panel.png is not None:
+            (args.out / f"figure_{i}.png").write_bytes(panel.png)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+if __name__ == "__main__":
+    main()
