@@ -9,7 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.predictive import Predictive
@@ -18,7 +18,7 @@ from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
 from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState, initial_state
-from bayes_mlff.otf.problem import Problem, first_parameters
+from bayes_mlff.otf.problem import Problem, first_parameters, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError
 from bayes_mlff.posterior import training_set as training
@@ -33,8 +33,7 @@ class Session:
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
         self.devices = ChainDevices(problem.config.sampler.chains)
-        self._evaluate = jax.jit(problem.evaluate)
-        self._single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+        self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._labels = {r.step: r for r in self._recovered_labels()}
 
@@ -53,7 +52,7 @@ class Session:
         config, structure = self.problem.config, self.problem.structure
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = self._template(key_md, key_params, key_chains)
-        pretrained = self._pretrained_energy(state.device.neighbors)
+        pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference(0, "initial", structure, pretrained=pretrained, predictive=None, state=state)
         offset = pretrained - record.label.energy
         state = state._replace(host=state.host._replace(offset_ev=offset))
@@ -176,7 +175,7 @@ class Session:
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
         structure = self._structure(chunk.md)
-        pretrained = self._pretrained_energy(state.device.neighbors)
+        pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference(
             host.step,
             "uncertain",
@@ -304,10 +303,6 @@ class Session:
 
     def _structure(self, md: MDState) -> Structure:
         return self.problem.structure._replace(positions=np.asarray(md.position, np.float64))
-
-    def _pretrained_energy(self, state: NeighborState) -> float:
-        prediction = self._single(self.problem.pretrained[0], state.graph)
-        return float(prediction.energy[0]) + self.problem.isolated_ev
 
     def _engine_state(self) -> np.ndarray:
         return np.frombuffer(self.engine.save_state() or b"", np.uint8)

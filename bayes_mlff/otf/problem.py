@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
+from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
@@ -84,6 +85,12 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         chains,
         integrator,
     )
+
+
+def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
+    """Total energy of one graph, eV, from the model before fine-tuning; compiled once."""
+    single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+    return lambda graph: float(single(problem.pretrained[0], graph).energy[0]) + problem.isolated_ev
 
 
 def prior_mean(potential: Potential) -> jax.Array:

@@ -13,7 +13,7 @@ from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure, from_ase
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.problem import Problem
+from bayes_mlff.otf.problem import Problem, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunState
 
@@ -64,7 +64,7 @@ def validate(
         dataset.recover(run.validation)
     known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
     evaluate = jax.jit(problem.evaluate)
-    single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+    pretrained = pretrained_energy(problem)
     rows = []
     for done, (step, structure) in enumerate(frames):
         record = known.get(step) or _label(problem, engine, run, step, structure, state.host.offset_ev)
@@ -75,14 +75,13 @@ def validate(
         )
         graph = neighbors.update(moved, state.host.spec).graph
         predictive = evaluate(state.device.params, graph)
-        pretrained = float(single(problem.pretrained[0], graph).energy[0])
         rows.append(
             (
                 step,
                 record.label.energy + state.host.offset_ev,
                 float(predictive.energy_mean[0]) + problem.isolated_ev,
                 float(predictive.energy_sigma[0]),
-                pretrained + problem.isolated_ev,
+                pretrained(graph),
             )
         )
         progress(done + 1, len(frames))
