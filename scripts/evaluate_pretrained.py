@@ -13,6 +13,7 @@ import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.collection import Collection, draw, layout, make_member
+from bayes_mlff.data.molecule_sets import MD17_KEYS, read_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.posterior.fit import energies_and_forces
@@ -20,12 +21,11 @@ from bayes_mlff.posterior.fit import energies_and_forces
 
 def errors(model: registry.Potential, path: Path, frames: int) -> dict[str, float]:
     """Force and energy errors on the first `frames` frames of test_01, kcal/mol(/Å)."""
-    data = np.load(path)
-    index = data["test_01"][:frames]
-    numbers = data["z"]
-    energy = data["E_md17"][index] - model.isolated_energy(numbers)
+    data = read_npz(path, keys=MD17_KEYS)
+    index, numbers = np.load(path)["test_01"][:frames], data.numbers
+    energy = data.energies[index] - model.isolated_energy(numbers)
     member = make_member(
-        data["R"][index], data["F_md17"][index], energy, r_max=model.config.r_max, capacity=len(numbers) - 1
+        data.positions[index], data.forces[index], energy, r_max=model.config.r_max, capacity=len(numbers) - 1
     )
     collection = Collection((member,), (species_index(numbers, model.config.elements),))
     species, frame = layout(collection, frames)

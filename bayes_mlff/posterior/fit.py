@@ -1,7 +1,7 @@
 """Pretraining: a point estimate of the weights from a large collection of labelled frames."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,9 @@ import optax
 
 from bayes_mlff.data.collection import Collection, Draw, draw, layout
 from bayes_mlff.models.energetics import NodeFn, Params
+
+NORM_FLOOR = 0.01
+"""Force error below which the norm loss turns quadratic, eV/Å: the noise of the reference forces."""
 
 
 class FitState(NamedTuple):
@@ -54,13 +57,15 @@ def make_fit(
     *,
     frames_per_member: int,
     energy_weight: float,
+    force_loss: Literal["mse", "norm"] = "norm",
     average_decay: float = 0.999,
     steps_per_call: int = 200,
 ):
     """Compile a stretch of training.
 
-    The loss is the mean squared force error plus `energy_weight` times a Huber loss (δ = 0.2) of the energy
-    error per square root of an atom, frames of every member weighing the same.
+    The loss is that of the forces plus `energy_weight` times a Huber loss (δ = 0.2) of the energy error per square
+    root of an atom, frames of every member weighing the same. That of an atom's force error e is |e|²/3 ("mse") or
+    |e|/3 ("norm"), which outliers sway less.
 
     Args:
       node_fn: network.
@@ -68,7 +73,8 @@ def make_fit(
       collection: training frames.
       optimizer: any optax transformation; it receives `key` and `n_data` as extra arguments.
       frames_per_member: frames of every molecule in a batch.
-      energy_weight: relative weight of energies, 1/Å².
+      energy_weight: weight of energies relative to forces.
+      force_loss: which of the two.
       average_decay: of the moving average of weights.
       steps_per_call: steps in one call.
 
@@ -83,11 +89,12 @@ def make_fit(
     def loss(params: jax.Array, batch: Draw):
         energy, forces = energies_and_forces(node_fn, unravel(params), batch, species, frame)
         weights = jnp.asarray(per_atom, forces.dtype)
-        mse = jnp.sum(weights[:, None] * (forces - batch.forces) ** 2)
+        squares = jnp.sum((forces - batch.forces) ** 2, axis=-1)
+        force = jnp.sum(weights * (squares if force_loss == "mse" else jnp.sqrt(squares + NORM_FLOOR**2)))
         mae = jnp.sum(weights[:, None] * jnp.abs(forces - batch.forces))
         root = jnp.asarray(np.sqrt(atoms), energy.dtype)
         energy_loss = jnp.mean(optax.huber_loss(energy / root, batch.energy / root, delta=0.2))
-        return mse + energy_weight * energy_loss, mae
+        return force + energy_weight * energy_loss, mae
 
     def step(state: FitState, key: jax.Array):
         key_draw, key_noise = jax.random.split(key)
