@@ -46,7 +46,7 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
         resume(config, path, console=console)
         return
     problem = _problem(config, structure)
-    with make_engine(config.engine) as engine:
+    with make_engine(config.engine, path) as engine:
         engine.check(structure)
         directory.create(configuration.dump(config))
         _work(problem, engine, directory, console)
@@ -60,7 +60,7 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
     """
     structure = systems.structure(config.structure, base=Path())
     problem = _problem(config, structure)
-    with make_engine(config.engine) as engine:
+    with make_engine(config.engine, path) as engine:
         engine.check(structure)
         _work(problem, engine, RunDirectory(path), console)
 

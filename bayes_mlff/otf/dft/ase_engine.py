@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import time
 from types import TracebackType
@@ -13,24 +14,21 @@ import ase
 import numpy as np
 from ase.calculators.calculator import BaseCalculator, CalculatorError, CalculatorSetupError
 from ase.stress import voigt_6_to_full_3x3_stress
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from bayes_mlff.core.errors import ConfigError, DataError, EngineRetryError, EngineSetupError
+from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure, from_ase, to_ase
 from bayes_mlff.otf.dft.engine import CommonSettings, EngineResult, climb, hash_settings
+from bayes_mlff.otf.dft.moments import check_count
+from bayes_mlff.otf.dft.worker_child import OutputCheck
 
-_EFFORT: Final = {
-    "retries",
-    "retry_exceptions",
-    "reuse_calculator",
-    "min_distance_angstrom",
-    "subtract_net_force",
-}
-"""Settings that do not identify the level of theory."""
+LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
+"""Settings that identify the level of theory; the others are speed, effort and checks."""
 
-_INSTALL: Final = {
-    "gpaw": "pip install gpaw gpaw-data",
+INSTALL: Final = {
+    "gpaw": "python -m bayes_mlff.otf.dft.install_gpaw, or with a C++ compiler and a siteconfig.py of your own: "
+    "GPAW_CONFIG=siteconfig.py pip install gpaw gpaw-data",
     "tblite": "pip install 'bayes-mlff[xtb]'",
     "chgnet": "pip install torch chgnet",
 }
@@ -57,14 +55,13 @@ RETRY_EXCEPTIONS: Final = (
 """What a calculator may raise for one geometry, beside the error classes of its own package."""
 
 
-class AseSettings(CommonSettings):
-    """An ASE calculator by name.
+class CalculatorSettings(CommonSettings):
+    """An ASE calculator, and what a usable answer of it is.
 
     Many calculators continue from their previous density. Whoever needs resumed runs to repeat to the last
     bit sets `reuse_calculator` to false, and pays for a cold start at every label.
     """
 
-    name: Literal["ase"] = "ase"
     calculator: str = Field(description="Import path, such as 'tblite.ase:TBLite' or 'ase.calculators.emt.EMT'.")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword arguments of the calculator.")
     retries: tuple[dict[str, JsonValue], ...] = Field(
@@ -78,10 +75,44 @@ class AseSettings(CommonSettings):
     stress: bool = Field(default=False, description="Ask for the stress of periodic structures.")
     initial_magmoms: tuple[float, ...] | None = Field(default=None, description="One moment for each atom, μB.")
     reuse_calculator: bool = Field(default=True, description="Keep one calculator for all labels.")
+    output_file: str | None = Field(
+        default=None, description="What the program writes about its convergence, from where it is started."
+    )
+    unconverged_pattern: str | None = Field(
+        default=None, description="Regular expression that in `output_file` means: not converged."
+    )
+
+    @field_validator("unconverged_pattern")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"a regular expression ({error})") from error
+        return value
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.output_file is None) != (self.unconverged_pattern is None):
+            raise ValueError("output_file and unconverged_pattern go together: set both or none")
+        return self
+
+    @property
+    def output_check(self) -> tuple[str, str] | None:
+        """File and pattern, if the program's output is to be read."""
+        if self.output_file is None or self.unconverged_pattern is None:
+            return None
+        return self.output_file, self.unconverged_pattern
 
     def __hash__(self) -> int:
         """Hash by value, although the arguments are mappings."""
         return hash(self.model_dump_json())
+
+
+class AseSettings(CalculatorSettings):
+    """An ASE calculator inside this process."""
+
+    name: Literal["ase"] = "ase"
 
 
 class AseEngine:
@@ -102,21 +133,16 @@ class AseEngine:
     @property
     def settings_hash(self) -> str:
         """See `Engine.settings_hash`; the version is that of ASE and of the calculator's package."""
-        settings = self._settings.model_dump(mode="json", exclude=_EFFORT | {"name"})
-        version = f"ase {ase.__version__}, {_version(_root(self._settings.calculator))}"
-        return hash_settings("ase", version, settings)
+        return level_hash(self._settings, ase.__version__, _version(root_package(self._settings.calculator)))
 
     @property
     def description(self) -> str:
         """See `Engine.description`."""
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._settings.arguments.items())
-        return f"ASE {self._settings.calculator}({arguments})"
+        return describe(self._settings)
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
-        moments = self._settings.initial_magmoms
-        if moments is not None and len(moments) != len(structure.numbers):
-            raise ConfigError("engine.initial_magmoms", moments, f"{len(structure.numbers)} numbers, one for each atom")
+        check_count(self._settings.initial_magmoms, structure, "engine.initial_magmoms")
         if self._calculator is None:
             self._calculator = self._make({})
         wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
@@ -194,6 +220,8 @@ class AseEngine:
         atoms = to_ase(structure)
         if self._settings.initial_magmoms is not None:
             atoms.set_initial_magnetic_moments(self._settings.initial_magmoms)
+        check = self._settings.output_check
+        watch = OutputCheck(*check) if check is not None else None
         try:
             label, note = _evaluate(calculator, atoms, self._wants_stress(structure))
         except SETUP_EXCEPTIONS as error:
@@ -202,6 +230,9 @@ class AseEngine:
         except self._retry_exceptions as error:
             self.close()
             raise EngineRetryError(f"{type(error).__name__}: {error}") from error
+        complaint = watch.complaint() if watch is not None else None
+        if complaint is not None:
+            raise EngineRetryError(complaint)
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
             raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
@@ -219,7 +250,19 @@ def _evaluate(calculator: BaseCalculator, atoms: ase.Atoms, with_stress: bool) -
     return Label(float(energy), forces, stress), f"energy is the calculator's {name}"
 
 
-def _root(path: str) -> str:
+def level_hash(settings: CalculatorSettings, ase_version: str, package: str) -> str:
+    """`Engine.settings_hash` of a calculator; wherever it runs, it is the same level of theory."""
+    return hash_settings("ase", f"ase {ase_version}, {package}", settings.model_dump(mode="json", include=LEVEL))
+
+
+def describe(settings: CalculatorSettings) -> str:
+    """The calculator as one would write it in Python."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.arguments.items())
+    return f"ASE {settings.calculator}({arguments})"
+
+
+def root_package(path: str) -> str:
+    """First part of an import path."""
     return path.replace(":", ".").split(".")[0]
 
 
@@ -228,8 +271,8 @@ def _import_object(path: str, key: str) -> Any:
     module, _, name = path.rpartition(":" if ":" in path else ".")
     if not module or not name:
         raise EngineSetupError(f"{key}: got {path!r}; allowed: 'package.module:Name'")
-    root = _root(path)
-    install = _INSTALL.get(root, f"pip install {root}")
+    root = root_package(path)
+    install = INSTALL.get(root, f"pip install {root}")
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -250,7 +293,7 @@ def _own_exceptions(path: str) -> tuple[type[Exception], ...]:
 
     GPAW's KohnShamConvergenceError, for one, is neither an ASE error nor a RuntimeError.
     """
-    root, module = _root(path), path.rpartition(":" if ":" in path else ".")[0]
+    root, module = root_package(path), path.rpartition(":" if ":" in path else ".")[0]
     exported = [
         *vars(importlib.import_module(root)).values(),
         *vars(importlib.import_module(module)).values(),

@@ -1,22 +1,30 @@
 """Which reference engines can be named in a configuration."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from bayes_mlff.otf.dft.ase_engine import AseEngine, AseSettings
+from bayes_mlff.otf.dft.chgnet import ChgnetEngine, ChgnetSettings
 from bayes_mlff.otf.dft.engine import Engine, VerifiedEngine
+from bayes_mlff.otf.dft.gpaw_engine import GpawEngine
+from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
 from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
+from bayes_mlff.otf.dft.worker import WorkerEngine, WorkerSettings
 
-EngineSettings = Annotated[PyscfSettings | AseSettings, Field(discriminator="name")]
+AnySettings = PyscfSettings | AseSettings | WorkerSettings | GpawSettings | ChgnetSettings
+
+EngineSettings = Annotated[AnySettings, Field(discriminator="name")]
 """Settings of any engine; the field `name` says of which."""
 
 
-def make_engine(settings: PyscfSettings | AseSettings) -> VerifiedEngine:
+def make_engine(settings: AnySettings, directory: Path | None = None) -> VerifiedEngine:
     """Turn settings into a working engine, once, when a run starts.
 
     Args:
       settings: validated settings of one engine.
+      directory: of the run, which may not exist yet; engines with files write into its folder `engine`.
 
     Returns:
       The engine, with the checks of `verified_label` around it.
@@ -24,9 +32,22 @@ def make_engine(settings: PyscfSettings | AseSettings) -> VerifiedEngine:
     Raises:
       EngineSetupError: if a package is missing, naming the command that installs it.
     """
-    engine: Engine = PyscfEngine(settings) if isinstance(settings, PyscfSettings) else AseEngine(settings)
     return VerifiedEngine(
-        engine,
+        _make(settings, directory),
         min_distance_angstrom=settings.min_distance_angstrom,
         subtract_net_force=settings.subtract_net_force,
     )
+
+
+def _make(settings: AnySettings, directory: Path | None) -> Engine:
+    match settings:
+        case PyscfSettings():
+            return PyscfEngine(settings)
+        case AseSettings():
+            return AseEngine(settings)
+        case WorkerSettings():
+            return WorkerEngine(settings, directory)
+        case GpawSettings():
+            return GpawEngine(settings, directory)
+        case ChgnetSettings():
+            return ChgnetEngine(settings, directory)

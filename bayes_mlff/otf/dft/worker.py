@@ -1,0 +1,327 @@
+"""Any ASE calculator as a reference engine in a process, and perhaps a Python environment, of its own."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import ase
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+from pydantic import Field, JsonValue
+
+from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.otf.dft.ase_engine import (
+    INSTALL,
+    RETRY_EXCEPTIONS,
+    SETUP_EXCEPTIONS,
+    CalculatorSettings,
+    describe,
+    level_hash,
+    root_package,
+)
+from bayes_mlff.otf.dft.engine import EngineResult, climb
+from bayes_mlff.otf.dft.moments import check_count, moment_remarks
+from bayes_mlff.otf.dft.worker_process import WorkerProcess, child_environment, find_python
+
+FOLDER: Final = "engine"
+"""Folder of the run directory in which the engine works."""
+
+_SETUP: Final = frozenset(kind.__name__ for kind in SETUP_EXCEPTIONS)
+_RETRY: Final = frozenset(kind.__name__ for kind in RETRY_EXCEPTIONS)
+
+
+class WorkerSettings(CalculatorSettings):
+    """An ASE calculator in a process of its own.
+
+    Relative paths in `arguments` and `output_file` start from the folder `engine` of the run directory.
+    """
+
+    name: Literal["worker"] = "worker"
+    python: str | None = Field(
+        default=None, description="Interpreter that has ASE and the calculator; by default this one."
+    )
+    timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
+    start_timeout_s: float = Field(default=120.0, gt=0.0, description="Longest time to import and set up.")
+    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
+    carry_moments: bool = Field(
+        default=True, description="Start a new calculator from the moments of the last label, not the initial ones."
+    )
+
+
+class _Answer(NamedTuple):
+    label: Label
+    structure: Structure  # as evaluated
+    moments: tuple[float, ...] | None  # [n] μB
+    note: str
+
+
+class WorkerEngine:
+    """An `Engine` whose calculator may crash, hang or print without harm to this process.
+
+    The magnetic moments of the last label are all of the calculator's state that is saved; a density is not, so
+    that labels after a restart agree within the convergence only.
+    """
+
+    def __init__(self, settings: WorkerSettings, directory: Path | None = None, *, probe: Path | None = None):
+        """Find the interpreter; the process starts with the first call.
+
+        Args:
+          settings: of calculator and process.
+          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
+            why these elements cannot be calculated, or None.
+
+        Raises:
+          EngineSetupError: if there is no such interpreter.
+        """
+        self._settings = settings
+        self._python = find_python(settings.python)
+        self._directory, self._probe = directory, probe
+        self._process: WorkerProcess | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._hash: str | None = None
+        self._fresh = False
+        self._initial = settings.initial_magmoms
+        self._moments: tuple[float, ...] | None = None
+
+    @property
+    def settings_hash(self) -> str:
+        """See `Engine.settings_hash`; that of the same calculator inside this process. Starts the child once."""
+        if self._hash is None:
+            self._child()
+            assert self._hash is not None
+        return self._hash
+
+    @property
+    def description(self) -> str:
+        """See `Engine.description`."""
+        return f"{describe(self._settings)}, in a process of its own"
+
+    def set_initial_moments(self, moments: tuple[float, ...] | None) -> None:
+        """Replace `initial_magmoms`, for engines that derive them from the first structure."""
+        self._initial = moments
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine.check`: makes the calculator and asks which properties it has."""
+        check_count(self._initial, structure, "engine.initial_magmoms")
+        reply = self._set_up(
+            "check",
+            self._child(),
+            {
+                "arguments": self._settings.arguments,
+                "moments": self._start_moments(structure),
+                "probe": None if self._probe is None else str(self._probe),
+                "numbers": structure.numbers.tolist(),
+            },
+        )
+        if reply["problem"] is not None:
+            raise EngineSetupError(reply["problem"])
+        wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
+        missing = [name for name in wanted if name not in reply["properties"]]
+        if missing:
+            raise EngineSetupError(f"{self.description}: the calculator has no {' and no '.join(missing)}")
+
+    def label(self, structure: Structure) -> EngineResult:
+        """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
+        start = time.perf_counter()
+        check_count(self._initial, structure, "engine.initial_magmoms")
+        answer, reasons = climb(
+            lambda rung: self._attempt(structure, rung),
+            1 + len(self._settings.retries),
+            description=self.description,
+        )
+        fresh_guess = self._moments is None or len(self._moments) != len(structure.numbers)
+        before = self._initial if fresh_guess else self._moments
+        remarks = moment_remarks(before, answer.moments, structure, jumps=not fresh_guess)
+        self._moments = answer.moments
+        seconds = time.perf_counter() - start
+        return EngineResult(
+            answer.label, answer.structure, True, seconds, len(reasons) + 1, (*reasons, answer.note, *remarks)
+        )
+
+    def once(self, structure: Structure, changes: dict[str, JsonValue]) -> Label:
+        """Label by a calculator with other arguments, which then is dropped.
+
+        Raises:
+          EngineFailedError: if there is no label.
+          EngineSetupError: if the calculator can never work with these arguments.
+        """
+        try:
+            return self._evaluate(structure, {**self._settings.arguments, **changes}, fresh=True).label
+        except EngineRetryError as error:
+            raise EngineFailedError(f"{self.description} with {changes}: {error}") from error
+
+    def save_state(self) -> bytes | None:
+        """The magnetic moments of the last label; None without initial moments."""
+        if self._initial is None or self._moments is None:
+            return None
+        return json.dumps({"settings_hash": self.settings_hash, "moments": self._moments}).encode()
+
+    def restore_state(self, state: bytes | None) -> None:
+        """Start from a new calculator, with these moments if there are any.
+
+        Raises:
+          DataError: if the state is that of another engine or level of theory.
+        """
+        self._fresh = True
+        self._moments = None
+        if state is None:
+            return
+        saved = read_state(state, {"settings_hash", "moments"})
+        if saved["settings_hash"] != self.settings_hash:
+            raise DataError("engine state: saved at another level of theory or by another version of the calculator")
+        self._moments = tuple(saved["moments"])
+
+    def close(self) -> None:
+        """End the process, and whatever it started."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(orderly=True)
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        """Return this engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def _wants_stress(self, structure: Structure) -> bool:
+        return self._settings.stress and structure.is_periodic
+
+    def _start_moments(self, structure: Structure) -> tuple[float, ...] | None:
+        """What a new calculator starts from."""
+        carried = self._moments if self._settings.carry_moments else None
+        return carried if carried is not None and len(carried) == len(structure.numbers) else self._initial
+
+    def _attempt(self, structure: Structure, rung: int) -> _Answer:
+        """One evaluation; from the second rung on by a new calculator and from the initial moments."""
+        changes = self._settings.retries[rung - 1] if rung > 0 else {}
+        fresh = rung > 0 or self._fresh or not self._settings.reuse_calculator
+        moments = self._initial if rung > 0 else self._start_moments(structure)
+        answer = self._evaluate(structure, {**self._settings.arguments, **changes}, fresh=fresh, moments=moments)
+        self._fresh = rung > 0  # the next label starts with the first solver settings again
+        return answer
+
+    def _evaluate(
+        self,
+        structure: Structure,
+        arguments: dict[str, JsonValue],
+        *,
+        fresh: bool,
+        moments: tuple[float, ...] | None = None,
+    ) -> _Answer:
+        geometry = {name: value.tolist() for name, value in structure._asdict().items()}
+        message = {
+            "op": "label",
+            "arguments": arguments,
+            "moments": moments if moments is not None else self._start_moments(structure),
+            "fresh": fresh,
+            "geometry": geometry,
+            "stress": self._wants_stress(structure),
+        }
+        reply = self._child().ask(message, self._settings.timeout_s)
+        if "error" in reply:
+            raise self._error(reply)
+        if reply["complaint"] is not None:
+            raise EngineRetryError(reply["complaint"])
+        if reply["geometry"] is None:
+            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+        return self._read(reply)
+
+    def _read(self, reply: dict[str, Any]) -> _Answer:
+        """From JSON to arrays; their shapes and values are checked by whoever asked."""
+        try:
+            forces = np.array(reply["forces"], np.float64)
+            stress = None if reply["stress"] is None else np.array(reply["stress"], np.float64)
+            energy = float(reply["energy"])
+            carries = self._initial is not None and np.ndim(reply["moments"]) == 1
+            moments = tuple(float(moment) for moment in reply["moments"]) if carries else None
+        except (TypeError, ValueError) as error:
+            raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
+        if stress is not None and stress.shape == (6,):
+            stress = voigt_6_to_full_3x3_stress(stress)
+        note = f"energy is the calculator's {reply['energy_name']}"
+        return _Answer(Label(energy, forces, stress), from_ase(ase.Atoms(**reply["geometry"])), moments, note)
+
+    def _error(self, reply: dict[str, Any]) -> Exception:
+        """What an exception of the calculator means, by the names of its classes."""
+        kinds, text = reply["kinds"], f"{reply['kinds'][0]}: {reply['error']}"
+        if reply["making"] or _SETUP.intersection(kinds):
+            return EngineSetupError(f"{self.description}: {text}")
+        named = {path.replace(":", ".").rpartition(".")[2] for path in self._settings.retry_exceptions}
+        own = reply["root"] == root_package(self._settings.calculator)
+        if own or (_RETRY | named).intersection(kinds):
+            return EngineRetryError(text)
+        return EngineFailedError(f"{self.description}: {text}; {' '.join(reply['trace'].split())}")
+
+    def _child(self) -> WorkerProcess:
+        """The running child, or a new one that has imported the calculator."""
+        directory = self._folder()
+        if self._process is not None and self._process.usable and self._process.directory == directory:
+            return self._process
+        if self._process is not None:
+            self._process.end(orderly=True)
+        s = self._settings
+        process = WorkerProcess(self._python, child_environment(self._python, s.threads, s.environment), directory)
+        self._process = process
+        reply = self._set_up("start", process, {"calculator": s.calculator, "output": s.output_check})
+        found = level_hash(s, reply["ase"], reply["package"])
+        if self._hash is not None and self._hash != found:
+            raise EngineSetupError(f"{self.description}: ASE or the calculator changed its version during the run")
+        self._hash = found
+        return process
+
+    def _set_up(self, op: str, process: WorkerProcess, message: dict[str, Any]) -> dict[str, Any]:
+        """Ask for something that has to work; every failure is one of set-up."""
+        try:
+            reply = process.ask({"op": op, **message}, self._settings.start_timeout_s)
+        except EngineRetryError as error:
+            raise EngineSetupError(f"{self.description}, {self._python}: {error}") from error
+        if "error" not in reply:
+            return reply
+        text = (
+            f"engine.calculator: {self._settings.calculator} in {self._python}: {reply['kinds'][0]}: {reply['error']}"
+        )
+        if op == "start" and "ImportError" in reply["kinds"]:
+            root = root_package(self._settings.calculator)
+            text += f"; {INSTALL.get(root, f'pip install {root}')}"
+        elif op == "check":
+            text += f"; engine.arguments: {self._settings.arguments}"
+        raise EngineSetupError(text)
+
+    def _folder(self) -> Path:
+        """Where the child works: in the run directory as soon as that exists."""
+        if self._directory is not None and self._directory.is_dir():
+            folder = (self._directory / FOLDER).resolve()
+            folder.mkdir(exist_ok=True)
+            return folder
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="bayes-mlff-")
+        return Path(self._temporary.name)
+
+
+def read_state(state: bytes, keys: set[str]) -> dict[str, Any]:
+    """A saved JSON object with exactly these keys.
+
+    Raises:
+      DataError: if it is something else, such as the state of another engine.
+    """
+    try:
+        saved = json.loads(state)
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or set(saved) != keys:
+        raise DataError("engine state: it was saved by another engine")
+    return saved

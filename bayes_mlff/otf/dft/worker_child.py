@@ -1,0 +1,207 @@
+"""Serve one ASE calculator over JSON lines on stdin and stdout, in any Python 3.8+ that has ASE and NumPy.
+
+This file is executed by its path in another process, often of another environment: it imports nothing of this
+package. Requests and replies are one JSON object a line with the same `id`; every other line on stdout is noise.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file, whose modules must not hide the engine's own
+
+import gc
+import hashlib
+import importlib
+import json
+import os
+import queue
+import re
+import runpy
+import signal
+import threading
+import traceback
+from typing import Any, Dict, List, Optional, Tuple  # noqa: UP035 (Python 3.8)
+
+Message = Dict[str, Any]  # noqa: UP006
+
+
+class OutputCheck:
+    """Reads what a calculator's program wrote during one call, since some return unconverged numbers."""
+
+    def __init__(self, path: str, pattern: str):
+        self._path, self._pattern = path, re.compile(pattern)
+        self._time, content = self._read()
+        self._size, self._digest = len(content), hashlib.sha256(content).digest()
+
+    def complaint(self) -> Optional[str]:  # noqa: UP045 (Python 3.8)
+        """Return what speaks against the call since this object was made; None if nothing does."""
+        now, content = self._read()
+        if now == self._time:
+            return f"{self._path} was not written by this call, so that nobody knows whether it converged"
+        appended = len(content) > self._size and hashlib.sha256(content[: self._size]).digest() == self._digest
+        found = self._pattern.search(content[self._size if appended else 0 :].decode("utf-8", "replace"))
+        return f"{found.group(0)!r} in {self._path}" if found else None
+
+    def _read(self) -> Tuple[int, bytes]:  # noqa: UP006 (Python 3.8)
+        """Time of the last change, ns, and content; nothing of a file that is not there."""
+        try:
+            with open(self._path, "rb") as file:
+                return os.fstat(file.fileno()).st_mtime_ns, file.read()
+        except FileNotFoundError:
+            return -1, b""
+
+
+class Server:
+    """The calculator and what it was made with."""
+
+    def __init__(self) -> None:
+        self._factory: Any = None
+        self._arguments: Message = {}
+        self._calculator: Any = None
+        self._moments: Any = None  # those that the calculator started from
+        self._output: Optional[List[str]] = None  # noqa: UP006, UP045
+        self.making = False  # True while the calculator is being made: then any error is one of its settings
+
+    def start(self, message: Message) -> Message:
+        """Import the calculator's class; report versions."""
+        module, _, name = message["calculator"].rpartition(":" if ":" in message["calculator"] else ".")
+        root = module.split(".")[0]
+        self._factory = getattr(importlib.import_module(module), name)
+        self._output = message["output"]
+        return {"ase": importlib.import_module("ase").__version__, "package": _version(root)}
+
+    def check(self, message: Message) -> Message:
+        """Make the calculator, if there is none, and say what it can do; run the engine's own checks."""
+        problem = None
+        if message["probe"] is not None:
+            problem = runpy.run_path(message["probe"])["problem"](message["arguments"], message["numbers"])
+        if problem is not None:
+            return {"problem": problem, "properties": []}
+        calculator = (
+            self._calculator if self._calculator is not None else self._make(message["arguments"], message["moments"])
+        )
+        return {"problem": None, "properties": list(calculator.implemented_properties)}
+
+    def label(self, message: Message) -> Message:
+        """Energy, forces and stress of one geometry; forces first, as the others come along."""
+        ase = importlib.import_module("ase")
+        calculator = self._calculator
+        if message["fresh"] or calculator is None or message["arguments"] != self._arguments:
+            calculator = self._make(message["arguments"], message["moments"])
+        geometry = message["geometry"]
+        atoms = ase.Atoms(**geometry)
+        if self._moments is not None:
+            atoms.set_initial_magnetic_moments(self._moments)
+        watch = OutputCheck(*self._output) if self._output is not None else None
+        forces = calculator.get_property("forces", atoms)
+        stress = calculator.get_property("stress", atoms) if message["stress"] else None
+        name = "free_energy" if "free_energy" in calculator.implemented_properties else "energy"
+        energy = calculator.get_property(name, atoms)
+        moments = getattr(calculator, "results", {}).get("magmoms")
+        evaluated = getattr(calculator, "atoms", None)
+        if evaluated is not None:
+            geometry = {
+                "numbers": evaluated.numbers,
+                "positions": evaluated.positions,
+                "cell": evaluated.cell.array,
+                "pbc": evaluated.pbc,
+            }
+        return {
+            "energy": energy,
+            "energy_name": name,
+            "forces": forces,
+            "stress": stress,
+            "moments": moments,
+            "geometry": None if evaluated is None else geometry,
+            "complaint": watch.complaint() if watch is not None else None,
+        }
+
+    def drop(self, message: Message) -> Message:
+        """Forget the calculator, which may hold processes of its own."""
+        del message
+        calculator, self._calculator = self._calculator, None
+        close = getattr(calculator, "close", None)
+        if callable(close):
+            close()
+        del calculator, close
+        gc.collect()  # a density is large, and the next calculator allocates its own
+        return {}
+
+    def _make(self, arguments: Message, moments: Any) -> Any:
+        self.drop({})
+        self.making = True
+        # Calculators keep and change what they are given.
+        self._calculator = self._factory(**json.loads(json.dumps(arguments)))
+        self._arguments, self._moments, self.making = arguments, moments, False
+        return self._calculator
+
+
+def _version(root: str) -> str:
+    """Distribution and version behind a package; the bare name if it belongs to no distribution."""
+    metadata = importlib.import_module("importlib.metadata")
+    packages = getattr(metadata, "packages_distributions", None)
+    names = packages().get(root, []) if packages is not None else [root]
+    try:
+        return ", ".join(f"{name} {metadata.version(name)}" for name in sorted(set(names))) or root
+    except metadata.PackageNotFoundError:
+        return root
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows, of arrays and NumPy numbers."""
+    return value.tolist()
+
+
+def _answer(server: Server, message: Message) -> Message:
+    """Serve one request; whatever the engine raises becomes part of the reply."""
+    server.making = False
+    try:
+        return getattr(server, message["op"])(message)
+    except Exception as error:  # noqa: BLE001 (the parent judges it by its kinds)
+        traceback.print_exc()
+        sys.stderr.flush()
+        kinds = [kind for kind in type(error).__mro__ if kind is not object]
+        return {
+            "error": str(error),
+            "kinds": [kind.__name__ for kind in kinds],
+            "making": server.making or message["op"] == "start",
+            "root": type(error).__module__.split(".")[0],
+            "trace": "".join(traceback.format_tb(error.__traceback__)[-2:]),
+        }
+
+
+def _read(source: Any, requests: Any, busy: Any) -> None:
+    """Queue requests; when the parent is gone in the middle of a calculation, end the whole process group."""
+    for line in source:
+        requests.put(json.loads(line))
+    requests.put(None)
+    if busy.is_set() and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve until stdin ends. File descriptors 0 and 1 are taken away from the engine and its children."""
+    source = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    requests: Any = queue.Queue()
+    busy = threading.Event()
+    threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
+    server = Server()
+    while True:
+        message = requests.get()
+        if message is None:
+            break
+        busy.set()
+        reply = {"id": message["id"], **_answer(server, message)}
+        busy.clear()
+        replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
+        replies.flush()
+    server.drop({})
+
+
+if __name__ == "__main__":
+    main()
