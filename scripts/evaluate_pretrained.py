@@ -16,7 +16,7 @@ from bayes_mlff.data.collection import Collection, draw, layout, make_member
 from bayes_mlff.data.molecule_sets import MD17_KEYS, read_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
-from bayes_mlff.posterior.fit import energies_and_forces
+from bayes_mlff.posterior.fit import predict_frames
 
 
 def errors(model: registry.Potential, path: Path, frames: int) -> dict[str, float]:
@@ -30,8 +30,8 @@ def errors(model: registry.Potential, path: Path, frames: int) -> dict[str, floa
     collection = Collection((member,), (species_index(numbers, model.config.elements),))
     species, frame = layout(collection, frames)
     batch = draw(collection, (jnp.arange(frames),))
-    predict = jax.jit(lambda params: energies_and_forces(model.node_fn, params, batch, species, frame))
-    predicted, forces = predict(model.params)
+    predict = jax.jit(lambda params: predict_frames(model.node_fn, params, batch, species, frame))
+    predicted, forces, _ = predict(model.params)
     shift = float(jnp.mean(predicted - batch.energy))
     return {
         "force_mae_kcal_mol_a": float(jnp.mean(jnp.abs(forces - batch.forces))) * KCAL_MOL_PER_EV,

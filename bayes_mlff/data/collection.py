@@ -1,4 +1,4 @@
-"""Many labelled frames of several molecules, drawn as disjoint graphs of a fixed composition."""
+"""Many labelled frames of several compositions, drawn as disjoint graphs of a fixed size."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.data.neighbors import species_index
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.neighbors import pairs, species_index
+from bayes_mlff.data.structure import Structure
 
 
 class Member(NamedTuple):
-    """Frames of one molecule on the device."""
+    """Frames of one composition on the device; the last three fields are None for molecules."""
 
     positions: jax.Array  # [f, n, 3] Å
     forces: jax.Array  # [f, n, 3] eV/Å
     energy: jax.Array  # [f] eV, relative to the isolated atoms
-    neighbors: jax.Array  # [f, r, k] int16, sender within the molecule; -1 on padding
+    neighbors: jax.Array  # [f, r, k] int16, sender within the frame; -1 on padding
     receivers: jax.Array  # [f, r] int16, ascending, the atom that each row of k slots belongs to
+    cell: jax.Array | None = None  # [f, 3, 3] Å, rows are vectors
+    shifts: jax.Array | None = None  # [f, r, k, 3] int8, lattice translation of the neighbour
+    stress: jax.Array | None = None  # [f, 3, 3] eV/Å³, tension positive
 
 
 class Draw(NamedTuple):
-    """m frames of every member as one disjoint graph of N atoms; atoms of a frame are contiguous."""
+    """m frames of every member as one disjoint graph of N atoms and g frames; atoms of a frame are contiguous."""
 
     positions: jax.Array  # [N, 3] Å
     forces: jax.Array  # [N, 3] eV/Å
@@ -28,17 +33,28 @@ class Draw(NamedTuple):
     neighbors: jax.Array  # [R, k] int32
     edge_mask: jax.Array  # [R, k] bool
     receivers: jax.Array  # [R] int32, ascending
+    offsets: jax.Array | None  # [R, k, 3] Å, lattice translation of the neighbour
+    volume: jax.Array | None  # [g] Å³
+    stress: jax.Array | None  # [g, 3, 3] eV/Å³, tension positive
 
 
 class Collection(NamedTuple):
-    """Members and the layout of a draw of one frame of each."""
+    """Members, all periodic or none, and the elements of their atoms."""
 
     members: tuple[Member, ...]
     species: tuple[np.ndarray, ...]  # [n] of each member
 
 
 def make_member(
-    positions: np.ndarray, forces: np.ndarray, energy: np.ndarray, *, r_max: float, capacity: int, slots: int = 8
+    positions: np.ndarray,
+    forces: np.ndarray,
+    energy: np.ndarray,
+    *,
+    r_max: float,
+    capacity: int,
+    slots: int = 8,
+    cells: np.ndarray | None = None,
+    stress: np.ndarray | None = None,
 ) -> Member:
     """Find the neighbours of every frame and move everything to the device in float32.
 
@@ -49,36 +65,71 @@ def make_member(
       r_max: cutoff, Å.
       capacity: largest number of neighbours of an atom; frames that need more are refused.
       slots: k, neighbour slots in a row; an atom takes as many rows as it needs in each frame.
+      cells: [f, 3, 3] Å of crystals; None for molecules.
+      stress: [f, 3, 3] eV/Å³ of crystals.
 
     Raises:
-      ValueError: if an atom has more neighbours than the capacity.
+      DataError: if an atom has more neighbours than the capacity, or only one of cells and stress is given.
     """
-    close = np.zeros((*positions.shape[:2], positions.shape[1]), bool)
-    for f, r in enumerate(positions):
-        close[f] = np.sum((r[:, None] - r[None]) ** 2, axis=-1) < r_max**2
-    close &= ~np.eye(positions.shape[1], dtype=bool)
-    most = int(close.sum(axis=-1).max())
-    if most > capacity:
-        raise ValueError(f"an atom has {most} neighbours within {r_max} Å; allowed: up to {capacity}")
-    neighbors, receivers = _rows(close, slots)
+    if (cells is None) != (stress is None):
+        raise DataError("collection: cells and stress belong together; got one of them")
+    frame, receiver, sender, shift = _edges(positions, cells, r_max)
+    neighbors, receivers, shifts = _rows(positions.shape[:2], frame, receiver, sender, shift, slots, capacity, r_max)
     x, f, e = (jnp.asarray(a, jnp.float32) for a in (positions, forces, energy))
-    return Member(x, f, e, jnp.asarray(neighbors), jnp.asarray(receivers))
+    member = Member(x, f, e, jnp.asarray(neighbors), jnp.asarray(receivers))
+    if cells is None:
+        return member
+    return member._replace(
+        cell=jnp.asarray(cells, jnp.float32), shifts=jnp.asarray(shifts), stress=jnp.asarray(stress, jnp.float32)
+    )
 
 
-def _rows(close: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours [f, r, slots] and receivers [f, r] from close [f, n, n]; r is what the fullest frame needs."""
-    frames, n, _ = close.shape
-    count = -(-close.sum(axis=-1) // slots)
+def _edges(positions: np.ndarray, cells: np.ndarray | None, r_max: float) -> tuple[np.ndarray, ...]:
+    """Frame, receiver, sender [e] and translation [e, 3] of all edges, ordered by frame and receiver."""
+    found = []
+    _, n, _ = positions.shape
+    for f, r in enumerate(positions):
+        if cells is None:
+            close = np.sum((r[:, None] - r[None]) ** 2, axis=-1) < r_max**2
+            receiver, sender = np.nonzero(close & ~np.eye(n, dtype=bool))
+            shift = np.zeros((len(receiver), 3))
+        else:
+            structure = Structure(np.ones(n, int), r, cells[f], np.ones(3, bool))
+            receiver, sender, shift = pairs(structure, cells[f], r_max)
+            order = np.argsort(receiver, kind="stable")
+            receiver, sender, shift = receiver[order], sender[order], shift[order]
+        found.append((np.full(len(receiver), f), receiver, sender, shift))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def _rows(
+    shape: tuple[int, ...],
+    frame: np.ndarray,
+    receiver: np.ndarray,
+    sender: np.ndarray,
+    shift: np.ndarray,
+    slots: int,
+    capacity: int,
+    r_max: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Neighbours [f, r, slots], receivers [f, r] and shifts [f, r, slots, 3]; r is what the fullest frame needs."""
+    frames, n = shape
+    atom = frame * n + receiver
+    degree = np.bincount(atom, minlength=frames * n)
+    if degree.max(initial=0) > capacity:
+        raise DataError(f"an atom has {degree.max()} neighbours within {r_max} Å; allowed: up to {capacity}")
+    rank = np.arange(len(atom)) - (np.cumsum(degree) - degree)[atom]
+    count = -(-degree // slots).reshape(frames, n)
     first = np.cumsum(count, axis=-1) - count
     rows = max(1, int(count.sum(axis=-1).max()))
-    f, receiver, sender = np.nonzero(close)
-    rank = (np.cumsum(close, axis=-1, dtype=np.int16) - 1)[f, receiver, sender]
-    row = first[f, receiver] + rank // slots
+    row = first[frame, receiver] + rank // slots
     neighbors = np.full((frames, rows, slots), -1, np.int16)
-    neighbors[f, row, rank % slots] = sender
+    neighbors[frame, row, rank % slots] = sender
+    shifts = np.zeros((frames, rows, slots, 3), np.int8)
+    shifts[frame, row, rank % slots] = shift
     receivers = np.full((frames, rows), n - 1, np.int16)
-    receivers[f, row] = receiver
-    return neighbors, receivers
+    receivers[frame, row] = receiver
+    return neighbors, receivers, shifts
 
 
 def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:
@@ -90,18 +141,28 @@ def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:
         shift = offset + jnp.arange(m, dtype=jnp.int32)[:, None] * n
         mask = local >= 0
         senders = jnp.where(mask, local + shift[:, :, None], 0)
+        k = local.shape[-1]
+        translation = cell_volume = stress = None
+        if member.cell is not None and member.shifts is not None and member.stress is not None:
+            cell = member.cell[index]
+            lattice = member.shifts[index].astype(cell.dtype)
+            translation = jnp.einsum("mrki,mij->mrkj", lattice, cell).reshape(-1, k, 3)
+            cell_volume, stress = jnp.abs(jnp.linalg.det(cell)), member.stress[index]
         parts.append(
             Draw(
                 member.positions[index].reshape(m * n, 3),
                 member.forces[index].reshape(m * n, 3),
                 member.energy[index],
-                senders.reshape(-1, local.shape[-1]),
-                mask.reshape(-1, local.shape[-1]),
+                senders.reshape(-1, k),
+                mask.reshape(-1, k),
                 (member.receivers[index].astype(jnp.int32) + shift).reshape(-1),
+                translation,
+                cell_volume,
+                stress,
             )
         )
         offset += m * n
-    return Draw(*(jnp.concatenate(field) for field in zip(*parts, strict=True)))
+    return jax.tree.map(lambda *field: jnp.concatenate(field), *parts)
 
 
 def layout(collection: Collection, m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +177,6 @@ def layout(collection: Collection, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def isolated_energies(numbers: list[np.ndarray], mean_energies: list[float], elements: tuple[int, ...]) -> np.ndarray:
-    """Least-squares energy of each element [elements], eV, from the mean energies of several molecules."""
+    """Least-squares energy of each element [elements], eV, from the mean energies of several compositions."""
     counts = np.array([np.bincount(species_index(z, elements), minlength=len(elements)) for z in numbers], float)
     return np.linalg.lstsq(counts, np.asarray(mean_energies), rcond=None)[0]

@@ -37,6 +37,8 @@ class LabelRecord(NamedTuple):
     predicted_energy_sigma: float | None = None  # eV
     predicted_forces_mean: np.ndarray | None = None  # [n, 3] eV/Å
     predicted_forces_sigma: np.ndarray | None = None  # [n, 3] eV/Å
+    predicted_stress_mean: np.ndarray | None = None  # [3, 3] eV/Å³, tension positive
+    predicted_stress_sigma: np.ndarray | None = None  # [3, 3] eV/Å³
     sigma_crit: float | None = None  # eV, where the trigger stood
     confidence: float | None = None  # probability that the error was within the threshold
 
@@ -66,6 +68,7 @@ _OPTIONAL_FLOATS = (
 )
 _TEXTS = ("reason", "engine_hash")
 _OPTIONAL_ARRAYS = ("predicted_forces_mean", "predicted_forces_sigma")
+_OPTIONAL_MATRICES = ("predicted_stress_mean", "predicted_stress_sigma")
 
 
 def append(path: Path, record: LabelRecord) -> None:
@@ -210,9 +213,14 @@ def _comment_values(record: LabelRecord) -> dict[str, str]:
         if not np.isfinite(value):
             raise DataError(f"record.{name}: got {value!r}; allowed: a finite number")
     values = {"step": str(int(record.step)), **{name: repr(value) for name, value in given.items()}}
-    if record.label.stress is not None:
+    matrices = {"REF_stress": record.label.stress} | {name: getattr(record, name) for name in _OPTIONAL_MATRICES}
+    for name, matrix in matrices.items():
+        if matrix is None:
+            continue
+        if np.shape(matrix) != (3, 3) or not np.isfinite(matrix).all():
+            raise DataError(f"record.{name}: got shape {np.shape(matrix)}; allowed: (3, 3) finite numbers")
         # A plain list of nine numbers would come back from ASE as a vector.
-        values["REF_stress"] = f'"_JSON {json.dumps(np.asarray(record.label.stress, np.float64).tolist())}"'
+        values[name] = f'"_JSON {json.dumps(np.asarray(matrix, np.float64).tolist())}"'
     for name in _TEXTS:
         escaped = getattr(record, name).replace("\\", "\\\\").replace('"', '\\"')
         values[name] = f'"{escaped}"'
@@ -245,6 +253,7 @@ def _parse(where: str, text: str) -> LabelRecord:
         raise DataError(f"{where}: {error}") from error
     values |= {key: str(atoms.info[key]) for key in _TEXTS}
     values |= {key: _array(atoms, key) for key in _OPTIONAL_ARRAYS if key in atoms.arrays}
+    values |= {key: np.asarray(atoms.info[key], np.float64) for key in _OPTIONAL_MATRICES if key in atoms.info}
     return LabelRecord(structure=structure, label=label, step=step, **{"pretrained_energy": None, **values})
 
 

@@ -97,7 +97,7 @@ def allocate(
     cell = complete_cell(structure.cell, structure.pbc)
     reach = r_max + skin
     n = len(species)
-    first, second, shift = _pairs(structure, cell, reach)
+    first, second, shift = pairs(structure, cell, reach)
     counts = np.bincount(first, minlength=n)
     capacity = int(np.ceil(slack * counts.max(initial=1)))
     if not structure.pbc.any():
@@ -114,7 +114,8 @@ def _images(structure: Structure, cell: np.ndarray, reach: float) -> tuple[int, 
     return tuple(b + int(np.ceil(s)) if p else 0 for b, s, p in zip(base, spread, structure.pbc, strict=True))  # type: ignore[return-value]
 
 
-def _pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre [e], neighbour [e] and translation [e, 3] of all pairs closer than reach, Å, in both directions."""
     calculator = vesin.NeighborList(cutoff=reach, full_list=True)
     first, second, shift = calculator.compute(
         points=structure.positions, box=cell, periodic=np.asarray(structure.pbc), quantities="ijS"

@@ -31,22 +31,41 @@ class FitInfo(NamedTuple):
     force_mae: jax.Array  # [] eV/Å
 
 
-def energies_and_forces(
-    node_fn: NodeFn, params: Params, batch: Draw, species: np.ndarray, frame: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
-    """Energies [g] eV and forces [N, 3] eV/Å of every frame of a draw."""
+class FramePrediction(NamedTuple):
+    """Observables of every frame of a draw."""
 
-    def total(positions: jax.Array):
+    energy: jax.Array  # [g] eV
+    forces: jax.Array  # [N, 3] eV/Å
+    stress: jax.Array | None  # [g, 3, 3] eV/Å³, tension positive; None for molecules
+
+
+def predict_frames(
+    node_fn: NodeFn, params: Params, batch: Draw, species: np.ndarray, frame: np.ndarray
+) -> FramePrediction:
+    """Evaluate a draw whose atoms have species [N] and belong to frame [N], as `layout` gives them."""
+    frames = batch.energy.shape[0]
+    row_frame = jnp.asarray(frame)[batch.receivers]
+
+    def total(positions: jax.Array, strain: jax.Array | None):
         vectors = positions[batch.neighbors] - positions[batch.receivers][:, None, :]
+        if batch.offsets is not None:
+            vectors = vectors + batch.offsets
+        if strain is not None:
+            symmetric = 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
+            vectors = vectors + jnp.einsum("rki,rij->rkj", vectors, symmetric[row_frame])
         unit = jnp.zeros_like(vectors).at[..., 0].set(1.0)
         vectors = jnp.where(batch.edge_mask[..., None], vectors, unit)
         node = node_fn(params, vectors, jnp.asarray(species), batch.neighbors, batch.edge_mask, batch.receivers)
         return jnp.sum(node.energy), jax.ops.segment_sum(
-            node.energy, jnp.asarray(frame), num_segments=batch.energy.shape[0], indices_are_sorted=True
+            node.energy, jnp.asarray(frame), num_segments=frames, indices_are_sorted=True
         )
 
-    gradient, energy = jax.grad(total, has_aux=True)(batch.positions)
-    return energy, -gradient
+    if batch.volume is None:
+        gradient, energy = jax.grad(total, has_aux=True)(batch.positions, None)
+        return FramePrediction(energy, -gradient, None)
+    still = jnp.zeros((frames, 3, 3), batch.positions.dtype)
+    (gradient, virial), energy = jax.grad(total, (0, 1), has_aux=True)(batch.positions, still)
+    return FramePrediction(energy, -gradient, virial / batch.volume[:, None, None])
 
 
 def make_fit(
@@ -58,6 +77,7 @@ def make_fit(
     frames_per_member: int,
     energy_weight: float,
     force_loss: Literal["mse", "norm"] = "norm",
+    stress_weight: float = 0.0,
     average_decay: float = 0.999,
     steps_per_call: int = 200,
 ):
@@ -65,7 +85,8 @@ def make_fit(
 
     The loss is that of the forces plus `energy_weight` times a Huber loss (δ = 0.2) of the energy error per square
     root of an atom, frames of every member weighing the same. That of an atom's force error e is |e|²/3 ("mse") or
-    |e|/3 ("norm"), which outliers sway less.
+    |e|/3 ("norm"), which outliers sway less. For crystals `stress_weight` times a Huber loss (δ = 0.02) of the
+    stress times the volume per atom (eV) is added.
 
     Args:
       node_fn: network.
@@ -75,6 +96,7 @@ def make_fit(
       frames_per_member: frames of every molecule in a batch.
       energy_weight: weight of energies relative to forces.
       force_loss: which of the two.
+      stress_weight: weight of the stress relative to forces.
       average_decay: of the moving average of weights.
       steps_per_call: steps in one call.
 
@@ -87,14 +109,19 @@ def make_fit(
     per_atom = 1.0 / (3.0 * atoms[frame] * len(atoms))
 
     def loss(params: jax.Array, batch: Draw):
-        energy, forces = energies_and_forces(node_fn, unravel(params), batch, species, frame)
-        weights = jnp.asarray(per_atom, forces.dtype)
-        squares = jnp.sum((forces - batch.forces) ** 2, axis=-1)
+        predicted = predict_frames(node_fn, unravel(params), batch, species, frame)
+        error = predicted.forces - batch.forces
+        weights = jnp.asarray(per_atom, error.dtype)
+        squares = jnp.sum(error**2, axis=-1)
         force = jnp.sum(weights * (squares if force_loss == "mse" else jnp.sqrt(squares + NORM_FLOOR**2)))
-        mae = jnp.sum(weights[:, None] * jnp.abs(forces - batch.forces))
-        root = jnp.asarray(np.sqrt(atoms), energy.dtype)
-        energy_loss = jnp.mean(optax.huber_loss(energy / root, batch.energy / root, delta=0.2))
-        return force + energy_weight * energy_loss, mae
+        mae = jnp.sum(weights[:, None] * jnp.abs(error))
+        root = jnp.asarray(np.sqrt(atoms), error.dtype)
+        value = force + energy_weight * jnp.mean(optax.huber_loss(predicted.energy / root, batch.energy / root, 0.2))
+        if predicted.stress is not None:
+            per_volume = (batch.volume / jnp.asarray(atoms, error.dtype))[:, None, None]
+            virial, wanted = predicted.stress * per_volume, batch.stress * per_volume
+            value = value + stress_weight * jnp.mean(optax.huber_loss(virial, wanted, 0.02))
+        return value, mae
 
     def step(state: FitState, key: jax.Array):
         key_draw, key_noise = jax.random.split(key)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
+from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.collection import Collection, draw, isolated_energies, layout, make_member
 from bayes_mlff.data.neighbors import species_index
@@ -12,7 +13,8 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import predictor
-from bayes_mlff.posterior.fit import energies_and_forces
+from bayes_mlff.posterior.fit import predict_frames
+from bayes_mlff.testing.structures import triclinic
 
 CONFIG = NequIPConfig(
     elements=(1, 6, 8),
@@ -36,7 +38,7 @@ def frames(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 20])
-def test_rows_of_any_width_give_the_same_energies_and_forces(slots):
+def test_rows_of_any_width_give_the_same_predict_frames(slots):
     model = registry.initialize(CONFIG, 0)
     sets = [frames("CH3CH2OH", 3), frames("H2O", 3)]
     members = tuple(
@@ -47,7 +49,7 @@ def test_rows_of_any_width_give_the_same_energies_and_forces(slots):
     chosen = [2, 0]
     species, frame = layout(collection, 2)
     batch = draw(collection, tuple(jnp.asarray(chosen) for _ in members))
-    energy, forces = energies_and_forces(model.node_fn, model.params, batch, species, frame)
+    energy, forces, _ = predict_frames(model.node_fn, model.params, batch, species, frame)
 
     predict = predictor(model.node_fn, with_stress=False)
     start = 0
@@ -62,9 +64,47 @@ def test_rows_of_any_width_give_the_same_energies_and_forces(slots):
             start = stop
 
 
+@pytest.mark.parametrize("slots", [4, 16])
+def test_crystals_give_the_same_energies_forces_and_stress(slots):
+    model = registry.initialize(CONFIG, 0)
+    first = triclinic()
+    rng = np.random.default_rng(0)
+    crystals = [
+        first._replace(
+            positions=first.positions + 0.03 * rng.normal(size=first.positions.shape),
+            cell=first.cell + 0.1 * rng.normal(size=(3, 3)),
+        )
+        for _ in range(3)
+    ]
+    positions, cells = (np.stack([getattr(c, name) for c in crystals]) for name in ("positions", "cell"))
+    blank = np.zeros((3, 3, 3))
+    member = make_member(
+        positions, 0 * positions, np.zeros(3), r_max=3.0, capacity=60, slots=slots, cells=cells, stress=blank
+    )
+    collection = Collection((member, member), (species_index(first.numbers, CONFIG.elements),) * 2)
+    species, frame = layout(collection, 2)
+    chosen = ([0, 2], [1, 1])
+    batch = draw(collection, tuple(jnp.asarray(c) for c in chosen))
+    found = predict_frames(model.node_fn, model.params, batch, species, frame)
+
+    predict = predictor(model.node_fn, with_stress=True)
+    for i, f in enumerate((f for pair in chosen for f in pair)):
+        _, state = neighbors.allocate(crystals[f], CONFIG.elements, CONFIG.r_max, skin=0.1)
+        one = predict(model.params, type(state.graph)(*(x[None] for x in state.graph)))
+        np.testing.assert_allclose(found.energy[i], one.energy[0], rtol=2e-5)
+        np.testing.assert_allclose(found.forces[5 * i : 5 * i + 5], one.forces[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.stress[i], one.stress[0], rtol=1e-4, atol=1e-6)
+
+
+def test_cells_without_stress_are_refused():
+    positions = np.zeros((1, 1, 3))
+    with pytest.raises(DataError, match="cells and stress"):
+        make_member(positions, positions, np.zeros(1), r_max=1.0, capacity=1, cells=np.eye(3)[None])
+
+
 def test_too_many_neighbours_are_refused():
     _, positions = frames("CH3CH2OH", 1)
-    with pytest.raises(ValueError, match="allowed: up to 3"):
+    with pytest.raises(DataError, match="allowed: up to 3"):
         make_member(positions, positions, np.zeros(1), r_max=4.0, capacity=3)
 
 

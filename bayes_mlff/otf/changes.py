@@ -1,0 +1,68 @@
+"""Which settings may differ when a run is resumed, and which make it another run."""
+
+from typing import Any, NamedTuple
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf.config import RunConfig
+
+FREE = (
+    "threshold",
+    "confidence",
+    "max_labels",
+    "validation_frames",
+    "calibration.decay",
+    "sampler.steps",
+    "sampler.step_size",
+    "sampler.batch_size",
+    "sampler.friction",
+    "sampler.cold_steps",
+    "sampler.ramp_steps",
+    "dynamics.duration_ps",
+    "dynamics.temperature_k",
+    "dynamics.friction_per_fs",
+    "dynamics.chunk_steps",
+    "dynamics.trajectory_every",
+    "engine",
+)
+"""Settings that take effect from the checkpoint on. The engine may change in what leaves its results as they are
+(threads, time limits): its settings hash is compared with that of the labels."""
+
+
+class Change(NamedTuple):
+    """One setting that is not what it was."""
+
+    key: str  # dotted
+    before: Any
+    after: Any
+
+
+def changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
+    """All settings that differ, in the order of the configuration."""
+    return tuple(_differences("", before.model_dump(mode="json"), after.model_dump(mode="json")))
+
+
+def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
+    """All settings that differ, if the run can go on with them.
+
+    Raises:
+      ConfigError: naming the first one that may not change.
+    """
+    found = changes(before, after)
+    for change in found:
+        if not any(change.key == free or change.key.startswith(f"{free}.") for free in FREE):
+            raise ConfigError(
+                change.key,
+                change.after,
+                f"{change.before!r}, with which the run was started (start another run for this); "
+                f"these may change: {', '.join(FREE)}",
+            )
+    return found
+
+
+def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]):
+    for name in before | after:
+        key, old, new = f"{prefix}{name}", before.get(name), after.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(f"{key}.", old, new)
+        elif old != new:
+            yield Change(key, old, new)

@@ -1,0 +1,58 @@
+"""What may change between start and resume of a run."""
+
+import pytest
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf import config
+from bayes_mlff.otf.changes import FREE, Change, changes, check_changes
+
+
+def settings(**top):
+    return config.parse({"structure": "ethanol", **top})
+
+
+def test_the_same_configuration_has_no_changes():
+    assert check_changes(settings(), settings()) == ()
+
+
+def test_allowed_changes_are_listed_with_both_values():
+    after = settings(threshold="1 kcal/mol", dynamics={"duration_ps": 20.0, "temperature_k": 350.0})
+    assert check_changes(settings(), after) == (
+        Change("threshold", "0.5 kcal/mol", "1 kcal/mol"),
+        Change("dynamics.duration_ps", 10.0, 20.0),
+        Change("dynamics.temperature_k", 300.0, 350.0),
+    )
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        {"structure": "other.xyz"},
+        {"model": "other.safetensors"},
+        {"seed": 1},
+        {"sampler": {"chains": 4}},
+        {"sampler": {"prior_scale": 0.3}},
+        {"calibration": {"a": 1.5}},
+        {"dynamics": {"timestep_fs": 1.0}},
+        {"dynamics": {"ensemble": "nve"}},
+    ],
+)
+def test_what_makes_another_run_is_refused_by_name(top):
+    with pytest.raises(ConfigError) as caught:
+        check_changes(settings(), settings(**({"structure": "ethanol"} | top)))
+    (change,) = changes(settings(), settings(**({"structure": "ethanol"} | top)))
+    assert caught.value.key == change.key
+    assert repr(change.before) in str(caught.value)
+
+
+def test_every_free_key_exists():
+    dumped = settings().model_dump()
+    for key in FREE:
+        value = dumped
+        for part in key.split("."):
+            value = value[part]
+
+
+def test_engine_details_are_left_to_the_settings_hash():
+    (change,) = check_changes(settings(), settings(engine={"name": "pyscf", "max_cycle": 200}))
+    assert change.key == "engine.max_cycle"
