@@ -1,4 +1,4 @@
-"""Errors of a pretrained model on held-out frames of each molecule, as a table and JSON.
+"""Errors of a pretrained model on held-out frames of each composition, as JSON.
 
 python scripts/evaluate_pretrained.py DATA_DIR MODEL.safetensors OUT.json [--frames 200]
 """
@@ -10,39 +10,48 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pretrain import files, read
 
-from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.collection import Collection, draw, layout, make_member
-from bayes_mlff.data.molecule_sets import MD17_KEYS, read_npz
+from bayes_mlff.data.molecule_sets import MoleculeSet
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.posterior.fit import predict_frames
 
 
-def errors(model: registry.Potential, path: Path, frames: int) -> dict[str, float]:
-    """Force and energy errors on the first `frames` frames of test_01, kcal/mol(/Å)."""
-    data = read_npz(path, keys=MD17_KEYS)
-    index, numbers = np.load(path)["test_01"][:frames], data.numbers
-    energy = data.energies[index] - model.isolated_energy(numbers)
+def errors(model: registry.Potential, data: MoleculeSet) -> dict[str, float]:
+    """Errors of energy, kcal/mol, forces, kcal/mol/Å, and for crystals stress, GPa."""
+    energy = data.energies - model.isolated_energy(data.numbers)
     member = make_member(
-        data.positions[index], data.forces[index], energy, r_max=model.config.r_max, capacity=len(numbers) - 1
+        data.positions,
+        data.forces,
+        energy,
+        r_max=model.config.r_max,
+        capacity=200,
+        cells=data.cells,
+        stress=data.stress,
     )
-    collection = Collection((member,), (species_index(numbers, model.config.elements),))
-    species, frame = layout(collection, frames)
-    batch = draw(collection, (jnp.arange(frames),))
+    collection = Collection((member,), (species_index(data.numbers, model.config.elements),))
+    species, frame = layout(collection, len(energy))
+    batch = draw(collection, (jnp.arange(len(energy)),))
     predict = jax.jit(lambda params: predict_frames(model.node_fn, params, batch, species, frame))
-    predicted, forces, _ = predict(model.params)
-    shift = float(jnp.mean(predicted - batch.energy))
-    return {
-        "force_mae_kcal_mol_a": float(jnp.mean(jnp.abs(forces - batch.forces))) * KCAL_MOL_PER_EV,
-        "force_rmse_kcal_mol_a": float(jnp.sqrt(jnp.mean((forces - batch.forces) ** 2))) * KCAL_MOL_PER_EV,
-        "energy_mae_kcal_mol": float(jnp.mean(jnp.abs(predicted - batch.energy))) * KCAL_MOL_PER_EV,
-        "energy_mae_shifted_kcal_mol": float(jnp.mean(jnp.abs(predicted - batch.energy - shift))) * KCAL_MOL_PER_EV,
+    predicted = predict(model.params)
+    shift = float(jnp.mean(predicted.energy - batch.energy))
+    found = {
+        "force_mae_kcal_mol_a": float(jnp.mean(jnp.abs(predicted.forces - batch.forces))) * KCAL_MOL_PER_EV,
+        "force_rmse_kcal_mol_a": float(jnp.sqrt(jnp.mean((predicted.forces - batch.forces) ** 2))) * KCAL_MOL_PER_EV,
+        "energy_mae_kcal_mol": float(jnp.mean(jnp.abs(predicted.energy - batch.energy))) * KCAL_MOL_PER_EV,
+        "energy_mae_shifted_kcal_mol": float(jnp.mean(jnp.abs(predicted.energy - batch.energy - shift)))
+        * KCAL_MOL_PER_EV,
     }
+    if predicted.stress is not None and batch.stress is not None:
+        found["stress_mae_gpa"] = float(jnp.mean(jnp.abs(predicted.stress - batch.stress))) / GPA
+    return found
 
 
 def main() -> None:
-    """Evaluate every molecule and write the table."""
+    """Evaluate every composition and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("model", type=Path)
@@ -50,7 +59,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     args = parser.parse_args()
     model = registry.load(str(args.model))
-    table = {p.stem: errors(model, p, args.frames) for p in sorted(args.data.glob("*.npz"))}
+    table = {}
+    for path in files(args.data):
+        held_out = read(path, held_out=True)
+        table[path.stem] = errors(model, held_out.take(np.arange(len(held_out.energies))[: args.frames]))
     mean = {k: float(np.mean([row[k] for row in table.values()])) for k in next(iter(table.values()))}
     args.out.write_text(json.dumps({"frames": args.frames, "molecules": table, "mean": mean}, indent=2) + "\n")
 

@@ -1,9 +1,10 @@
-"""Pretrain a small NequIP on MD17 energies and forces of several molecules; resumable.
+"""Pretrain a small NequIP or MACE on energies, forces and stress of several compositions; resumable.
 
-    python scripts/pretrain.py DATA_DIR OUT_DIR [--steps N] [--hidden-irreps ...]
+    python scripts/pretrain.py DATA_DIR OUT_DIR [--architecture mace] [--steps N] [--hidden-irreps ...]
 
-DATA_DIR holds rMD17-style files `<molecule>.npz` with the keys z, R, E_md17, F_md17 and test_01. Frames of
-test_01 are held out. OUT_DIR receives `state.npz` (checkpoint), `log.jsonl` and `model.safetensors`.
+DATA_DIR holds rMD17-style files `<molecule>.npz` with the keys z, R, E_md17, F_md17 and test_01, or one
+`<composition>.extxyz` of each crystal with REF_energy, REF_forces and REF_stress. Frames of test_01, or every tenth,
+are held out. OUT_DIR receives `state.npz` (checkpoint), `log.jsonl` and `model.safetensors`.
 """
 
 import argparse
@@ -17,53 +18,75 @@ import numpy as np
 import optax
 
 from bayes_mlff.data.collection import Collection, isolated_energies, make_member
-from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_npz
+from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.posterior.fit import FitState, make_fit
 
-ELEMENTS = (1, 6, 7, 8)
+
+def read(path: Path, *, held_out: bool) -> MoleculeSet:
+    """The frames of one file that are for training, or those that are not."""
+    if path.suffix == ".npz":
+        frames, test = read_npz(path, keys=MD17_KEYS), np.load(path)["test_01"]
+    else:
+        frames = stack(read_extxyz(path))
+        test = np.arange(0, len(frames.energies), 10)
+    return frames.take(test if held_out else np.setdiff1d(np.arange(len(frames.energies)), test))
 
 
-def read(folder: Path) -> list[MoleculeSet]:
-    """Frames outside test_01 of every molecule."""
-    sets = []
-    for path in sorted(folder.glob("*.npz")):
-        frames = read_npz(path, keys=MD17_KEYS)
-        keep = np.setdiff1d(np.arange(len(frames.energies)), np.load(path)["test_01"])
-        sets.append(
-            frames._replace(
-                positions=frames.positions[keep], energies=frames.energies[keep], forces=frames.forces[keep]
-            )
-        )
-    return sets
+def files(folder: Path) -> list[Path]:
+    """Data files in a fixed order."""
+    return sorted([*folder.glob("*.npz"), *folder.glob("*.extxyz")])
 
 
-def build(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[NequIPConfig, Collection]:
+def build(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[NequIPConfig | MACEConfig, Collection]:
     """Architecture with energy scale and shifts from the data, and the data on the device."""
-    shifts = isolated_energies([s.numbers for s in sets], [float(s.energies.mean()) for s in sets], ELEMENTS)
-    scale = float(np.sqrt(np.mean([np.mean(s.forces**2) for s in sets])))
-    species = tuple(species_index(s.numbers, ELEMENTS) for s in sets)
+    elements = tuple(int(z) for z in np.unique(np.concatenate([s.numbers for s in sets])))
+    shifts = isolated_energies([s.numbers for s in sets], [float(s.energies.mean()) for s in sets], elements)
+    scale = round(float(np.sqrt(np.mean([np.mean(s.forces**2) for s in sets]))), 4)
+    species = tuple(species_index(s.numbers, elements) for s in sets)
     members = tuple(
-        make_member(s.positions, s.forces, s.energies - shifts[kind].sum(), r_max=args.r_max, capacity=args.capacity)
+        make_member(
+            s.positions,
+            s.forces,
+            s.energies - shifts[kind].sum(),
+            r_max=args.r_max,
+            capacity=args.capacity,
+            cells=s.cells,
+            stress=s.stress,
+        )
         for s, kind in zip(sets, species, strict=True)
     )
     edges = sum(int(np.sum(np.asarray(m.neighbors[:50]) >= 0)) for m in members)
     atoms = sum(m.positions[:50].shape[0] * m.positions.shape[1] for m in members)
-    config = NequIPConfig(
-        elements=ELEMENTS,
-        r_max=args.r_max,
-        hidden_irreps=args.hidden_irreps,
-        num_layers=args.layers,
-        edge_l_max=args.l_max,
-        embedding_features=args.embedding,
-        radial_depth=args.radial_depth,
-        radial_width=args.radial_width,
-        average_neighbors=round(edges / atoms, 3),
-        energy_scales=(round(scale, 4),) * len(ELEMENTS),
-        energy_shifts=tuple(float(x) for x in shifts),
-    )
+    common = {
+        "elements": elements,
+        "r_max": args.r_max,
+        "hidden_irreps": args.hidden_irreps,
+        "average_neighbors": round(edges / atoms, 3),
+        "energy_shifts": tuple(float(x) for x in shifts),
+    }
+    if args.architecture == "nequip":
+        config = NequIPConfig(
+            **common,
+            num_layers=args.layers,
+            edge_l_max=args.l_max,
+            embedding_features=args.embedding,
+            radial_depth=args.radial_depth,
+            radial_width=args.radial_width,
+            energy_scales=(scale,) * len(elements),
+        )
+    else:
+        config = MACEConfig(
+            **common,
+            num_interactions=args.layers,
+            max_ell=args.l_max,
+            correlation=args.correlation,
+            radial_widths=(args.radial_width,) * args.radial_depth,
+            energy_scale=scale,
+            sigma_widths=(32, 16),
+        )
     return config, Collection(members, species)
 
 
@@ -81,32 +104,40 @@ def load_state(path: Path, template: FitState) -> FitState:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def main() -> None:
-    """Train until the schedule ends."""
+def arguments() -> argparse.Namespace:
+    """Options; the defaults made nequip-md17-small."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--architecture", choices=["nequip", "mace"], default="nequip")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--hidden-irreps", default="48x0e+24x1o+12x2e")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--l-max", type=int, default=2)
-    parser.add_argument("--embedding", type=int, default=16)
+    parser.add_argument("--correlation", type=int, default=2, help="of MACE")
+    parser.add_argument("--embedding", type=int, default=16, help="of NequIP")
     parser.add_argument("--radial-depth", type=int, default=1)
     parser.add_argument("--radial-width", type=int, default=32)
     parser.add_argument("--r-max", type=float, default=4.0)
     parser.add_argument("--capacity", type=int, default=20)
-    parser.add_argument("--frames", type=int, default=1, help="frames of each molecule in a batch")
+    parser.add_argument("--frames", type=int, default=1, help="frames of each composition in a batch")
     parser.add_argument("--learning-rate", type=float, default=1.5e-2)
     parser.add_argument("--energy-weight", type=float, default=0.1)
+    parser.add_argument("--stress-weight", type=float, default=1.0, help="of crystals")
     parser.add_argument("--force-loss", choices=["mse", "norm"], default="norm")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    return parser.parse_args()
 
-    config, collection = build(read(args.data), args)
+
+def main() -> None:
+    """Train until the schedule ends."""
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    config, collection = build([read(path, held_out=False) for path in files(args.data)], args)
     model = registry.initialize(config, args.seed)
     flat, unravel = model.flat()
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, 500, args.steps, 1e-5)
+    # Not AMSGrad: the large gradients of the first steps would keep its steps small for ever.
     adam = optax.with_extra_args_support(optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule)))
     run = make_fit(
         model.node_fn,
@@ -116,6 +147,7 @@ def main() -> None:
         frames_per_member=args.frames,
         energy_weight=args.energy_weight,
         force_loss=args.force_loss,
+        stress_weight=args.stress_weight,
     )
     state = FitState(flat, flat, adam.init(flat), jnp.zeros([], jnp.int32))
     if (args.out / "state.npz").exists():

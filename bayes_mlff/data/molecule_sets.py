@@ -1,4 +1,4 @@
-"""Labelled sets of molecules as others publish them: npz files and extended XYZ."""
+"""Labelled sets as others publish them: npz files of molecules and extended XYZ of anything."""
 
 from pathlib import Path
 from typing import Final, NamedTuple, cast
@@ -30,12 +30,18 @@ RMD17_KEYS: Final = NpzKeys("z", "R", "E_rmd17", "F_rmd17")
 
 
 class MoleculeSet(NamedTuple):
-    """Frames of one molecule, float64."""
+    """Frames of one molecule or of one composition of a crystal, float64; the last two are None for molecules."""
 
     numbers: np.ndarray  # [n] atomic numbers
     positions: np.ndarray  # [f, n, 3] Å
     energies: np.ndarray  # [f] eV
     forces: np.ndarray  # [f, n, 3] eV/Å
+    cells: np.ndarray | None = None  # [f, 3, 3] Å, rows are vectors
+    stress: np.ndarray | None = None  # [f, 3, 3] eV/Å³, tension positive
+
+    def take(self, index: np.ndarray) -> "MoleculeSet":
+        """Some of the frames."""
+        return MoleculeSet(self.numbers, *(None if x is None else x[index] for x in self[1:]))
 
 
 class LabelledStructure(NamedTuple):
@@ -138,6 +144,31 @@ def read_extxyz(
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
     return labelled
+
+
+def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
+    """One set of structures that have the same atoms in the same order, all crystals with stress or all molecules.
+
+    Raises:
+      DataError: naming the first structure (from 0) that differs from the first one.
+    """
+    first = labelled[0]
+    periodic = bool(first.structure.pbc.all())
+    for index, (structure, label) in enumerate(labelled):
+        if not np.array_equal(structure.numbers, first.structure.numbers):
+            raise DataError(f"frame {index}: other atoms, or in another order, than frame 0")
+        if not np.array_equal(structure.pbc, first.structure.pbc) or (structure.pbc.any() and not periodic):
+            raise DataError(f"frame {index}: pbc {structure.pbc.tolist()}; allowed: all or none, as in frame 0")
+        if periodic and label.stress is None:
+            raise DataError(f"frame {index}: no stress; crystals need it")
+    return MoleculeSet(
+        first.structure.numbers,
+        np.stack([s.positions for s, _ in labelled]),
+        np.array([label.energy for _, label in labelled]),
+        np.stack([label.forces for _, label in labelled]),
+        np.stack([s.cell for s, _ in labelled]) if periodic else None,
+        np.stack([label.stress for _, label in labelled if label.stress is not None]) if periodic else None,
+    )
 
 
 def _full_stress(stress: np.ndarray) -> np.ndarray:

@@ -116,11 +116,12 @@ def make_fit(
         force = jnp.sum(weights * (squares if force_loss == "mse" else jnp.sqrt(squares + NORM_FLOOR**2)))
         mae = jnp.sum(weights[:, None] * jnp.abs(error))
         root = jnp.asarray(np.sqrt(atoms), error.dtype)
-        value = force + energy_weight * jnp.mean(optax.huber_loss(predicted.energy / root, batch.energy / root, 0.2))
-        if predicted.stress is not None:
+        energy = optax.huber_loss(predicted.energy / root, batch.energy / root, delta=0.2)
+        value = force + energy_weight * jnp.mean(energy)
+        if predicted.stress is not None and batch.stress is not None and batch.volume is not None:
             per_volume = (batch.volume / jnp.asarray(atoms, error.dtype))[:, None, None]
             virial, wanted = predicted.stress * per_volume, batch.stress * per_volume
-            value = value + stress_weight * jnp.mean(optax.huber_loss(virial, wanted, 0.02))
+            value = value + stress_weight * jnp.mean(optax.huber_loss(virial, wanted, delta=0.02))
         return value, mae
 
     def step(state: FitState, key: jax.Array):
