@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.otf import report, run_data
+from bayes_mlff.otf import crystal_figures, report, run_data
+from bayes_mlff.otf.run_data import RunData
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
         "random_above_threshold": int(np.sum(np.abs(random) > threshold)),
         "rmse_random_kcal_mol": _rms(random),
         "rmse_random_pretrained_kcal_mol": _rms(pretrained),
+        **_crystal(args.run, data),
         "commit": commit,
         "command": args.command,
         "machine": args.machine,
@@ -53,6 +55,26 @@ def main() -> None:
     for i, panel in enumerate(report.panels(args.run, data, threshold_ev=threshold_ev)):
         if panel.png is not None:
             (args.out / f"figure_{i}.png").write_bytes(panel.png)
+
+
+def _crystal(run_dir: Path, data: RunData) -> dict[str, str | int | dict[str, float]]:
+    """Engine, atoms and the octahedra's bonds in the first stretch of each constant temperature, if periodic."""
+    structure, dynamics = data.records[0].structure, data.config.dynamics
+    if not structure.is_periodic:
+        return {}
+    found: dict[str, str | int | dict[str, float]] = {
+        "engine": data.config.engine.name,
+        "atoms": len(structure.numbers),
+    }
+    bonds = crystal_figures.octahedra(crystal_figures.read_trajectory(run_dir / "trajectory.extxyz"))
+    if bonds is None or dynamics.ensemble == "nve":
+        return found
+    for mean in crystal_figures.segment_means(bonds, dynamics.conditions()):
+        pair = bonds.pair.lower().replace("-", "_").replace("/", "_")
+        key = f"{pair}_angstrom_{mean.temperature_k:.0f}k"
+        values = mean.distance.round(4).tolist()
+        found.setdefault(key, dict(zip(("short", "middle", "long"), values, strict=True)))
+    return found
 
 
 def _rms(x: np.ndarray) -> float:

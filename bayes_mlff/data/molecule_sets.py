@@ -41,7 +41,8 @@ class MoleculeSet(NamedTuple):
 
     def take(self, index: np.ndarray) -> "MoleculeSet":
         """Some of the frames."""
-        return MoleculeSet(self.numbers, *(None if x is None else x[index] for x in self[1:]))
+        cells, stress = (None if x is None else x[index] for x in (self.cells, self.stress))
+        return MoleculeSet(self.numbers, self.positions[index], self.energies[index], self.forces[index], cells, stress)
 
 
 class LabelledStructure(NamedTuple):

@@ -1,16 +1,20 @@
 """Architecture settings: frozen, validated, hashable, and stored beside the weights."""
 
+import math
 from typing import Annotated, Literal
 
 import e3nn_jax as e3nn
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class NequIPConfig(BaseModel):
-    """A NequIP network (Batzner et al. 2022, Nat. Commun. 13, 2453) with a force-σ head."""
+    """A NequIP network (Batzner et al. 2022, Nat. Commun. 13, 2453) with a force-σ head.
+
+    The defaults are NequIP's choices; `sevennet_weights.describe` gives those of SevenNet.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,17 +29,34 @@ class NequIPConfig(BaseModel):
     """Interaction blocks; the last one has scalar outputs only."""
     edge_l_max: Annotated[int, Field(ge=0, le=4)]
     """Highest degree of the spherical harmonics on edges."""
+    parity: bool = True
+    """Whether irreps are even or odd. Without it all are even, and mirror images may differ in energy."""
     embedding_features: PositiveInt
     """Width of the trainable element embedding."""
+    one_hot_embedding: bool = False
+    """Whether the embedding is a linear map of the one-hot element, normalised by `declared_elements`."""
+    declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
+    """Number of elements that maps of the one-hot element are normalised for: that before a restriction to some."""
+    self_connection: Literal["embedding", "element", "linear"] = "embedding"
+    """What mixes the channels of a block's input, added to its output: a matrix that is linear in the element
+    embedding, one of each element, or one for all."""
+    first_self_connection: bool = False
+    """Whether the first block has one too."""
     radial_depth: PositiveInt = 2
     radial_width: PositiveInt = 64
+    radial_gain: PositiveFloat = math.sqrt(2.0)
+    """Gain of the radial networks' layers after an activation."""
     num_bessels: PositiveInt = 8
     cutoff_power: PositiveInt = 6
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
-    average_neighbors: PositiveFloat
-    """Messages are divided by its square root."""
+    switch_on: PositiveFloat | None = None
+    """With it, the XPLOR function from this distance, Å, to `r_max` takes the place of the polynomial cutoff."""
+    average_neighbors: PositiveFloat | tuple[PositiveFloat, ...]
+    """Messages are divided by its square root; one number, or one for each block."""
     readout_depth: Annotated[int, Field(ge=0)] = 0
     readout_width: PositiveInt = 16
+    readout_activation: bool = True
+    """Whether there is an activation between the layers of the readout."""
     sigma_widths: tuple[PositiveInt, ...] = (32, 16)
     """Hidden widths of the MLP from invariant node features to log σ."""
     energy_scales: tuple[float, ...]
@@ -63,4 +84,104 @@ class NequIPConfig(BaseModel):
         for name in ("energy_scales", "energy_shifts"):
             if len(getattr(self, name)) != len(self.elements):
                 raise ValueError(f"{name} needs one number for each of the {len(self.elements)} elements")
+        if isinstance(self.average_neighbors, tuple) and len(self.average_neighbors) != self.num_layers:
+            raise ValueError(f"average_neighbors needs one number, or one for each of the {self.num_layers} blocks")
         return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NequIPConfig":
+        if self.declared_elements < len(self.elements):
+            raise ValueError(f"declared_elements must be at least the number of elements, {len(self.elements)}")
+        if not self.parity and any(ir.p < 0 for _, ir in e3nn.Irreps(self.hidden_irreps)):
+            raise ValueError("hidden_irreps must all be even without parity, e.g. '16x0e+16x1e'")
+        if self.switch_on is not None and self.switch_on >= self.r_max:
+            raise ValueError(f"switch_on must be less than r_max, {self.r_max} Å")
+        return self
+
+    def neighbors_of(self, block: int) -> float:
+        """The average number of neighbours that a block is normalised for."""
+        average = self.average_neighbors
+        return average[block] if isinstance(average, tuple) else average
+
+
+class MACEConfig(BaseModel):
+    """A MACE network (Batatia et al. 2022, arXiv:2206.07697) with scale, shift and a force-σ head."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: Literal["mace"] = "mace"
+    elements: tuple[int, ...]
+    """Atomic numbers the model knows, strictly ascending; the species index is the position here."""
+    declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
+    """Number of elements that the weights are normalised for: that of the model before it was restricted to some."""
+    r_max: PositiveFloat
+    """Cutoff radius, Å."""
+    hidden_irreps: str
+    """Features between interactions: 0e and others of 1o, 2e, 3o, all of the same width, e.g. '128x0e+128x1o'."""
+    num_interactions: PositiveInt
+    """Interactions; the last one has scalar outputs only."""
+    first_interaction: Literal["plain", "residual"] = "residual"
+    """Whether the first interaction has a self-connection."""
+    max_ell: Annotated[int, Field(ge=1, le=3)]
+    """Highest degree of the spherical harmonics and of the messages."""
+    correlation: Annotated[int, Field(ge=1, le=3)]
+    """Highest number of factors in products of messages: body order minus one."""
+    num_bessels: PositiveInt = 8
+    cutoff_power: PositiveInt = 5
+    """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
+    radial_widths: tuple[PositiveInt, ...] = (64, 64, 64)
+    """Hidden widths of the radial networks."""
+    readout_width: PositiveInt = 16
+    """Hidden width of the last readout; the others are linear."""
+    average_neighbors: PositiveFloat
+    """Messages are divided by it."""
+    sigma_widths: tuple[PositiveInt, ...] = (64, 16)
+    """Hidden widths of the MLP from the invariant features of all interactions to log σ."""
+    energy_scale: PositiveFloat
+    """Factor on the sum of the readouts, eV."""
+    energy_shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Added to the network's energy of every atom, eV."""
+    energy_shifts: tuple[float, ...]
+    """Energy of each element when isolated, eV; added on the host in float64."""
+
+    @property
+    def width(self) -> int:
+        """Channels of every irrep."""
+        return next(mul for mul, _ in e3nn.Irreps(self.hidden_irreps))
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Irreps between interactions, as the configuration orders them."""
+        return tuple(str(ir) for _, ir in e3nn.Irreps(self.hidden_irreps))
+
+    @field_validator("elements")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return NequIPConfig._ascending(value)
+
+    @field_validator("hidden_irreps")
+    @classmethod
+    def _equal_widths(cls, value: str) -> str:
+        irreps = e3nn.Irreps(value).regroup()
+        natural = all(ir.p == (-1) ** ir.l for _, ir in irreps)
+        if not natural or irreps.count(e3nn.Irrep(0, 1)) == 0 or len({mul for mul, _ in irreps}) != 1:
+            raise ValueError("must contain 0e and otherwise only 1o, 2e, 3o, all equally often, e.g. '16x0e+16x1o'")
+        return str(irreps)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MACEConfig":
+        if len(self.energy_shifts) != len(self.elements):
+            raise ValueError(f"energy_shifts needs one number for each of the {len(self.elements)} elements")
+        if self.declared_elements < len(self.elements):
+            raise ValueError(f"declared_elements must be at least the number of elements, {len(self.elements)}")
+        if not self.radial_widths:
+            raise ValueError("radial_widths needs at least one width")
+        highest = min(3, self.max_ell * self.correlation)
+        if any(ir.l > highest for _, ir in e3nn.Irreps(self.hidden_irreps)):
+            raise ValueError(f"hidden_irreps must not exceed the degree {highest}, from max_ell and correlation")
+        return self
+
+
+ModelConfig = Annotated[NequIPConfig | MACEConfig, Field(discriminator="architecture")]
+MODEL_CONFIG: TypeAdapter[NequIPConfig | MACEConfig] = TypeAdapter(ModelConfig)
+"""Reads the configuration of any architecture."""

@@ -60,29 +60,36 @@ class Path(NamedTuple):
     out: str
 
 
-def paths(node: Sequence[str], edge_l_max: int, allowed: Sequence[str]) -> tuple[Path, ...]:
+def edge_irrep(l: int, with_parity: bool = True) -> str:
+    """Irrep of the edge harmonics of degree l; even for any l if parity is not told apart."""
+    return f"{l}{'o' if l % 2 and with_parity else 'e'}"
+
+
+def paths(
+    node: Sequence[str], edge_l_max: int, allowed: Sequence[str], *, with_parity: bool = True
+) -> tuple[Path, ...]:
     """All symmetry-allowed paths from node irreps and edge harmonics to the allowed outputs."""
     found = []
     for ir in node:
         for l in range(edge_l_max + 1):
-            edge = f"{l}{'e' if l % 2 == 0 else 'o'}"
+            edge = edge_irrep(l, with_parity)
             for out in _irrep(ir) * _irrep(edge):
                 if str(out) in allowed:
                     found.append(Path(ir, edge, str(out)))
     return tuple(found)
 
 
-def spherical_harmonics(vectors: jax.Array, l_max: int) -> Features:
+def spherical_harmonics(vectors: jax.Array, l_max: int, *, with_parity: bool = True) -> Features:
     """Component-normalised real harmonics of the directions of vectors [..., 3] Å: `{irrep: [..., 2l+1]}`."""
     unit = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     out = {}
     for l in range(l_max + 1):
-        irrep = f"{l}{'e' if l % 2 == 0 else 'o'}"
+        irrep = edge_irrep(l, with_parity)
         if l == 0:
             out[irrep] = jnp.ones_like(unit[..., :1])
         else:
             out[irrep] = e3nn.spherical_harmonics(
-                e3nn.Irreps(irrep), e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component"
+                e3nn.Irreps(edge_irrep(l)), e3nn.IrrepsArray("1o", unit), normalize=False, normalization="component"
             ).array
     return out
 
@@ -102,6 +109,12 @@ def polynomial_cutoff(x: jax.Array, p: int) -> jax.Array:
         - p * (p + 1.0) / 2.0 * inside ** (p + 2)
     )
     return jnp.where(x < 1.0, value, 0.0)
+
+
+def xplor_cutoff(x: jax.Array, start: float) -> jax.Array:
+    """Envelope that is 1 up to `start` < 1 and 0 with one derivative at x >= 1 (Brooks et al. 1983, eq. 12)."""
+    inside = jnp.clip(x, start, 1.0) ** 2
+    return (1.0 - inside) ** 2 * (1.0 + 2.0 * inside - 3.0 * start**2) / (1.0 - start**2) ** 3
 
 
 class ScaledDense(nn.Module):
@@ -131,14 +144,16 @@ class MLP(nn.Module):
     use_bias: bool = False
     first_std: float = 1.0
     gain: float = math.sqrt(2.0)
+    activation: bool = True  # without it the layers follow each other directly, with a gain of 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [..., inputs] to [..., widths[-1]]."""
         for i, width in enumerate(self.widths):
-            if i > 0:
+            if i > 0 and self.activation:
                 x = nn.silu(x)
-            gain, std = (1.0, self.first_std) if i == 0 else (self.gain, 1.0)
+            gain = self.gain if i > 0 and self.activation else 1.0
+            std = self.first_std if i == 0 else 1.0
             x = ScaledDense(width, gain, self.use_bias, std, name=f"dense_{i}")(x)
         return x
 
@@ -162,6 +177,7 @@ class SelfConnection(nn.Module):
     """Mix the channels of each irrep with weights that are linear in the element embedding."""
 
     out: tuple[tuple[str, int], ...]
+    declared_width: int | None = None  # of the embedding that the weights are normalised for, if not that given
 
     @nn.compact
     def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
@@ -175,7 +191,8 @@ class SelfConnection(nn.Module):
             weight = self.param(
                 f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), embedding.dtype
             )
-            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / math.sqrt(fan_in * width_a)
+            scale = math.sqrt(fan_in * (self.declared_width or width_a))
+            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / scale
             mixed[irrep] = _by_species(x[irrep], per_element, species)
         return mixed
 
@@ -195,6 +212,7 @@ class Convolution(nn.Module):
 
     paths: tuple[Path, ...]
     radial_widths: tuple[int, ...]
+    radial_gain: float = math.sqrt(2.0)
 
     @nn.compact
     def __call__(
@@ -218,7 +236,8 @@ class Convolution(nn.Module):
           `{irrep: [n, 2l+1, channels summed over the paths that lead there]}`.
         """
         widths = [x[p.node].shape[-1] for p in self.paths]
-        weights = MLP((*self.radial_widths, sum(widths)), first_std=RADIAL_STD, name="radial")(radial)
+        layers = (*self.radial_widths, sum(widths))
+        weights = MLP(layers, first_std=RADIAL_STD, gain=self.radial_gain, name="radial")(radial)
         split = jnp.split(weights, np.cumsum(widths)[:-1].tolist(), axis=-1)
         senders = {ir: x[ir][neighbors] for ir in {p.node for p in self.paths}}
         messages: dict[str, list[jax.Array]] = {}

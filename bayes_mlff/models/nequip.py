@@ -1,4 +1,7 @@
-"""NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with a head for the force σ."""
+"""NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with a head for the force σ.
+
+The options of its configuration include the network of SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857).
+"""
 
 import math
 
@@ -21,6 +24,7 @@ from bayes_mlff.models.equivariant import (
     paths,
     polynomial_cutoff,
     spherical_harmonics,
+    xplor_cutoff,
 )
 
 SIGMA_UNIT = 0.1 * KCAL_MOL
@@ -31,8 +35,7 @@ class Interaction(nn.Module):
     """One block: linear, convolution over neighbours, linear, self-connection, gate."""
 
     config: NequIPConfig
-    is_first: bool
-    is_last: bool
+    index: int
 
     @nn.compact
     def __call__(
@@ -46,28 +49,40 @@ class Interaction(nn.Module):
         receivers: jax.Array | None,
     ) -> Features:
         """Map `{irrep: [n, 2l+1, channels]}` to the next features; harmonics [n, k, 2l+1], radial [n, k, bessels]."""
-        config = self.config
+        config, parity = self.config, self.config.parity
         hidden = channels(config.hidden_irreps)
-        wanted = {"0e": hidden["0e"]} if self.is_last else hidden
-        reachable = {p.out for p in paths(tuple(x), config.edge_l_max, tuple(hidden))}
+        wanted = {"0e": hidden["0e"]} if self.index == config.num_layers - 1 else hidden
+        reachable = {p.out for p in paths(tuple(x), config.edge_l_max, tuple(hidden), with_parity=parity)}
         scalars = tuple((ir, w) for ir, w in wanted.items() if ir[0] == "0" and ir in reachable)
         gated = tuple((ir, w) for ir, w in wanted.items() if ir[0] != "0" and ir in reachable)
         before_gate = dict(scalars) | dict(gated)
         before_gate["0e"] += sum(w for _, w in gated)
         out = tuple(before_gate.items())
 
-        connection = None
-        if not self.is_first:
-            connection = SelfConnection(out, name="self_connection")(x, embedding, species)
+        connection: Features = {}
+        if self.index > 0 or config.first_self_connection:
+            connection = self._connection(out, x, embedding, species)
         x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
-        x = {ir: v / math.sqrt(config.average_neighbors) for ir, v in x.items()}
-        routes = paths(tuple(x), config.edge_l_max, tuple(before_gate))
+        x = {ir: v / math.sqrt(config.neighbors_of(self.index)) for ir, v in x.items()}
+        routes = paths(tuple(x), config.edge_l_max, tuple(before_gate), with_parity=parity)
         widths = (config.radial_width,) * config.radial_depth
-        x = Convolution(routes, widths, name="convolution")(x, harmonics, radial, neighbors, receivers)
+        convolution = Convolution(routes, widths, config.radial_gain, name="convolution")
+        x = convolution(x, harmonics, radial, neighbors, receivers)
         x = EquivariantLinear(out, name="linear_out")(x)
-        if connection is not None:
-            x = {ir: v + connection[ir] if ir in connection else v for ir, v in x.items()}
+        x = {ir: v + connection[ir] if ir in connection else v for ir, v in x.items()}
         return Gate(scalars, gated, name="gate")(x)
+
+    def _connection(
+        self, out: tuple[tuple[str, int], ...], x: Features, embedding: jax.Array, species: jax.Array
+    ) -> Features:
+        """What of the block's input is added before the gate."""
+        kind, name = self.config.self_connection, "self_connection"
+        if kind == "linear":
+            return EquivariantLinear(out, name=name)(x)
+        if kind == "embedding":
+            return SelfConnection(out, name=name)(x, embedding, species)
+        one_hot = jnp.eye(len(self.config.elements), dtype=embedding.dtype)
+        return SelfConnection(out, self.config.declared_elements, name=name)(x, one_hot, species)
 
 
 class NequIP(nn.Module):
@@ -103,19 +118,29 @@ class NequIP(nn.Module):
         )
         frequencies = self.param("bessel_frequencies", lambda *_: jnp.arange(1, config.num_bessels + 1, dtype=dtype))
         x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
-        envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
+        envelope = jnp.where(edge_mask, self._envelope(x), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
         radial = radial * (2.0 * math.pi / config.r_max**2)
-        harmonics = spherical_harmonics(vectors, config.edge_l_max)
+        harmonics = spherical_harmonics(vectors, config.edge_l_max, with_parity=config.parity)
 
+        if config.one_hot_embedding:
+            table = table / math.sqrt(config.declared_elements)
         features: Features = {"0e": table[species][:, None, :]}
         for i in range(config.num_layers):
-            block = Interaction(config, i == 0, i == config.num_layers - 1, name=f"interaction_{i}")
+            block = Interaction(config, i, name=f"interaction_{i}")
             features = block(features, table, harmonics, radial, species, neighbors, receivers)
         invariants = features["0e"][:, 0, :]
 
         widths = (config.readout_width,) * config.readout_depth + (1,)
         scales = jnp.asarray(config.energy_scales, dtype)
-        energy = MLP(widths, name="readout")(invariants)[:, 0] * scales[species]
+        readout = MLP(widths, activation=config.readout_activation, name="readout")
+        energy = readout(invariants)[:, 0] * scales[species]
         log_sigma = MLP((*config.sigma_widths, 1), use_bias=True, name="sigma")(invariants)[:, 0]
         return NodeOutput(energy, SIGMA_UNIT * jnp.exp(log_sigma))
+
+    def _envelope(self, x: jax.Array) -> jax.Array:
+        """Factor that takes the radial functions to zero at x = r/r_max = 1."""
+        config = self.config
+        if config.switch_on is None:
+            return polynomial_cutoff(x, config.cutoff_power)
+        return xplor_cutoff(x, config.switch_on / config.r_max)

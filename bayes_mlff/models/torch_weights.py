@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.equivariant import channels, degree, parity, paths
+from bayes_mlff.models.equivariant import Path, channels, degree, parity, paths
 from bayes_mlff.models.nequip import NequIP
 
 State = Mapping[str, np.ndarray]
@@ -53,6 +54,15 @@ class Source(NamedTuple):
 
     type_names: tuple[str, ...]  # chemical symbols in the order of its types
     hidden_irreps: str  # its `feature_irreps_hidden` of all blocks but the last, in the declared order
+
+
+class Names(NamedTuple):
+    """What the entries of one interaction block are called in the source."""
+
+    radial: tuple[str, ...]  # weights of the radial network, layer by layer
+    linear_in: str
+    linear_out: str
+    connection: str
 
 
 class Block(NamedTuple):
@@ -95,22 +105,19 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
         shape that differs and every constant of the model that differs from the configuration.
     """
     blocks = layout(config, source)
-    template = _template(config)
+    wanted = template(NequIP(config))
     problems = _unfitting(state, blocks, config, source)
     filled: dict[str, np.ndarray] = {}
     if not problems:
-        for block in blocks:
-            size = int(np.prod(block.shape))
-            part = np.asarray(state[block.source]).reshape(-1)[block.start : block.start + size]
-            filled[block.target] = part.reshape(block.shape)[block.rows][..., block.columns]
+        filled = {block.target: cut(state, block) for block in blocks}
         dtype = filled["embedding"].dtype
-        filled |= {k: np.zeros(v.shape, dtype) for k, v in template.items() if k.startswith("sigma/")}
+        filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith("sigma/")}
         filled["bessel_frequencies"] = filled["bessel_frequencies"].reshape(-1).astype(dtype)
-        problems = [f"parameter {k} has no source" for k in template if k not in filled]
-        problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != template[k].shape]
+        problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
+        problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
     if problems:
         raise WeightsError("NequIP weights do not fit the configuration: " + "; ".join(problems))
-    return unflatten_dict({k: jnp.asarray(filled[k]) for k in template}, sep="/")
+    return unflatten_dict({k: jnp.asarray(filled[k]) for k in wanted}, sep="/")
 
 
 def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State) -> dict[str, np.ndarray]:
@@ -149,52 +156,71 @@ def layout(config: NequIPConfig, source: Source) -> list[Block]:
     Raises:
       WeightsError: if elements or hidden irreps of source and configuration differ.
     """
-    order = _declared_order(config, source)
+    order = declared_order(config, source)
     types = np.array([source.type_names.index(chemical_symbols[z]) for z in config.elements])
     shape = (len(types), config.embedding_features)
     name = f"{PREFIX}type_embed.embed_module.weight"
     blocks = [Block(name, 0, shape, "embedding", types, np.arange(shape[1]))]
-    blocks.append(_whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
+    blocks.append(whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
     inputs = {"0e": config.embedding_features}
     for i in range(config.num_layers):
-        layer = _Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
-        blocks += layer.blocks(f"{PREFIX}layer{i}_convnet.conv.", f"interaction_{i}/", is_first=i == 0)
+        layer = Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
+        prefix = f"{PREFIX}layer{i}_convnet.conv."
+        radial = _dense(f"{prefix}edge_mlp.mlp", config.radial_depth + 1)
+        names = Names(radial, f"{prefix}linear_1.weight", f"{prefix}linear_2.weight", f"{prefix}sc.weight")
+        blocks += layer.blocks(names, f"interaction_{i}/", connected=i > 0)
         inputs = layer.outputs
     widths = (inputs["0e"], *(config.readout_width,) * config.readout_depth, 1)
-    blocks += _mlp(f"{PREFIX}per_atom_energy_readout.mlp_module.mlp", "readout", widths)
+    blocks += mlp(_dense(f"{PREFIX}per_atom_energy_readout.mlp_module.mlp", len(widths) - 1), "readout", widths)
     return blocks
 
 
-class _Layer:
+def cut(state: State, block: Block) -> np.ndarray:
+    """The parameter, or part of one, that a block describes."""
+    size = int(np.prod(block.shape))
+    part = np.asarray(state[block.source]).reshape(-1)[block.start : block.start + size]
+    return part.reshape(block.shape)[block.rows][..., block.columns]
+
+
+class Layer:
     """Irreps of one interaction block as e3nn orders them."""
 
-    def __init__(self, config: NequIPConfig, inputs: dict[str, int], wanted: dict[str, int]):
+    def __init__(
+        self, config: NequIPConfig, inputs: dict[str, int], wanted: dict[str, int], *, by_output: bool = False
+    ):
         """Work out the irreps.
 
         Args:
           config: the architecture.
           inputs: irreps of the node features in the source's order.
           wanted: irreps that the block should put out, in the source's order.
+          by_output: whether the radial network serves paths in the order of what they lead to.
         """
         self.config, self.inputs = config, inputs
-        reachable = {p.out for p in paths(tuple(inputs), config.edge_l_max, tuple(wanted))}
+        reachable = {p.out for p in self._paths(tuple(inputs), tuple(wanted))}
         scalars = {ir: w for ir, w in wanted.items() if degree(ir) == 0 and ir in reachable}
         gated = {ir: w for ir, w in wanted.items() if degree(ir) > 0 and ir in reachable}
         self.outputs = scalars | gated
         self.scalars, self.gated = scalars, gated
         self.before_gate = dict(sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0]))))
         self.before_gate["0e"] += sum(gated.values())
+        self.routes = list(self._paths(tuple(inputs), tuple(self.before_gate)))
+        """Paths in the order of the radial network's columns, each as many as its node irrep has channels."""
+        if by_output:
+            self.routes.sort(key=lambda p: (degree(p.out), parity(p.out)))
 
-    def blocks(self, source: str, target: str, *, is_first: bool) -> list[Block]:
-        """All blocks of this interaction; `source` and `target` are the prefixes of its entries."""
-        config = self.config
-        routes = list(paths(tuple(self.inputs), config.edge_l_max, tuple(self.before_gate)))
-        ours = list(paths(_canonical(self.inputs), config.edge_l_max, tuple(self.before_gate)))
+    def _paths(self, node: tuple[str, ...], allowed: tuple[str, ...]) -> tuple[Path, ...]:
+        return paths(node, self.config.edge_l_max, allowed, with_parity=self.config.parity)
+
+    def blocks(self, names: Names, target: str, *, connected: bool) -> list[Block]:
+        """All blocks of this interaction, with a self-connection if `connected`; `target` is their prefix."""
+        config, routes = self.config, self.routes
+        ours = self._paths(_canonical(self.inputs), tuple(self.before_gate))
         columns = _reorder([(p, self.inputs[p.node]) for p in routes], ours)
         widths = (config.num_bessels, *(config.radial_width,) * config.radial_depth, len(columns))
-        found = _mlp(f"{source}edge_mlp.mlp", f"{target}convolution/radial", widths, columns)
+        found = mlp(names.radial, f"{target}convolution/radial", widths, columns)
         found += _stack(
-            f"{source}linear_1.weight",
+            names.linear_in,
             [(f"{target}linear_in/linear_{ir}/weight", (w, w), None, None) for ir, w in self.inputs.items()],
         )
         middle = []
@@ -202,20 +228,24 @@ class _Layer:
             parts = [(p, self.inputs[p.node]) for p in routes if p.out == ir]
             rows = _reorder(parts, [p for p in ours if p.out == ir])
             middle.append((f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir)))
-        found += _stack(f"{source}linear_2.weight", middle)
-        if not is_first:
-            features = config.embedding_features
+        found += _stack(names.linear_out, middle)
+        if connected:
+            form, between = {
+                "embedding": ("weight_{}", (config.embedding_features,)),
+                "element": ("weight_{}", (config.declared_elements,)),
+                "linear": ("linear_{}/weight", ()),
+            }[config.self_connection]
             connection = [
                 (
-                    f"{target}self_connection/weight_{ir}",
-                    (w, features, self.before_gate[ir]),
+                    f"{target}self_connection/{form.format(ir)}",
+                    (w, *between, self.before_gate[ir]),
                     None,
                     self._gates(ir),
                 )
                 for ir, w in self.inputs.items()
                 if ir in self.before_gate
             ]
-            found += _stack(f"{source}sc.weight", connection)
+            found += _stack(names.connection, connection)
         return found
 
     def _gates(self, irrep: str) -> np.ndarray | None:
@@ -231,7 +261,7 @@ def _canonical(irreps: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(str(ir) for _, ir in e3nn.Irreps("+".join(irreps)).sort().irreps)
 
 
-def _reorder(parts: list, order: list) -> np.ndarray:
+def _reorder(parts: list, order: Sequence) -> np.ndarray:
     """Indices that bring consecutive parts (key, width) into the order of the keys given."""
     start, index = 0, {}
     for key, width in parts:
@@ -240,17 +270,22 @@ def _reorder(parts: list, order: list) -> np.ndarray:
     return np.concatenate([index[key] for key in order])
 
 
-def _whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
+def whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
     """A matrix that is an entry of its own."""
     return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
 
 
-def _mlp(source: str, target: str, widths: tuple[int, ...], columns: np.ndarray | None = None) -> list[Block]:
-    """The layers of a dense network; activations take every second number in the source."""
+def _dense(prefix: str, layers: int) -> tuple[str, ...]:
+    """Entries of NequIP's dense networks; activations take every second number."""
+    return tuple(f"{prefix}.{2 * i}.weight" for i in range(layers))
+
+
+def mlp(sources: Sequence[str], target: str, widths: tuple[int, ...], columns: np.ndarray | None = None) -> list[Block]:
+    """The layers of a dense network; `columns` are those of the last."""
     last = len(widths) - 2
     return [
-        _whole(f"{source}.{2 * i}.weight", pair, f"{target}/dense_{i}/weight", columns if i == last else None)
-        for i, pair in enumerate(pairwise(widths))
+        whole(source, pair, f"{target}/dense_{i}/weight", columns if i == last else None)
+        for i, (source, pair) in enumerate(zip(sources, pairwise(widths), strict=True))
     ]
 
 
@@ -275,7 +310,7 @@ def _stack(
     return blocks
 
 
-def _declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
+def declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
     """Hidden irreps in the source's order, once they are known to be those of the configuration."""
     hidden = [(str(ir), mul) for mul, ir in e3nn.Irreps(source.hidden_irreps)]
     symbols = [chemical_symbols[z] for z in config.elements]
@@ -288,10 +323,25 @@ def _declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
 
 def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: Source) -> list[str]:
     """Everything that keeps a state from belonging to a configuration."""
-    sizes: dict[str, int] = {}
-    for block in blocks:
-        sizes[block.source] = block.start + int(np.prod(block.shape))
-    constants = _constants(config, source)
+    return misfits(state, sizes_of(blocks), _constants(config, source), NOT_WEIGHTS)
+
+
+def sizes_of(blocks: list[Block]) -> dict[str, int]:
+    """How many numbers each entry of the source has."""
+    return {block.source: block.start + int(np.prod(block.shape)) for block in blocks}
+
+
+def misfits(
+    state: State, sizes: Mapping[str, int], constants: Mapping[str, np.ndarray], ignored: re.Pattern[str]
+) -> list[str]:
+    """Every entry of a state that is missing, without a place, of another size or another constant.
+
+    Args:
+      state: the state dictionary.
+      sizes: how many numbers each entry of weights has.
+      constants: entries that must have the values given.
+      ignored: names of other entries that may be there; those named weight or bias must then be empty.
+    """
     problems = [f"missing {k}" for k in (*sizes, *constants) if k not in state]
     for name, value in state.items():
         if name in sizes:
@@ -301,7 +351,7 @@ def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: 
             expected = constants[name]
             if np.size(value) != expected.size or not np.allclose(np.ravel(value), expected, rtol=1e-6, atol=0.0):
                 problems.append(f"{name} is {np.ravel(value).tolist()}, configured {expected.tolist()}")
-        elif not NOT_WEIGHTS.fullmatch(name) or (name.endswith(("bias", "weight")) and np.size(value)):
+        elif not ignored.fullmatch(name) or (name.endswith(("bias", "weight")) and np.size(value)):
             problems.append(f"unused {name}")
     return problems
 
@@ -316,11 +366,11 @@ def _constants(config: NequIPConfig, source: Source) -> dict[str, np.ndarray]:
     }
 
 
-def _template(config: NequIPConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of all parameters."""
+def template(network: nn.Module) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of all parameters of a network."""
     vectors = jax.ShapeDtypeStruct((2, 1, 3), jnp.float32)
     indices = jax.ShapeDtypeStruct((2, 1), jnp.int32)
     species = jax.ShapeDtypeStruct((2,), jnp.int32)
     mask = jax.ShapeDtypeStruct((2, 1), jnp.bool_)
-    shapes = jax.eval_shape(NequIP(config).init, jax.random.key(0), vectors, species, indices, mask)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), vectors, species, indices, mask)
     return dict(flatten_dict(shapes["params"], sep="/"))  # type: ignore[arg-type]

@@ -40,16 +40,32 @@ Overrides = Annotated[
 def system(
     context: typer.Context,
     name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
-    profile: Annotated[str, typer.Option(help="demo (minutes) or paper (the published length).")] = "demo",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="demo (minutes on two cores; the default without an accelerator), large (lamno3 with 40 atoms; the "
+            "default with one) or paper (ethanol at the published length)."
+        ),
+    ] = None,
     output: Output = None,
     overrides: Overrides = None,
 ) -> None:
     """Run a built-in system, or continue it if it was interrupted."""
     if context.invoked_subcommand is not None or name is None:
         return
-    config = _with_overrides(systems.settings(name, profile), overrides)
-    path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
+    systems.check_system(name)
+    config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
     _prepare_jax(config)
+    if profile is None:
+        profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
+        config = _with_overrides(systems.settings(name, profile), overrides)
+    path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
+    Console().print(
+        f"profile {profile} of {', '.join(systems.SYSTEMS[name])} (--profile); every setting can be changed with "
+        "--set, e.g. --set model=..., --set engine.name=...",
+        highlight=False,
+        soft_wrap=True,
+    )
     runner.run(config, path, base=Path(), console=Console())
 
 

@@ -11,7 +11,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy
+from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy, total_work
 
 
 class Stop(enum.IntFlag):
@@ -33,6 +33,15 @@ class Thermo(NamedTuple):
     kinetic: jax.Array  # eV
     sigma: jax.Array  # eV, not calibrated
     sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
+    work: jax.Array  # eV, done by thermostat and barostat since the start of the run
+
+
+class Frames(NamedTuple):
+    """Geometry after every step; zero where no step was taken."""
+
+    positions: jax.Array  # [length, n, 3] Å
+    cell: jax.Array  # [length, 3, 3] Å, rows
+    stress: jax.Array | None  # [length, 3, 3] eV/Å³, tension positive, without kinetic part; None if not predicted
 
 
 class Chunk(NamedTuple):
@@ -44,7 +53,7 @@ class Chunk(NamedTuple):
     stop: jax.Array  # [] int32, bits of `Stop`
     steps: jax.Array  # [] int32, steps begun
     thermo: Thermo
-    frames: jax.Array  # [length, n, 3] Å, positions after each step
+    frames: Frames
 
 
 RunChunk = Callable[[jax.Array, "MDState", NeighborState, jax.Array, jax.Array], Chunk]
@@ -77,7 +86,7 @@ def make_chunk(
 
     Args:
       evaluate: ensemble predictor.
-      integrator: one step in two halves.
+      integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
       spec: static part of the neighbour list.
       length: most steps of one call.
 
@@ -86,7 +95,7 @@ def make_chunk(
     """
 
     def evaluate_at(params: jax.Array, state: NeighborState, md: MDState):
-        state = neighbors.move(state, md.position, state.graph.cell)
+        state = neighbors.move(state, md.position, md.cell)
         outdated = neighbors.stale(state, spec)
         state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
         return state, evaluate(params, state.graph)
@@ -103,8 +112,12 @@ def make_chunk(
             nothing,
             jnp.zeros([], jnp.int32),
             jnp.zeros([], jnp.int32),
-            Thermo(empty, empty, empty, empty),
-            jnp.zeros((length, n, 3), dtype),
+            Thermo(*(empty for _ in Thermo._fields)),
+            Frames(
+                jnp.zeros((length, n, 3), dtype),
+                jnp.zeros((length, 3, 3), dtype),
+                None if shapes.stress_mean is None else jnp.zeros((length, 3, 3), dtype),
+            ),
         )
 
         def keep_going(c: Chunk) -> jax.Array:
@@ -114,20 +127,21 @@ def make_chunk(
             md = integrator.begin(c.md)
             state, predictive = evaluate_at(params, c.neighbors, md)
             stop = inspect(predictive, state, sigma_crit)
-            done = integrator.finish(md, predictive.forces_mean[0])
+            stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
+            done = integrator.finish(md, predictive.forces_mean[0], stress)
             go_on = stop == int(Stop.NONE)
-            md = md.set(
-                momentum=jnp.where(go_on, done.momentum, md.momentum),
-                force=jnp.where(go_on, done.force, md.force),
-            )
+            md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
             row = Thermo(
                 predictive.energy_mean[0],
                 kinetic_energy(md),
                 predictive.energy_sigma[0],
                 jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
+                total_work(md),
             )
             thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
-            frames = c.frames.at[c.steps].set(md.position)
+            frames = jax.tree.map(
+                lambda buffer, x: buffer.at[c.steps].set(x), c.frames, Frames(md.position, md.cell, stress)
+            )
             return Chunk(md, state, predictive, stop, c.steps + 1, thermo, frames)
 
         return jax.lax.while_loop(keep_going, step, start)

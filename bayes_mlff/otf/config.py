@@ -2,18 +2,23 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
 from bayes_mlff.otf.dft.registry import EngineSettings
+from bayes_mlff.otf.schedule import Schedule, Segment
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+_ENGINES: Final[dict[Any, Any]] = {m.model_fields["name"].default: m for m in get_args(get_args(EngineSettings)[0])}
+"""Sections of the engines by their names, which pydantic puts into the locations of errors."""
 
 
 class Section(BaseModel):
@@ -47,6 +52,9 @@ class SamplerConfig(Section):
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
     )
     energy_sigma_fraction: Positive = Field(default=0.1, description="Energy σ of the likelihood over the threshold.")
+    stress_sigma_kcal_mol_a3: Positive = Field(
+        default=0.1 / 16.0, description="Stress σ of the likelihood, kcal/mol/Å³; used where stress is learnt."
+    )
 
     @model_validator(mode="after")
     def _warm(self) -> "SamplerConfig":
@@ -55,17 +63,65 @@ class SamplerConfig(Section):
         return self
 
 
+class BarostatConfig(Section):
+    """Stochastic cell rescaling, for `ensemble: npt`."""
+
+    cell: Literal["flexible", "orthorhombic", "isotropic"] = Field(
+        default="flexible", description="What may change: lengths and angles, lengths along x, y, z, or the volume."
+    )
+    time_fs: Positive = Field(default=1000.0, description="Relaxation time of the cell.")
+    compressibility_per_gpa: Positive = Field(
+        default=0.02, description="Rough value of the material, 1/GPa; sets the speed only (metals 0.01, liquids 0.5)."
+    )
+
+
 class DynamicsConfig(Section):
     """Molecular dynamics."""
 
-    ensemble: Literal["langevin", "nve"] = "langevin"
+    ensemble: Literal["langevin", "bussi", "nve", "npt"] = Field(
+        default="langevin", description="Constant temperature by friction or by velocity rescaling; nve; or npt."
+    )
+    thermostat: Literal["langevin", "bussi"] = Field(default="langevin", description="Of npt.")
     duration_ps: Positive = 10.0
     timestep_fs: float = Field(default=0.5, gt=0.0, le=10.0)
     temperature_k: float = Field(default=300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
     friction_per_fs: Positive = Field(default=0.01, description="Langevin friction.")
+    thermostat_time_fs: Positive = Field(default=100.0, description="Relaxation time of velocity rescaling.")
+    pressure_gpa: float = Field(default=0.0, allow_inf_nan=False, description="Of npt.")
+    barostat: BarostatConfig = BarostatConfig()
+    schedule: tuple[Segment, ...] = Field(
+        default=(),
+        description="Segments {duration_ps or until_ps, temperature_k, end_temperature_k, pressure_gpa, "
+        "end_pressure_gpa} in place of constant conditions; the last values stay.",
+    )
     chunk_steps: Count = Field(default=500, description="Steps between two looks from the host, at most.")
     trajectory_every: Count = Field(default=10, description="Steps between stored frames.")
     skin_angstrom: Positive = Field(default=0.5, description="Neighbours are kept this far beyond the cutoff.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DynamicsConfig":
+        self.conditions()
+        pressures = [self.pressure_gpa] + [p for s in self.schedule for p in (s.pressure_gpa, s.end_pressure_gpa)]
+        if self.ensemble != "npt" and any(p not in (None, 0.0) for p in pressures):
+            raise ConfigError("dynamics.ensemble", self.ensemble, "npt, since a pressure is given")
+        if self.ensemble == "nve" and self.schedule:
+            raise ConfigError("dynamics.schedule", "segments", "none in nve, which has no thermostat")
+        if self.ensemble in ("bussi", "npt") and self.temperature_k == 0.0:
+            raise ConfigError("dynamics.temperature_k", self.temperature_k, f"more than 0 for {self.ensemble}")
+        return self
+
+    def conditions(self) -> Schedule:
+        """Temperature and pressure over time.
+
+        Raises:
+          ConfigError: if the schedule is no schedule.
+        """
+        return schedules.build(self.schedule, temperature_k=self.temperature_k, pressure_gpa=self.pressure_gpa)
+
+    @property
+    def initial_temperature_k(self) -> float:
+        """Temperature of the first velocities."""
+        return self.schedule[0].temperature_k if self.schedule else self.temperature_k
 
 
 class RunConfig(Section):
@@ -95,6 +151,21 @@ class RunConfig(Section):
         except ConfigError as error:
             raise ValueError(f"allowed: {error.allowed}") from error
         return value
+
+    @model_validator(mode="after")
+    def _stress_for_npt(self) -> "RunConfig":
+        if self.dynamics.ensemble == "npt" and not self.engine_gives_stress:
+            raise ConfigError(
+                "dynamics.ensemble",
+                "npt",
+                "an ensemble of constant cell, or an engine that gives the stress (ase with engine.stress: true)",
+            )
+        return self
+
+    @property
+    def engine_gives_stress(self) -> bool:
+        """True if the labels of periodic structures come with a stress."""
+        return getattr(self.engine, "stress", False) not in (False, "none")
 
     def threshold_ev(self, n_atoms: int) -> float:
         """Threshold of the total energy of a structure of n atoms, eV."""
@@ -141,7 +212,7 @@ def dump(config: RunConfig) -> str:
 
 def _explain(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    parts = [str(p) for p in first["loc"] if p not in ("pyscf", "ase")]
+    parts = [str(p) for p in first["loc"] if p not in _ENGINES]
     key = ".".join(parts) or "config"
     if first["type"] == "extra_forbidden":
         siblings = sorted(_fields_beside(first["loc"]))
@@ -157,11 +228,13 @@ def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
     """Names of the fields of the section in which the last part of a location stands."""
     model: Any = RunConfig
     for part in location[:-1]:
-        if part in ("pyscf", "ase"):
+        if part in _ENGINES or isinstance(part, int):
+            continue
+        if part == "schedule":
+            model = Segment
             continue
         if part == "engine":
-            names = {m.model_fields["name"].default: m for m in get_args(get_args(EngineSettings)[0])}
-            model = names.get(location[1], PyscfSettings)
+            model = _ENGINES.get(location[1], PyscfSettings)
             continue
         model = model.model_fields[part].annotation
     return set(model.model_fields)

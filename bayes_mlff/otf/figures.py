@@ -21,7 +21,7 @@ from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, ThermoSeries, Vali
 
 # Okabe & Ito's colours stay distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
-_STYLE: Final[dict[Any, Any]] = {
+STYLE: Final[dict[Any, Any]] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,7 +52,7 @@ def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> P
         return Panel(title, "No label has been predicted before its reference calculation yet.")
     time, error = labels.time_fs / 1e3, labels.error_ev * KCAL_MOL_PER_EV
     half, limit = labels.half_width_ev * KCAL_MOL_PER_EV, threshold_ev * KCAL_MOL_PER_EV
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         level = f"{labels.confidence:.0%} interval predicted before the call"
@@ -78,7 +78,7 @@ def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> P
         bottom.set(xlabel="time / ps", ylabel="labels", ylim=(0, None))
         bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         caption = "Bars that leave the frame are cut. An error is predicted minus reference total energy."
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, threshold_ev: float) -> Panel:
@@ -91,7 +91,7 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
         return Panel(title, "Fewer than two errors are known.")
     unit = KCAL_MOL_PER_EV
     floor = 2e-3 * threshold_ev * unit
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.4), layout="constrained")
         axes = figure.subplots()
         spread = [labels.sigma_ev * labels.sigma_factor * unit]
@@ -119,7 +119,7 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
             f"σ is multiplied by {labels.sigma_factor:.3g}, the root of the most probable variance factor "
             f"after the last label. Errors below {floor:.1g} kcal/mol are drawn there."
         )
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Panel:
@@ -134,7 +134,7 @@ def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Pa
     if not series:
         return Panel(title, "Fewer than two errors are known.")
     place = np.arange(len(_LEVELS), dtype=float)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.8), layout="constrained")
         axes = figure.subplots()
         nominal = 100 * np.array(_LEVELS)
@@ -149,7 +149,7 @@ def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Pa
         axes.set(ylim=(0, 104), xlabel="predicted interval", ylabel="errors inside / %")
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside upper center")
-        return Panel(title, "Whiskers: 95 % Clopper-Pearson intervals.", _png(figure))
+        return Panel(title, "Whiskers: 95 % Clopper-Pearson intervals.", png(figure))
 
 
 def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray) -> Panel:
@@ -157,10 +157,10 @@ def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray) -> Panel:
     title = "Uncertainty along the run"
     if thermo.time_fs.size < 2:
         return Panel(title, "Fewer than two steps have been logged.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 3.4), layout="constrained")
         axes = figure.subplots()
-        _band(axes, thermo.time_fs / 1e3, thermo.sigma_ev * KCAL_MOL_PER_EV, BLUE, "σ of the energy")
+        band(axes, thermo.time_fs / 1e3, thermo.sigma_ev * KCAL_MOL_PER_EV, BLUE, "σ of the energy")
         critical = thermo.sigma_crit_ev * KCAL_MOL_PER_EV
         axes.step(thermo.time_fs / 1e3, critical, color=RED, where="post", label="critical σ", zorder=4)
         axes.plot(label_time_fs / 1e3, np.full(label_time_fs.size, 0.02), "|", color="black", markersize=8,
@@ -169,7 +169,7 @@ def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray) -> Panel:
         _plain_log(axes.yaxis)
         figure.legend(loc="outside upper center", ncols=3)
         caption = "Line and band: mean and range within stretches of the run. A label is asked for above red."
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def thermo_panel(thermo: ThermoSeries) -> Panel:
@@ -178,18 +178,18 @@ def thermo_panel(thermo: ThermoSeries) -> Panel:
     if thermo.time_fs.size < 2:
         return Panel(title, "Fewer than two steps have been logged.")
     time, origin = thermo.time_fs / 1e3, thermo.potential_ev[0]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
-        _band(top, time, (thermo.total_ev - origin) * KCAL_MOL_PER_EV, GREEN, "potential + kinetic")
-        _band(top, time, (thermo.potential_ev - origin) * KCAL_MOL_PER_EV, BLUE, "potential")
+        band(top, time, (thermo.total_ev - origin) * KCAL_MOL_PER_EV, GREEN, "potential + kinetic")
+        band(top, time, (thermo.potential_ev - origin) * KCAL_MOL_PER_EV, BLUE, "potential")
         top.set_ylabel("energy / kcal/mol")
-        _band(bottom, time, thermo.temperature_k, RED, f"mean {np.mean(thermo.temperature_k):.0f} K")
+        band(bottom, time, thermo.temperature_k, RED, f"mean {np.mean(thermo.temperature_k):.0f} K")
         bottom.set(xlabel="time / ps", ylabel="temperature / K")
         for axes in (top, bottom):
             axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.1)
         caption = "Energies relative to the first logged potential energy. Bands: range within stretches."
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def angle_panel(angles: AngleSeries) -> Panel:
@@ -198,7 +198,7 @@ def angle_panel(angles: AngleSeries) -> Panel:
     if angles.time_fs.size < 2:
         return Panel(title, "Fewer than two frames have been written.")
     time, between = angles.time_fs / 1e3, np.abs(angles.dihedral_deg) < 30
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot(time, angles.angle_deg, color=GREY, linewidth=0.8, label="trajectory", zorder=1)
@@ -213,7 +213,7 @@ def angle_panel(angles: AngleSeries) -> Panel:
             "Angle between O→H and methyl C→C: small in the anti form, large in the gauche forms. "
             f"Frames with a C-C-O-H dihedral within ±30°: {between.mean():.1%}."
         )
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def parity_panel(validation: Validation | None, *, threshold_ev: float) -> Panel:
@@ -225,7 +225,7 @@ def parity_panel(validation: Validation | None, *, threshold_ev: float) -> Panel
     reference = (validation.reference_ev - origin) * unit
     limit = threshold_ev * unit
     size = float(np.clip(900 / reference.size, 2.0, 4.5))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         for predicted, color, name in (
@@ -245,7 +245,7 @@ def parity_panel(validation: Validation | None, *, threshold_ev: float) -> Panel
         right.set(xlabel="reference / kcal/mol", ylabel="predicted - reference / kcal/mol")
         figure.legend(loc="outside upper center", ncols=3)
         caption = f"{reference.size} frames, energies relative to the mean reference energy."
-        return Panel(title, caption, _png(figure))
+        return Panel(title, caption, png(figure))
 
 
 def hydroxyl(structure: Structure) -> tuple[int, int, int, int] | None:
@@ -289,7 +289,7 @@ def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, 
     axes.plot(x, y, "o", color=color, markersize=size, alpha=0.75, mec="white", mew=0.3, label=label)
 
 
-def _band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str, *, stretches: int = 400) -> None:
+def band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str, *, stretches: int = 400) -> None:
     """A line where there are few points, else mean and range within stretches: nothing is overplotted."""
     if x.size <= 2 * stretches:
         axes.plot(x, y, color=color, linewidth=0.9, label=label)
@@ -313,7 +313,8 @@ def _plain_log(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Render a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

@@ -1,13 +1,14 @@
-"""Velocity Verlet and Langevin steps, split where the force is evaluated.
+"""Steps of molecular dynamics, split where the forces are evaluated.
 
-A step is `begin` (half kick, drift, and for Langevin the thermostat in the middle of the drift), one force
-evaluation, and `finish` (half kick). The force may come from the model or, when the model is not trusted, from
-the reference method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020); the Langevin splitting is BAOAB
-(Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102).
+A step is `begin` (half kick, drift, and a thermostat in the middle of the drift), one evaluation, and `finish`
+(half kick). Forces and stress may come from the model or, when the model is not trusted, from the reference
+method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020). Thermostats: Langevin, whose splitting is BAOAB
+(Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102), and stochastic velocity rescaling (Bussi, Donadio and
+Parrinello 2007, J. Chem. Phys. 126, 014101). Steps that change the cell are in `otf.barostat`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,98 +16,215 @@ import numpy as np
 from ase.data import atomic_masses
 
 from bayes_mlff.core import units
+from bayes_mlff.otf.schedule import Conditions, Schedule, conditions, constant
 
 # jax-md is imported where it is used: its import runs computations, which would fix the number of devices.
 
 
-class MDState(Protocol):
-    """jax-md's `NVTLangevinState`, whose dataclass type checkers cannot see; time is in Å·sqrt(amu/eV)."""
+class MDState(NamedTuple):
+    """Everything that the dynamics goes on from; time is in Å·sqrt(amu/eV), the clock is the number of steps."""
 
     position: jax.Array  # [n, 3] Å
     momentum: jax.Array  # [n, 3] sqrt(amu·eV)
     force: jax.Array  # [n, 3] eV/Å
     mass: jax.Array  # [n, 1] amu
-    rng: jax.Array  # [] key of the thermostat
+    rng: jax.Array  # [] key of thermostat and barostat
+    cell: jax.Array  # [3, 3] Å, rows
+    stress: jax.Array  # [3, 3] eV/Å³, tension positive, of the forces (no kinetic part); zero where not evaluated
+    strain: jax.Array  # [3, 3] symmetric A of the last step, cell_new = cell_old·exp(A) up to a rotation
+    work: jax.Array  # [2] eV, done by thermostat and barostat: the sum and what rounding took from it
+    step: jax.Array  # [] int32, finished steps
 
-    def set(self, **changes: Any) -> Self:
-        """Copy with other values of the named fields."""
+    def set(self, **changes: Any) -> "MDState":
+        """Copy with other values of the named fields; what jax-md's sub-steps call."""
+        return self._replace(**changes)
+
+
+class Finish(Protocol):
+    """Complete a step."""
+
+    def __call__(self, state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
+        """Use forces [n, 3] eV/Å and, if known, the stress [3, 3] eV/Å³ at the geometry that `begin` returned."""
         ...
 
 
 class Integrator(NamedTuple):
-    """The two halves of a step."""
+    """The two halves of a step. Potential + kinetic energy - `total_work` is what a step should conserve."""
 
     begin: Callable[[MDState], MDState]
-    finish: Callable[[MDState, jax.Array], MDState]
+    finish: Finish
+    conserves_momentum: bool = False
+    needs_stress: bool = False
+
+    def degrees_of_freedom(self, n_atoms: int) -> int:
+        """Momentum components that move: without the centre of mass where that stays at rest."""
+        return 3 * n_atoms - (3 if self.conserves_momentum and n_atoms > 1 else 0)
 
 
-def langevin(timestep_fs: float, temperature_k: float, friction_per_fs: float) -> Integrator:
-    """Constant-temperature dynamics.
+class Thermostat(NamedTuple):
+    """Brings momenta nearer to equilibrium over one time step, and books the heat as work."""
+
+    apply: Callable[[MDState, jax.Array], MDState]  # (state, kT [] eV)
+    conserves_momentum: bool
+
+
+def friction_thermostat(timestep_fs: float, friction_per_fs: float) -> Thermostat:
+    """Exact Ornstein-Uhlenbeck step of every momentum.
 
     Args:
       timestep_fs: fs.
-      temperature_k: K.
       friction_per_fs: 1/fs.
     """
     from jax_md import simulate
 
-    dt = timestep_fs * units.FS
-    gamma = friction_per_fs / units.FS
+    def apply(state: MDState, kt: jax.Array) -> MDState:
+        after = simulate.stochastic_step(state, timestep_fs * units.FS, kt, friction_per_fs / units.FS)
+        return add_work(after, kinetic_energy(after) - kinetic_energy(state))
+
+    return Thermostat(apply, conserves_momentum=False)
+
+
+def rescaling_thermostat(timestep_fs: float, time_fs: float) -> Thermostat:
+    """Stochastic velocity rescaling, exact over the time step (Bussi et al. 2007, eq. A7).
+
+    Args:
+      timestep_fs: fs.
+      time_fs: relaxation time of the kinetic energy, fs.
+    """
+    keep = float(np.exp(-timestep_fs / time_fs))
+
+    def apply(state: MDState, kt: jax.Array) -> MDState:
+        freedom = 3 * state.position.shape[0] - 3
+        dtype = state.momentum.dtype
+        key, key_normal, key_rest = jax.random.split(state.rng, 3)
+        normal = jax.random.normal(key_normal, (), dtype)
+        rest = 2.0 * jax.random.gamma(key_rest, (freedom - 1) / 2, (), dtype)
+        kinetic = kinetic_energy(state)
+        fresh = (1.0 - keep) * kt / (2.0 * kinetic)
+        square = keep + fresh * (rest + normal**2) + 2.0 * normal * jnp.sqrt(keep * fresh)
+        factor = jnp.sqrt(square) * jnp.where(normal + jnp.sqrt(keep / fresh) < 0.0, -1.0, 1.0)
+        return add_work(state.set(momentum=factor * state.momentum, rng=key), (square - 1.0) * kinetic)
+
+    return Thermostat(apply, conserves_momentum=True)
+
+
+def langevin(timestep_fs: float, temperature_k: float | Schedule, friction_per_fs: float) -> Integrator:
+    """Constant-temperature dynamics, BAOAB.
+
+    Args:
+      timestep_fs: fs.
+      temperature_k: K, or a schedule.
+      friction_per_fs: 1/fs.
+    """
+    return thermostatted(timestep_fs, temperature_k, friction_thermostat(timestep_fs, friction_per_fs))
+
+
+def velocity_rescaling(timestep_fs: float, temperature_k: float | Schedule, time_fs: float) -> Integrator:
+    """Constant-temperature dynamics that leaves the directions of the momenta alone.
+
+    Args:
+      timestep_fs: fs.
+      temperature_k: K, or a schedule.
+      time_fs: relaxation time of the kinetic energy, fs.
+    """
+    return thermostatted(timestep_fs, temperature_k, rescaling_thermostat(timestep_fs, time_fs))
+
+
+def thermostatted(timestep_fs: float, temperature_k: float | Schedule, thermostat: Thermostat) -> Integrator:
+    """Velocity Verlet with a thermostat of the same time step in the middle of the drift."""
+    schedule = temperature_k if isinstance(temperature_k, Schedule) else constant(temperature_k)
 
     def begin(state: MDState) -> MDState:
-        state = simulate.momentum_step(state, dt / 2)
-        state = simulate.position_step(state, _shift, dt / 2)
-        state = simulate.stochastic_step(state, dt, units.KB * temperature_k, gamma)
-        return simulate.position_step(state, _shift, dt / 2)
+        kt = units.KB * now(schedule, state, timestep_fs).temperature_k
+        state = drift(kick(state, timestep_fs / 2), timestep_fs / 2)
+        return drift(thermostat.apply(state, kt), timestep_fs / 2)
 
-    return Integrator(begin, _finish(dt))
+    return Integrator(begin, finish(timestep_fs), thermostat.conserves_momentum)
 
 
 def velocity_verlet(timestep_fs: float) -> Integrator:
     """Constant-energy dynamics with a time step in fs."""
-    from jax_md import simulate
-
-    dt = timestep_fs * units.FS
 
     def begin(state: MDState) -> MDState:
-        return simulate.position_step(simulate.momentum_step(state, dt / 2), _shift, dt)
+        return drift(kick(state, timestep_fs / 2), timestep_fs)
 
-    return Integrator(begin, _finish(dt))
+    return Integrator(begin, finish(timestep_fs), conserves_momentum=True)
 
 
-def _finish(dt: float) -> Callable[[MDState, jax.Array], MDState]:
+def finish(timestep_fs: float) -> Finish:
+    """Second half kick, at constant cell."""
+
+    def complete(state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
+        state = kick(state.set(force=force), timestep_fs / 2)
+        return state.set(step=state.step + 1, stress=state.stress if stress is None else stress)
+
+    return complete
+
+
+def kick(state: MDState, time_fs: float) -> MDState:
+    """Momenta change under constant forces."""
     from jax_md import simulate
 
-    def finish(state: MDState, force: jax.Array) -> MDState:
-        return simulate.momentum_step(state.set(force=force), dt / 2)
-
-    return finish
+    return simulate.momentum_step(state, time_fs * units.FS)
 
 
-def _shift(position: jax.Array, displacement: jax.Array) -> jax.Array:
-    """Positions are never wrapped, so that stored lattice translations stay true."""
-    return position + displacement
+def drift(state: MDState, time_fs: float) -> MDState:
+    """Atoms move freely; positions are never wrapped, so that stored lattice translations stay true."""
+    from jax_md import simulate
+
+    return simulate.position_step(state, lambda position, displacement: position + displacement, time_fs * units.FS)
 
 
-def initial_state(positions: jax.Array, numbers: np.ndarray, temperature_k: float, key: jax.Array) -> MDState:
-    """Atoms at rest positions with Maxwell-Boltzmann momenta, no net momentum and zero force.
+def now(schedule: Schedule, state: MDState, timestep_fs: float) -> Conditions:
+    """Conditions of the step that begins, or has begun, from `state`."""
+    return conditions(schedule, state.step.astype(state.position.dtype) * timestep_fs)
+
+
+def add_work(state: MDState, work: jax.Array) -> MDState:
+    """Book work [] eV by compensated summation (Kahan 1965, Commun. ACM 8, 40)."""
+    total, lost = state.work
+    work = work + lost
+    new = total + work
+    return state.set(work=jnp.stack([new, work - (new - total)]))
+
+
+def initial_state(
+    positions: jax.Array, numbers: np.ndarray, temperature_k: float, key: jax.Array, *, cell: jax.Array | None = None
+) -> MDState:
+    """Atoms at rest positions with Maxwell-Boltzmann momenta, no net momentum, and zero force and stress.
 
     Args:
       positions: [n, 3] Å.
       numbers: [n] atomic numbers; the masses are ASE's standard ones.
       temperature_k: K.
-      key: used for the momenta, and carried on for the thermostat.
+      key: used for the momenta, and carried on for thermostat and barostat.
+      cell: [3, 3] Å, rows, not singular; by default unit vectors, for what does not repeat.
     """
     from jax_md import simulate
 
-    mass = jnp.asarray(atomic_masses[numbers], positions.dtype)[:, None]
+    dtype = positions.dtype
+    mass = jnp.asarray(atomic_masses[numbers], dtype)[:, None]
     key_momenta, key_state = jax.random.split(key)
-    zero = jnp.zeros_like(positions)
-    make: Any = simulate.NVTLangevinState  # its constructor is invisible to type checkers
-    state = cast(MDState, make(positions, zero, zero, mass, key_state))
+    state = MDState(
+        position=positions,
+        momentum=jnp.zeros_like(positions),
+        force=jnp.zeros_like(positions),
+        mass=mass,
+        rng=key_state,
+        cell=jnp.eye(3, dtype=dtype) if cell is None else cell,
+        stress=jnp.zeros((3, 3), dtype),
+        strain=jnp.zeros((3, 3), dtype),
+        work=jnp.zeros(2, dtype),
+        step=jnp.zeros([], jnp.int32),
+    )
     return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
 
 
 def kinetic_energy(state: MDState) -> jax.Array:
     """Kinetic energy, eV."""
     return 0.5 * jnp.sum(state.momentum**2 / state.mass)
+
+
+def total_work(state: MDState) -> jax.Array:
+    """Work done on the system by thermostat and barostat since the start, eV."""
+    return state.work[0] + state.work[1]

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import DataError, RunDirectoryError
+from bayes_mlff.core.errors import ConfigError, DataError, EngineSetupError, RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
@@ -43,7 +44,11 @@ class Session:
         torn = dataset.recover(self.run.dataset)
         if torn.bytes_removed:
             self.run.log("dataset_recovered", frames=torn.frames_kept, bytes_removed=torn.bytes_removed)
-        return dataset.read(self.run.dataset)
+        records = dataset.read(self.run.dataset)
+        if any(record.engine_hash != self.engine.settings_hash for record in records):
+            allowed = "the method with which the labels of this run were made; start another run for another method"
+            raise ConfigError("engine", self.engine.description, allowed)
+        return records
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -58,9 +63,9 @@ class Session:
         state = state._replace(host=state.host._replace(offset_ev=offset))
         self.observer.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
         state = self._learn(state, record)
-        first = jnp.asarray(record.label.forces, state.device.md.position.dtype)
-        device = state.device._replace(md=state.device.md.set(force=first), engine=self._engine_state())
-        state = state._replace(device=device)
+        force, stress = _on_device(record.label, state.device.md)
+        md = state.device.md.set(force=force, stress=state.device.md.stress if stress is None else stress)
+        state = state._replace(device=state.device._replace(md=md, engine=self._engine_state()))
         self._commit(state)
         return state
 
@@ -91,7 +96,13 @@ class Session:
             skin=config.dynamics.skin_angstrom,
         )
         state = neighbors.update(state, spec)
-        md = initial_state(state.graph.positions, problem.structure.numbers, config.dynamics.temperature_k, key_md)
+        md = initial_state(
+            state.graph.positions,
+            problem.structure.numbers,
+            config.dynamics.initial_temperature_k,
+            key_md,
+            cell=state.graph.cell,
+        )
         params = first_parameters(problem, key_params)
         device = DeviceState(
             md,
@@ -137,16 +148,20 @@ class Session:
         if Stop.NON_FINITE in stop:
             raise RunStoppedError(
                 f"step {host.step + steps}: the model's prediction is not finite; the run stands at step {host.step}. "
-                "A smaller timestep_fs or a lower temperature_k usually helps; resume after changing it"
+                "A lower dynamics.temperature_k usually helps: change it and resume; or start again with a smaller "
+                "dynamics.timestep_fs"
             )
         if Stop.NEIGHBOR_OVERFLOW in stop:
-            return self._grow_neighbors(state)
+            return self._grow_neighbors(state, chunk.md)
         sigma = float(chunk.predictive.energy_sigma[0])
         seconds = time.perf_counter() - started
         self.observer.chunk(
             step=host.step + steps, steps=steps, seconds=seconds, sigma_ev=sigma, sigma_crit_ev=sigma_crit
         )
-        self.run.log("chunk", step=host.step + steps, steps=steps, seconds=round(seconds, 4), stop=int(stop))
+        drift = recorder.drift(chunk, steps - (Stop.UNCERTAIN in stop))
+        self.run.log(
+            "chunk", step=host.step + steps, steps=steps, seconds=round(seconds, 4), stop=int(stop), drift_ev=drift
+        )
         moved = RunState(device._replace(md=chunk.md, neighbors=chunk.neighbors), host._replace(step=host.step + steps))
         potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
         if Stop.UNCERTAIN in stop:
@@ -194,8 +209,7 @@ class Session:
         calibrated = calibration.update(host.calibration, error, sigma, decay=config.calibration.decay)
         state = state._replace(host=host._replace(calibration=calibrated))
         state = self._learn(state, record)
-        forces = jnp.asarray(record.label.forces, chunk.md.position.dtype)
-        md = self.problem.integrator.finish(chunk.md, forces)
+        md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
         return state._replace(device=state.device._replace(md=md, engine=self._engine_state())), reference
 
     def _reference(
@@ -212,10 +226,15 @@ class Session:
         """Ask the engine, or the dataset if this very label has been paid for before; on disk when this returns."""
         paid = self._labels.get(step)
         if paid is not None:
-            if not np.array_equal(paid.structure.positions, structure.positions):
+            same = np.array_equal(paid.structure.positions, structure.positions)
+            if not (same and np.array_equal(paid.structure.cell, structure.cell)):
                 raise DataError(f"{self.run.dataset}: the label of step {step} belongs to another geometry")
             return paid
         result = self.engine.label(structure)
+        if self.problem.integrator.needs_stress and result.label.stress is None:
+            raise EngineSetupError(
+                f"step {step}: {self.engine.description} gave no stress, which dynamics.ensemble 'npt' needs"
+            )
         record = LabelRecord(
             structure=structure,
             label=result.label,
@@ -238,6 +257,11 @@ class Session:
                 sigma_crit=sigma_crit,
                 confidence=1.0 - float(exceeds),
             )
+            if predictive.stress_mean is not None and predictive.stress_sigma is not None:
+                record = record._replace(
+                    predicted_stress_mean=np.asarray(predictive.stress_mean[0], np.float64),
+                    predicted_stress_sigma=np.asarray(predictive.stress_sigma[0], np.float64),
+                )
         dataset.append(self.run.dataset, record)
         self._labels[step] = record
         for remark in result.diagnostics:
@@ -253,7 +277,7 @@ class Session:
         if int(known.count) == known.capacity:
             known = training.grow(known, 2 * known.capacity)
         energy = record.label.energy + host.offset_ev - self.problem.isolated_ev
-        known = training.append(known, device.neighbors.graph, energy, record.label.forces)
+        known = training.append(known, device.neighbors.graph, energy, record.label.forces, record.label.stress)
         params, chains, info = self.devices.run(
             lambda p, c, t: self.problem.chains.update(p, c, t, self.problem.config.sampler.steps),
             device.params,
@@ -272,23 +296,23 @@ class Session:
         self.run.log("update", step=host.step, labels=int(known.count), seconds=round(seconds, 3))
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
 
-    def _grow_neighbors(self, state: RunState) -> RunState:
-        """Give every atom more neighbour slots, at the last committed step."""
+    def _grow_neighbors(self, state: RunState, crowded: MDState) -> RunState:
+        """Make room for the geometry that did not fit, and go back to the last committed step."""
         device, spec = state.device, state.host.spec
-        structure = self._structure(device.md)
+        elements = self.problem.potential.config.elements
         slack = 1.25
         while True:
-            larger, state_n = neighbors.allocate(
-                structure, self.problem.potential.config.elements, spec.r_max, skin=spec.skin, slack=slack
-            )
-            if larger.capacity > spec.capacity or larger.images != spec.images:
+            wanted, _ = neighbors.allocate(self._structure(crowded), elements, spec.r_max, skin=spec.skin, slack=slack)
+            # One more image at a time: were the atoms flying apart, the number of images would exhaust the memory.
+            images = tuple(old + (new > old) for new, old in zip(wanted.images, spec.images, strict=True))
+            if wanted.capacity > spec.capacity or images != spec.images:
                 break
             slack *= 1.25
-        capacity = max(larger.capacity, spec.capacity)
-        if capacity > larger.capacity:
-            larger = larger._replace(capacity=capacity)
-            state_n = neighbors.widen(state_n, capacity)
-        self.run.log("neighbors_grown", step=state.host.step, capacity=capacity, images=larger.images)
+        here, state_n = neighbors.allocate(self._structure(device.md), elements, spec.r_max, skin=spec.skin)
+        capacity = max(here.capacity, wanted.capacity, spec.capacity)
+        larger = spec._replace(capacity=capacity, images=images)
+        state_n = neighbors.widen(state_n, capacity)
+        self.run.log("neighbors_grown", step=state.host.step, capacity=capacity, images=images)
         known = training.grow(device.training_set, device.training_set.capacity, neighbors=capacity)
         return RunState(
             device._replace(neighbors=neighbors.update(state_n, larger), training_set=known),
@@ -302,7 +326,9 @@ class Session:
         checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
     def _structure(self, md: MDState) -> Structure:
-        return self.problem.structure._replace(positions=np.asarray(md.position, np.float64))
+        structure = self.problem.structure._replace(positions=np.asarray(md.position, np.float64))
+        moving = self.problem.integrator.needs_stress
+        return structure._replace(cell=np.asarray(md.cell, np.float64)) if moving else structure
 
     def _engine_state(self) -> np.ndarray:
         return np.frombuffer(self.engine.save_state() or b"", np.uint8)
@@ -312,3 +338,9 @@ def _given(value: float | None) -> float:
     if value is None:
         raise DataError("dataset: a label without a prediction cannot calibrate")
     return value
+
+
+def _on_device(label: Label, md: MDState) -> tuple[jax.Array, jax.Array | None]:
+    """Forces and stress of a label in the precision of the dynamics."""
+    dtype = md.position.dtype
+    return jnp.asarray(label.forces, dtype), None if label.stress is None else jnp.asarray(label.stress, dtype)

@@ -5,18 +5,28 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.barostat import cell_rescaling
 from bayes_mlff.otf.chunk import ensemble_predictor
-from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.integrators import Integrator, langevin, velocity_verlet
+from bayes_mlff.otf.config import DynamicsConfig, RunConfig
+from bayes_mlff.otf.integrators import (
+    Integrator,
+    friction_thermostat,
+    rescaling_thermostat,
+    thermostatted,
+    velocity_verlet,
+)
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -37,6 +47,7 @@ class Problem(NamedTuple):
     evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
     chains: OtfChains
     integrator: Integrator
+    with_stress: bool  # of predictions and likelihood
 
 
 def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Problem:
@@ -48,19 +59,21 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
     """
     species_index(structure.numbers, potential.config.elements)
     flat, unravel = potential.flat()
-    predict_tree = predictor(potential.node_fn, with_stress=False)
+    with_stress = structure.is_periodic and (config.dynamics.ensemble == "npt" or config.engine_gives_stress)
+    predict_tree = predictor(potential.node_fn, with_stress=with_stress)
 
     def predict(params: jax.Array, graphs):
         return predict_tree(unravel(params), graphs)
 
-    sampler, dynamics = config.sampler, config.dynamics
+    sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = sampler.energy_sigma_fraction * threshold
+    stress_sigma = sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), sampler.prior_scale)
     chains = otf_chains(
         predict,
         prior,
-        Likelihood(energy_sigma),
+        Likelihood(energy_sigma, stress_sigma),
         step_size=sampler.step_size,
         batch_size=sampler.batch_size,
         friction=sampler.friction,
@@ -68,10 +81,6 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         ramp_steps=sampler.ramp_steps,
         thin=_largest_divisor(sampler.steps, 100),
     )
-    if dynamics.ensemble == "nve":
-        integrator = velocity_verlet(dynamics.timestep_fs)
-    else:
-        integrator = langevin(dynamics.timestep_fs, dynamics.temperature_k, dynamics.friction_per_fs)
     return Problem(
         config,
         structure,
@@ -81,9 +90,44 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         prior,
         flat[None, :],
         predict,
-        ensemble_predictor(predict, energy_sigma),
+        ensemble_predictor(predict, energy_sigma, stress_sigma),
         chains,
-        integrator,
+        make_integrator(config.dynamics, structure),
+        with_stress,
+    )
+
+
+def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrator:
+    """The configured dynamics of a structure.
+
+    Raises:
+      ConfigError: if the ensemble needs another kind of structure.
+    """
+    step = dynamics.timestep_fs
+    if dynamics.ensemble == "nve":
+        return velocity_verlet(step)
+    kind = dynamics.thermostat if dynamics.ensemble == "npt" else dynamics.ensemble
+    if kind == "bussi" and len(structure.numbers) < 2:
+        raise ConfigError("dynamics", "bussi", "langevin for a single atom, whose momentum velocity rescaling keeps")
+    thermostat = (
+        rescaling_thermostat(step, dynamics.thermostat_time_fs)
+        if kind == "bussi"
+        else friction_thermostat(step, dynamics.friction_per_fs)
+    )
+    if dynamics.ensemble != "npt":
+        return thermostatted(step, dynamics.conditions(), thermostat)
+    barostat = dynamics.barostat
+    if not structure.is_periodic:
+        raise ConfigError("dynamics.ensemble", "npt", "a structure that is periodic in three directions")
+    if barostat.cell == "orthorhombic" and np.any(structure.cell - np.diag(np.diag(structure.cell))):
+        raise ConfigError("dynamics.barostat.cell", barostat.cell, "flexible or isotropic, or a cell along x, y and z")
+    return cell_rescaling(
+        step,
+        dynamics.conditions(),
+        thermostat,
+        time_fs=barostat.time_fs,
+        compressibility_per_gpa=barostat.compressibility_per_gpa,
+        cell=barostat.cell,
     )
 
 

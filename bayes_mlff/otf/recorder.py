@@ -4,9 +4,9 @@ import numpy as np
 
 from bayes_mlff.core import units
 from bayes_mlff.otf.chunk import Chunk
-from bayes_mlff.otf.integrators import MDState, kinetic_energy
+from bayes_mlff.otf.integrators import MDState, kinetic_energy, total_work
 from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.rundir import Frame, RunDirectory
 
 
 def record(
@@ -29,11 +29,24 @@ def record(
       md: state after the last step, finished with the reference forces if that step was labelled.
       sigma_crit: energy σ, eV, above which a geometry was labelled.
     """
-    config, steps = problem.config.dynamics, len(potential)
+    config, steps, start = problem.config.dynamics, len(potential), problem.structure
     kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
-    kinetic[-1] = float(kinetic_energy(md))
+    work = np.asarray(chunk.thermo.work[:steps], np.float64)
+    kinetic[-1], work[-1] = float(kinetic_energy(md)), float(total_work(md))
     number = before + 1 + np.arange(steps)
-    freedom = 3 * len(problem.structure.numbers)
+    positions = np.asarray(chunk.frames.positions[:steps], np.float64)
+    cells = np.broadcast_to(start.cell, (steps, 3, 3))
+    if problem.integrator.needs_stress:
+        cells = np.asarray(chunk.frames.cell[:steps], np.float64)
+    stress = None
+    if chunk.frames.stress is not None:
+        stress = np.array(chunk.frames.stress[:steps], np.float64)
+        stress[-1] = np.asarray(md.stress, np.float64)
+    volume = np.abs(np.linalg.det(cells)) if start.is_periodic else np.full(steps, np.nan)
+    pressure = np.full(steps, np.nan)
+    if stress is not None:
+        pressure = 2.0 * kinetic / (3.0 * volume) - np.trace(stress, axis1=1, axis2=2) / 3.0
+    freedom = problem.integrator.degrees_of_freedom(len(start.numbers))
     columns = [
         number,
         number * config.timestep_fs,
@@ -44,14 +57,29 @@ def record(
         np.asarray(chunk.thermo.sigma[:steps]),
         np.full(steps, sigma_crit),
         np.asarray(chunk.thermo.sigma_force_max[:steps]),
+        potential + kinetic - work,
+        volume,
+        pressure / units.GPA,
     ]
     run.append_thermo(np.stack(columns, axis=1))
-    frames = np.asarray(chunk.frames[:steps], np.float64)
-    kept = [i for i in range(steps) if number[i] % config.trajectory_every == 0]
-    start = problem.structure
     run.append_frames(
         start.numbers,
-        start.cell,
         start.pbc,
-        ((int(number[i]), number[i] * config.timestep_fs, frames[i]) for i in kept),
+        (
+            Frame(int(n), n * config.timestep_fs, positions[i], cells[i], None if stress is None else stress[i])
+            for i, n in enumerate(number)
+            if n % config.trajectory_every == 0
+        ),
     )
+
+
+def drift(chunk: Chunk, steps: int) -> float:
+    """Change of the conserved energy, eV, from the first to the last step of a chunk that the model took alone."""
+    if steps < 1:
+        return 0.0
+    thermo = chunk.thermo
+    potential, kinetic, work = (
+        np.asarray(x[:steps], np.float64) for x in (thermo.potential, thermo.kinetic, thermo.work)
+    )
+    conserved = potential + kinetic - work
+    return float(conserved[-1] - conserved[0])

@@ -8,12 +8,13 @@ from typing import Final
 import numpy as np
 from ase.io.extxyz import XYZError, read_extxyz
 
+from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
-from bayes_mlff.otf import figures, run_data
+from bayes_mlff.otf import crystal_figures, figures, run_data
 from bayes_mlff.otf.figures import Panel
 from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, WallTime, summary
 
@@ -67,6 +68,7 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         figures.sigma_panel(run.thermo, np.array([r.time_fs for r in run.records])),
         figures.thermo_panel(run.thermo),
         *_conformation(run_dir, run.records),
+        *_crystal(run_dir, run),
         figures.parity_panel(run.validation, threshold_ev=threshold_ev),
     ]
 
@@ -126,6 +128,24 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
         label_angle_deg=np.array([figures.hydroxyl_angles(r.structure, bonds)[0] for r in records]),
     )
     return [figures.angle_panel(series)]
+
+
+def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
+    """Bonds of a perovskite, cell, temperature and pressure if the run is of a crystal."""
+    if not run.records or not run.records[0].structure.is_periodic or figures.hydroxyl(run.records[0].structure):
+        return []
+    dynamics = run.config.dynamics
+    schedule = None if dynamics.ensemble == "nve" else dynamics.conditions()
+    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=dynamics.ensemble == "npt")
+    try:
+        trajectory = crystal_figures.read_trajectory(run_dir / "trajectory.extxyz")
+    except RunDirectoryError as error:
+        return [Panel("Structure of the crystal", f"The trajectory is not readable now: {error}."), held]
+    labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(trajectory)
+    cell = crystal_figures.cell_panel(trajectory, schedule, labels, perovskite=bonds is not None)
+    if bonds is None:
+        return [cell, held]
+    return [crystal_figures.bonds_panel(bonds, schedule, labels), cell, held]
 
 
 def _table(s: RunSummary, threshold_ev: float) -> list[tuple[str, str]]:

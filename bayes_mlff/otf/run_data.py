@@ -44,6 +44,7 @@ class ThermoSeries(NamedTuple):
     total_ev: np.ndarray  # [t]
     sigma_ev: np.ndarray  # [t]
     sigma_crit_ev: np.ndarray  # [t]
+    pressure_gpa: np.ndarray | None = None  # [t] nan where it is not known; None if it is not logged
 
 
 class Validation(NamedTuple):
@@ -244,7 +245,9 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _read_thermo(path: Path) -> tuple[np.ndarray, ThermoSeries]:
     rows = list(csv.DictReader(_whole_lines(path)))
-    names = ("step", *ThermoSeries._fields)
+    names = ("step", *ThermoSeries._fields[:-1])
+    if rows and ThermoSeries._fields[-1] in rows[0]:
+        names = ("step", *ThermoSeries._fields)
     try:
         table = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
     except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -23,7 +23,20 @@ THERMO_COLUMNS = (
     "sigma_ev",
     "sigma_crit_ev",
     "sigma_force_max_ev_a",
+    "conserved_ev",  # total minus the work of thermostat and barostat
+    "volume_a3",  # nan if not periodic
+    "pressure_gpa",  # internal, with its kinetic part; nan where the stress is not predicted
 )
+
+
+class Frame(NamedTuple):
+    """One geometry of the trajectory."""
+
+    step: int
+    time_fs: float
+    positions: np.ndarray  # [n, 3] Å
+    cell: np.ndarray  # [3, 3] Å, rows
+    stress: np.ndarray | None  # [3, 3] eV/Å³, tension positive, without kinetic part
 
 
 class RunDirectory:
@@ -32,6 +45,7 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / "config.yaml"
+        self.in_force = path / "config.in_force.yaml"
         self.dataset = path / "dataset.extxyz"
         self.validation = path / "validation.extxyz"
         self.validation_arrays = path / "validation.npz"
@@ -53,9 +67,16 @@ class RunDirectory:
             )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.put_in_force(config_text)
             self.config.write_text(config_text)
         except OSError as error:
             raise RunDirectoryError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def put_in_force(self, config_text: str) -> None:
+        """Remember the settings that the run goes on with, apart from the copy that a user may edit."""
+        temporary = self.in_force.with_suffix(".tmp")
+        temporary.write_text(config_text)
+        temporary.replace(self.in_force)
 
     def open(self) -> None:
         """Take the lock.
@@ -95,26 +116,26 @@ class RunDirectory:
             for row in rows:
                 file.write(f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) + "\n")
 
-    def append_frames(
-        self,
-        numbers: np.ndarray,
-        cell: np.ndarray,
-        pbc: np.ndarray,
-        frames: Iterable[tuple[int, float, np.ndarray]],
-    ) -> None:
-        """Add trajectory frames (step, time in fs, positions [n, 3] Å) as extended XYZ."""
+    def append_frames(self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame]) -> None:
+        """Add frames of the trajectory as extended XYZ, each with its own lattice."""
         symbols = [chemical_symbols[z] for z in numbers]
-        lattice = ""
-        if pbc.any():
-            lattice = 'Lattice="' + " ".join(f"{x:.9g}" for x in np.ravel(cell)) + '" '
         periodic = " ".join("T" if p else "F" for p in pbc)
         with self.trajectory.open("a") as file:
-            for step, time_fs, positions in frames:
-                comment = f'{lattice}Properties=species:S:1:pos:R:3 step={step} time_fs={time_fs:.9g} pbc="{periodic}"'
-                rows = (f"{s} {r[0]:.9g} {r[1]:.9g} {r[2]:.9g}" for s, r in zip(symbols, positions, strict=True))
+            for frame in frames:
+                lattice = f'Lattice="{_matrix(frame.cell)}" ' if pbc.any() else ""
+                stress = "" if frame.stress is None else f' stress="{_matrix(frame.stress)}"'
+                comment = (
+                    f"{lattice}Properties=species:S:1:pos:R:3 step={frame.step} time_fs={frame.time_fs:.9g}"
+                    f'{stress} pbc="{periodic}"'
+                )
+                rows = (f"{s} {r[0]:.9g} {r[1]:.9g} {r[2]:.9g}" for s, r in zip(symbols, frame.positions, strict=True))
                 file.write(f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n")
 
     def log(self, event: str, **fields: Any) -> None:
         """Add one event to events.jsonl."""
         with self.events.open("a") as file:
             file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+
+
+def _matrix(values: np.ndarray) -> str:
+    return " ".join(f"{x:.9g}" for x in np.ravel(values))

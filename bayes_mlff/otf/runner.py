@@ -12,6 +12,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import report as reporting
 from bayes_mlff.otf import systems
+from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.dft.registry import make_engine
@@ -56,13 +57,17 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
     """Continue a run from its newest intact checkpoint.
 
     Raises:
+      ConfigError: if a setting has changed that makes it another run; see `changes.FREE`.
       RunDirectoryError: if there is no run, or another process works on it.
     """
+    directory = RunDirectory(path)
+    if directory.in_force.is_file():
+        check_changes(configuration.load(directory.in_force), config)
     structure = systems.structure(config.structure, base=Path())
     problem = _problem(config, structure)
     with make_engine(config.engine, path) as engine:
         engine.check(structure)
-        _work(problem, engine, RunDirectory(path), console)
+        _work(problem, engine, directory, console)
 
 
 def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
@@ -105,9 +110,9 @@ def _problem(config: RunConfig, structure: Structure) -> Problem:
 def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     """A run directory must be resumable from anywhere."""
     changes = {}
-    if config.structure not in systems.SYSTEMS:
+    if config.structure not in systems.STRUCTURES:
         changes["structure"] = str((base / config.structure).resolve())
-    if config.model not in registry.SHIPPED:
+    if config.model not in registry.NAMES:
         changes["model"] = str((base / config.model).resolve())
     return config.model_copy(update=changes)
 
@@ -117,6 +122,7 @@ def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -
     directory.open()
     try:
         _introduce(problem, engine.description, console)
+        _put_in_force(problem.config, directory, console)
         with ConsoleObserver(console, problem.config) as observer:
             session = Session(problem, engine, directory, observer)
             observer.working("compiling, and labelling the first structure")
@@ -138,6 +144,15 @@ def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _put_in_force(config: RunConfig, directory: RunDirectory, console: Console) -> None:
+    """Say and log which settings have changed since the run last went on."""
+    before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
+    for change in check_changes(before, config):
+        directory.log("setting", **change._asdict())
+        console.print(f"  changed    {change.key}: {change.before} -> {change.after}", highlight=False, soft_wrap=True)
+    directory.put_in_force(configuration.dump(config))
 
 
 def _introduce(problem: Problem, engine: str, console: Console) -> None:

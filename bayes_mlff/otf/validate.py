@@ -71,9 +71,13 @@ def validate(
         moved = neighbors.move(
             state.device.neighbors,
             jnp.asarray(structure.positions, state.device.md.position.dtype),
-            state.device.neighbors.graph.cell,
+            jnp.asarray(neighbors.complete_cell(structure.cell, structure.pbc), state.device.md.cell.dtype),
         )
-        graph = neighbors.update(moved, state.host.spec).graph
+        searched = neighbors.update(moved, state.host.spec)
+        if searched.overflow:
+            spec, elements = state.host.spec, problem.potential.config.elements
+            _, searched = neighbors.allocate(structure, elements, spec.r_max, skin=spec.skin)
+        graph = searched.graph
         predictive = evaluate(state.device.params, graph)
         rows.append(
             (

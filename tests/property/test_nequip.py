@@ -1,6 +1,7 @@
 """NequIP fulfils what every potential must, and its σ head and configuration behave as documented."""
 
 import chex
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +11,21 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import predictor
-from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff
+from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff, xplor_cutoff
 from bayes_mlff.models.registry import initialize
-from bayes_mlff.testing.model_battery import Evaluator, Model, ModelBattery, examples, padded_graph
+from bayes_mlff.testing import structures
+from bayes_mlff.testing.model_battery import (
+    PROPERTY,
+    SEEDS,
+    Evaluator,
+    Model,
+    ModelBattery,
+    assert_same,
+    examples,
+    padded_graph,
+    rotated,
+    sample,
+)
 
 SETTINGS = {
     "elements": (1, 6, 8),
@@ -30,13 +43,30 @@ SETTINGS = {
 BOTH = NequIPConfig(hidden_irreps="4x0e+2x0o+3x1o+2x1e", **(SETTINGS | {"num_layers": 4, "edge_l_max": 1}))
 # With four blocks or more, features of unnatural parity (1e) reach the energy.
 NATURAL = NequIPConfig(hidden_irreps="5x0e+4x1o+3x2e", **(SETTINGS | {"num_layers": 2, "readout_depth": 1}))
+SEVENNET = NequIPConfig(
+    hidden_irreps="5x0e+3x1e+2x2e",
+    **(
+        SETTINGS
+        | {
+            "average_neighbors": (9.0, 7.0, 8.0),
+            "first_self_connection": True,
+            "one_hot_embedding": True,
+            "parity": False,
+            "radial_gain": 1.7,
+            "readout_activation": False,
+            "readout_depth": 1,
+            "self_connection": "element",
+            "switch_on": 2.8,
+        }
+    ),
+)
 
 
-def model_of(config):
+def model_of(config, radial=2.0):
     """Random weights, the radial ones enlarged: otherwise the later blocks add too little to be seen."""
     potential = initialize(config, 1, jnp.float64)
     flat = flatten_dict(potential.params, sep="/")
-    params = unflatten_dict({k: v * (2.0 if "/radial/" in k else 1.0) for k, v in flat.items()}, sep="/")
+    params = unflatten_dict({k: v * (radial if "/radial/" in k else 1.0) for k, v in flat.items()}, sep="/")
     return Model(potential.node_fn, params, config.elements, config.r_max)
 
 
@@ -70,6 +100,39 @@ class TestNaturalParity(ModelBattery):
         chex.assert_tree_all_finite(out)
 
 
+class TestSevenNet(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(SEVENNET, radial=0.8)
+
+    @PROPERTY
+    @hypothesis.given(seed=SEEDS, rotation=structures.rotations())
+    def test_rotation_and_inversion(self, evaluate: Evaluator, seed: int, rotation: np.ndarray):
+        """Without parity, proper rotations only."""
+        structure, proper = sample(seed, evaluate.model.elements), rotation * np.linalg.det(rotation)
+        before, after = evaluate.pair(structure, rotated(structure, proper))
+        turned = before._replace(forces=before.forces @ proper.T, virial=proper @ before.virial @ proper.T)
+        assert_same(after, turned)
+
+    def test_mirror_images_differ(self, evaluate: Evaluator):
+        """What the irreps 1e made of edge vectors can do, and what parity forbids."""
+        structure = examples(SEVENNET.elements)["crystal"]
+        before, after = evaluate.pair(structure, rotated(structure, -np.eye(3)))
+        assert abs(after.energy - before.energy) > 1e-6 * abs(before.energy)
+
+
+def test_xplor_envelope_is_one_then_falls_to_zero_smoothly():
+    envelope = lambda x: xplor_cutoff(x, 0.8)  # noqa: E731
+    slope = jax.grad(envelope)
+    assert envelope(0.0) == envelope(0.8) == 1.0 and envelope(1.0) == envelope(1.3) == 0.0
+    r, on, off = 4.5, 4.0, 5.0
+    expected = (off**2 - r**2) ** 2 * (off**2 + 2 * r**2 - 3 * on**2) / (off**2 - on**2) ** 3
+    np.testing.assert_allclose(envelope(r / off), expected, rtol=1e-13)
+    for x in (0.8 + 1e-7, 1.0 - 1e-7):
+        assert abs(slope(x)) < 1e-4
+
+
 def test_cutoff_envelope_has_two_continuous_derivatives():
     envelope = lambda x: polynomial_cutoff(x, 6)  # noqa: E731
     slope, curvature = jax.grad(envelope), jax.grad(jax.grad(envelope))
@@ -95,6 +158,10 @@ def test_bessel_functions_vanish_at_the_cutoff():
         {"r_max": 0.0},
         {"num_layers": 0},
         {"colour": "blue"},
+        {"average_neighbors": (9.0, 9.0)},
+        {"declared_elements": 2},
+        {"parity": False, "hidden_irreps": "4x0e+2x1o"},
+        {"switch_on": 3.5},
     ],
 )
 def test_unusable_configurations_are_refused(change):

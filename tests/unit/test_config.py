@@ -10,10 +10,10 @@ from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.template import template
 
 MINIMAL = {"structure": "ethanol"}
+HOT = {"until_ps": 1.0, "temperature_k": 900.0}
 
 
-@pytest.mark.parametrize("system", systems.SYSTEMS)
-@pytest.mark.parametrize("profile", systems.PROFILES)
+@pytest.mark.parametrize(("system", "profile"), [(s, p) for s, all_of_it in systems.SYSTEMS.items() for p in all_of_it])
 def test_built_in_settings_are_valid_and_read_back(system, profile, tmp_path):
     parsed = config.parse(systems.settings(system, profile))
     path = tmp_path / "config.yaml"
@@ -33,7 +33,20 @@ def test_template_has_every_key_at_its_default():
         ({"threshold": "0.5"}, "threshold", "kcal/mol"),
         ({"threshold": "-1 eV"}, "threshold", "positive"),
         ({"dynamics": {"timestep_fs": 0}}, "dynamics.timestep_fs", "greater than 0"),
-        ({"dynamics": {"ensemble": "npt"}}, "dynamics.ensemble", "langevin"),
+        ({"dynamics": {"ensemble": "nph"}}, "dynamics.ensemble", "langevin"),
+        ({"dynamics": {"ensemble": "npt"}}, "dynamics.ensemble", "engine.stress"),
+        ({"dynamics": {"pressure_gpa": 1.0}}, "dynamics.ensemble", "npt"),
+        ({"dynamics": {"barostat": {"cell": "cubic"}}}, "dynamics.barostat.cell", "isotropic"),
+        ({"dynamics": {"ensemble": "bussi", "temperature_k": 0}}, "dynamics.temperature_k", "more than 0"),
+        ({"dynamics": {"ensemble": "nve", "schedule": [HOT]}}, "dynamics.schedule", "none in nve"),
+        ({"dynamics": {"schedule": [HOT | {"pressure_gpa": 1}]}}, "dynamics.ensemble", "npt"),
+        ({"dynamics": {"schedule": [HOT, HOT]}}, "dynamics.schedule.1.until_ps", "never goes backwards"),
+        ({"dynamics": {"schedule": [HOT | {"duration_ps": 1}]}}, "dynamics.schedule.0", "one of duration_ps"),
+        ({"dynamics": {"schedule": [{"temperature_k": 9}]}}, "dynamics.schedule.0", "one of duration_ps"),
+        ({"dynamics": {"schedule": [HOT | {"until_ps": -1}]}}, "dynamics.schedule.0.until_ps", "greater than 0"),
+        ({"dynamics": {"schedule": [HOT | {"temperature_k": 0}]}}, "dynamics.schedule.0.temperature_k", "greater"),
+        ({"dynamics": {"schedule": [{"temprature_k": 9}]}}, "dynamics.schedule.0.temperature_k", "required"),
+        ({"dynamics": {"schedule": [HOT | {"pressure": 9}]}}, "dynamics.schedule.0.pressure", "'pressure_gpa'"),
         ({"engine": {"name": "pyscf", "bassis": "sto-3g"}}, "engine.bassis", "did you mean 'basis'"),
         ({"engine": {"name": "vasp"}}, "engine", "pyscf"),
         ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),

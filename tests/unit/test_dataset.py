@@ -29,6 +29,8 @@ def make_record(step: int, *, periodic: bool = False, predicted: bool = True, n:
     if not predicted:
         return record
     means, sigmas = rng.normal(size=(2, n, 3))
+    if periodic:
+        record = record._replace(predicted_stress_mean=stress, predicted_stress_sigma=abs(stress))
     return record._replace(
         predicted_energy_mean=float(rng.normal()),
         predicted_energy_sigma=0.1,
@@ -82,6 +84,7 @@ def test_ase_reads_the_same_numbers_under_the_documented_names(tmp_path):
         "time_fs",
     }
     expected |= {"reason", "energy_offset", "pretrained_energy", "engine_hash", "engine_seconds"}
+    expected |= {"predicted_stress_mean", "predicted_stress_sigma"}
     assert set(atoms.info) == expected | {"REF_energy", "REF_stress"}
     [(structure, label)] = read_extxyz(path)
     assert_same(structure, record.structure)

@@ -113,6 +113,36 @@ def test_stale_fires_before_an_edge_is_missing(name, shear):
         assert 1 <= steps < 100
 
 
+def test_wrapping_an_atom_makes_the_list_stale_and_its_update_right():
+    structure = triclinic()
+    spec, state = allocate(structure, ELEMENTS, 3.0, dtype=np.float64)
+    wrapped = structure.positions + np.array([[1.0], [0.0], [0.0], [0.0], [0.0]]) * structure.cell[2]
+    moved = move(state, jnp.asarray(wrapped), state.graph.cell)
+    assert is_stale(moved, spec=spec)
+    wider = spec._replace(images=tuple(m + 1 for m in spec.images))
+    expected = host_edges(wrapped, structure.cell, structure.pbc, spec.r_max + spec.skin)
+    renewed = renew(moved, spec=wider)
+    assert not renewed.overflow and edges(renewed.graph) == expected
+
+
+def test_a_list_follows_a_flowing_cell_or_says_that_it_cannot():
+    """Shear, growth and shrinkage by a third, updated only when stale: complete at every step until overflow."""
+    structure, r_max = triclinic(), 3.0
+    growth = 0.02 * np.eye(3)  # needs no update: nothing comes nearer
+    for flow in (growth, -growth, np.diag([0.0, 0.03], -1), np.diag([0.02, -0.02, 0.0])):
+        spec, state = allocate(structure, ELEMENTS, r_max, skin=0.4, slack=6.0, dtype=np.float64)
+        cell, positions, updates = structure.cell, structure.positions, 0
+        for _ in range(25):
+            cell, positions = cell @ (np.eye(3) + flow), positions @ (np.eye(3) + flow)
+            state = move(state, jnp.asarray(positions), jnp.asarray(cell))
+            if is_stale(state, spec=spec):
+                state, updates = renew(state, spec=spec), updates + 1
+            if state.overflow:
+                break
+            assert host_edges(positions, cell, structure.pbc, r_max) <= edges(state.graph)
+        assert updates >= 1 or flow is growth
+
+
 def test_stale_ignores_a_common_drift_but_not_one_atom():
     spec, state = allocate(triclinic(), ELEMENTS, 3.0, skin=0.4, dtype=np.float64)
     assert not is_stale(state, spec=spec)

@@ -11,10 +11,12 @@ from ase.io.formats import UnknownFileTypeError
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Structure, from_ase
 
-SYSTEMS = ("ethanol",)
-"""Names accepted by `--system`."""
-PROFILES = ("demo", "paper")
-"""demo ends within minutes on two cores; paper has the length of the published run."""
+SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large")}
+"""Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an
+accelerator, `paper` has the length of the published run."""
+
+STRUCTURES = ("ethanol", "lamno3", "lamno3-40")
+"""Initial structures accepted in place of a file: also LaMnO3 (Pbnm, 20 atoms; 2x2x2 pseudo-cubic, 40 atoms)."""
 
 
 def _folder() -> Path:
@@ -27,27 +29,42 @@ def settings(system: str, profile: str) -> dict[str, Any]:
     Raises:
       ConfigError: if there is no such system or profile.
     """
-    if system not in SYSTEMS:
-        raise ConfigError("--system", system, f"one of {list(SYSTEMS)}")
-    if profile not in PROFILES:
-        raise ConfigError("--profile", profile, f"one of {list(PROFILES)}")
+    check_system(system)
+    if profile not in SYSTEMS[system]:
+        raise ConfigError("--profile", profile, f"one of {list(SYSTEMS[system])}")
     path = _folder() / f"{system}_{profile}.yaml"
     return yaml.safe_load(path.read_text())
+
+
+def check_system(system: str) -> None:
+    """Raise a ConfigError if there is no such built-in system."""
+    if system not in SYSTEMS:
+        raise ConfigError("--system", system, f"one of {list(SYSTEMS)}")
+
+
+def default_profile(system: str, *, accelerator: bool) -> str:
+    """The profile to run where the user names none.
+
+    Raises:
+      ConfigError: if there is no such system.
+    """
+    check_system(system)
+    return "large" if accelerator and "large" in SYSTEMS[system] else "demo"
 
 
 def structure(name: str, *, base: Path) -> Structure:
     """The initial structure of a run.
 
     Args:
-      name: a built-in system, or the path of a file that ASE reads (its last frame is taken).
+      name: one of `STRUCTURES`, or the path of a file that ASE reads (its last frame is taken).
       base: directory against which a relative path is resolved.
 
     Raises:
-      ConfigError: if there is no such system or file, or ASE cannot read it.
+      ConfigError: if there is no such structure or file, or ASE cannot read it.
     """
-    path = _folder() / f"{name}.xyz" if name in SYSTEMS else base / name
+    path = _folder() / f"{name}.xyz" if name in STRUCTURES else base / name
     if not path.is_file():
-        raise ConfigError("structure", name, f"one of {list(SYSTEMS)} or the path of a structure file")
+        raise ConfigError("structure", name, f"one of {list(STRUCTURES)} or the path of a structure file")
     try:
         atoms = ase.io.read(path, index=-1)
     except (ValueError, KeyError, IndexError, OSError, UnknownFileTypeError) as error:

@@ -1,0 +1,319 @@
+"""MACE gives the numbers of mace-torch 0.3.16: against frozen ones, and live where it is installed."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ase import Atoms
+from flax.traverse_util import flatten_dict
+
+from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.mace_files import describe, read_model, read_state, state_of, write_models
+from bayes_mlff.models.mace_product import symmetrized
+from bayes_mlff.models.mace_torch import from_mace, to_mace
+from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.registry import Potential, restrict
+from bayes_mlff.testing import tolerances
+from bayes_mlff.testing.model_battery import Evaluator, Model
+
+HERE = pathlib.Path(__file__).parent
+
+
+def load_module(name):
+    """Import a neighbouring file, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load_module("make_mace_reference")
+
+CASES = list(reference.cases())
+SMALL = [name for name in CASES if name != "medium"]
+SLOW_MEDIUM = [pytest.param(name, marks=[pytest.mark.slow] if name == "medium" else []) for name in CASES]
+
+
+@functools.cache
+def frozen():
+    with np.load(reference.PATH) as file:
+        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+
+
+@functools.cache
+def frozen_case(name):
+    entry = frozen()[0]["cases"][name]
+    config = MACEConfig.model_validate(entry["config"])
+    return config, reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, config)
+
+
+def frozen_structure(label):
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+
+
+def fewer(config, elements=(1, 6, 8)):
+    """The same architecture for some of its elements."""
+    shifts = tuple(config.energy_shifts[config.elements.index(z)] for z in elements)
+    return config.model_copy(update={"elements": elements, "energy_shifts": shifts})
+
+
+def evaluate(potential, structures):
+    """Total energy, forces and virial of each structure; one compilation for all."""
+    config = potential.config
+    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max))
+    results = []
+    for structure, out in zip(structures, evaluator(structures), strict=True):
+        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
+        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
+    return results
+
+
+def assert_same(got, expected):
+    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.PARITY * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", SLOW_MEDIUM)
+def test_frozen_reference(name):
+    config, state = frozen_case(name)
+    config = fewer(config)
+    potential = Potential(config, from_mace(state, config))
+    labels = list(reference.STRUCTURES)
+    for label, got in zip(labels, evaluate(potential, [frozen_structure(label) for label in labels]), strict=True):
+        assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
+
+
+def test_restricted_potential_has_identical_energies():
+    config, state = frozen_case("plain")
+    whole = Potential(config, from_mace(state, config))
+    part = restrict(whole, (8, 6))
+    assert part.config.elements == (6, 8) and part.config.energy_shifts == (2.3, 0.9)
+    assert part.config.declared_elements == 3
+    assert part.flat()[0].size < whole.flat()[0].size
+    structures = [frozen_structure("slab")]
+    assert_same(evaluate(part, structures)[0], evaluate(whole, structures)[0])
+    direct = from_mace(state, part.config)
+    jax.tree.map(np.testing.assert_array_equal, direct, part.params)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_round_trip_is_exact(name):
+    config, state = frozen_case(name)
+    rng = np.random.default_rng(3)
+    there = from_mace(state, config)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), there)
+    back = flatten_dict(from_mace(to_mace(params, config, state), config), sep="/")
+    for key, value in flatten_dict(params, sep="/").items():
+        if not key.startswith("sigma/"):
+            np.testing.assert_array_equal(back[key], value, err_msg=key)
+    again = to_mace(there, config, state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(again[key], value, err_msg=key)
+
+
+def test_weights_of_other_elements_stay_as_they_are():
+    config, state = frozen_case("residual")
+    part = fewer(config, (1, 8))
+    params = jax.tree.map(np.zeros_like, from_mace(state, part))
+    after = to_mace(params, part, state)
+    carbon = "products.1.symmetric_contractions.contractions.0.weights_max"
+    np.testing.assert_array_equal(after[carbon][1], state[carbon][1])
+    assert not after[carbon][[0, 2]].any()
+    before, skip = (s["interactions.0.skip_tp.weight"].reshape(5, 3, 5) for s in (state, after))
+    np.testing.assert_array_equal(skip[:, 1], before[:, 1])
+    assert not skip[:, [0, 2]].any() and before.all()
+
+
+def reduced(state):
+    """The state in a smallest basis of products, mixed at random: as models with reduced couplings have it."""
+    rng, changed = np.random.default_rng(5), dict(state)
+    for key, u in state.items():
+        prefix, _, order = key.rpartition("U_matrix_")
+        if not prefix or not u.any():
+            continue
+        flat = symmetrized(u[None] if prefix.endswith(".0.") else u)
+        left, size, _ = np.linalg.svd(flat, full_matrices=False)
+        basis = left[:, size > 1e-8]
+        basis = basis @ rng.normal(size=(basis.shape[1],) * 2)
+        highest = f"{prefix}U_matrix_{int(order) + 1}" not in state
+        top = max(int(k.rpartition("_")[2]) for k in state if k.startswith(f"{prefix}U_matrix_"))
+        name = f"{prefix}weights_max" if highest else f"{prefix}weights.{top - 1 - int(order)}"
+        changed[name] = np.einsum("qp,epc->eqc", np.linalg.lstsq(basis, flat)[0], state[name])
+        changed[key] = basis.reshape(*u.shape[:-1], -1)
+    return changed
+
+
+def test_another_basis_of_products_is_mapped():
+    config, state = frozen_case("residual")
+    other = reduced(state)
+    key = "products.0.symmetric_contractions.contractions.1.weights_max"
+    assert other[key].shape[1] < state[key].shape[1]
+    labels = list(reference.STRUCTURES)
+    structures = [frozen_structure(label) for label in labels]
+    params = from_mace(other, config)
+    for label, got in zip(labels, evaluate(Potential(config, params), structures), strict=True):
+        assert_same(got, [frozen()[1][f"residual/{label}/{k}"] for k in ("energy", "forces", "virial")])
+    again = to_mace(params, config, other)
+    for name, value in other.items():
+        np.testing.assert_allclose(again[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_couplings_that_miss_a_product_are_refused():
+    config, state = frozen_case("residual")
+    other = reduced(state)
+    prefix = "products.0.symmetric_contractions.contractions.1."
+    other[f"{prefix}U_matrix_3"] = other[f"{prefix}U_matrix_3"][..., :-1]
+    other[f"{prefix}weights_max"] = other[f"{prefix}weights_max"][:, :-1]
+    with pytest.raises(WeightsError, match="U_matrix_3: the couplings are no basis"):
+        from_mace(other, config)
+
+
+def _without(state, key):
+    return {k: v for k, v in state.items() if k != key}
+
+
+EMBEDDING = "node_embedding.linear.weight"
+SCALE = "scale_shift.scale"
+COUPLING = "products.1.symmetric_contractions.contractions.0.U_matrix_2"
+HIGHEST = "products.1.symmetric_contractions.contractions.0.weights_max"
+ISOLATED = "atomic_energies_fn.atomic_energies"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: _without(s, EMBEDDING), f"missing {EMBEDDING}"),
+        (lambda s: _without(s, SCALE), f"missing {SCALE}"),
+        (lambda s: _without(s, COUPLING), f"missing {COUPLING}"),
+        (lambda s: _without(s, HIGHEST), f"missing {HIGHEST}"),
+        (lambda s: _without(s, ISOLATED), f"{ISOLATED} is"),
+        (lambda s: s | {"pair_repulsion_fn.a_exp": np.ones(1)}, "unused pair_repulsion_fn.a_exp"),
+        (lambda s: s | {"products.0.linear.bias": np.ones(3)}, "unused products.0.linear.bias"),
+        (lambda s: s | {"interactions.2.linear.weight": np.ones(3)}, "unused interactions.2.linear.weight"),
+        (lambda s: s | {EMBEDDING: np.ones(16)}, "has 16 numbers, expected 15"),
+        (lambda s: s | {HIGHEST: s[HIGHEST][:, 1:]}, "weights_max has 150 numbers, expected 165"),
+        (lambda s: s | {COUPLING: np.ones((4, 4, 3))}, "U_matrix_2 has shape"),
+        (lambda s: s | {SCALE: s[SCALE] * 1.1}, "scale_shift.scale is .* configured"),
+        (lambda s: s | {ISOLATED: s[ISOLATED] * 1.1}, f"{ISOLATED} is .* configured"),
+        (lambda s: s | {"atomic_numbers": np.array([1, 6, 7])}, r"atomic_numbers: got 3 elements without \[8\]"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change, message):
+    config, state = frozen_case("residual")
+    with pytest.raises(WeightsError, match=message):
+        from_mace(change(state), config)
+    with pytest.raises(WeightsError, match=message):
+        to_mace(from_mace(state, config), config, change(state))
+
+
+def test_unknown_elements_are_refused():
+    config, state = frozen_case("scalars")
+    with pytest.raises(ConfigError, match=r"elements.*7"):
+        restrict(Potential(config, from_mace(state, config)), (1, 7))
+
+
+def test_pickled_models_need_trust(tmp_path):
+    path = tmp_path / "a.model"
+    path.write_bytes(b"anything")
+    with pytest.raises(ConfigError, match="trust"):
+        read_model(path)
+    with pytest.raises(ConfigError, match="path"):
+        read_model(tmp_path / "b.model", trust=True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
+def test_missing_pytorch_is_named(tmp_path):
+    (tmp_path / "a.model").write_bytes(b"anything")
+    with pytest.raises(WeightsError, match="need PyTorch"):
+        read_model(tmp_path / "a.model", trust=True)
+
+
+def test_frozen_file_is_small_and_says_where_it_comes_from():
+    assert reference.PATH.stat().st_size < 200_000
+    assert "mace-torch 0.3.16" in frozen()[0]["provenance"]
+
+
+# From here on mace-torch is needed.
+
+
+@pytest.mark.parametrize("name", SLOW_MEDIUM)
+def test_live_reference(name):
+    pytest.importorskip("mace")
+    settings = reference.cases()[name]
+    model = reference.build(settings)
+    state, _ = reference.load_known(model, settings)
+    assert describe(model) == settings
+    for key, value in reference.couplings(list(state), settings).items():
+        np.testing.assert_allclose(state[key], value, rtol=0.0, atol=1e-12, err_msg=key)
+    config = fewer(settings)
+    potential = Potential(config, from_mace(state, config))
+    structures = list(reference.STRUCTURES.values())
+    for structure, got in zip(structures, evaluate(potential, structures), strict=True):
+        assert_same(got, reference.evaluate(model, settings, structure))
+
+
+def test_files_and_calculator_of_mace(tmp_path):
+    pytest.importorskip("mace")
+    import torch
+    from mace.calculators import MACECalculator
+
+    settings = reference.cases()["plain"]
+    model = reference.build(settings)
+    reference.load_known(model, settings)
+    torch.save(model, tmp_path / "before.model")
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    potential = read_model(tmp_path / "before.model", trust=True)
+    again = read_state(tmp_path / "state.pt", settings)
+    jax.tree.map(np.testing.assert_array_equal, again.params, potential.params)
+
+    part = restrict(potential, (6, 8))
+    rng = np.random.default_rng(2)
+    chains = [jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), part.params) for _ in range(2)]
+    paths = [tmp_path / f"chain_{i}.model" for i in range(2)]
+    write_models(part, chains, tmp_path / "before.model", paths, trust=True)
+    structure = reference.STRUCTURES["triclinic"]._replace(numbers=np.array([6, 8, 6, 8, 8]))
+    atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=True)
+    energies = []
+    for params, path in zip(chains, paths, strict=True):
+        atoms.calc = MACECalculator(model_paths=[str(path)], device="cpu", default_dtype="float64")
+        blank = jax.tree.map(np.zeros_like, params["sigma"])
+        got = evaluate(Potential(part.config, dict(params) | {"sigma": blank}), [structure])[0]
+        stress = atoms.get_stress(voigt=False) * atoms.get_volume()
+        assert_same(got, (atoms.get_potential_energy(), atoms.get_forces(), stress))
+        energies.append(got[0])
+    assert abs(energies[0] - energies[1]) > 1e-3
+    assert state_of(model).keys() == state_of(torch.load(paths[0], weights_only=False)).keys()
+    untouched = restrict(read_model(paths[0], trust=True), (1,)).params
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        untouched["interaction_0"]["product"],
+        restrict(potential, (1,)).params["interaction_0"]["product"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: setattr(m, "use_so3", True), "use_so3 is True"),
+        (lambda m: setattr(m, "heads", ["a", "b"]), "heads are"),
+        (lambda m: setattr(m, "pair_repulsion_fn", m.products), "model has pair_repulsion_fn"),
+        (lambda m: setattr(m.radial_embedding, "distance_transform", m.products), "model has distance_transform"),
+        (lambda m: setattr(m.radial_embedding, "bessel_fn", m.products), "radial functions are"),
+        (lambda m: m.interactions.append(m.products), "interactions are"),
+        (lambda m: m.readouts.append(m.readouts[0]), "last readout is"),
+    ],
+)
+def test_models_of_another_form_are_refused(change, message):
+    pytest.importorskip("mace")
+    model = reference.build(reference.cases()["scalars"])
+    change(model)
+    with pytest.raises(WeightsError, match=message):
+        describe(model)

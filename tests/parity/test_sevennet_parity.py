@@ -1,0 +1,200 @@
+"""NequIP gives the numbers of sevenn 0.13.0: against frozen ones, and live where it is installed."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from bayes_mlff.core.errors import WeightsError
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.registry import Potential, load, restrict
+from bayes_mlff.models.sevennet_files import CHECKPOINTS, find, read
+from bayes_mlff.models.sevennet_weights import describe, from_sevennet
+from bayes_mlff.testing import tolerances
+from bayes_mlff.testing.model_battery import Evaluator, Model
+
+HERE = pathlib.Path(__file__).parent
+
+
+def load_module(name):
+    """Import a neighbouring file, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load_module("make_sevennet_reference")
+
+CASES = list(reference.cases())
+LABELS = list(reference.structures())
+CHECKPOINT = 1e-7
+"""Relative: a checkpoint's coupling coefficients are in single precision."""
+
+
+@functools.cache
+def frozen():
+    with np.load(reference.PATH) as file:
+        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+
+
+@functools.cache
+def frozen_case(name):
+    """Settings and complete state, apart from entries without weights."""
+    entry = frozen()[0]["cases"][name]
+    state = reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, entry["settings"])
+    prefix = f"{name}/state/"
+    return entry["settings"], state | {k.removeprefix(prefix): v for k, v in frozen()[1].items() if prefix in k}
+
+
+@functools.cache
+def frozen_potential(name):
+    settings, state = frozen_case(name)
+    description = describe(settings, state)
+    return Potential(description.config, from_sevennet(state, description))
+
+
+def frozen_structure(label):
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+
+
+def evaluate(potential, structures):
+    """Energy, forces and virial of each structure; one compilation for all."""
+    config = potential.config
+    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max), atoms=20)
+    results = []
+    for structure, out in zip(structures, evaluator(structures), strict=True):
+        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
+        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
+    return results
+
+
+def assert_same(got, expected, tolerance=tolerances.PARITY):
+    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_frozen_reference(name):
+    results = evaluate(frozen_potential(name), [frozen_structure(label) for label in LABELS])
+    for label, got in zip(LABELS, results, strict=True):
+        assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_live_reference(name):
+    pytest.importorskip("sevenn")
+    settings = reference.cases()[name]
+    model = reference.build(settings)
+    state, _ = reference.load_known(model, settings)
+    description = describe(settings, state)
+    potential = Potential(description.config, from_sevennet(state, description))
+    structures = list(reference.structures().values())
+    for structure, got in zip(structures, evaluate(potential, structures), strict=True):
+        assert_same(got, reference.evaluate(model, settings["cutoff"], structure))
+
+
+@pytest.mark.parametrize("name", list(CHECKPOINTS))
+def test_live_checkpoint(name, monkeypatch, tmp_path):
+    pytest.importorskip("sevenn")
+    from sevenn.util import load_checkpoint
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = reference.in_double(load_checkpoint(str(find(name, "model"))).build_model())
+    structures = list(reference.structures().values())
+    numbers = {int(z) for structure in structures for z in structure.numbers}
+    potential = restrict(load(name, dtype=np.float64), tuple(numbers))
+    for structure, got in zip(structures, evaluate(potential, structures), strict=True):
+        assert_same(got, reference.evaluate(model, potential.config.r_max, structure), CHECKPOINT)
+
+
+def test_fewer_elements_have_the_same_energies():
+    name, label = "both parities", "CaO"  # a case with self-connections of each element
+    smaller = restrict(frozen_potential(name), (20, 8))
+    assert smaller.config.elements == (8, 20) and smaller.params["embedding"].shape[0] == 2
+    (got,) = evaluate(smaller, [frozen_structure(label)])
+    assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
+
+
+def test_flipped_coupling_goes_into_the_weights():
+    settings, state = frozen_case("zero")
+    turned = {k: -v if k.endswith(reference.FLIPPED) else v for k, v in state.items()}
+    description = describe(settings, state)
+    got, other = (from_sevennet(s, description)["interaction_1"]["convolution"]["radial"] for s in (state, turned))
+    np.testing.assert_array_equal(got["dense_1"]["weight"], other["dense_1"]["weight"])
+    ratio = got["dense_2"]["weight"] / other["dense_2"]["weight"]
+    assert set(np.unique(ratio)) == {-1.0, 1.0}
+    # Paths 1x1->1 of four channels and 2x1->2 of three.
+    assert np.count_nonzero(ratio[0] < 0.0) == 7
+
+
+W3J = "1_convolution.convolution._compiled_main_left_right._w3j_1_1_1"
+EMBEDDING = "onehot_to_feature_x.linear.weight"
+SCALE = "rescale_atomic_energy.scale"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {k: v for k, v in s.items() if k != EMBEDDING}, f"missing {EMBEDDING}"),
+        (lambda s: s | {"reduce.linear.weight": np.ones(3)}, "unused reduce.linear.weight"),
+        (lambda s: s | {"0_self_interaction_1.linear.bias": np.ones(3)}, "unused .*linear.bias"),
+        (lambda s: s | {EMBEDDING: np.ones(39)}, "has 39 numbers, expected 40"),
+        (lambda s: s | {SCALE: s[SCALE] * 1.1}, f"{SCALE} is .* configured"),
+        (lambda s: s | {"2_convolution.denominator": np.array([3.0])}, "2_convolution.denominator is"),
+        (lambda s: s | {W3J: 2.0 * s[W3J]}, "no multiple|coupling"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change, message):
+    settings, state = frozen_case("zero")
+    description = describe(settings, state)
+    with pytest.raises(WeightsError, match=message):
+        from_sevennet(change(state), description)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"act_radial": "ssp"}, "act_radial is 'ssp'"),
+        ({"use_modality": True}, "use_modality is True"),
+        ({"readout_as_fcn": True}, "readout_as_fcn is True"),
+        ({"_normalize_sph": False}, "_normalize_sph is False"),
+        ({"self_connection_type": ["linear", "nequip", "linear"]}, "self_connection_type is"),
+        ({"weight_nn_hidden_neurons": [7, 8]}, r"weight_nn_hidden_neurons is \[7, 8\]"),
+        ({"irreps_manual": ["5x0e", "6x0e", "6x0e+1x1e", "6x0e"]}, "irreps_manual is"),
+        ({"cutoff_function": {"cutoff_function_name": "cosine"}}, "cutoff_function is"),
+        ({"cuequivariance_config": {"use": True}}, "cuequivariance_config is in use"),
+        ({"num_convolution_layer": 4}, "missing 3_convolution.denominator"),
+    ],
+)
+def test_unsupported_models_are_refused(change, message):
+    settings, state = frozen_case("zero")
+    with pytest.raises(WeightsError, match=message):
+        describe(settings | change, state)
+
+
+def test_models_that_do_not_say_how_harmonics_are_normalised_are_refused():
+    settings, state = frozen_case("zero")
+    with pytest.raises(WeightsError, match="_normalize_sph is missing"):
+        describe({k: v for k, v in settings.items() if k != "_normalize_sph"}, state)
+
+
+def test_frozen_file_is_small_and_says_where_it_comes_from():
+    assert reference.PATH.stat().st_size < 300_000
+    assert "sevenn 0.13.0" in frozen()[0]["provenance"]
+
+
+def test_checkpoints_are_read_as_pytorch_reads_them():
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("sevenn")
+    path = find("sevennet-0", "model")
+    expected = torch.load(path, map_location="cpu", weights_only=False)["model_state_dict"]
+    got = read(path).state
+    assert list(got) == list(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(got[key], value.numpy(), err_msg=key, strict=True)

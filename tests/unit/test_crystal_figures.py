@@ -1,0 +1,271 @@
+"""Figures of a crystal: on a perovskite whose distances are known, and on run directories that these tests write."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.geometry import get_distances
+
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.units import KCAL_MOL
+from bayes_mlff.data import dataset
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import from_ase
+from bayes_mlff.otf import crystal_figures as crystals
+from bayes_mlff.otf import report, run_data, schedule
+from bayes_mlff.otf.crystal_figures import Octahedra, Trajectory
+from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.otf.schedule import Segment
+
+THRESHOLD = 6.0 * KCAL_MOL
+DYNAMICS = """
+  duration_ps: 0.8
+  schedule:
+    - {duration_ps: 0.2, temperature_k: 300}
+    - {duration_ps: 0.4, temperature_k: 800, pressure_gpa: 1.0, end_pressure_gpa: 2.0}
+    - {duration_ps: 0.2, temperature_k: 300}
+"""
+CONFIG = f"structure: x.cif\ndynamics:\n  ensemble: npt{DYNAMICS}engine: {{name: ase, calculator: a:b, stress: true}}\n"
+TITLES = ("Mn-O distances", "Lattice parameters", "Temperature and pressure")
+PBNM = ((1, 1, 1, 0, 0, 0), (1, -1, -1, 0.5, 0.5, 0), (-1, -1, 1, 0, 0, 0.5), (-1, 1, -1, 0.5, 0.5, 0.5))
+
+
+def lanthanum_manganite() -> Atoms:
+    """LaMnO3, Pbnm, 20 atoms."""
+    sites = {
+        "La": [(0.9922, 0.0490, 0.25)],
+        "Mn": [(0.5, 0.0, 0.0)],
+        "O": [(0.0745, 0.4874, 0.25), (0.7256, 0.3066, 0.0384)],
+    }
+    atoms = Atoms(cell=[5.5367, 5.7473, 7.6929], pbc=True)
+    for symbol, places in sites.items():
+        for place in places:
+            images = np.array([s * (np.array(op[:3]) * place + op[3:]) for op in PBNM for s in (1, -1)]) % 1.0
+            _, kept = np.unique(images.round(6) % 1.0, axis=0, return_index=True)
+            atoms += Atoms(f"{symbol}{len(kept)}", positions=images[kept] @ atoms.cell)
+    assert atoms.get_chemical_formula() == "La4Mn4O12"
+    return atoms
+
+
+def follow(frames: list[Atoms], times=None) -> Trajectory:
+    times = 5.0 * np.arange(len(frames)) if times is None else np.asarray(times)
+    cells = np.array([a.cell.array for a in frames])
+    return Trajectory(times, frames[0].numbers, np.array([a.positions for a in frames]), cells)
+
+
+def shaken(count: int, *, size: float = 0.08) -> list[Atoms]:
+    rng = np.random.default_rng(5)
+    frames = []
+    for _ in range(count):
+        atoms = lanthanum_manganite()
+        atoms.positions += size * rng.normal(size=(20, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.01 * rng.normal(size=(3, 3))), scale_atoms=True)
+        frames.append(atoms)
+    return frames
+
+
+def six_nearest(atoms: Atoms) -> np.ndarray:
+    """Distances [b, 6] by brute force over a supercell."""
+    big = atoms.repeat(3)
+    metal = np.flatnonzero(atoms.numbers == 25)
+    shift = atoms.cell.array.sum(axis=0)
+    distance = get_distances(atoms.positions[metal] + shift, big.positions[big.numbers == 8])[1]
+    return np.sort(distance, axis=1)[:, :6]
+
+
+def test_distances_of_the_experimental_structure():
+    bonds = crystals.octahedra(follow([lanthanum_manganite()]))
+    assert (bonds.pair, bonds.distance.shape) == ("Mn-O", (1, 4, 6))
+    a, b, c = 5.5367, 5.7473, 7.6929
+    short = np.linalg.norm([a * (0.7256 - 0.5), b * 0.3066, c * 0.0384])
+    long = np.linalg.norm([a * (1.0 - 0.7256), b * (0.5 - 0.3066), c * 0.0384])  # along the other diagonal
+    middle = np.linalg.norm([a * 0.0745, b * (0.5 - 0.4874), c / 4])
+    wanted = np.sort([short, middle, long])
+    assert np.allclose(crystals.short_middle_long(bonds.distance)[0], wanted, rtol=0, atol=1e-12)
+    assert np.allclose(wanted, [1.9055, 1.9683, 2.1800], rtol=0, atol=1e-4)
+
+
+def test_distances_of_distorted_cells_equal_a_search_of_all_images():
+    frames = shaken(6)
+    got = np.sort(crystals.octahedra(follow(frames)).distance, axis=-1)
+    assert np.allclose(got, [six_nearest(a) for a in frames], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("skew", [np.eye(3), [[1, 1, 0], [0, 1, 2], [0, 0, 1]], [[1, 0, 0], [3, 1, 0], [-2, 2, 1]]])
+def test_wrapping_and_choice_of_the_cell_change_nothing(skew):
+    frames = shaken(5)
+    wanted = crystals.short_middle_long(crystals.octahedra(follow(frames)).distance)
+    rng = np.random.default_rng(0)
+    moved = []
+    for atoms in frames:
+        other = atoms.copy()
+        other.set_cell(np.array(skew) @ atoms.cell.array)
+        other.positions += rng.integers(-3, 4, size=(20, 3)) @ other.cell.array
+        if rng.random() < 0.5:
+            other.wrap()
+        moved.append(other)
+    got = crystals.short_middle_long(crystals.octahedra(follow(moved)).distance)
+    assert np.allclose(got, wanted, rtol=0, atol=1e-10)
+
+
+def test_cubic_cell_of_five_atoms_meets_each_anion_twice():
+    places = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
+    cubic = Atoms("SrTiO3", scaled_positions=places, cell=3.9 * np.eye(3), pbc=True)
+    bonds = crystals.octahedra(follow([cubic]))
+    assert bonds.pair == "Ti-O"
+    assert np.allclose(bonds.distance, 1.95, rtol=0, atol=1e-12)
+    zirconium = Atoms("YZrS3", scaled_positions=places, cell=5.0 * np.eye(3), pbc=True)
+    assert crystals.octahedra(follow([zirconium])).pair == "Zr-S"  # twelve sulphur atoms around yttrium
+
+
+def test_bonds_in_motion_are_equal_on_average_but_not_in_a_frame():
+    rng = np.random.default_rng(1)
+    bonds = Octahedra("B-X", np.arange(4000.0), 2.0 + 0.1 * rng.normal(size=(4000, 4, 6)))
+    short, _, long = crystals.short_middle_long(bonds.distance).mean(axis=0)
+    assert long - short > 0.15
+    assert np.ptp(crystals.mean_distances(bonds, 0.0, 4000.0)) < 0.01
+
+
+def test_means_over_time_and_segments():
+    time = np.arange(0.0, 801.0, 10.0)
+    level = np.where(time < 200, 1.9, np.where(time < 600, 2.0, 2.1))
+    distance = level[:, None, None] + np.array([0.0, 0.0, 0.1, 0.1, 0.3, 0.3]) + np.zeros((81, 4, 1))
+    distance[time < 40.0] += 9.0  # settling: left out
+    bonds = Octahedra("Mn-O", time, distance)
+    assert np.allclose(crystals.mean_distances(bonds, 100.0, 150.0), [1.9, 2.0, 2.2], atol=1e-12)
+    assert crystals.mean_distances(bonds, 900.0, 950.0) is None
+    segments = [Segment(duration_ps=0.19, temperature_k=300), Segment(duration_ps=0.1, temperature_k=300,
+                end_temperature_k=800), Segment(until_ps=2.0, temperature_k=800),
+                Segment(duration_ps=1.0, temperature_k=300)]  # fmt: skip
+    means = crystals.segment_means(bonds, schedule.build(segments, temperature_k=1.0, pressure_gpa=0.0))
+    assert [(m.temperature_k, m.end_fs) for m in means] == [(300.0, 190.0), (800.0, 800.0)]
+    assert means[0].begin_fs == pytest.approx(38.0)
+    inside = (time >= 290 + 0.2 * 510) & (time <= 800)
+    assert means[1].distance[0] == pytest.approx(level[inside].mean(), rel=1e-12)
+    (whole,) = crystals.segment_means(bonds, schedule.constant(300.0))
+    assert (whole.begin_fs, whole.end_fs) == (160.0, 800.0)
+
+
+def test_moving_average_is_the_mean_of_whole_windows():
+    time = np.array([0.0, 10.0, 20.0, 30.0, 45.0, 50.0, 60.0])
+    values = np.stack([time**2, np.sin(time)], axis=1)
+    middle, mean = crystals.moving_average(time, values, 40.0)
+    assert middle.tolist() == [20.0, 30.0]
+    assert np.allclose(mean[0], values[:4].mean(axis=0), rtol=1e-14)
+    assert np.allclose(mean[1], values[1:6].mean(axis=0), rtol=1e-14)
+    assert crystals.moving_average(time[:2], values[:2], 40.0)[0].size == 0
+
+
+def test_lattice_of_a_triclinic_and_of_a_pseudo_cubic_cell():
+    cells = Atoms(cell=[5.0, 6.0, 8.0, 80.0, 95.0, 100.0]).cell.array[None]
+    lengths, angles, divisors = crystals.lattice(cells, pseudo_cubic=False)
+    assert np.allclose(lengths, [5.0, 6.0, 8.0])
+    assert np.allclose(angles, [80.0, 95.0, 100.0])
+    assert divisors == ["", "", ""]
+    a = 3.9
+    pnma = np.diag([a * np.sqrt(2), 2 * a, a * np.sqrt(2)])[None]
+    lengths, _, divisors = crystals.lattice(pnma, pseudo_cubic=True)
+    assert np.allclose(lengths, a, rtol=1e-14)
+    assert divisors == ["/√2", "/2", "/√2"]
+
+
+def write_run(path, frames, *, config=CONFIG, time_step=10.0):
+    """A run directory in the format of a run, with two labels."""
+    path.mkdir(exist_ok=True)
+    (path / "config.yaml").write_text(config)
+    first = from_ase(frames[0])
+    run = RunDirectory(path)
+    series = (Frame(i, i * time_step, a.positions, a.cell.array, None) for i, a in enumerate(frames))
+    run.append_frames(first.numbers, first.pbc, series)
+    for step in (0, len(frames) // 2):
+        label = Label(-1.0, np.zeros((len(first.numbers), 3)))
+        dataset.append(path / "dataset.extxyz",
+                       LabelRecord(first, label, step, step * time_step, "initial", 0.0, None, "abc", 1.0))  # fmt: skip
+    rows = np.ones((len(frames), len(THERMO_COLUMNS)))
+    rows[:, 0], rows[:, 1] = np.arange(len(frames)), time_step * np.arange(len(frames))
+    run.append_thermo(rows)
+
+
+def shown(path):
+    panels = report.panels(path, run_data.read(path), threshold_ev=THRESHOLD)
+    return {panel.title: panel for panel in panels}
+
+
+def test_trajectory_comes_back_without_its_torn_end(tmp_path):
+    frames = shaken(4)
+    write_run(tmp_path, frames)
+    path = tmp_path / "trajectory.extxyz"
+    with path.open("a") as file:
+        file.write('20\nLattice="1 0')
+    got = crystals.read_trajectory(path)
+    assert np.array_equal(got.time_fs, [0.0, 10.0, 20.0, 30.0])
+    assert np.array_equal(got.numbers, frames[0].numbers)
+    assert np.allclose(got.positions, [a.positions for a in frames], rtol=0, atol=1e-7)
+    assert np.allclose(got.cells, [a.cell.array for a in frames], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "missing"),
+        ("", "trajectory.extxyz"),
+        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\"\nHe 0 0 0\n", "time_fs"),
+        ("1\ntime_fs=0\nHe 0 0 0\n", "Lattice"),
+        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nHe 0 0 0 1 1 1\n", "columns beside"),
+        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nQq 0 0 0\n", "Qq"),
+        ("1\nLattice=\"1 0 0\" time_fs=0\nHe 0 0 0\n", "reshape"),
+        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nHe 0 x 0\n", "x"),
+    ],
+)  # fmt: skip
+def test_unusable_trajectory_is_an_error_and_a_sentence(tmp_path, text, message):
+    write_run(tmp_path, shaken(3))
+    path = tmp_path / "trajectory.extxyz"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RunDirectoryError, match=message):
+        crystals.read_trajectory(path)
+    panels = shown(tmp_path)
+    assert "not readable" in panels["Structure of the crystal"].text
+    assert str(tmp_path) not in panels["Structure of the crystal"].text
+    assert TITLES[0] not in panels
+
+
+def test_page_of_a_perovskite_shows_bonds_cell_and_conditions(tmp_path):
+    write_run(tmp_path, shaken(81))
+    page = report.write_report(tmp_path, threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
+    for title in TITLES:
+        assert f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,iVBOR' in page
+    assert "averages over 0.16 ps" in page
+    assert "Lengths are divided" in page
+
+
+def test_crystal_at_constant_cell_without_octahedra_or_pressure(tmp_path):
+    salt = Atoms("NaCl", positions=[[0, 0, 0], [2.8, 0, 0]], cell=2.8 * (1 - np.eye(3)), pbc=True)
+    write_run(tmp_path, [salt] * 3, config="structure: x.cif\ndynamics: {ensemble: nve}\n")
+    lines = (tmp_path / "thermo.csv").read_text().splitlines()
+    (tmp_path / "thermo.csv").write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    panels = shown(tmp_path)
+    assert panels["Lattice parameters"].text == "The cell of this run is constant."
+    assert "has not been logged" in panels["Temperature and pressure"].text
+    assert not any("distances" in title for title in panels)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_molecule_has_none_of_these_panels(tmp_path, boxed):
+    atoms = molecule("CH3CH2OH")
+    atoms.set_cell(12.0 * np.eye(3))
+    atoms.pbc = boxed
+    write_run(tmp_path, [atoms] * 3, config="structure: ethanol\n")
+    panels = shown(tmp_path)
+    assert not {*TITLES, "Structure of the crystal"} & set(panels)
+    assert "Conformation of ethanol and labels" in panels
+
+
+def test_schedule_in_the_figure_ends_with_the_run():
+    built = schedule.build(
+        [Segment(duration_ps=0.2, temperature_k=300), Segment(duration_ps=0.4, temperature_k=300,
+         end_temperature_k=800)], temperature_k=1.0, pressure_gpa=0.0)  # fmt: skip
+    got = crystals._cut(built, built.temperature_k, 300.0)
+    assert np.allclose(got, [[300.0, 300.0], [300.0, 425.0]])
