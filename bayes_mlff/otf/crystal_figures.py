@@ -98,7 +98,7 @@ def octahedra(trajectory: Trajectory) -> Octahedra | None:
     """
     numbers = trajectory.numbers
     _, change = minkowski_reduce(trajectory.cells[0])
-    cells = change @ trajectory.cells
+    cells = trajectory.cells
     scaled = trajectory.positions @ np.linalg.inv(cells)
     anions = np.flatnonzero(np.isin(numbers, _ANIONS))
     metals, bonded, first = [], [], []

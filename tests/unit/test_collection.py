@@ -88,7 +88,7 @@ def test_crystals_give_the_same_energies_forces_and_stress(slots):
     found = predict_frames(model.node_fn, model.params, batch, species, frame)
 
     predict = predictor(model.node_fn, with_stress=True)
-    for i, f in enumerate((f for pair in chosen for f in pair)):
+    for i, f in enumerate(f for pair in chosen for f in pair):
         _, state = neighbors.allocate(crystals[f], CONFIG.elements, CONFIG.r_max, skin=0.1)
         one = predict(model.params, type(state.graph)(*(x[None] for x in state.graph)))
         np.testing.assert_allclose(found.energy[i], one.energy[0], rtol=2e-5)
