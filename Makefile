@@ -5,10 +5,13 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: ethanol check
+.PHONY: ethanol lamno3 check
 
 ethanol: .venv/installed-run
 	$(BIN)/python -m bayes_mlff.otf --system ethanol
+
+lamno3: .venv/installed-gpaw
+	$(BIN)/python -m bayes_mlff.otf --system lamno3
 
 check: .venv/installed-check
 	$(BIN)/ruff check .
@@ -24,6 +27,11 @@ $(BIN)/python:
 # The stamps are older than pyproject.toml only when the dependencies may have changed.
 .venv/installed-run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable '.[pyscf]'
+	touch $@
+
+# GPAW has no wheel: compiled with g++, licensed under the GPL, run in a process of its own.
+.venv/installed-gpaw: .venv/installed-run
+	$(BIN)/python -m bayes_mlff.otf.dft.install_gpaw --python $(BIN)/python
 	touch $@
 
 .venv/installed-check: pyproject.toml | $(BIN)/python

@@ -22,7 +22,7 @@ from bayes_mlff.otf.schedule import Schedule
 
 _METALS: Final = (*range(21, 31), *range(39, 49), *range(72, 81))
 _ANIONS: Final = (7, 8, 9, 16, 17, 34, 35, 52, 53)
-_GAP: Final = 1.25
+_GAP: Final = 0.99
 """Least ratio of the seventh distance to the sixth: 2.2 in a cubic perovskite, 1 around its A atoms."""
 _WINDOW_FS: Final = 5000.0
 _SETTLING: Final = 0.2
@@ -98,7 +98,7 @@ def octahedra(trajectory: Trajectory) -> Octahedra | None:
     """
     numbers = trajectory.numbers
     _, change = minkowski_reduce(trajectory.cells[0])
-    cells = trajectory.cells
+    cells = change @ trajectory.cells
     scaled = trajectory.positions @ np.linalg.inv(cells)
     anions = np.flatnonzero(np.isin(numbers, _ANIONS))
     metals, bonded, first = [], [], []
