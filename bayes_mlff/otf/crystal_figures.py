@@ -22,7 +22,7 @@ from bayes_mlff.otf.schedule import Schedule
 
 _METALS: Final = (*range(21, 31), *range(39, 49), *range(72, 81))
 _ANIONS: Final = (7, 8, 9, 16, 17, 34, 35, 52, 53)
-_GAP: Final = 0.99
+_GAP: Final = 1.25
 """Least ratio of the seventh distance to the sixth: 2.2 in a cubic perovskite, 1 around its A atoms."""
 _WINDOW_FS: Final = 5000.0
 _SETTLING: Final = 0.2
@@ -160,7 +160,7 @@ def moving_average(time_fs: np.ndarray, values: np.ndarray, window_fs: float) ->
     half = 0.5 * window_fs * (1.0 + 1e-9)
     slack = 1e-9 * window_fs
     kept = time_fs[(time_fs - half >= time_fs[0] - slack) & (time_fs + half <= time_fs[-1] + slack)]
-    low, high = np.searchsorted(time_fs, kept - half), np.searchsorted(time_fs, kept + half, side="right")
+    low, high = np.searchsorted(time_fs, kept - half), np.searchsorted(time_fs, kept + half)
     total = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
     count = (high - low).reshape(-1, *(1,) * (values.ndim - 1))
     return kept, (total[high] - total[low]) / count

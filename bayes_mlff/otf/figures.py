@@ -45,8 +45,8 @@ class Panel(NamedTuple):
     png: bytes | None = None
 
 
-def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> Panel:
-    """Error of every label against the threshold and the interval predicted before the call; label count."""
+def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int, end_fs: float = 0.0) -> Panel:
+    """Error of every label against the threshold and the interval predicted before the call; labels up to the end."""
     title = "Errors at the labels"
     if labels.error_ev.size == 0:
         return Panel(title, "No label has been predicted before its reference calculation yet.")
@@ -74,7 +74,9 @@ def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int) -> P
         right = top.secondary_yaxis("right", functions=(lambda e: e * per_atom, lambda e: e / per_atom))
         right.set_ylabel("meV/atom")
         figure.legend(loc="outside upper center", ncols=3)
-        bottom.step(np.append(0.0, np.sort(time)), np.arange(time.size + 1), where="post", color=BLUE)
+        end = max(end_fs / 1e3, float(time.max()))
+        count = np.append(np.arange(time.size + 1), time.size)
+        bottom.step(np.concatenate([[0.0], np.sort(time), [end]]), count, where="post", color=BLUE)
         bottom.set(xlabel="time / ps", ylabel="labels", ylim=(0, None))
         bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         caption = "Bars that leave the frame are cut. An error is predicted minus reference total energy."

@@ -62,7 +62,7 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         pit = np.atleast_1d(calibration.probability_integral(state, error, run.validation.sigma_ev))
     n_atoms = len(run.records[0].structure.numbers) if run.records else 1
     return [
-        figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms),
+        figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=_end(run.thermo.time_fs)),
         figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
         figures.sigma_panel(run.thermo, np.array([r.time_fs for r in run.records])),
@@ -71,6 +71,10 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         *_crystal(run_dir, run),
         figures.parity_panel(run.validation, threshold_ev=threshold_ev),
     ]
+
+
+def _end(time_fs: np.ndarray) -> float:
+    return float(time_fs[-1]) if time_fs.size else 0.0
 
 
 def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:

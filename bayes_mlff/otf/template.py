@@ -25,7 +25,7 @@ def _entry(name: str, field: FieldInfo, default: Any, indent: int) -> list[str]:
     if isinstance(default, BaseModel):
         lines = ["", *comment, f"{pad}{name}:"]
         if isinstance(default, PyscfSettings):
-            lines.insert(1, f"{pad}# Reference method: pyscf; gpaw, chgnet; or ase, worker with calculator: module:Class.")
+            lines.insert(1, f"{pad}# Reference: pyscf, gpaw, chgnet, or ase, worker with calculator: module:Class")
         for key, sub in type(default).model_fields.items():
             lines += _entry(key, sub, getattr(default, key), indent + 1)
         return lines
