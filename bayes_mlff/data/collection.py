@@ -146,7 +146,7 @@ def draw(collection: Collection, indices: tuple[jax.Array, ...]) -> Draw:
         if member.cell is not None and member.shifts is not None and member.stress is not None:
             cell = member.cell[index]
             lattice = member.shifts[index].astype(cell.dtype)
-            translation = jnp.einsum("mrki,mij->mrkj", lattice, cell).reshape(-1, k, 3)
+            translation = jnp.einsum("mrki,mij->mrkj", lattice, cell, precision="highest").reshape(-1, k, 3)
             cell_volume, stress = jnp.abs(jnp.linalg.det(cell)), member.stress[index]
         parts.append(
             Draw(

@@ -33,9 +33,14 @@ def edge_vectors(positions: jax.Array, cell: jax.Array, graph: Graph) -> jax.Arr
     Returns:
       [n, k, 3] Å; the unit vector along x on padding, so that norms stay differentiable.
     """
-    vectors = positions[graph.neighbors] - positions[:, None, :] + graph.shifts @ cell
+    vectors = positions[graph.neighbors] - positions[:, None, :] + exact_dot(graph.shifts, cell)
     unit = jnp.zeros_like(vectors).at[..., 0].set(1.0)
     return jnp.where(graph.edge_mask[..., None], vectors, unit)
+
+
+def exact_dot(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Matrix product of coordinates, which GPUs would otherwise round to three digits (TF32)."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def volume(cell: jax.Array) -> jax.Array:

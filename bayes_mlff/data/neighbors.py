@@ -14,7 +14,7 @@ import numpy as np
 import vesin
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.graph import Graph, exact_dot
 from bayes_mlff.data.structure import Structure, check
 
 
@@ -169,9 +169,9 @@ def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
     """
     deform = jnp.linalg.solve(state.reference_cell, state.graph.cell)
     back = jnp.linalg.inv(deform)
-    moved = state.graph.positions @ back - state.reference
+    moved = exact_dot(state.graph.positions, back) - state.reference
     moved = moved - jnp.mean(moved, axis=0, keepdims=True)
-    stretch = jnp.sqrt(jnp.linalg.eigvalsh(back @ back.T)[-1])
+    stretch = jnp.sqrt(jnp.linalg.eigvalsh(exact_dot(back, back.T))[-1])
     drift = 2.0 * jnp.sqrt(jnp.max(jnp.sum(moved**2, axis=-1)))
     return spec.r_max * stretch + drift > spec.r_max + spec.skin
 
@@ -194,7 +194,9 @@ def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
     grid = jnp.stack(jnp.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
     images = grid.shape[0]
     vectors = (
-        graph.positions[None, :, None, :] - graph.positions[:, None, None, :] + (grid @ graph.cell)[None, None, :, :]
+        graph.positions[None, :, None, :]
+        - graph.positions[:, None, None, :]
+        + exact_dot(grid, graph.cell)[None, None, :, :]
     )
     squared = jnp.sum(vectors**2, axis=-1)
     itself = jnp.eye(n, dtype=bool)[:, :, None] & jnp.all(grid == 0, axis=-1)[None, None, :]
@@ -215,7 +217,7 @@ def _images_exceeded(graph: Graph, spec: NeighborSpec) -> jax.Array:
     """True if an edge could lie outside the searched lattice translations."""
     inverse = jnp.linalg.inv(graph.cell)
     heights = 1.0 / jnp.linalg.norm(inverse, axis=0)
-    fractional = graph.positions @ inverse
+    fractional = exact_dot(graph.positions, inverse)
     low = jnp.min(jnp.where(graph.node_mask[:, None], fractional, jnp.inf), axis=0)
     high = jnp.max(jnp.where(graph.node_mask[:, None], fractional, -jnp.inf), axis=0)
     needed = (spec.r_max + spec.skin) / heights + (high - low)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from bayes_mlff.data.graph import Graph, edge_vectors, flatten_neighbors, volume
+from bayes_mlff.data.graph import Graph, edge_vectors, exact_dot, flatten_neighbors, volume
 
 Params = Any
 
@@ -68,7 +68,7 @@ def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
         cell = graphs.cell
         if strain is not None:
             deform = jnp.eye(3, dtype=strain.dtype)[None] + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
-            positions, cell = positions @ deform, cell @ deform
+            positions, cell = exact_dot(positions, deform), exact_dot(cell, deform)
         vectors = jax.vmap(edge_vectors)(positions, cell, graphs)
         b, n, k = graphs.neighbors.shape
         node = node_fn(

@@ -52,7 +52,7 @@ def predict_frames(
             vectors = vectors + batch.offsets
         if strain is not None:
             symmetric = 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
-            vectors = vectors + jnp.einsum("rki,rij->rkj", vectors, symmetric[row_frame])
+            vectors = vectors + jnp.einsum("rki,rij->rkj", vectors, symmetric[row_frame], precision="highest")
         unit = jnp.zeros_like(vectors).at[..., 0].set(1.0)
         vectors = jnp.where(batch.edge_mask[..., None], vectors, unit)
         node = node_fn(params, vectors, jnp.asarray(species), batch.neighbors, batch.edge_mask, batch.receivers)
