@@ -24,7 +24,10 @@ from bayes_mlff.models.nequip import NequIP
 from bayes_mlff.models.sevennet_files import CHECKPOINTS, cached, find, read
 from bayes_mlff.models.sevennet_weights import describe, from_sevennet
 
-SHIPPED = {"nequip-md17-small": "nequip_md17_small.safetensors"}
+SHIPPED = {
+    "nequip-md17-small": "nequip_md17_small.safetensors",
+    "mace-perovskite-small": "mace_perovskite_small.safetensors",
+}
 """Models that come with the package, by the name used in configurations."""
 
 NAMES = (*SHIPPED, *CHECKPOINTS)
