@@ -38,6 +38,18 @@ def edge_vectors(positions: jax.Array, cell: jax.Array, graph: Graph) -> jax.Arr
     return jnp.where(graph.edge_mask[..., None], vectors, unit)
 
 
+def pad_slots(graph: Graph, capacity: int) -> Graph:
+    """Add empty neighbour slots up to `capacity` per atom, to one graph or to a batch of them."""
+    extra = capacity - graph.neighbors.shape[-1]
+
+    def pad(x: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(x, [(0, extra if i == x.ndim + axis else 0) for i in range(x.ndim)])
+
+    return graph._replace(
+        neighbors=pad(graph.neighbors, -1), shifts=pad(graph.shifts, -2), edge_mask=pad(graph.edge_mask, -1)
+    )
+
+
 def exact_dot(left: jax.Array, right: jax.Array) -> jax.Array:
     """Matrix product of coordinates, which GPUs would otherwise round to three digits (TF32)."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

@@ -14,7 +14,7 @@ import numpy as np
 import vesin
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data.graph import Graph, exact_dot
+from bayes_mlff.data.graph import Graph, exact_dot, pad_slots
 from bayes_mlff.data.structure import Structure, check
 
 
@@ -228,11 +228,4 @@ def _images_exceeded(graph: Graph, spec: NeighborSpec) -> jax.Array:
 
 def widen(state: NeighborState, capacity: int) -> NeighborState:
     """Add empty neighbour slots up to `capacity` per atom."""
-    graph = state.graph
-    extra = capacity - graph.neighbors.shape[1]
-    graph = graph._replace(
-        neighbors=jnp.pad(graph.neighbors, ((0, 0), (0, extra))),
-        shifts=jnp.pad(graph.shifts, ((0, 0), (0, extra), (0, 0))),
-        edge_mask=jnp.pad(graph.edge_mask, ((0, 0), (0, extra))),
-    )
-    return state._replace(graph=graph)
+    return state._replace(graph=pad_slots(state.graph, capacity))

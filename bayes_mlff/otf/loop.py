@@ -9,6 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import ConfigError, DataError, EngineSetupError, RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
@@ -109,7 +110,7 @@ class Session:
             state,
             params,
             problem.chains.init(params, key_chains),
-            training.allocate(state.graph, INITIAL_CAPACITY),
+            training.allocate(self._compact(problem.structure, slack=1.15), INITIAL_CAPACITY),
             np.zeros(0, np.uint8),
         )
         prior = calibration.init(config.calibration.a, config.calibration.b)
@@ -277,7 +278,12 @@ class Session:
         if int(known.count) == known.capacity:
             known = training.grow(known, 2 * known.capacity)
         energy = record.label.energy + host.offset_ev - self.problem.isolated_ev
-        known = training.append(known, device.neighbors.graph, energy, record.label.forces, record.label.stress)
+        graph, slots = self._compact(record.structure), known.graphs.neighbors.shape[2]
+        if graph.neighbors.shape[1] > slots:
+            graph = self._compact(record.structure, slack=1.15)
+            known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
+        graph = pad_slots(graph, known.graphs.neighbors.shape[2])
+        known = training.append(known, graph, energy, record.label.forces, record.label.stress)
         params, chains, info = self.devices.run(
             lambda p, c, t: self.problem.chains.update(p, c, t, self.problem.config.sampler.steps),
             device.params,
@@ -313,17 +319,20 @@ class Session:
         larger = spec._replace(capacity=capacity, images=images)
         state_n = neighbors.widen(state_n, capacity)
         self.run.log("neighbors_grown", step=state.host.step, capacity=capacity, images=images)
-        known = training.grow(device.training_set, device.training_set.capacity, neighbors=capacity)
-        return RunState(
-            device._replace(neighbors=neighbors.update(state_n, larger), training_set=known),
-            state.host._replace(spec=larger),
-        )
+        moved = device._replace(neighbors=neighbors.update(state_n, larger))
+        return RunState(moved, state.host._replace(spec=larger))
 
     # -- small things ------------------------------------------------------------------------------------------
 
     def _commit(self, state: RunState) -> None:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
         checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
+
+    def _compact(self, structure: Structure, *, slack: float = 1.0) -> Graph:
+        """A graph for learning: without the skin of the dynamics, whose edges cost time and add nothing."""
+        config = self.problem.potential.config
+        _, state = neighbors.allocate(structure, config.elements, config.r_max, skin=0.0, slack=slack)
+        return state.graph
 
     def _structure(self, md: MDState) -> Structure:
         structure = self.problem.structure._replace(positions=np.asarray(md.position, np.float64))

@@ -38,17 +38,18 @@ def draw_probability(
 
 
 def draw(
-    key: jax.Array, count: jax.Array, newest: jax.Array, batch_size: int, *, dtype: DTypeLike = float
+    key: jax.Array, count: jax.Array, newest: jax.Array | None, batch_size: int, *, dtype: DTypeLike = float
 ) -> Minibatch:
     """Choose the labels of one step.
 
     For n <= b: all n labels with weight 1/n; the b - n slots left over repeat one of them with weight 0. For
-    n > b: b independent draws with replacement from `draw_probability`, each with weight 1/(n b q).
+    n > b: b independent draws with replacement from `draw_probability`, each with weight 1/(n b q); without a
+    newest label q = 1/n, which has the least variance for labels that are alike.
 
     Args:
       key: used up here.
       count: [] int32, n >= 1, traced.
-      newest: [] int32, index of the newest label, traced.
+      newest: [] int32, index of the newest label, traced; None if no label is preferred.
       batch_size: b >= 1, static.
       dtype: of the weights.
 
@@ -61,18 +62,21 @@ def draw(
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}; allowed: at least 1")
     count = jnp.asarray(count, jnp.int32)
-    newest = jnp.asarray(newest, jnp.int32)
     slots = jnp.arange(batch_size, dtype=jnp.int32)
     every = jnp.where(slots < count, 1.0 / count.astype(dtype), 0.0).astype(dtype)
-
-    pick_key, other_key = jax.random.split(key)
-    probability = draw_probability(newest, count, newest, batch_size, dtype=dtype)
-    is_newest = jax.random.uniform(pick_key, (batch_size,), dtype) < probability
-    other = jax.random.randint(other_key, (batch_size,), 0, jnp.maximum(count - 1, 1), jnp.int32)
-    other = other + (other >= newest).astype(jnp.int32)
-    indices = jnp.where(is_newest, newest, other)
-    q = draw_probability(indices, count, newest, batch_size, dtype=dtype)
-    weights = 1.0 / (count.astype(dtype) * batch_size * q)
-
     takes_all = count <= batch_size
+    if newest is None:
+        indices = jax.random.randint(key, (batch_size,), 0, jnp.maximum(count, 1), jnp.int32)
+        weights = jnp.full((batch_size,), 1.0 / batch_size, dtype)
+    else:
+        newest = jnp.asarray(newest, jnp.int32)
+        pick_key, other_key = jax.random.split(key)
+        probability = draw_probability(newest, count, newest, batch_size, dtype=dtype)
+        is_newest = jax.random.uniform(pick_key, (batch_size,), dtype) < probability
+        other = jax.random.randint(other_key, (batch_size,), 0, jnp.maximum(count - 1, 1), jnp.int32)
+        other = other + (other >= newest).astype(jnp.int32)
+        indices = jnp.where(is_newest, newest, other)
+        q = draw_probability(indices, count, newest, batch_size, dtype=dtype)
+        weights = 1.0 / (count.astype(dtype) * batch_size * q)
+
     return Minibatch(jnp.where(takes_all, slots % jnp.maximum(count, 1), indices), jnp.where(takes_all, every, weights))

@@ -14,7 +14,14 @@ from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 PotentialFn = Callable[[Params, jax.Array, TrainingSet], jax.Array]
 
 
-def potential(predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, batch_size: int) -> PotentialFn:
+def potential(
+    predict: PredictFn,
+    prior: GaussianPrior,
+    likelihood: Likelihood,
+    batch_size: int,
+    *,
+    prefer_newest: bool = True,
+) -> PotentialFn:
     """Build the per-datum potential U = -(1/N) log p(θ) - Σ_i w_i log p(y_i|x_i, θ).
 
     N is the number of labels; Σ_i w_i runs over a priority-sampled minibatch and estimates the mean over all
@@ -26,6 +33,7 @@ def potential(predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, 
       prior: prior over those params.
       likelihood: fixed standard deviations.
       batch_size: b.
+      prefer_newest: draw the newest label more often; without it all labels are drawn alike.
 
     Returns:
       `(params, key, training_set) -> U []` for one chain, differentiable in params. `key` is used up by the
@@ -34,7 +42,8 @@ def potential(predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, 
 
     def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> jax.Array:
         count = training_set.count
-        batch = draw(key, count, count - 1, batch_size, dtype=training_set.energy.dtype)
+        newest = count - 1 if prefer_newest else None
+        batch = draw(key, count, newest, batch_size, dtype=training_set.energy.dtype)
         graphs, labels = labels_of(training_set, batch.indices)
         log_p = log_likelihood(likelihood, predict(params, graphs), labels)
         log_prior = log_density(prior, params)

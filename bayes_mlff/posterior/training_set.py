@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.posterior.likelihood import Labels
 
 
@@ -125,14 +125,7 @@ def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = No
     for name, new, old in (("capacity", capacity, training_set.capacity), ("neighbors", neighbors, slots)):
         if new < old:
             raise DataError(f"{name}: got {new}; allowed: at least the present {old}")
-    graphs = training_set.graphs
-    if neighbors > slots:
-        extra = neighbors - slots
-        graphs = graphs._replace(
-            neighbors=jnp.pad(graphs.neighbors, ((0, 0), (0, 0), (0, extra))),
-            shifts=jnp.pad(graphs.shifts, ((0, 0), (0, 0), (0, extra), (0, 0))),
-            edge_mask=jnp.pad(graphs.edge_mask, ((0, 0), (0, 0), (0, extra))),
-        )
+    graphs = pad_slots(training_set.graphs, neighbors)
     more = capacity - training_set.capacity
 
     def extend(slots: jax.Array) -> jax.Array:
