@@ -22,10 +22,6 @@ SILU_NORM = 1.6791767923989418
 TANH_NORM = 1.5937334472592695
 """Scale that gives silu and tanh a unit second moment under a standard normal, as e3nn estimates it."""
 
-RADIAL_STD = 4.0
-"""Standard deviation of the first radial weights at the start. Bessel functions times envelope have an rms of about
-0.2 on the edges of molecules; with unit weights each block would add a hundredth of the one before."""
-
 
 def channels(irreps: str) -> dict[str, int]:
     """Number of channels of each irrep, in canonical order: `{'0e': 16, '1o': 16}`."""
@@ -123,13 +119,12 @@ class ScaledDense(nn.Module):
     features: int
     gain: float = 1.0
     use_bias: bool = False
-    initial_std: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [..., inputs] to [..., features]."""
         fan_in = x.shape[-1]
-        weight = self.param("weight", nn.initializers.normal(self.initial_std), (fan_in, self.features), x.dtype)
+        weight = self.param("weight", nn.initializers.normal(1.0), (fan_in, self.features), x.dtype)
         y = x @ (weight * (self.gain / math.sqrt(fan_in)))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
@@ -142,7 +137,6 @@ class MLP(nn.Module):
 
     widths: tuple[int, ...]
     use_bias: bool = False
-    first_std: float = 1.0
     gain: float = math.sqrt(2.0)
     activation: bool = True  # without it the layers follow each other directly, with a gain of 1
 
@@ -153,8 +147,7 @@ class MLP(nn.Module):
             if i > 0 and self.activation:
                 x = nn.silu(x)
             gain = self.gain if i > 0 and self.activation else 1.0
-            std = self.first_std if i == 0 else 1.0
-            x = ScaledDense(width, gain, self.use_bias, std, name=f"dense_{i}")(x)
+            x = ScaledDense(width, gain, self.use_bias, name=f"dense_{i}")(x)
         return x
 
 
@@ -237,7 +230,7 @@ class Convolution(nn.Module):
         """
         widths = [x[p.node].shape[-1] for p in self.paths]
         layers = (*self.radial_widths, sum(widths))
-        weights = MLP(layers, first_std=RADIAL_STD, gain=self.radial_gain, name="radial")(radial)
+        weights = MLP(layers, gain=self.radial_gain, name="radial")(radial)
         split = jnp.split(weights, np.cumsum(widths)[:-1].tolist(), axis=-1)
         senders = {ir: x[ir][neighbors] for ir in {p.node for p in self.paths}}
         messages: dict[str, list[jax.Array]] = {}

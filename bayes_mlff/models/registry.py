@@ -69,7 +69,7 @@ def network(config: NequIPConfig | MACEConfig) -> nn.Module:
 
 
 def initialize(config: NequIPConfig | MACEConfig, seed: int, dtype: type = jnp.float32) -> Potential:
-    """Random weights of unit variance, apart from the first ones of NequIP's radial networks and MACE's products."""
+    """Random weights of unit variance, apart from MACE's products."""
     return Potential(config, jax.jit(_initializer(config, dtype))(jax.random.key(seed)))
 
 

@@ -100,8 +100,19 @@ def test_live_reference(name):
         assert_same(got, reference.evaluate(model, settings["cutoff"], structure))
 
 
+@pytest.fixture
+def single_precision_default():
+    """sevenn builds its networks in PyTorch's default precision, which nequip sets to double for good."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
-def test_live_checkpoint(name, monkeypatch, tmp_path):
+def test_live_checkpoint(name, monkeypatch, tmp_path, single_precision_default):
     pytest.importorskip("sevenn")
     from sevenn.util import load_checkpoint
 

@@ -105,7 +105,6 @@ def test_dtype_of_loaded_weights(saved):
 def test_weights_have_unit_variance_and_follow_the_seed(potential):
     other = initialize(CONFIG, 1, jnp.float64)
     weights = {k: v for k, v in flatten_dict(potential.params, sep="/").items() if k.endswith("weight")}
-    weights = {k: v for k, v in weights.items() if not k.endswith("radial/dense_0/weight")}
     everything = np.concatenate([np.ravel(v) for v in weights.values()])
     # 200 or more normal numbers: |mean| < 4.5/sqrt(n) and |variance - 1| < 4.5 sqrt(2/n), false alarms 1e-5.
     assert abs(everything.mean()) < 4.5 / np.sqrt(everything.size)
