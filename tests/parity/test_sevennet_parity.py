@@ -110,7 +110,6 @@ def single_precision_default():
     torch.set_default_dtype(before)
 
 
-
 @pytest.mark.parametrize("name", list(CHECKPOINTS))
 def test_live_checkpoint(name, monkeypatch, tmp_path, single_precision_default):
     pytest.importorskip("sevenn")
