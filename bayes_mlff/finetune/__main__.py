@@ -1,0 +1,128 @@
+"""Command line: `python -m bayes_mlff.finetune CONFIG.yaml`, or with the paths of the data in place of a file."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+import yaml
+from rich.console import Console
+
+from bayes_mlff.core.errors import BayesMlffError, ConfigError
+from bayes_mlff.finetune import config as configuration
+from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
+from bayes_mlff.finetune.console import ConsoleObserver, table
+from bayes_mlff.finetune.run import fit
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+Data = Annotated[str | None, typer.Option(help="Labels: .npz of a molecule, .xyz or .extxyz of anything.")]
+
+
+@app.command(no_args_is_help=True)
+def finetune(
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML configuration.")] = None,
+    train: Data = None,
+    validation: Data = None,
+    test: Data = None,
+    frames: Annotated[int | None, typer.Option(help="Training frames to use.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
+    method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam or deep-ensemble.")] = None,
+    targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="parallel or long.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the results.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key, e.g. --set schedule.steps=4000; repeatable.")
+    ] = None,
+    write_config: Annotated[
+        Path | None, typer.Option(help="Write the configuration there, with comments, and stop.")
+    ] = None,
+) -> None:
+    """Bayesian fine-tuning of a model on labelled structures; options go before what the configuration says.
+
+    The output directory gets the samples, metrics and figures. An interrupted run is continued there.
+    """
+    raw = {} if path is None else configuration.read_yaml(path)
+    if not isinstance(raw, dict):
+        raise ConfigError("config", str(path), "a mapping of keys to values")
+    base = Path() if path is None else path.parent
+    # Paths in a file are relative to it, those on the command line to where it is given.
+    raw = _absolute(raw, base)
+    here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
+    given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
+    given |= {"data.frames": frames, "method": method, "targets": targets, "schedule.kind": schedule, "seed": seed}
+    given |= {"model": str(Path(model).absolute()) if model is not None and Path(model).is_file() else model}
+    for key, value in given.items():
+        if value is not None:
+            _put(raw, key, value)
+    for item in overrides or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ConfigError("--set", item, "key=value, e.g. schedule.steps=4000")
+        _put(raw, key, yaml.safe_load(value))
+    config = configuration.parse(raw)
+    if write_config is not None:
+        if write_config.exists():
+            raise ConfigError("--write-config", str(write_config), "a file that does not exist yet")
+        write_config.write_text(configuration.commented(config))
+        Console().print(f"wrote {write_config}", highlight=False, soft_wrap=True)
+        return
+    _prepare_jax(config)
+    console = Console()
+    with ConsoleObserver(console) as observer:
+        fit(config, observer=observer)
+    console.print(table(json.loads((Path(config.output) / "metrics.json").read_text())))
+    console.print(f"results in {config.output}", highlight=False, soft_wrap=True)
+
+
+def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The same with the paths that a file gives resolved against its directory."""
+    resolved = dict(raw)
+    data = raw.get("data")
+    if isinstance(data, dict):
+        names = ("train", "validation", "test")
+        paths = {k: str((base / v).absolute()) for k, v in data.items() if k in names and isinstance(v, str)}
+        resolved["data"] = data | paths
+    if isinstance(raw.get("output"), str):
+        resolved["output"] = str((base / raw["output"]).absolute())
+    if isinstance(raw.get("model"), str) and (base / raw["model"]).is_file():
+        resolved["model"] = str((base / raw["model"]).absolute())
+    return resolved
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    target = raw
+    *sections, last = key.split(".")
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(key, value, "a dotted key whose sections exist")
+    target[last] = value
+
+
+def _prepare_jax(config: FinetuneConfig) -> None:
+    """One JAX device per core on CPU, so that chains run side by side."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    schedule = config.schedule
+    chains = schedule.chains if isinstance(schedule, ParallelSchedule) else 1
+    if config.optimises:
+        chains = 1 if config.method == "adam" else config.optimizer.members
+    jax.config.update("jax_num_cpu_devices", max(d for d in range(1, cores + 1) if chains % d == 0))
+
+
+def main() -> None:
+    """Entry point: errors made on purpose are printed as one line, without a traceback."""
+    try:
+        app()
+    except BayesMlffError as error:
+        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
+        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

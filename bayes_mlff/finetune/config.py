@@ -1,0 +1,244 @@
+"""What to fine-tune on which labels, and how: one YAML file, validated before anything is computed."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf.config import Count, Positive, Section
+
+Method = Literal["sghmc", "scratch", "adam", "deep-ensemble"]
+KINDS = ("parallel", "long")
+"""Kinds of schedules, which pydantic puts into the locations of errors."""
+
+
+class DataConfig(Section):
+    """Labelled sets: .npz of one molecule, or extended XYZ of one molecule or crystal."""
+
+    train: str = Field(description="Path of the labels to learn from.")
+    validation: str | None = Field(
+        default=None, description="Path of frames that scale σ and, when optimising, choose among steps."
+    )
+    test: str | None = Field(default=None, description="Path of frames that are only predicted.")
+    frames: Count | None = Field(default=None, description="Training frames to use; all without it.")
+    draw_seed: int | None = Field(
+        default=None, ge=0, description="Draw the frames at random with this seed; without it they are the first."
+    )
+    numbers_key: str = Field(default="z", description="npz: atomic numbers.")
+    positions_key: str = Field(default="R", description="npz: positions, Å.")
+    energies_key: str = Field(default="E", description="npz: energies of the structures.")
+    forces_key: str = Field(default="F", description="npz: forces.")
+    xyz_energy_key: str = Field(default="REF_energy", description="extended XYZ: energy of a structure.")
+    xyz_forces_key: str = Field(default="REF_forces", description="extended XYZ: forces.")
+    xyz_stress_key: str = Field(default="REF_stress", description="extended XYZ: stress, eV/Å³, tension positive.")
+    energy_unit: Literal["eV", "kcal/mol", "kJ/mol", "hartree"] = Field(default="eV", description="Of the files.")
+    forces_unit: Literal["eV/A", "kcal/mol/A", "kJ/mol/A", "hartree/bohr"] = Field(
+        default="eV/A", description="Of the files."
+    )
+    duplicates: Literal["refuse", "allow"] = Field(
+        default="refuse", description="What to do about a geometry that is there twice, in one set or in two."
+    )
+
+
+class PriorConfig(Section):
+    """Independent normal prior of the weights."""
+
+    kind: Literal["transfer", "normal"] = Field(
+        default="transfer", description="Centred on the pretrained weights, or N(0, 1)."
+    )
+    scale: Positive = Field(default=0.2, description="σ_TL of transfer; 0.2 for NequIP, 0.5 for MACE.")
+
+
+class ParallelSchedule(Section):
+    """Short independent chains, one sample each, as after the first label of an on-the-fly run."""
+
+    kind: Literal["parallel"] = "parallel"
+    chains: int = Field(default=8, ge=2, description="Independent chains, one sample each.")
+    steps: int = Field(default=2000, ge=10, description="Steps of every chain.")
+    step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
+    cold_steps: int = Field(default=400, ge=0, description="Steps at temperature 0.")
+    ramp_steps: int = Field(default=100, ge=1, description="Steps from temperature 0 to 1.")
+    initial_spread: float = Field(
+        default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
+    )
+    eps: Positive = Field(default=1e-4, description="ε of the mass.")
+
+    @model_validator(mode="after")
+    def _warm(self) -> "ParallelSchedule":
+        if self.steps <= self.cold_steps + self.ramp_steps:
+            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
+        return self
+
+
+class LongSchedule(Section):
+    """One chain: exponential decay of the step size, then falling cosine cycles with one sample each."""
+
+    kind: Literal["long"] = "long"
+    samples: int = Field(default=8, ge=2, description="The first at the end of the decay, one after each cycle.")
+    decay_steps: Count = Field(default=20_000, description="Steps of the decay; 1 000 000 in the paper.")
+    cycle_steps: Count = Field(default=1000, description="Steps of a cycle; 50 000 in the paper.")
+    start: Positive = Field(default=3e-3, description="First step size; 1e-2 in the paper from random weights.")
+    end: Positive = Field(default=1e-5, description="Step size at the end of the decay.")
+    peak: Positive = Field(default=1e-3, description="Step size at the start of every cycle.")
+    eps: Positive = Field(default=1e-5, description="ε of the mass.")
+
+
+ScheduleConfig = Annotated[ParallelSchedule | LongSchedule, Field(discriminator="kind")]
+
+
+class OptimizerConfig(Section):
+    """For the methods adam and deep-ensemble."""
+
+    steps: Count = Field(default=2000, description="Steps of every member.")
+    learning_rate: Positive = Field(default=1e-3, description="At the start; 1e-2 in the paper from random weights.")
+    final_learning_rate: Positive = Field(default=1e-5, description="At the end of the exponential decay.")
+    members: Count = Field(default=8, description="Of a deep ensemble.")
+
+
+class FinetuneConfig(Section):
+    """Everything that defines a fine-tuning."""
+
+    data: DataConfig
+    model: str = Field(
+        default="nequip-md17-small", description="Name of a known model, or path of a .safetensors file."
+    )
+    output: str = Field(default="finetuned", description="Directory of the results.")
+    method: Method = Field(
+        default="sghmc",
+        description="sghmc: samples of the posterior. Baselines: scratch (the same from random weights, "
+        "prior N(0, 1)), adam (one optimised model from the pretrained weights), deep-ensemble (optimised from "
+        "random weights).",
+    )
+    targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
+        default="energy+forces", description="Labels to learn from."
+    )
+    prior: PriorConfig = PriorConfig()
+    schedule: ScheduleConfig = ParallelSchedule()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch_size: Count = Field(default=5, description="Labels of a step; 30 in the paper's long chains.")
+    friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α of the sampler; 1 - β1 of the optimisers.")
+    energy_sigma: str = Field(
+        default="0.05 kcal/mol", description="Energy σ of the likelihood: total, or with /atom per atom."
+    )
+    stress_sigma_kcal_mol_a3: Positive = Field(default=0.1 / 16.0, description="Stress σ of the likelihood.")
+    large_error_kcal_mol_a: Positive = Field(
+        default=1.0, description="Force errors above it are those that σ should point to (AUC-ROC)."
+    )
+    evaluation_batch: Count = Field(default=32, description="Frames predicted at once.")
+    checkpoint_steps: Count = Field(default=500, description="Steps between checkpoints, at most.")
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _parallel_unless_said(cls, value: Any) -> Any:
+        return {"kind": "parallel"} | value if isinstance(value, dict) else value
+
+    @field_validator("energy_sigma")
+    @classmethod
+    def _quantity(cls, value: str) -> str:
+        try:
+            units.parse_energy(value, n_atoms=1, key="energy_sigma")
+        except ConfigError as error:
+            raise ValueError(f"allowed: {error.allowed}") from error
+        return value
+
+    @property
+    def optimises(self) -> bool:
+        """True if the method ends in point estimates instead of samples of a posterior."""
+        return self.method in ("adam", "deep-ensemble")
+
+    @property
+    def from_random_weights(self) -> bool:
+        """True if the pretrained weights are not used."""
+        return self.method in ("scratch", "deep-ensemble")
+
+
+def parse(raw: Any) -> FinetuneConfig:
+    """Validate a configuration read from YAML.
+
+    Raises:
+      ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise ConfigError("config", raw, "a mapping of keys to values")
+    try:
+        return FinetuneConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def load(path: Path) -> FinetuneConfig:
+    """Read and validate a YAML file.
+
+    Raises:
+      ConfigError: if the file is missing, not YAML, or invalid.
+    """
+    return parse(read_yaml(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Contents of a YAML file, not validated.
+
+    Raises:
+      ConfigError: if the file is missing or not YAML.
+    """
+    if not path.is_file():
+        raise ConfigError("config", str(path), "the path of an existing YAML file")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError("config", str(path), f"valid YAML ({error})") from error
+
+
+def dump(config: FinetuneConfig) -> str:
+    """The configuration as YAML with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def commented(config: FinetuneConfig) -> str:
+    """The same as `dump`, each key under a comment that says what it means."""
+    lines = ["# Fine-tuning on labelled structures. Unknown keys are refused."]
+    return "\n".join(lines + _entries(config, 0)) + "\n"
+
+
+def _entries(section: BaseModel, indent: int) -> list[str]:
+    lines, pad = [], "  " * indent
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            about = (type(value).__doc__ or "").splitlines()[0]
+            lines += ["", f"{pad}# {about}", f"{pad}{name}:", *_entries(value, indent + 1)]
+            continue
+        text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
+        lines += [f"{pad}# {field.description}"] if field.description else []
+        lines.append(f"{pad}{name}: {text}")
+    return lines
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    parts = [str(p) for p in first["loc"] if p not in KINDS]
+    key = ".".join(parts) or "config"
+    if first["type"] == "extra_forbidden":
+        siblings = sorted(_fields_beside(first["loc"]))
+        close = difflib.get_close_matches(parts[-1], siblings, n=1)
+        hint = f"unknown key (did you mean '{close[0]}'?); " if close else "unknown key; "
+        return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
+    if first["type"] == "missing":
+        return ConfigError(key, None, "this key is required")
+    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "))
+
+
+def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
+    """Names of the fields of the section in which the last part of a location stands."""
+    model: Any = FinetuneConfig
+    for part in location[:-1]:
+        if part in KINDS:
+            model = ParallelSchedule if part == "parallel" else LongSchedule
+        elif part != "schedule":
+            model = model.model_fields[part].annotation
+    return set(model.model_fields)

@@ -1,0 +1,57 @@
+"""What a user sees while the chains run, and the table at the end."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class ConsoleObserver:
+    """Lines of text and a progress bar; usable as a context manager."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._task: TaskID | None = None
+        self._bar = Progress(
+            TextColumn("  sampling"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps  U {task.fields[potential]:.4g}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+
+    def __enter__(self) -> "ConsoleObserver":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
+        """Move the bar; where there is no terminal, print a line."""
+        if self._task is None:
+            self._task = self._bar.add_task("", total=steps, potential=potential)
+        self._bar.update(self._task, completed=step, potential=potential)
+        if not self._console.is_terminal:
+            self.say(f"  step {step} of {steps}, potential per label {potential:.5g}, {seconds:.0f} s")
+
+
+def table(results: dict) -> Table:
+    """Errors of every set before and after fine-tuning, from the contents of metrics.json."""
+    columns = ("set", "quantity", "RMSE before", "RMSE", "MAE before", "MAE", "within 95 %")
+    made = Table(*columns)
+    for name in ("validation", "test"):
+        if name not in results:
+            continue
+        before, after = results[name]["zero_shot"], results[name]["fine_tuned"]
+        for quantity, numbers in after.items():
+            old = before.get(quantity, {})
+            errors = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"])
+            texts = ("-" if x is None else f"{x:.4g}" for x in errors)
+            made.add_row(name, quantity, *texts, f"{numbers['coverage']['0.95']:.1%}")
+    return made

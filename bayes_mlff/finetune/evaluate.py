@@ -1,0 +1,154 @@
+"""Predictions of labelled frames by every sample, and how good they and their σ are."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.ensemble import metrics
+from bayes_mlff.ensemble.predictive import combine
+from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
+from bayes_mlff.finetune.frames import Frames
+from bayes_mlff.models.energetics import Prediction
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+Single = Callable[[jax.Array, Graph], Prediction]
+"""One set of weights [p] and a batch of graphs; compiled."""
+
+
+class Quality(NamedTuple):
+    """Predicted minus reference of one observable, all scalars of all frames; σ is None without an ensemble."""
+
+    reference: np.ndarray  # [m]
+    error: np.ndarray  # [m]
+    sigma: np.ndarray | None  # [m]
+
+
+class Outcome(NamedTuple):
+    """Observables of one set of frames."""
+
+    energy: Quality  # eV, total
+    forces: Quality  # eV/Å, components
+    stress: Quality | None  # eV/Å³, six components; None where not labelled or not predicted
+
+
+def predict(single: Single, params: jax.Array, graphs: Graph, batch: int) -> Prediction:
+    """Predict frames by every sample, batches padded to one size so that there is one compilation.
+
+    Args:
+      single: compiled model.
+      params: [c, p].
+      graphs: leaves [f, ...].
+      batch: frames at once.
+
+    Returns:
+      Fields [c, f, ...], float64 on the host.
+    """
+    count = graphs.positions.shape[0]
+    rows = []
+    for k in range(params.shape[0]):
+        parts = []
+        for first in range(0, count, batch):
+            index = np.minimum(np.arange(first, first + batch), count - 1)
+            part = single(params[k], jax.tree.map(lambda x, i=index: x[i], graphs))
+            used = min(batch, count - first)
+            parts.append(jax.tree.map(lambda x, n=used: np.asarray(x, np.float64)[:n], part))
+        rows.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+
+def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_sigma: bool = True) -> Outcome:
+    """Compare predictions [c, f, ...] of an ensemble's samples with the labels.
+
+    Args:
+      prediction: energies as the network gives them.
+      frames: labels.
+      ensemble: levels of the energies, factors on σ and σ of the likelihood.
+      with_sigma: False leaves σ out, for models whose σ means nothing.
+    """
+    levels = ensemble.level_ev(frames.numbers)
+    level = float(np.mean(levels))  # large: added after the moments, which may be taken in float32
+    on_level = prediction._replace(energy=prediction.energy + (levels - level)[:, None])
+    stress_sigma = ensemble.stress_sigma_ev_a3
+    single = prediction.energy.shape[0] == 1
+    typed = jax.tree.map(jnp.asarray, on_level)
+    moments = combine(
+        typed, energy_sigma=ensemble.energy_sigma_ev, stress_sigma=stress_sigma, allow_single_chain=single
+    )
+    factors = ensemble.factors
+
+    def compare(mean, sigma, factor: float, reference: np.ndarray) -> Quality:
+        error = np.asarray(mean, np.float64) - reference
+        spread = factor * np.asarray(sigma, np.float64).ravel() if with_sigma else None
+        return Quality(reference.ravel(), error.ravel(), spread)
+
+    stress = None
+    if moments.stress_mean is not None and moments.stress_sigma is not None and frames.stress is not None:
+        upper = np.triu_indices(3)
+        mean, sigma = (np.asarray(x)[:, upper[0], upper[1]] for x in (moments.stress_mean, moments.stress_sigma))
+        stress = compare(mean, sigma, factors.stress, frames.stress[:, upper[0], upper[1]])
+    return Outcome(
+        compare(
+            np.asarray(moments.energy_mean, np.float64) + level, moments.energy_sigma, factors.energy, frames.energy
+        ),
+        compare(moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces),
+        stress,
+    )
+
+
+def rescaling(validation: Outcome) -> SigmaFactors:
+    """Factors that make the mean predicted variance of a validation set equal its mean square error."""
+
+    def factor(quality: Quality | None) -> float:
+        if quality is None or quality.sigma is None or not quality.error.any():
+            return 1.0
+        return metrics.rescale_factor(quality.error, quality.sigma)
+
+    return SigmaFactors(factor(validation.energy), factor(validation.forces), factor(validation.stress))
+
+
+def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]:
+    """Metrics of every observable, for a JSON file: kcal/mol, kcal/mol/Å and GPa.
+
+    Args:
+      result: errors, and σ where there is one.
+      large_error_kcal_mol_a: force errors that σ should point to.
+
+    Returns:
+      By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
+      nominal level, `auc_roc` (forces; None if all errors are on one side), `calibration_curve`.
+    """
+    summary = {
+        "energy_kcal_mol": _numbers(result.energy, KCAL_MOL_PER_EV),
+        "forces_kcal_mol_a": _numbers(result.forces, KCAL_MOL_PER_EV, large_error_kcal_mol_a),
+    }
+    if result.stress is not None:
+        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA)
+    return summary
+
+
+def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> dict:
+    error = quality.error * unit
+    numbers: dict = {"count": int(error.size), "rmse": metrics.rmse(error), "mae": metrics.mae(error)}
+    if quality.sigma is None:
+        return numbers
+    sigma = quality.sigma * unit
+    pit = metrics.normal_pit(error, sigma)
+    inside, curve = metrics.coverage(pit, LEVELS), metrics.calibration_curve(pit)
+    numbers |= {
+        "mean_sigma": float(np.sqrt(np.mean(sigma**2))),
+        "mll": metrics.mean_log_likelihood(error, sigma),
+        "crps": metrics.crps(error, sigma),
+        "coverage": {f"{level:g}": float(share) for level, share in zip(LEVELS, inside.observed, strict=True)},
+        "calibration_curve": {"nominal": curve.x.tolist(), "observed": curve.y.tolist()},
+    }
+    if threshold is not None:
+        above = np.abs(error) > threshold
+        numbers["large_error"] = threshold
+        numbers["share_large"] = float(above.mean())
+        numbers["auc_roc"] = metrics.auc_roc(error, sigma, threshold) if 0 < above.sum() < above.size else None
+    return numbers

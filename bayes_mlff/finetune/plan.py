@@ -1,0 +1,127 @@
+"""What a method means: the moves of the chains, their prior, where they start and when they are sampled."""
+
+from math import gcd
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
+from bayes_mlff.models import registry
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.problem import prior_mean
+from bayes_mlff.posterior import prior as prior_module
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.sghmc.precondition import amsgrad
+from bayes_mlff.sghmc.schedules import (
+    cosine_step_size,
+    long_chain_freeze_step,
+    long_chain_sample_steps,
+    long_chain_step_size,
+    warmup_temperature,
+)
+from bayes_mlff.sghmc.transform import Sghmc, sghmc
+
+
+class Plan(NamedTuple):
+    """Everything about the chains but the data."""
+
+    transform: Sghmc
+    prior: GaussianPrior  # over flat parameters [p]; of infinite scale where a method has none
+    chains: int
+    sample_steps: tuple[int, ...]  # ascending step counts after which every chain is sampled
+    chunk: int  # steps of one compiled call; divides every sample step
+    thin: int  # steps between entries of the traces; divides the chunk
+
+
+def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
+    """Translate the configured method.
+
+    SGHMC at T = 0 with bias correction is AMSGrad (Reddi et al. 2018) with β1 = 1 - α: the optimisers are that.
+
+    Args:
+      config: method, schedule and prior.
+      potential: pretrained weights.
+    """
+    transform, chains, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
+    chunk = _largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
+    return Plan(transform, _prior(config, potential), chains, sample_steps, chunk, _largest_divisor(chunk, 100))
+
+
+def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
+    settings = config.optimizer
+    decay = settings.final_learning_rate / settings.learning_rate
+    transform = sghmc(
+        optax.exponential_decay(settings.learning_rate, settings.steps, decay),
+        temperature=0.0,
+        friction=config.friction,
+        preconditioner=amsgrad(eps=1e-8),
+        bias_correction=True,
+    )
+    return transform, 1 if config.method == "adam" else settings.members, (settings.steps,)
+
+
+def _sampler(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
+    schedule = config.schedule
+    if isinstance(schedule, ParallelSchedule):
+        transform = sghmc(
+            cosine_step_size(schedule.step_size, schedule.steps),
+            temperature=warmup_temperature(schedule.cold_steps, schedule.ramp_steps),
+            friction=config.friction,
+            preconditioner=amsgrad(eps=schedule.eps),
+        )
+        return transform, schedule.chains, (schedule.steps,)
+    transform = sghmc(
+        long_chain_step_size(
+            schedule.start,
+            end=schedule.end,
+            decay_steps=schedule.decay_steps,
+            peak=schedule.peak,
+            cycle_steps=schedule.cycle_steps,
+        ),
+        friction=config.friction,
+        preconditioner=amsgrad(eps=schedule.eps, freeze_after=long_chain_freeze_step(schedule.decay_steps)),
+        bias_correction=True,
+    )
+    lengths = {"decay_steps": schedule.decay_steps, "cycle_steps": schedule.cycle_steps}
+    return transform, 1, long_chain_sample_steps(schedule.samples, **lengths)
+
+
+def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
+    mean = prior_mean(potential)
+    if config.optimises:
+        return GaussianPrior(mean, float("inf"))
+    if config.method == "scratch" or config.prior.kind == "normal":
+        return GaussianPrior(jnp.zeros_like(mean), 1.0)
+    return GaussianPrior(mean, config.prior.scale)
+
+
+def first_parameters(config: FinetuneConfig, potential: Potential, chains: int, key: jax.Array) -> jax.Array:
+    """Starting points [c, p] of the chains.
+
+    Random weights for the methods without pretrained ones. Otherwise the pretrained weights, with `initial_spread`
+    times the scale of the prior added for parallel chains, and σ heads drawn from the prior: at exactly zero a head
+    is a saddle point of its own weights, which gradients do not leave.
+    """
+    if config.from_random_weights:
+        # Seeds may be traced: they become keys only.
+        seeds = jax.random.randint(key, (chains,), 0, jnp.iinfo(jnp.int32).max, jnp.int32)
+        architecture = potential.config
+        draw = jax.vmap(lambda seed: ravel_pytree(registry.initialize(architecture, cast(int, seed)).params)[0])
+        return jax.jit(draw)(seeds)
+    parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
+    spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
+    centre = GaussianPrior(prior_mean(potential), config.prior.scale)
+    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))  # annotated as nested
+    factors = {k: np.full(np.shape(v), 1.0 if k[0] == "sigma" else spread) for k, v in leaves.items()}
+    factor = ravel_pytree(unflatten_dict(factors))[0].astype(centre.mean.dtype)
+    draws = jax.vmap(lambda k: prior_module.sample(centre, k))(jax.random.split(key, chains))
+    return centre.mean[None, :] + factor[None, :] * (draws - centre.mean[None, :])
+
+
+def _largest_divisor(n: int, most: int) -> int:
+    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)

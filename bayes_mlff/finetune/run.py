@@ -1,0 +1,219 @@
+"""From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.neighbors import species_index
+from bayes_mlff.finetune import config as configuration
+from bayes_mlff.finetune import ensemble as ensembles
+from bayes_mlff.finetune import evaluate, figures, frames, sampling
+from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
+from bayes_mlff.finetune.frames import DataSets, Frames
+from bayes_mlff.finetune.plan import first_parameters, make_plan
+from bayes_mlff.finetune.sampling import Observer, Sampled
+from bayes_mlff.models import registry
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.posterior.likelihood import Likelihood
+
+
+class Silent:
+    """An observer that does nothing."""
+
+    def say(self, text: str) -> None:
+        """Ignore the text."""
+
+    def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
+        """Ignore the progress."""
+
+
+class Task(NamedTuple):
+    """All inputs of a fine-tuning, checked."""
+
+    config: FinetuneConfig
+    sets: DataSets
+    graphs: dict[str, Graph]  # by the names of the sets
+    potential: Potential  # pretrained, for the elements of the frames
+    with_stress: bool
+    single: evaluate.Single
+
+
+def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
+    """Fine-tune, predict and write everything into the output directory; continue there if it was interrupted.
+
+    Files: `config.yaml`, `ensemble.safetensors`, `metrics.json`, and as PNG `forces_parity`, `sigma_error` and
+    `calibration` for the test set, else the validation set.
+
+    Args:
+      config: validated configuration.
+      base: directory against which relative paths of data, model and output are resolved.
+      observer: told about progress.
+
+    Returns:
+      The samples, with σ scaled on the validation set if there is one.
+
+    Raises:
+      ConfigError, DataError, WeightsError: before anything is computed or written, if it cannot work.
+      RunDirectoryError: if the output directory holds another fine-tuning, or is in use.
+      RunStoppedError: if a chain is no longer finite.
+    """
+    observer = observer or Silent()
+    task = prepare(config, base=base)
+    sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
+    observer.say(f"{config.method} on {sizes} frames of {len(task.sets.train.numbers)} atoms")
+    directory = _open(config, base / config.output)
+    try:
+        return _work(task, directory, observer)
+    finally:
+        directory.close()
+
+
+def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
+    """Read and check data and model, and find the neighbours.
+
+    Raises:
+      ConfigError, DataError, WeightsError: if something does not fit.
+    """
+    sets = frames.read(config, base=base)
+    beside = base / config.model
+    whole = registry.load(str(beside) if beside.is_file() else config.model)
+    numbers = sets.train.numbers
+    species_index(numbers, whole.config.elements)
+    potential = registry.restrict(whole, tuple(int(z) for z in np.unique(numbers)))
+    elements, r_max = potential.config.elements, potential.config.r_max
+    graphs = frames.graphs(sets.named(), elements, r_max)
+    with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
+    single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
+    return Task(config, sets, graphs, potential, with_stress, single)
+
+
+def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
+    directory = RunDirectory(path)
+    if not directory.config.is_file():
+        directory.create(configuration.dump(config))
+    else:
+        stored = configuration.load(directory.config)
+        if _lasting(stored) != _lasting(config):
+            left, right = _lasting(stored).model_dump(), _lasting(config).model_dump()
+            changed = [key for key in left if left[key] != right[key]]
+            raise RunDirectoryError(
+                f"{path}: holds a fine-tuning with another {', '.join(changed)}; choose another output"
+            )
+    directory.open()
+    return directory
+
+
+def _lasting(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration without what concerns only the evaluation, which may change."""
+    data: DataConfig = config.data.model_copy(update={"test": None})
+    default = FinetuneConfig.model_fields
+    free = {key: default[key].default for key in ("evaluation_batch", "large_error_kcal_mol_a", "output")}
+    return config.model_copy(update={"data": data, **free})
+
+
+def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
+    config, potential, train = task.config, task.potential, task.sets.train
+    isolated = potential.isolated_energy(train.numbers)
+    pretrained = potential.flat()[0][None, :]
+    pretrained_energy = _predict(task, pretrained, "train").energy[0] + isolated
+    offset = float(np.mean(pretrained_energy - train.energy))
+    # Random networks know no level: their labels are given a mean of zero.
+    learnt = isolated - float(np.mean(train.energy)) if config.from_random_weights else offset
+    energy_sigma = units.parse_energy(config.energy_sigma, n_atoms=len(train.numbers), key="energy_sigma")
+    stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
+    text = configuration.dump(config)
+
+    def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
+        return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress_sigma, text)
+
+    sampled = _sample(task, Likelihood(energy_sigma, stress_sigma if task.with_stress else None), learnt,
+                      directory, observer)  # fmt: skip
+    offsets = np.full(len(sampled.samples), learnt)
+    if config.targets == "forces":
+        # Forces leave every sample its own constant of integration.
+        offsets = np.mean(_predict(task, sampled.samples, "train").energy + isolated - train.energy, axis=1)
+    ensemble = ensemble_of(sampled.samples, offsets)
+    if task.sets.validation is not None:
+        prediction = _predict(task, sampled.samples, "validation")
+        ensemble = ensemble._replace(
+            factors=evaluate.rescaling(evaluate.outcome(prediction, task.sets.validation, ensemble))
+        )
+    ensembles.save(ensemble, directory.path / "ensemble.safetensors")
+    observer.say("predicting")
+    _report(task, ensemble, ensemble_of(pretrained, np.array([offset])), sampled, directory.path)
+    return ensemble
+
+
+def _sample(
+    task: Task, likelihood: Likelihood, offset_ev: float, directory: RunDirectory, observer: Observer
+) -> Sampled:
+    config, potential = task.config, task.potential
+    plan = make_plan(config, potential)
+    key_start, key_chains = jax.random.split(jax.random.key(config.seed))
+    level = potential.isolated_energy(task.sets.train.numbers) - offset_ev
+    validation = task.sets.validation
+
+    def force_rmse(params: jax.Array) -> np.ndarray:
+        assert validation is not None
+        error = _predict(task, params, "validation").forces - validation.forces[None]
+        return np.sqrt(np.mean(error**2, axis=(1, 2, 3)))
+
+    return sampling.run(
+        config,
+        plan,
+        ensembles.flat_predictor(potential.config, with_stress=task.with_stress),
+        likelihood,
+        sampling.fill(config, task.sets.train, task.graphs["train"], level),
+        first_parameters(config, potential, plan.chains, key_start),
+        key_chains,
+        folder=directory.checkpoints,
+        digest=task.sets.digest(),
+        observer=observer,
+        validate=force_rmse if validation is not None else None,
+    )
+
+
+def _predict(task: Task, params: jax.Array, name: str):
+    graphs = task.graphs[name]
+    return evaluate.predict(task.single, params, graphs, task.config.evaluation_batch)
+
+
+def _report(task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, path: Path) -> None:
+    """Write metrics.json and the figures."""
+    limit = task.config.large_error_kcal_mol_a
+    results: dict = {
+        "method": task.config.method,
+        "training_frames": task.sets.train.size,
+        "samples": int(ensemble.samples.shape[0]),
+        "weights": int(ensemble.samples.shape[1]),
+        "sampling_seconds": round(sampled.seconds, 1),
+        "sigma_factors": ensemble.factors._asdict(),
+        "sigma_scaled_on_validation": task.sets.validation is not None,
+    }
+    shown: tuple[Frames | None, evaluate.Outcome, evaluate.Outcome] | None = None
+    for name, used in task.sets.named().items():
+        tuned = evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
+        before = evaluate.outcome(_predict(task, zero_shot.samples, name), used, zero_shot, with_sigma=False)
+        results[name] = {
+            "frames": used.size,
+            "fine_tuned": evaluate.summarise(tuned, limit),
+            "zero_shot": evaluate.summarise(before, limit),
+        }
+        if name != "train":
+            shown = (used, tuned, before)
+    results["trace"] = [entry._asdict() for entry in sampled.trace]
+    (path / "metrics.json").write_text(json.dumps(results, indent=1) + "\n")
+    if shown is not None and shown[1].forces.sigma is not None:
+        _, tuned, before = shown
+        sigma = shown[1].forces.sigma
+        (path / "forces_parity.png").write_bytes(figures.parity(tuned.forces, before.forces))
+        (path / "sigma_error.png").write_bytes(figures.sigma_error(tuned.forces, sigma))
+        (path / "calibration.png").write_bytes(figures.calibration(tuned.forces, sigma, tuned.energy))

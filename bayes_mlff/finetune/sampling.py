@@ -1,0 +1,189 @@
+"""Running the chains in compiled stretches, each followed by a checkpoint, so that a kill costs one stretch."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.frames import Frames
+from bayes_mlff.finetune.plan import Plan
+from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.otf import checkpoint
+from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.state import RunStoppedError
+from bayes_mlff.posterior import training_set as training
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.potential import potential
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.sghmc.run import ChainState, chain_runner, init_chains
+
+
+class Observer(Protocol):
+    """Who is told how far a fine-tuning is."""
+
+    def say(self, text: str) -> None:
+        """One line of text."""
+        ...
+
+    def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
+        """`step` of `steps` are done, `seconds` after the start or the resumption."""
+        ...
+
+
+class State(NamedTuple):
+    """All that a checkpoint needs to go on."""
+
+    params: jax.Array  # [c, p]
+    chains: ChainState
+    samples: jax.Array  # [s, c, p]; NaN until taken
+    best: jax.Array  # [c] smallest force RMSE on the validation set so far, eV/Å; optimisers only
+    step: jax.Array  # [] int32
+
+
+class Trace(NamedTuple):
+    """One entry a stretch."""
+
+    step: int
+    potential: float  # per datum, mean over chains, end of the stretch
+    kinetic_temperature: float
+    validation_rmse_kcal_mol_a: float | None  # mean over members; optimisers with a validation set only
+
+
+class Sampled(NamedTuple):
+    """What a run of the chains ends with."""
+
+    samples: jax.Array  # [s * c, p]
+    trace: list[Trace]
+    seconds: float  # over all sessions
+
+
+class Validate(Protocol):
+    """Force error of every chain on the validation set."""
+
+    def __call__(self, params: jax.Array) -> np.ndarray:
+        """RMSE [c] eV/Å of params [c, p]."""
+        ...
+
+
+def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: float) -> TrainingSet:
+    """Put the training frames on the device.
+
+    Args:
+      config: says which labels are learnt from.
+      frames: labels.
+      graphs: leaves [f, ...].
+      level_ev: subtracted from the reference energies to reach those of the network.
+    """
+    filled = training.allocate(jax.tree.map(lambda x: x[0], graphs), frames.size)
+    for i in range(frames.size):
+        energy = float(frames.energy[i]) - level_ev if config.targets.startswith("energy") else None
+        stress = frames.stress[i] if config.targets.endswith("stress") and frames.stress is not None else None
+        filled = training.append(filled, jax.tree.map(lambda x, i=i: x[i], graphs), energy, frames.forces[i], stress)
+    return filled
+
+
+def run(
+    config: FinetuneConfig,
+    plan: Plan,
+    predict: PredictFn,
+    likelihood: Likelihood,
+    training_set: TrainingSet,
+    start: jax.Array,
+    key: jax.Array,
+    *,
+    folder: Path,
+    digest: str,
+    observer: Observer,
+    validate: Validate | None = None,
+) -> Sampled:
+    """Run all steps of a plan, from the newest checkpoint if there is one.
+
+    A run that was interrupted ends with the same bits as one that was not.
+
+    Args:
+      config: batch size.
+      plan: moves, prior and sample steps.
+      predict: model of flat weights.
+      likelihood: fixed standard deviations.
+      training_set: labels.
+      start: first parameters [c, p].
+      key: of the chains.
+      folder: of the checkpoints.
+      digest: of the labels; a checkpoint made with others is refused.
+      observer: told about progress.
+      validate: makes optimisers keep each member's best parameters; samplers ignore it.
+
+    Raises:
+      RunStoppedError: if a chain is no longer finite.
+      RunDirectoryError: if the checkpoints belong to other labels.
+    """
+
+    def value_and_grad(params: jax.Array, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
+        prior, labels = data
+        function = potential(predict, prior, likelihood, config.batch_size, prefer_newest=False)
+        return jax.value_and_grad(function)(params, key, labels)
+
+    advance = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin)
+    devices = ChainDevices(plan.chains)
+    state, trace, before = _first(plan, start, key, folder, digest, observer)
+    last, began = plan.sample_steps[-1], time.perf_counter()
+    while int(state.step) < last:
+        params, chains, info = devices.run(
+            lambda p, c, labels: advance(p, c, (plan.prior, labels), labels.count),
+            state.params,
+            state.chains,
+            training_set,
+        )
+        step = int(state.step) + plan.chunk
+        if not bool(jnp.all(info.finite)):
+            section = "optimizer.learning_rate" if config.optimises else "the step size of the schedule"
+            raise RunStoppedError(f"step {step}: a chain became non-finite; a smaller {section} usually helps")
+        state = State(params, chains, state.samples, state.best, jnp.asarray(step, jnp.int32))
+        error = validate(params) if validate is not None and config.optimises else None
+        state = _keep(state, plan, error)
+        u, heat = float(jnp.mean(info.potential[:, -1])), float(jnp.mean(info.kinetic_temperature[:, -1]))
+        trace.append(Trace(step, u, heat, None if error is None else float(np.mean(error)) * KCAL_MOL_PER_EV))
+        seconds = time.perf_counter() - began
+        metadata = {"trace": [list(t) for t in trace], "seconds": before + seconds, "digest": digest}
+        checkpoint.write(folder, step, state, metadata)
+        observer.stretch(step=step, steps=last, potential=u, seconds=seconds)
+    samples = state.samples.reshape(-1, state.samples.shape[-1])
+    return Sampled(samples, trace, before + time.perf_counter() - began)
+
+
+def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: str, observer: Observer):
+    """State to go on from, its trace and the seconds spent before."""
+    chains = init_chains(start, key, plan.transform)
+    samples = jnp.full((len(plan.sample_steps), *start.shape), jnp.nan, start.dtype)
+    best = jnp.full((plan.chains,), jnp.inf, start.dtype)
+    fresh = State(start, chains, samples, best, jnp.zeros([], jnp.int32))
+    if not any(folder.glob("*.ckpt")):
+        return fresh, [], 0.0
+    arrays, metadata, remarks = checkpoint.newest(folder)
+    for remark in remarks:
+        observer.say(remark)
+    if metadata["digest"] != digest:
+        raise RunDirectoryError(f"{folder}: its checkpoints were made with other labels; choose another output")
+    observer.say(f"continuing from step {metadata['step']}")
+    return checkpoint.restore(fresh, arrays), [Trace(*row) for row in metadata["trace"]], float(metadata["seconds"])
+
+
+def _keep(state: State, plan: Plan, error: np.ndarray | None) -> State:
+    """Take the samples that are due; with validation errors [c], those parameters that are better than before."""
+    if error is not None:
+        new = jnp.asarray(error, state.best.dtype)
+        better = new < state.best
+        samples = jnp.where(better[None, :, None], state.params[None], state.samples)
+        return state._replace(samples=samples, best=jnp.where(better, new, state.best))
+    if int(state.step) in plan.sample_steps:
+        slot = plan.sample_steps.index(int(state.step))
+        return state._replace(samples=state.samples.at[slot].set(state.params))
+    return state

@@ -1,0 +1,202 @@
+"""Fine-tuning configuration and data: defaults, refusals that name key or frame, before anything is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.units import BOHR, HARTREE, KCAL_MOL
+from bayes_mlff.finetune import config, frames, plan
+from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
+from bayes_mlff.models import registry
+from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.otf.problem import prior_mean
+from bayes_mlff.posterior.minibatch import draw
+
+MINIMAL = {"data": {"train": "a.npz"}}
+WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+TINY = NequIPConfig(
+    elements=(1, 8),
+    r_max=3.0,
+    hidden_irreps="2x0e+2x1o",
+    num_layers=1,
+    edge_l_max=1,
+    embedding_features=2,
+    radial_depth=1,
+    radial_width=4,
+    average_neighbors=2.0,
+    sigma_widths=(4,),
+    energy_scales=(0.05, 0.05),
+    energy_shifts=(-1.0, -3.0),
+)
+
+
+def water(count, seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        "z": np.array([8, 1, 1]),
+        "R": WATER + 0.05 * random.normal(size=(count, 3, 3)),
+        "E": random.normal(size=count),
+        "F": random.normal(size=(count, 3, 3)),
+    }
+
+
+def write(path, arrays):
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_both_dumps_read_back_as_the_same():
+    for raw in (MINIMAL, MINIMAL | {"schedule": {"kind": "long", "samples": 3}, "method": "adam"}):
+        parsed = config.parse(raw)
+        for text in (config.dump(parsed), config.commented(parsed)):
+            assert config.parse(yaml.safe_load(text)) == parsed
+    assert isinstance(config.parse(MINIMAL | {"schedule": {"steps": 900}}).schedule, ParallelSchedule)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "phrase"),
+    [
+        ({"modell": "x"}, "modell", "did you mean 'model'"),
+        ({"data": {}}, "data.train", "required"),
+        ({"data": {"train": "a.npz", "frame": 3}}, "data.frame", "did you mean 'frames'"),
+        ({"data": {"train": "a.npz", "frames": 0}}, "data.frames", "greater than"),
+        ({"data": {"train": "a.npz", "forces_unit": "Ry/A"}}, "data.forces_unit", "hartree/bohr"),
+        ({"targets": "energy"}, "targets", "energy+forces"),
+        ({"method": "adamw"}, "method", "deep-ensemble"),
+        ({"energy_sigma": "0.05"}, "energy_sigma", "kcal/mol"),
+        ({"schedule": {"stpes": 900}}, "schedule.stpes", "did you mean 'steps'"),
+        ({"schedule": {"steps": 500}}, "schedule", "cold_steps + ramp_steps"),
+        ({"schedule": {"kind": "long", "steps": 900}}, "schedule.steps", "decay_steps"),
+        ({"schedule": {"kind": "short"}}, "schedule", "long"),
+        ({"prior": {"scal": 1}}, "prior.scal", "did you mean 'scale'"),
+        ({"optimizer": {"members": 0}}, "optimizer.members", "greater than"),
+    ],
+)
+def test_mistakes_are_named(change, key, phrase):
+    with pytest.raises(ConfigError) as caught:
+        config.parse(MINIMAL | change)
+    assert caught.value.key == key
+    assert phrase in str(caught.value)
+
+
+def read(tmp_path, *, train=None, validation=None, **settings):
+    data = {"train": write(tmp_path / "train.npz", train or water(6))}
+    if validation is not None:
+        data["validation"] = write(tmp_path / "validation.npz", validation)
+    top = {key: settings.pop(key) for key in ("targets",) if key in settings}
+    return frames.read(config.parse({"data": data | settings} | top))
+
+
+def test_frames_come_from_the_front_or_by_seed(tmp_path):
+    arrays = water(6)
+    np.testing.assert_array_equal(read(tmp_path, frames=2).train.energy, arrays["E"][:2])
+    drawn = read(tmp_path, frames=3, draw_seed=1).train.energy
+    assert set(drawn) < set(arrays["E"]) and list(drawn) != list(arrays["E"][:3])
+    np.testing.assert_array_equal(drawn, read(tmp_path, frames=3, draw_seed=1).train.energy)
+
+
+def test_units_are_converted(tmp_path):
+    sets = read(
+        tmp_path, energy_unit="kcal/mol", forces_unit="hartree/bohr", train=water(6) | {"F": 0.01 * water(6)["F"]}
+    )
+    np.testing.assert_allclose(sets.train.energy, water(6)["E"] * KCAL_MOL)
+    np.testing.assert_allclose(sets.train.forces, 0.01 * water(6)["F"] * HARTREE / BOHR)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "phrase"),
+    [
+        ({"train": water(6) | {"F": 30 * water(6)["F"]}}, DataError, "data.forces_unit"),
+        ({"train": water(6) | {"R": water(6)["R"] * 0.1}}, DataError, "frame 0: atoms"),
+        ({"train": {k: v for k, v in water(6).items() if k != "F"}}, DataError, "no array F; present: E, R, z"),
+        ({"train": water(6) | {"E": np.full(6, np.nan)}}, DataError, "E is not finite"),
+        ({"validation": water(3, 1) | {"z": np.array([1, 8, 1])}}, DataError, "data.validation: other atoms"),
+        ({"validation": water(2)}, DataError, r"2 geometries are there twice \(validation 0 = train 0, validation 1"),
+        ({"frames": 7}, ConfigError, "at most the 6 frames"),
+        ({"targets": "energy+forces+stress"}, ConfigError, "not crystals"),
+        ({"energies_key": "energy"}, DataError, "no array energy"),
+    ],
+)
+def test_unusable_data_are_refused(tmp_path, change, error, phrase):
+    with pytest.raises(error, match=phrase):
+        read(tmp_path, **change)
+
+
+def test_duplicates_may_be_allowed_and_are_found_within_a_set(tmp_path):
+    twice = {key: value if key == "z" else value[[0, 1, 0]] for key, value in water(2).items()}
+    with pytest.raises(DataError, match=r"1 geometries are there twice \(train 2 = train 0"):
+        read(tmp_path, train=twice)
+    assert len(read(tmp_path, train=twice, duplicates="allow").train.energy) == 3
+
+
+def test_extxyz_names_the_frame_without_a_label(tmp_path):
+    path = tmp_path / "train.xyz"
+    line = '3\nProperties=species:S:1:pos:R:3:REF_forces:R:3 {} pbc="F F F"\n'
+    body = "O 0 0 0 0 0 0\nH 0.96 0 0 0 0 0\nH -0.24 0.93 0 0 0 0\n"
+    path.write_text(line.format("REF_energy=1.0") + body + line.format("") + body)
+    with pytest.raises(DataError, match="frame 1 lacks REF_energy"):
+        frames.read(config.parse({"data": {"train": str(path)}}))
+    path.write_text(line.format("REF_energy=1.0") + body)
+    assert frames.read(config.parse({"data": {"train": str(path)}})).train.energy == pytest.approx([1.0])
+
+
+def test_graphs_share_their_shapes_and_unknown_elements_are_named(tmp_path):
+    sets = read(tmp_path, validation=water(2, 1))
+    made = frames.graphs(sets.named(), (1, 8), 1.2)
+    assert made["train"].neighbors.shape[1:] == made["validation"].neighbors.shape[1:]
+    assert made["train"].positions.shape == (6, 3, 3)
+    with pytest.raises(DataError, match=r"elements \[8\]"):
+        frames.graphs(sets.named(), (1, 6), 1.2)
+
+
+def test_plans_sample_where_the_schedules_say():
+    potential = registry.initialize(TINY, 0)
+    parsed = config.parse(
+        MINIMAL | {"schedule": {"kind": "long", "samples": 3, "decay_steps": 600, "cycle_steps": 150}}
+    )
+    made = plan.make_plan(parsed, potential)
+    assert made.sample_steps == (600, 750, 900) and made.chains == 1
+    assert all(step % made.chunk == 0 for step in made.sample_steps) and made.chunk % made.thin == 0
+    parallel = plan.make_plan(config.parse(MINIMAL), potential)
+    assert parallel.sample_steps == (2000,) and parallel.chains == 8
+    assert float(parallel.prior.scale) == 0.2
+    assert LongSchedule().start == 3e-3
+
+
+def test_starting_points_and_priors_of_the_methods():
+    potential = registry.initialize(TINY, 0)
+    flat, key = np.asarray(potential.flat()[0]), jax.random.key(0)
+    mean = np.asarray(prior_mean(potential))
+    head = {k: np.full(v.shape, k[0] == "sigma") for k, v in flatten_dict(potential.params).items()}
+    body = ~np.asarray(ravel_pytree(unflatten_dict(head))[0])
+    assert (mean[body] == flat[body]).all() and not mean[~body].any()
+    long = config.parse(MINIMAL | {"schedule": {"kind": "long"}})
+    for parsed in (long, config.parse(MINIMAL | {"method": "adam"})):
+        start = np.asarray(plan.first_parameters(parsed, potential, 2, key))
+        np.testing.assert_array_equal(start[:, body], np.stack([flat[body]] * 2))
+        assert (start[0, ~body] != start[1, ~body]).any()
+    spread = np.asarray(plan.first_parameters(config.parse(MINIMAL), potential, 400, key))
+    assert np.std(spread[:, body] - flat[body]) == pytest.approx(0.25 * 0.2, rel=0.02)
+    assert np.std(spread[:, ~body]) == pytest.approx(0.2, rel=0.02)
+    scratch = config.parse(MINIMAL | {"method": "scratch"})
+    start = np.asarray(plan.first_parameters(scratch, potential, 2, key))
+    assert start.shape == (2, flat.size) and not np.isclose(start[0], start[1]).all()
+    assert not np.isclose(start[0], flat).all()
+    prior = plan.make_plan(scratch, potential).prior
+    assert prior.scale == 1.0 and not np.asarray(prior.mean).any()
+    free = plan.make_plan(config.parse(MINIMAL | {"method": "adam"}), potential)
+    assert free.prior.scale == float("inf") and free.chains == 1
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_draws_without_a_newest_label_are_unbiased_and_even(count):
+    keys = jax.random.split(jax.random.key(0), 4000)
+    batch = jax.vmap(lambda key: draw(key, jnp.int32(count), None, 4))(keys)
+    share = np.zeros(count)
+    np.add.at(share, np.asarray(batch.indices), np.asarray(batch.weights))
+    np.testing.assert_allclose(share / 4000, 1 / count, atol=4 * np.sqrt(1 / count / 16000))
