@@ -38,7 +38,7 @@ def frames(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("slots", [1, 3, 8, 20])
-def test_rows_of_any_width_give_the_same_predict_frames(slots):
+def test_rows_of_any_width_give_the_same_energies_and_forces(slots):
     model = registry.initialize(CONFIG, 0)
     sets = [frames("CH3CH2OH", 3), frames("H2O", 3)]
     members = tuple(
