@@ -1,17 +1,15 @@
 """Command line: `python -m bayes_mlff.finetune CONFIG.yaml`, or with the paths of the data in place of a file."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import typer
-import yaml
 from rich.console import Console
 
-from bayes_mlff.core.errors import BayesMlffError, ConfigError
+from bayes_mlff.core import settings
+from bayes_mlff.core.command_line import one_device_per_core, override, put, run_app
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.finetune.console import ConsoleObserver, table
@@ -46,7 +44,7 @@ def finetune(
 
     The output directory gets the samples, metrics and figures. An interrupted run is continued there.
     """
-    raw = {} if path is None else configuration.read_yaml(path)
+    raw = {} if path is None else settings.read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError("config", str(path), "a mapping of keys to values")
     base = Path() if path is None else path.parent
@@ -58,12 +56,8 @@ def finetune(
     given |= {"model": str(Path(model).absolute()) if model is not None and Path(model).is_file() else model}
     for key, value in given.items():
         if value is not None:
-            _put(raw, key, value)
-    for item in overrides or []:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ConfigError("--set", item, "key=value, e.g. schedule.steps=4000")
-        _put(raw, key, yaml.safe_load(value))
+            put(raw, key, value)
+    override(raw, overrides)
     config = configuration.parse(raw)
     if write_config is not None:
         if write_config.exists():
@@ -71,7 +65,7 @@ def finetune(
         write_config.write_text(configuration.commented(config))
         Console().print(f"wrote {write_config}", highlight=False, soft_wrap=True)
         return
-    _prepare_jax(config)
+    one_device_per_core(_side_by_side(config))
     console = Console()
     with ConsoleObserver(console) as observer:
         fit(config, observer=observer)
@@ -94,34 +88,16 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     return resolved
 
 
-def _put(raw: dict[str, Any], key: str, value: Any) -> None:
-    target = raw
-    *sections, last = key.split(".")
-    for section in sections:
-        target = target.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise ConfigError(key, value, "a dotted key whose sections exist")
-    target[last] = value
-
-
-def _prepare_jax(config: FinetuneConfig) -> None:
-    """One JAX device per core on CPU, so that chains run side by side."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    schedule = config.schedule
-    chains = schedule.chains if isinstance(schedule, ParallelSchedule) else 1
+def _side_by_side(config: FinetuneConfig) -> int:
+    """Chains or members that are advanced together."""
     if config.optimises:
-        chains = 1 if config.method == "adam" else config.optimizer.members
-    jax.config.update("jax_num_cpu_devices", max(d for d in range(1, cores + 1) if chains % d == 0))
+        return 1 if config.method == "adam" else config.optimizer.members
+    return config.schedule.chains if isinstance(config.schedule, ParallelSchedule) else 1
 
 
 def main() -> None:
-    """Entry point: errors made on purpose are printed as one line, without a traceback."""
-    try:
-        app()
-    except BayesMlffError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+    """Entry point."""
+    run_app(app)
 
 
 if __name__ == "__main__":

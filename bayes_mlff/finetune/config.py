@@ -1,15 +1,14 @@
 """What to fine-tune on which labels, and how: one YAML file, validated before anything is computed."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from bayes_mlff.core import units
+from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.otf.config import Count, Positive, Section
+from bayes_mlff.core.settings import Count, Location, Positive, Section
 
 Method = Literal["sghmc", "scratch", "adam", "deep-ensemble"]
 KINDS = ("parallel", "long")
@@ -163,12 +162,7 @@ def parse(raw: Any) -> FinetuneConfig:
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
     """
-    if not isinstance(raw, dict):
-        raise ConfigError("config", raw, "a mapping of keys to values")
-    try:
-        return FinetuneConfig.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error) from error
+    return settings.validate(FinetuneConfig, raw, tags=KINDS, fields_beside=_fields_beside)
 
 
 def load(path: Path) -> FinetuneConfig:
@@ -177,26 +171,7 @@ def load(path: Path) -> FinetuneConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    return parse(read_yaml(path))
-
-
-def read_yaml(path: Path) -> Any:
-    """Contents of a YAML file, not validated.
-
-    Raises:
-      ConfigError: if the file is missing or not YAML.
-    """
-    if not path.is_file():
-        raise ConfigError("config", str(path), "the path of an existing YAML file")
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError("config", str(path), f"valid YAML ({error})") from error
-
-
-def dump(config: FinetuneConfig) -> str:
-    """The configuration as YAML with every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return parse(settings.read_yaml(path))
 
 
 def commented(config: FinetuneConfig) -> str:
@@ -219,21 +194,7 @@ def _entries(section: BaseModel, indent: int) -> list[str]:
     return lines
 
 
-def _explain(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    parts = [str(p) for p in first["loc"] if p not in KINDS]
-    key = ".".join(parts) or "config"
-    if first["type"] == "extra_forbidden":
-        siblings = sorted(_fields_beside(first["loc"]))
-        close = difflib.get_close_matches(parts[-1], siblings, n=1)
-        hint = f"unknown key (did you mean '{close[0]}'?); " if close else "unknown key; "
-        return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
-    if first["type"] == "missing":
-        return ConfigError(key, None, "this key is required")
-    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "))
-
-
-def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
+def _fields_beside(location: Location) -> set[str]:
     """Names of the fields of the section in which the last part of a location stands."""
     model: Any = FinetuneConfig
     for part in location[:-1]:

@@ -5,16 +5,14 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
+from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.problem import prior_mean
-from bayes_mlff.posterior import prior as prior_module
+from bayes_mlff.otf.problem import around_prior_mean, prior_mean
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.schedules import (
@@ -48,8 +46,8 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       potential: pretrained weights.
     """
     transform, chains, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
-    chunk = _largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    return Plan(transform, _prior(config, potential), chains, sample_steps, chunk, _largest_divisor(chunk, 100))
+    chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
+    return Plan(transform, _prior(config, potential), chains, sample_steps, chunk, largest_divisor(chunk, 100))
 
 
 def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
@@ -104,8 +102,7 @@ def first_parameters(config: FinetuneConfig, potential: Potential, chains: int, 
     """Starting points [c, p] of the chains.
 
     Random weights for the methods without pretrained ones. Otherwise the pretrained weights, with `initial_spread`
-    times the scale of the prior added for parallel chains, and σ heads drawn from the prior: at exactly zero a head
-    is a saddle point of its own weights, which gradients do not leave.
+    times the scale of the prior added for parallel chains, and σ heads drawn from the prior.
     """
     if config.from_random_weights:
         # Seeds may be traced: they become keys only.
@@ -116,12 +113,4 @@ def first_parameters(config: FinetuneConfig, potential: Potential, chains: int, 
     parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
     spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
     centre = GaussianPrior(prior_mean(potential), config.prior.scale)
-    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))  # annotated as nested
-    factors = {k: np.full(np.shape(v), 1.0 if k[0] == "sigma" else spread) for k, v in leaves.items()}
-    factor = ravel_pytree(unflatten_dict(factors))[0].astype(centre.mean.dtype)
-    draws = jax.vmap(lambda k: prior_module.sample(centre, k))(jax.random.split(key, chains))
-    return centre.mean[None, :] + factor[None, :] * (draws - centre.mean[None, :])
-
-
-def _largest_divisor(n: int, most: int) -> int:
-    return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
+    return around_prior_mean(potential, centre, spread, chains, key)

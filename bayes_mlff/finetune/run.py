@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from bayes_mlff.core import units
+from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
@@ -98,7 +98,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
     directory = RunDirectory(path)
     if not directory.config.is_file():
-        directory.create(configuration.dump(config))
+        directory.create(settings.dump(config))
     else:
         stored = configuration.load(directory.config)
         if _lasting(stored) != _lasting(config):
@@ -129,7 +129,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     learnt = isolated - float(np.mean(train.energy)) if config.from_random_weights else offset
     energy_sigma = units.parse_energy(config.energy_sigma, n_atoms=len(train.numbers), key="energy_sigma")
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
-    text = configuration.dump(config)
+    text = settings.dump(config)
 
     def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
         return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress_sigma, text)

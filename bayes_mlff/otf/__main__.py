@@ -1,17 +1,16 @@
 """Command line: `python -m bayes_mlff.otf --system ethanol`, and sub-commands for runs of one's own."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import typer
-import yaml
 from rich.console import Console
 
-from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
+from bayes_mlff.core.command_line import one_device_per_core, override, run_app
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import runner, systems
 from bayes_mlff.otf.config import RunConfig
@@ -55,7 +54,7 @@ def system(
         return
     systems.check_system(name)
     config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
-    _prepare_jax(config)
+    one_device_per_core(config.sampler.chains)
     if profile is None:
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
@@ -86,7 +85,7 @@ def check(
 ) -> None:
     """Validate a configuration and try model and engine, without running."""
     config = _with_overrides(_read(path), overrides)
-    _prepare_jax(config)
+    one_device_per_core(config.sampler.chains)
     runner.check(config, base=path.parent, console=Console(), label=label)
 
 
@@ -94,7 +93,7 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted."""
     config = _with_overrides(_read(path), overrides)
-    _prepare_jax(config)
+    one_device_per_core(config.sampler.chains)
     runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=Console())
 
 
@@ -102,7 +101,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) ->
 def resume(path: RunPath) -> None:
     """Continue an interrupted run from its last checkpoint."""
     config = configuration.load(path / "config.yaml")
-    _prepare_jax(config)
+    one_device_per_core(config.sampler.chains)
     runner.resume(config, path, console=Console())
 
 
@@ -129,35 +128,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> RunConfig:
-    for item in overrides or []:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise ConfigError("--set", item, "key=value, e.g. dynamics.duration_ps=2")
-        target = raw
-        *sections, last = key.split(".")
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise ConfigError("--set", item, "a dotted key whose sections exist")
-        target[last] = yaml.safe_load(value)
+    override(raw, overrides)
     return configuration.parse(raw)
 
 
-def _prepare_jax(config: RunConfig) -> None:
-    """One JAX device per core on CPU, so that chains run side by side."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    chains = config.sampler.chains
-    jax.config.update("jax_num_cpu_devices", max(d for d in range(1, cores + 1) if chains % d == 0))
-
-
 def main() -> None:
-    """Entry point: errors made on purpose are printed as one line, without a traceback."""
-    try:
-        app()
-    except BayesMlffError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
-        sys.exit(3 if isinstance(error, EngineError) else 2)
+    """Entry point."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,20 @@
 """The configuration of a run: one YAML file, validated before anything is paid for."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from bayes_mlff.core import units
+from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.settings import Count, Location, Positive, Section
 from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
 from bayes_mlff.otf.dft.registry import EngineSettings
 from bayes_mlff.otf.schedule import Schedule, Segment
 
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
 _ENGINES: Final[dict[Any, Any]] = {m.model_fields["name"].default: m for m in get_args(get_args(EngineSettings)[0])}
 """Sections of the engines by their names, which pydantic puts into the locations of errors."""
-
-
-class Section(BaseModel):
-    """Frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CalibrationConfig(Section):
@@ -183,12 +173,7 @@ def parse(raw: Any) -> RunConfig:
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
     """
-    if not isinstance(raw, dict):
-        raise ConfigError("config", raw, "a mapping of keys to values")
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise _explain(error) from error
+    return settings.validate(RunConfig, raw, tags=_ENGINES, fields_beside=_fields_beside)
 
 
 def load(path: Path) -> RunConfig:
@@ -197,34 +182,10 @@ def load(path: Path) -> RunConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    if not path.is_file():
-        raise ConfigError("config", str(path), "the path of an existing YAML file")
-    try:
-        return parse(yaml.safe_load(path.read_text()))
-    except yaml.YAMLError as error:
-        raise ConfigError("config", str(path), f"valid YAML ({error})") from error
+    return parse(settings.read_yaml(path))
 
 
-def dump(config: RunConfig) -> str:
-    """The configuration as YAML with every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _explain(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    parts = [str(p) for p in first["loc"] if p not in _ENGINES]
-    key = ".".join(parts) or "config"
-    if first["type"] == "extra_forbidden":
-        siblings = sorted(_fields_beside(first["loc"]))
-        close = difflib.get_close_matches(parts[-1], siblings, n=1)
-        hint = f"unknown key (did you mean '{close[0]}'?); " if close else "unknown key; "
-        return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
-    if first["type"] == "missing":
-        return ConfigError(key, None, "this key is required")
-    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "))
-
-
-def _fields_beside(location: tuple[int | str, ...]) -> set[str]:
+def _fields_beside(location: Location) -> set[str]:
     """Names of the fields of the section in which the last part of a location stands."""
     model: Any = RunConfig
     for part in location[:-1]:

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
@@ -79,7 +80,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         friction=sampler.friction,
         cold_steps=sampler.cold_steps,
         ramp_steps=sampler.ramp_steps,
-        thin=_largest_divisor(sampler.steps, 100),
+        thin=largest_divisor(sampler.steps, 100),
     )
     return Problem(
         config,
@@ -145,23 +146,25 @@ def prior_mean(potential: Potential) -> jax.Array:
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
-    """Starting points [c, p] of the chains, apart from each other so that they explore different modes.
-
-    Weights are drawn from the prior narrowed by `initial_spread`, those of the σ head from the prior itself: at
-    exactly zero the head is a saddle point of its own weights, which gradients do not leave.
-    """
+    """Starting points [c, p] of the chains, apart from each other so that they explore different modes."""
     sampler = problem.config.sampler
-    flat = _leaves(problem.potential.params)
-    factors = {k: jnp.full(v.shape, 1.0 if k[0] == "sigma" else sampler.initial_spread) for k, v in flat.items()}
-    factor = ravel_pytree(unflatten_dict(factors))[0].astype(problem.prior.mean.dtype)
-    keys = jax.random.split(key, sampler.chains)
-    draws = jax.vmap(lambda k: prior_module.sample(problem.prior, k))(keys)
-    return problem.prior.mean[None, :] + factor[None, :] * (draws - problem.prior.mean[None, :])
+    return around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
+
+
+def around_prior_mean(
+    potential: Potential, prior: GaussianPrior, spread: float, chains: int, key: jax.Array
+) -> jax.Array:
+    """Draws [c, p] from a prior around pretrained weights, narrowed by the factor `spread`.
+
+    Weights of the σ head are drawn from the prior itself: at exactly zero the head is a saddle point of its own
+    weights, which gradients do not leave.
+    """
+    leaves = _leaves(potential.params)
+    factors = {k: np.full(np.shape(v), 1.0 if k[0] == "sigma" else spread) for k, v in leaves.items()}
+    factor = ravel_pytree(unflatten_dict(factors))[0].astype(prior.mean.dtype)
+    draws = jax.vmap(lambda k: prior_module.sample(prior, k))(jax.random.split(key, chains))
+    return prior.mean[None, :] + factor[None, :] * (draws - prior.mean[None, :])
 
 
 def _leaves(params: Params) -> dict[tuple[str, ...], jax.Array]:
     return cast(dict[tuple[str, ...], jax.Array], flatten_dict(params))  # flax annotates the leaves as nested
-
-
-def _largest_divisor(n: int, most: int) -> int:
-    return max(d for d in range(1, most + 1) if n % d == 0)

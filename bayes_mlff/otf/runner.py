@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_mlff.core import settings
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
@@ -12,7 +13,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import report as reporting
 from bayes_mlff.otf import systems
-from bayes_mlff.otf.changes import check_changes
+from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.dft.registry import make_engine
@@ -49,7 +50,7 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
     problem = _problem(config, structure)
     with make_engine(config.engine, path) as engine:
         engine.check(structure)
-        directory.create(configuration.dump(config))
+        directory.create(settings.dump(config))
         _work(problem, engine, directory, console)
 
 
@@ -61,13 +62,13 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
       RunDirectoryError: if there is no run, or another process works on it.
     """
     directory = RunDirectory(path)
-    if directory.in_force.is_file():
-        check_changes(configuration.load(directory.in_force), config)
+    before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
+    changed = check_changes(before, config)
     structure = systems.structure(config.structure, base=Path())
     problem = _problem(config, structure)
     with make_engine(config.engine, path) as engine:
         engine.check(structure)
-        _work(problem, engine, directory, console)
+        _work(problem, engine, directory, console, changed)
 
 
 def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
@@ -117,12 +118,14 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -> None:
+def _work(
+    problem: Problem, engine, directory: RunDirectory, console: Console, changed: tuple[Change, ...] = ()
+) -> None:
     started = time.perf_counter()
     directory.open()
     try:
         _introduce(problem, engine.description, console)
-        _put_in_force(problem.config, directory, console)
+        _put_in_force(problem.config, changed, directory, console)
         with ConsoleObserver(console, problem.config) as observer:
             session = Session(problem, engine, directory, observer)
             observer.working("compiling, and labelling the first structure")
@@ -146,13 +149,12 @@ def _work(problem: Problem, engine, directory: RunDirectory, console: Console) -
     )
 
 
-def _put_in_force(config: RunConfig, directory: RunDirectory, console: Console) -> None:
+def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, console: Console) -> None:
     """Say and log which settings have changed since the run last went on."""
-    before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
-    for change in check_changes(before, config):
+    for change in changed:
         directory.log("setting", **change._asdict())
         console.print(f"  changed    {change.key}: {change.before} -> {change.after}", highlight=False, soft_wrap=True)
-    directory.put_in_force(configuration.dump(config))
+    directory.put_in_force(settings.dump(config))
 
 
 def _introduce(problem: Problem, engine: str, console: Console) -> None:

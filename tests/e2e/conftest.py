@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bayes_mlff.core import settings
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf import config, systems
@@ -81,7 +82,7 @@ def open_session(tiny_problem):
     def make(path: Path, engine, problem=tiny_problem) -> Session:
         run = RunDirectory(path)
         if not run.config.exists():
-            run.create(config.dump(problem.config))
+            run.create(settings.dump(problem.config))
         run.open()
         opened.append(run)
         return Session(problem, engine, run, Silent())

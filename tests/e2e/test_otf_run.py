@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bayes_mlff.core import settings
 from bayes_mlff.core.errors import EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.otf import loop
@@ -37,12 +38,11 @@ class Counting:
 @pytest.fixture(scope="module")
 def reference_run(tmp_path_factory, tiny_problem):
     """An uninterrupted run: its directory and final state."""
-    from bayes_mlff.otf import config as configuration
     from tests.e2e.conftest import Silent
 
     path = tmp_path_factory.mktemp("whole") / "run"
     run = RunDirectory(path)
-    run.create(configuration.dump(tiny_problem.config))
+    run.create(settings.dump(tiny_problem.config))
     run.open()
     engine = Counting(make_engine(tiny_problem.config.engine))
     session = loop.Session(tiny_problem, engine, run, Silent())

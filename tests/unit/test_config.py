@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.template import template
@@ -17,7 +18,7 @@ HOT = {"until_ps": 1.0, "temperature_k": 900.0}
 def test_built_in_settings_are_valid_and_read_back(system, profile, tmp_path):
     parsed = config.parse(systems.settings(system, profile))
     path = tmp_path / "config.yaml"
-    path.write_text(config.dump(parsed))
+    path.write_text(settings.dump(parsed))
     assert config.load(path) == parsed
 
 

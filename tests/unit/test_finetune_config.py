@@ -8,6 +8,7 @@ import yaml
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
+from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.units import BOHR, HARTREE, KCAL_MOL
 from bayes_mlff.finetune import config, frames, plan
@@ -53,7 +54,7 @@ def write(path, arrays):
 def test_both_dumps_read_back_as_the_same():
     for raw in (MINIMAL, MINIMAL | {"schedule": {"kind": "long", "samples": 3}, "method": "adam"}):
         parsed = config.parse(raw)
-        for text in (config.dump(parsed), config.commented(parsed)):
+        for text in (settings.dump(parsed), config.commented(parsed)):
             assert config.parse(yaml.safe_load(text)) == parsed
     assert isinstance(config.parse(MINIMAL | {"schedule": {"steps": 900}}).schedule, ParallelSchedule)
 
