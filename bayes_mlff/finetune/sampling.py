@@ -20,10 +20,10 @@ from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import potential
+from bayes_mlff.posterior.potential import potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import TrainingSet
-from bayes_mlff.sghmc.run import ChainState, chain_runner, init_chains
+from bayes_mlff.sghmc.run import ChainState, chain_runner, init_chains, preferred_axis
 
 
 class Observer(Protocol):
@@ -128,20 +128,16 @@ def run(
 
     def value_and_grad(params: jax.Array, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
         prior, labels = data
-        function = potential(predict, prior, likelihood, config.batch_size, prefer_newest=False)
-        return jax.value_and_grad(function)(params, key, labels)
+        function = potential_and_gradient(predict, prior, likelihood, config.batch_size, prefer_newest=False)
+        return function(params, key, labels)
 
-    advance = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin)
-    devices = ChainDevices(plan.chains)
+    axis = preferred_axis()
+    run = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis)
+    advance = ChainDevices(plan.chains, lambda p, c, labels: run(p, c, (plan.prior, labels), labels.count))
     state, trace, before = _first(plan, start, key, folder, digest, observer)
     last, began = plan.sample_steps[-1], time.perf_counter()
     while int(state.step) < last:
-        params, chains, info = devices.run(
-            lambda p, c, labels: advance(p, c, (plan.prior, labels), labels.count),
-            state.params,
-            state.chains,
-            training_set,
-        )
+        params, chains, info = advance(state.params, state.chains, training_set)
         step = int(state.step) + plan.chunk
         if not bool(jnp.all(info.finite)):
             section = "optimizer.learning_rate" if config.optimises else "the step size of the schedule"

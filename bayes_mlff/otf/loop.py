@@ -34,7 +34,8 @@ class Session:
 
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
-        self.devices = ChainDevices(problem.config.sampler.chains)
+        sampler = problem.config.sampler
+        self._update = ChainDevices(sampler.chains, lambda p, c, t: problem.chains.update(p, c, t, sampler.steps))
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._labels = {r.step: r for r in self._recovered_labels()}
@@ -110,7 +111,7 @@ class Session:
             state,
             params,
             problem.chains.init(params, key_chains),
-            training.allocate(self._compact(problem.structure, slack=1.15), INITIAL_CAPACITY),
+            training.allocate(self._compact(problem.structure, slack=1.1), INITIAL_CAPACITY),
             np.zeros(0, np.uint8),
         )
         prior = calibration.init(config.calibration.a, config.calibration.b)
@@ -280,16 +281,11 @@ class Session:
         energy = record.label.energy + host.offset_ev - self.problem.isolated_ev
         graph, slots = self._compact(record.structure), known.graphs.neighbors.shape[2]
         if graph.neighbors.shape[1] > slots:
-            graph = self._compact(record.structure, slack=1.15)
+            graph = self._compact(record.structure, slack=1.1)
             known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
         graph = pad_slots(graph, known.graphs.neighbors.shape[2])
         known = training.append(known, graph, energy, record.label.forces, record.label.stress)
-        params, chains, info = self.devices.run(
-            lambda p, c, t: self.problem.chains.update(p, c, t, self.problem.config.sampler.steps),
-            device.params,
-            device.chains,
-            known,
-        )
+        params, chains, info = self._update(device.params, device.chains, known)
         if not bool(jnp.all(info.finite)):
             raise RunStoppedError(
                 f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"

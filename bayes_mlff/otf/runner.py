@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from bayes_mlff.core import settings
@@ -105,7 +106,9 @@ def _stored(path: Path) -> tuple[RunConfig, Structure]:
 
 
 def _problem(config: RunConfig, structure: Structure) -> Problem:
-    return prepare(config, structure, registry.load(config.model))
+    # Weights of absent elements would be sampled from the prior for nothing.
+    potential = registry.restrict(registry.load(config.model), tuple(int(z) for z in np.unique(structure.numbers)))
+    return prepare(config, structure, potential)
 
 
 def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:

@@ -7,11 +7,11 @@ import jax
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import potential
+from bayes_mlff.posterior.potential import potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.precondition import amsgrad
-from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, chain_runner, init_chains, restart
+from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, chain_runner, init_chains, preferred_axis, restart
 from bayes_mlff.sghmc.schedules import cosine_step_size, warmup_temperature
 from bayes_mlff.sghmc.transform import Sghmc, sghmc
 
@@ -54,7 +54,7 @@ def otf_chains(
     freeze_mass_after: int | None = None,
     eps: float = 1e-4,
     thin: int = 100,
-    chain_axis: ChainAxis = "vmap",
+    chain_axis: ChainAxis | None = None,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -74,7 +74,7 @@ def otf_chains(
       freeze_mass_after: steps after which the mass is constant; None adapts it throughout.
       eps: ε of the mass.
       thin: steps between entries of the traces; must divide the steps of an update.
-      chain_axis: 'vmap', or 'map' for one chain after the other.
+      chain_axis: 'vmap', or 'map' for one chain after the other; by default what suits the device.
 
     Returns:
       `init(params [c, ...], key) -> state` and
@@ -86,6 +86,7 @@ def otf_chains(
       ConfigError: if a setting is out of range; from `update`, if n_steps ends before the chains are at T = 1
         or is not a multiple of `thin`.
     """
+    axis = chain_axis or preferred_axis()
     temperature = warmup_temperature(cold_steps, ramp_steps)
     mass = amsgrad(eps=eps, freeze_after=freeze_mass_after)
 
@@ -95,11 +96,11 @@ def otf_chains(
 
     def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
         current_prior, training_set = data
-        return jax.value_and_grad(potential(predict, current_prior, likelihood, batch_size))(params, key, training_set)
+        return potential_and_gradient(predict, current_prior, likelihood, batch_size)(params, key, training_set)
 
     def continue_chains(params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int):
         sampler = transform(n_steps)
-        run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=chain_axis)
+        run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis)
         return run(params, restart(params, state, sampler), data, data[1].count)
 
     compiled = jax.jit(continue_chains, static_argnames="n_steps")

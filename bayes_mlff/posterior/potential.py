@@ -5,11 +5,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood, log_likelihood
-from bayes_mlff.posterior.minibatch import draw
+from bayes_mlff.posterior.minibatch import Minibatch, draw
 from bayes_mlff.posterior.prior import GaussianPrior, log_density
 from bayes_mlff.posterior.training_set import TrainingSet, labels_of
+
+CACHED_SLOTS = 400
+"""Neighbour slots whose work the caches of a CPU core hold; more structures than that at once are slower."""
 
 PotentialFn = Callable[[Params, jax.Array, TrainingSet], jax.Array]
 
@@ -41,13 +45,74 @@ def potential(
     """
 
     def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> jax.Array:
-        count = training_set.count
-        newest = count - 1 if prefer_newest else None
-        batch = draw(key, count, newest, batch_size, dtype=training_set.energy.dtype)
+        batch = _draw(key, training_set, batch_size, prefer_newest)
         graphs, labels = labels_of(training_set, batch.indices)
         log_p = log_likelihood(likelihood, predict(params, graphs), labels)
-        log_prior = log_density(prior, params)
-        data_term = jnp.sum(batch.weights.astype(log_p.dtype) * log_p)
-        return -log_prior / count.astype(log_prior.dtype) - data_term.astype(log_prior.dtype)
+        return _prior_term(params, prior, training_set) - _weighted(batch.weights, log_p, params)
 
     return evaluate
+
+
+def potential_and_gradient(
+    predict: PredictFn,
+    prior: GaussianPrior,
+    likelihood: Likelihood,
+    batch_size: int,
+    *,
+    prefer_newest: bool = True,
+    at_once: int | None = None,
+) -> Callable[[Params, jax.Array, TrainingSet], tuple[jax.Array, Params]]:
+    """Build U of `potential` together with its gradient, evaluated a few structures at a time.
+
+    Args:
+      predict: model; as for `potential`.
+      prior: prior over its params.
+      likelihood: fixed standard deviations.
+      batch_size: b.
+      prefer_newest: draw the newest label more often.
+      at_once: structures evaluated together, a divisor of b; by default as many as suit the device. While there
+        are fewer labels than b, groups that would hold copies of weight zero only are left out.
+
+    Returns:
+      `(params, key, training_set) -> (U [], dU/dparams)` for one chain.
+    """
+
+    def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> tuple[jax.Array, Params]:
+        batch = _draw(key, training_set, batch_size, prefer_newest)
+        group = at_once or _preferred_group(batch_size, training_set)
+
+        def data_term(params: Params, first: jax.Array) -> jax.Array:
+            indices = jax.lax.dynamic_slice_in_dim(batch.indices, first, group)
+            weights = jax.lax.dynamic_slice_in_dim(batch.weights, first, group)
+            graphs, labels = labels_of(training_set, indices)
+            return -_weighted(weights, log_likelihood(likelihood, predict(params, graphs), labels), params)
+
+        def add(i: jax.Array, total: tuple[jax.Array, Params]) -> tuple[jax.Array, Params]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(data_term)(params, i * group))
+
+        start = jax.value_and_grad(_prior_term)(params, prior, training_set)
+        used = jnp.minimum(training_set.count, batch_size)
+        return jax.lax.fori_loop(0, (used + group - 1) // group, add, start)
+
+    return evaluate
+
+
+def _preferred_group(batch_size: int, training_set: TrainingSet) -> int:
+    if jax.default_backend() != "cpu":
+        return batch_size
+    _, atoms, slots = training_set.graphs.neighbors.shape
+    return largest_divisor(batch_size, max(1, CACHED_SLOTS // (atoms * slots)))
+
+
+def _draw(key: jax.Array, training_set: TrainingSet, batch_size: int, prefer_newest: bool) -> Minibatch:
+    newest = training_set.count - 1 if prefer_newest else None
+    return draw(key, training_set.count, newest, batch_size, dtype=training_set.energy.dtype)
+
+
+def _prior_term(params: Params, prior: GaussianPrior, training_set: TrainingSet) -> jax.Array:
+    log_prior = log_density(prior, params)
+    return -log_prior / training_set.count.astype(log_prior.dtype)
+
+
+def _weighted(weights: jax.Array, log_p: jax.Array, params: Params) -> jax.Array:
+    return jnp.sum(weights.astype(log_p.dtype) * log_p).astype(jax.tree.leaves(params)[0].dtype)

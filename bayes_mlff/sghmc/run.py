@@ -14,6 +14,11 @@ from bayes_mlff.sghmc.transform import Sghmc, SghmcState
 ChainAxis = Literal["vmap", "map"]
 
 
+def preferred_axis() -> ChainAxis:
+    """Chains one after the other on a CPU, whose caches hold the work of one, and all at once elsewhere."""
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
 class ValueAndGrad(Protocol):
     """The per-datum potential of one chain and its gradient, estimated from the data."""
 

@@ -12,7 +12,7 @@ from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior import prior as priors
 from bayes_mlff.posterior.chains import otf_chains
 from bayes_mlff.posterior.likelihood import Labels, Likelihood, log_likelihood
-from bayes_mlff.posterior.potential import potential
+from bayes_mlff.posterior.potential import potential, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import allocate, append, grow
 
@@ -159,6 +159,17 @@ def test_expected_potential_and_gradient_do_not_depend_on_batch_size(batch_size)
     draws = np.column_stack([value, gradient])
     error = 4.5 * draws.std(axis=0, ddof=1) / np.sqrt(len(draws)) + 1e-7 * np.abs(exact)
     assert (np.abs(draws.mean(axis=0) - exact) < error).all()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 6, None])
+@pytest.mark.parametrize("count", [1, 4, 6, 9])
+def test_groups_of_structures_add_up(count, at_once):
+    training_set, key = filled(count, 16), jax.random.key(5)
+    expected = jax.value_and_grad(potential(toy_predict, PRIOR, SIGMAS, 6))(PARAMS, key, training_set)
+    function = potential_and_gradient(toy_predict, PRIOR, SIGMAS, 6, at_once=at_once)
+    for found in (function(PARAMS, key, training_set), jax.jit(function)(PARAMS, key, training_set)):
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
 
 
 def test_gradient_by_central_differences():
