@@ -14,8 +14,9 @@ from bayes_mlff.core.units import GPA
 from bayes_mlff.data.labels import check_label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf.dft.engine import EngineResult, hash_settings
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, worker_settings
+from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, gpaw_arguments, worker_settings
 from bayes_mlff.otf.dft.moments import check_count, moments_of_elements
+from bayes_mlff.otf.dft.plane_waves import energy_correction
 from bayes_mlff.otf.dft.worker import WorkerEngine, read_state
 
 PROBE: Final = Path(__file__).with_name("gpaw_child.py")
@@ -28,7 +29,8 @@ class GpawEngine:
     hardly depends on where the atoms are (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
     `stress: pulay-corrected` takes it from the first structure, as the difference to a high cutoff, and adds it to
     every stress. All of it rather than a third of its trace: it belongs to cell and k-points, which do not turn
-    with the atoms, and a k-point off the axes makes its other components as constant as its trace.
+    with the atoms, and a k-point off the axes makes its other components as constant as its trace. The energy, which
+    jumps with the number of plane waves when the cell changes, is corrected with the same tensor, see `plane_waves`.
     """
 
     def __init__(self, settings: GpawSettings, directory: Path | None = None):
@@ -48,7 +50,7 @@ class GpawEngine:
         s = self._settings
         level = s.model_dump(mode="json", include={"magmoms", "magnetic_order"})
         if s.stress == "pulay-corrected":
-            level["pulay_cutoff_ev"] = s.pulay_cutoff_ev
+            level |= {"pulay_cutoff_ev": s.pulay_cutoff_ev, "energy": "smooth number of plane waves"}
         return hash_settings("gpaw", self._worker.settings_hash, level)
 
     @property
@@ -80,7 +82,8 @@ class GpawEngine:
         """See `Engine.label`; the energy is the free energy of the smeared electrons."""
         start = time.perf_counter()
         self._set_moments(structure)
-        corrects = self._settings.stress == "pulay-corrected" and structure.is_periodic
+        s = self._settings
+        corrects = s.stress == "pulay-corrected" and structure.is_periodic
         reference = self._reference_stress(structure) if corrects and self._shift is None else None
         result = self._worker.label(structure)
         if not corrects:
@@ -94,11 +97,16 @@ class GpawEngine:
             self._shift = reference - label.stress
             remarks = (
                 f"Pulay correction of {np.trace(self._shift) / 3.0 / GPA:.2f} GPa found, the difference to "
-                f"{self._settings.pulay_cutoff_ev:g} eV (xx yy zz yz xz xy): {_voigt_gpa(self._shift)}",
+                f"{s.pulay_cutoff_ev:g} eV (xx yy zz yz xz xy): {_voigt_gpa(self._shift)}",
             )
-        remarks = (*remarks, f"stress before Pulay correction, GPa: {_voigt_gpa(label.stress)}")
+        energy = energy_correction(structure.cell, gpaw_arguments(s)["kpts"], s.cutoff_ev, self._shift)
+        remarks = (
+            *remarks,
+            f"stress before Pulay correction, GPa: {_voigt_gpa(label.stress)}",
+            f"energy corrected by {energy:.4f} eV for the number of plane waves",
+        )
         return result._replace(
-            label=label._replace(stress=label.stress + self._shift),
+            label=label._replace(energy=label.energy + energy, stress=label.stress + self._shift),
             seconds=time.perf_counter() - start,
             diagnostics=(*result.diagnostics, *remarks),
         )

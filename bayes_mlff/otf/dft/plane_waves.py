@@ -1,0 +1,65 @@
+"""How many plane waves a basis set has, and what their number does to the energy.
+
+At a fixed cutoff the number N of plane waves is that of the points of a lattice in a sphere. It jumps when the cell
+changes, and at a cutoff that is not converged the energy jumps with it. What it would be with the number that is
+proportional to the volume follows from the Pulay stress (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
+"""
+
+import numpy as np
+from ase.calculators.calculator import kpts2ndarray
+from ase.units import Bohr, Hartree
+
+
+def count(cell: np.ndarray, k: np.ndarray, cutoff_ev: float) -> int:
+    """Number of reciprocal lattice vectors G with |k + G|²/2 up to the cutoff.
+
+    Args:
+      cell: [3, 3] Å, rows.
+      k: [3] in units of the reciprocal lattice vectors.
+      cutoff_ev: kinetic energy.
+    """
+    limit = 2.0 * cutoff_ev / Hartree
+    lattice = np.asarray(cell) / Bohr
+    reciprocal = 2.0 * np.pi * np.linalg.inv(lattice).T
+    most = np.ceil(np.sqrt(limit) * np.linalg.norm(lattice, axis=1) / (2.0 * np.pi) + np.abs(k)).astype(int)
+    first, second = np.meshgrid(*(np.arange(-m, m + 1) for m in most[:2]), indexing="ij")
+    plane = ((first + k[0])[..., None] * reciprocal[0] + (second + k[1])[..., None] * reciprocal[1]).reshape(-1, 3)
+    # One layer of vectors at a time: all of them at once would not fit into memory for large cells.
+    layers = (np.arange(-most[2], most[2] + 1) + k[2])[:, None] * reciprocal[2]
+    return sum(int(np.count_nonzero(np.sum((plane + layer) ** 2, axis=1) <= limit)) for layer in layers)
+
+
+def smooth_count(cell: np.ndarray, cutoff_ev: float) -> float:
+    """The volume of the sphere over that of a reciprocal cell: what `count` scatters around."""
+    volume = abs(float(np.linalg.det(np.asarray(cell) / Bohr)))
+    return volume * (2.0 * cutoff_ev / Hartree) ** 1.5 / (6.0 * np.pi**2)
+
+
+def log_excess(cell: np.ndarray, kpts: object, cutoff_ev: float) -> float:
+    """Mean over k-points of ln(N / N_smooth).
+
+    Args:
+      cell: [3, 3] Å, rows.
+      kpts: as ASE's calculators take it: fractional k-points of equal weights, or a mapping with the size of a grid.
+      cutoff_ev: kinetic energy.
+    """
+    points = np.asarray(kpts2ndarray(kpts), np.float64).reshape(-1, 3)
+    numbers = [count(cell, k, cutoff_ev) for k in points]
+    return float(np.mean(np.log(numbers)) - np.log(smooth_count(cell, cutoff_ev)))
+
+
+def energy_correction(cell: np.ndarray, kpts: object, cutoff_ev: float, stress_shift: np.ndarray) -> float:
+    """What is to be added to the energy, eV: -(dE/d ln N) ln(N / N_smooth).
+
+    At constant N the cell feels the uncorrected stress and at constant cutoff the corrected one; since N is then
+    proportional to the volume V, dE/d ln N is V times the difference of the two pressures.
+
+    Args:
+      cell: [3, 3] Å, rows.
+      kpts: see `log_excess`.
+      cutoff_ev: kinetic energy.
+      stress_shift: [3, 3] eV/Å³, added to the stress to correct it; tension positive.
+    """
+    volume = abs(float(np.linalg.det(np.asarray(cell))))
+    slope = volume * float(np.trace(stress_shift)) / 3.0
+    return -slope * log_excess(cell, kpts, cutoff_ev)
