@@ -2,15 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import jax
 import typer
-import yaml
 from rich.console import Console
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
 from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.core.settings import parse_yaml
 
 EXIT_MISTAKE: Final = 2
 EXIT_ENGINE: Final = 3
@@ -26,10 +27,7 @@ def override(raw: dict[str, Any], items: list[str] | None) -> None:
         key, separator, value = item.partition("=")
         if not separator:
             raise ConfigError("--set", item, "key=value, e.g. seed=1")
-        try:
-            put(raw, key, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise ConfigError("--set", item, "a value that is valid YAML") from error
+        put(raw, key, parse_yaml(value, key="--set", source=item))
 
 
 def put(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -47,6 +45,31 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
     target[last] = value
 
 
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that prints paths, names and numbers as they are, and in one line."""
+    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Text without what would steer a terminal or cannot be encoded; such characters are spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_new(path: Path, text: str, key: str) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+      ConfigError: naming `key`, if it is there or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(key, str(path), "a file that does not exist yet") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(key, str(path), f"a file that can be written ({error})") from error
+
+
 def one_device_per_core(chains: int) -> None:
     """Make as many JAX devices on the CPU as cores can be used for the chains, which then run side by side."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,6 +81,7 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except BayesMlffError as error:
-        Console(stderr=True).print(f"[bold red]error[/] {type(error).__name__}:", end=" ")
-        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+        console = make_console(stderr=True)
+        console.print("error", style="bold red", end=" ")
+        console.print(f"{type(error).__name__}: {printable(str(error))}")
         sys.exit(EXIT_ENGINE if isinstance(error, EngineError) else EXIT_MISTAKE)

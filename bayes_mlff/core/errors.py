@@ -1,5 +1,50 @@
 """Every error a user can cause or meet; each message names the key, what came and what is allowed."""
 
+import reprlib
+import struct
+import tokenize
+import zipfile
+import zlib
+from typing import Final
+
+READER_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    StopIteration,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What readers of other packages raise when a file is not what it should be."""
+
+LONGEST: Final = 1000
+"""Characters of a value, or of what another package says of it, in a message."""
+
+_REPR: Final = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 200, 200
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 8
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: never longer than a few lines, however large the value is."""
+    return brief(_REPR.repr(value))
+
+
+def brief(text: str) -> str:
+    """The beginning of a text, which may repeat what a user wrote."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
 
 class BayesMlffError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -15,7 +60,7 @@ class ConfigError(BayesMlffError):
     """
 
     def __init__(self, key: str, value: object, allowed: str):
-        super().__init__(f"{key}: got {value!r}; allowed: {allowed}")
+        super().__init__(f"{key}: got {shown(value)}; allowed: {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
 
@@ -29,6 +74,10 @@ class WeightsError(BayesMlffError):
 
 class RunDirectoryError(BayesMlffError):
     """A run directory is missing, locked, incomplete or written by another format version."""
+
+
+class BrokenInstallationError(BayesMlffError):
+    """JAX, as it is installed here, computes wrong numbers."""
 
 
 class EngineError(BayesMlffError):

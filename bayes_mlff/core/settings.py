@@ -1,49 +1,70 @@
-"""Settings of a program: sections closed to unknown keys, YAML, and errors that say what is allowed."""
+"""Settings of a program: sections closed to unknown keys, YAML, and errors that say what is allowed.
+
+The YAML read here is plainer than PyYAML's: numbers and booleans are those of YAML 1.2, so that `1e-3` is a number and
+`1:30`, `010`, `No` and dates are text; a key that is there twice and aliases, which can stand for any amount of text,
+are errors.
+"""
 
 import difflib
-from collections.abc import Callable, Collection
+import re
+import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, brief
 
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+
+def _not_tiny(value: float) -> float:
+    if value < 1e-12:
+        raise ValueError("Input should be at least 1e-12")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0.0, le=1e12), AfterValidator(_not_tiny)]
+"""Positive, and such that its square, its inverse and products of three are numbers in float32 too."""
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Location = tuple[int | str, ...]
+
+DEEPEST: Final = 12
+MOST: Final = 100_000
+"""Values in settings; a list of moments has one for each atom."""
 
 
 class Section(BaseModel):
-    """Frozen, and closed to unknown keys."""
+    """Frozen, and closed to unknown keys and to numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Settings = TypeVar("Settings", bound=Section)
 
 
-def validate(
-    model: type[Settings], raw: Any, *, tags: Collection[str], fields_beside: Callable[[Location], set[str]]
-) -> Settings:
+def validate(model: type[Settings], raw: Any) -> Settings:
     """Make settings of values read from YAML.
 
     Args:
       model: the outermost section.
       raw: what was read.
-      tags: values of discriminators, which pydantic puts into the locations of errors and users never typed.
-      fields_beside: names of the fields of the section in which the last part of a location stands.
 
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
     """
     if not isinstance(raw, dict):
         raise ConfigError("config", raw, "a mapping of keys to values")
+    _check_size(raw)
     try:
-        return model.model_validate(raw)
+        settings = model.model_validate(raw)
     except ValidationError as error:
-        raise _explain(error, tags, fields_beside) from error
+        raise _explain(error, model, raw) from error
+    _refuse_truth_as_number(raw, settings, ())
+    return settings
 
 
 def read_yaml(path: Path) -> Any:
@@ -52,30 +73,182 @@ def read_yaml(path: Path) -> Any:
     Raises:
       ConfigError: if the file is missing or not YAML.
     """
-    if not path.is_file():
-        raise ConfigError("config", str(path), "the path of an existing YAML file")
     try:
-        return yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", str(path), f"a text file in UTF-8 ({error})") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("config", str(path), f"the path of an existing YAML file ({error})") from error
+    return parse_yaml(text, key="config", source=str(path))
+
+
+def parse_yaml(text: str, *, key: str, source: str) -> Any:
+    """A value from YAML text.
+
+    Args:
+      text: one YAML document.
+      key: what the text was given for, for the error message.
+      source: the text itself or where it came from, for the same.
+
+    Raises:
+      ConfigError: if the text is not YAML of the kind that this module describes.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError("config", str(path), f"valid YAML ({error})") from error
+        raise ConfigError(key, source, f"valid YAML ({error})") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(key, source, f"YAML with values that can be read ({error})") from error
 
 
 def dump(settings: Section) -> str:
     """Settings as YAML with every default written out."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(settings.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def _explain(
-    error: ValidationError, tags: Collection[str], fields_beside: Callable[[Location], set[str]]
-) -> ConfigError:
-    first = error.errors()[0]
-    parts = [str(p) for p in first["loc"] if p not in tags]
-    key = ".".join(parts) or "config"
+def dump_value(value: Any) -> str:
+    """One value as YAML on a line."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=2**31)
+    return text.strip().removesuffix("...").strip()
+
+
+_PLAIN: Final = (
+    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+0123456789.",
+    ),
+    ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:merge", re.compile(r"^(?:<<)$"), "<"),
+)
+"""What text without quotes means, with the characters it can begin with; anything else is text."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain data."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "aliases are not allowed in settings", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuse keys that are there twice or are not text."""
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is None or name in seen or key.tag == "tag:yaml.org,2002:merge":
+                what = "is not text" if name is None else "is there twice" if name in seen else "is not allowed"
+                raise ConstructorError(None, None, f"key {key.value!r:.99} {what}", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads as the same, and quotes text that PyYAML would take for something else."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {k: list(v) for k, v in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out."""
+        return True
+
+
+for _tag, _rule, _first in _PLAIN:
+    _Loader.add_implicit_resolver(_tag, _rule, list(_first))
+    _Dumper.add_implicit_resolver(_tag, _rule, list(_first))
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(map(str, location)) or "config"
+
+
+def _check_size(raw: dict) -> None:
+    """Refuse keys that are not text, values that are no plain data, and so deep or so many that nothing needs them."""
+    waiting: list[tuple[Location, Any]] = [((), raw)]
+    count = 0
+    while waiting:
+        location, value = waiting.pop()
+        if isinstance(value, dict):
+            for name in value:
+                if not isinstance(name, str):
+                    raise ConfigError(_dotted(location), name, "keys that are text")
+        elif not isinstance(value, list | tuple):
+            if not isinstance(value, bool | int | float | str | None):
+                raise ConfigError(_dotted(location), value, "text, numbers, true, false, null, lists and mappings")
+            continue
+        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+        count += len(items)
+        if len(location) == DEEPEST or count > MOST:
+            raise ConfigError(_dotted(location), value, f"at most {DEEPEST} levels and {MOST} values in all")
+        waiting += [((*location, name), item) for name, item in items]
+
+
+def _refuse_truth_as_number(raw: Any, made: Any, location: Location) -> None:
+    """Refuse true where a number was made of it, and 1 where true was, which pydantic takes for each other."""
+    if isinstance(raw, bool | int | float) and isinstance(made, bool | int | float):
+        if isinstance(raw, bool) != isinstance(made, bool):
+            allowed = "true or false" if isinstance(made, bool) else "a number"
+            raise ConfigError(_dotted(location), raw, allowed)
+    elif isinstance(raw, dict):
+        for name, value in raw.items():
+            inside = made.get(name) if isinstance(made, dict) else getattr(made, name, None)
+            _refuse_truth_as_number(value, inside, (*location, name))
+    elif isinstance(raw, list | tuple) and isinstance(made, list | tuple):
+        for index, (value, inside) in enumerate(zip(raw, made, strict=False)):
+            _refuse_truth_as_number(value, inside, (*location, index))
+
+
+def _explain(error: ValidationError, model: type[Section], raw: Any) -> ConfigError:
+    first = error.errors(include_url=False)[0]
+    key = _dotted(tuple(_typed(first["loc"], raw, missing=first["type"] == "missing")))
     if first["type"] == "extra_forbidden":
-        siblings = sorted(fields_beside(first["loc"]))
-        close = difflib.get_close_matches(parts[-1], siblings, n=1)
+        siblings = sorted({name for section in _sections(model, first["loc"][:-1]) for name in section.model_fields})
+        close = difflib.get_close_matches(str(first["loc"][-1]), siblings, n=1)
         hint = f"unknown key (did you mean '{close[0]}'?); " if close else "unknown key; "
         return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
     if first["type"] == "missing":
         return ConfigError(key, None, "this key is required")
-    return ConfigError(key, first["input"], first["msg"].removeprefix("Value error, "))
+    return ConfigError(key, first["input"], brief(first["msg"].removeprefix("Value error, ")))
+
+
+def _typed(location: Location, raw: Any, *, missing: bool) -> Iterator[str]:
+    """The parts of a location that a user typed, without the names that pydantic adds of members of unions."""
+    for i, part in enumerate(location):
+        inside: dict = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list | tuple) else {}
+        if part in inside:
+            raw = inside[part]
+        elif not (missing and i == len(location) - 1):
+            continue
+        yield str(part)
+
+
+def _sections(kind: Any, location: Location) -> list[type[BaseModel]]:
+    """The sections that can stand at a location below a type."""
+    if get_origin(kind) in (Annotated, Union, types.UnionType):
+        members = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
+        # Pydantic puts the value of a discriminator between the name of a field and what is below it.
+        named = [m for m in members if location and isinstance(m, type) and _discriminated(m, location[0])]
+        rest = location[1:] if named else location
+        return [section for member in named or members for section in _sections(member, rest)]
+    if get_origin(kind) in (tuple, list, dict):
+        return [section for member in get_args(kind)[-2:] for section in _sections(member, location[1:])]
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    if not location:
+        return [kind]
+    field = kind.model_fields.get(str(location[0]))
+    return [] if field is None else _sections(field.annotation, location[1:])
+
+
+def _discriminated(kind: type, value: int | str) -> bool:
+    fields = getattr(kind, "model_fields", {})
+    return any(name in fields and fields[name].default == value for name in ("name", "kind"))

@@ -4,21 +4,27 @@ Numbers are written with as many digits as a float64 needs: a frame read back, a
 last bit. A frame is on the disk when `append` returns; a crash can only leave a torn last frame behind.
 """
 
+import errno
 import io
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import ase
 import numpy as np
 from ase.data import chemical_symbols
-from ase.io.extxyz import XYZError, key_val_str_to_dict, read_extxyz
+from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core import durable
+from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.data import structure as structures
+from bayes_mlff.data.extxyz import check_text
 from bayes_mlff.data.labels import Label, check_label
 from bayes_mlff.data.structure import Structure
+
+RESERVE: Final = "label.reserve"
+"""Name of the file that keeps disk space for labels while a run works."""
 
 
 class LabelRecord(NamedTuple):
@@ -71,39 +77,82 @@ _OPTIONAL_ARRAYS = ("predicted_forces_mean", "predicted_forces_sigma")
 _OPTIONAL_MATRICES = ("predicted_stress_mean", "predicted_stress_sigma")
 
 
-def append(path: Path, record: LabelRecord) -> None:
+def append(path: Path, record: LabelRecord, *, repeats: bool = False) -> None:
     """Add one frame; it has reached the disk when this returns.
 
     Args:
       path: the file, made if missing; its directory must exist.
       record: a finite label of a step that the file does not have yet.
+      repeats: the file may hold a step several times.
 
     Raises:
-      DataError: if the record is unusable, its step is already there, or the file ends in a torn frame.
+      DataError: if the record is unusable, its step is already there, the file ends in a torn frame, or the frame
+        cannot be written; then the file is as it was.
     """
     content = _format(record).encode()
     existing = _scan(path) if path.exists() else _Scan([], 0, 0)
     _refuse_torn(path, existing)
-    if record.step in {_step(f"{path}: frame {i}", text) for i, text in enumerate(existing.frames)}:
+    if not repeats and record.step in {_step(f"{path}: frame {i}", text) for i, text in enumerate(existing.frames)}:
         raise DataError(f"{path}: step {record.step} is already labelled; a step is labelled once")
-    _write_durably(path, content, existing.whole_bytes)
+    try:
+        try:
+            _write_durably(path, content, existing.whole_bytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not release(path.parent):
+                raise
+            _write_durably(path, content, existing.whole_bytes)
+    except OSError as error:
+        raise DataError(
+            f"{path}: the label of step {record.step} cannot be written ({error.strerror}); the frames before it are "
+            "intact"
+        ) from error
 
 
-def read(path: Path) -> list[LabelRecord]:
-    """Read all frames in the order in which they were labelled.
+def reserve(folder: Path, size: int) -> None:
+    """Keep disk space for labels: `append` takes it when the disk is full, so that what was paid for finds room.
+
+    Args:
+      folder: of the datasets; the space is a file in it.
+      size: bytes.
 
     Raises:
-      DataError: if the file is missing, ends in a torn frame (see `recover`) or holds a step twice, or a
+      OSError: if there is not so much space.
+    """
+    path = folder / RESERVE
+    if not path.exists() or path.stat().st_size != size:
+        durable.write_whole(path, os.urandom(size))  # what compresses to nothing would reserve nothing
+
+
+def release(folder: Path) -> bool:
+    """Give the reserved space back to the disk; False if there is none."""
+    try:
+        (folder / RESERVE).unlink()
+    except OSError:
+        return False
+    return True
+
+
+def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list[LabelRecord]:
+    """Read all frames in the order in which they were labelled.
+
+    Args:
+      path: the file.
+      repeats: the file may hold a step several times.
+      unfinished: leave out a torn last frame, for a look at a file that is being written or was left by a kill.
+
+    Raises:
+      DataError: if the file is missing, ends in a torn frame (see `recover`) or wrongly holds a step twice, or a
         frame is unreadable or lacks a key; the frame is named by its index, from 0.
     """
     if not path.exists():
         raise DataError(f"{path}: no such dataset")
     scan = _scan(path)
-    _refuse_torn(path, scan)
+    if not unfinished:
+        _refuse_torn(path, scan)
     records = [_parse(f"{path}: frame {index}", text) for index, text in enumerate(scan.frames)]
     seen: dict[int, int] = {}
     for index, record in enumerate(records):
-        if record.step in seen:
+        if record.step in seen and not repeats:
             raise DataError(f"{path}: frames {seen[record.step]} and {index} both hold step {record.step}")
         seen[record.step] = index
     return records
@@ -152,7 +201,7 @@ def _frame_end(data: bytes, start: int, where: str) -> int | None:
     count = data[start : end - 1].strip()
     if end == 0 or (not count.isdigit() and data.endswith(b"\0")):
         return None
-    if not count.isdigit():
+    if not count.isdigit() or len(count) > 9:
         raise DataError(f"{where}, at byte {start}: got {count[:40]!r}; allowed: a number of atoms")
     for _ in range(int(count) + 1):
         end = data.find(b"\n", end) + 1
@@ -171,9 +220,12 @@ def _refuse_torn(path: Path, scan: _Scan) -> None:
 
 def _step(where: str, text: str) -> int:
     """The step of a frame, from its comment line alone."""
-    step = key_val_str_to_dict(text.split("\n", 2)[1]).get("step")
+    try:
+        step = key_val_str_to_dict(text.split("\n", 2)[1]).get("step")
+    except READER_ERRORS as error:
+        raise DataError(f"{where} is unreadable: {type(error).__name__}: {error}") from error
     if not isinstance(step, int | np.integer) or isinstance(step, bool):
-        raise DataError(f"{where}: step is {step!r}; allowed: a whole number")
+        raise DataError(f"{where}: step is {shown(step)}; allowed: a whole number")
     return int(step)
 
 
@@ -234,10 +286,11 @@ def _numbers(array: np.ndarray) -> str:
 
 def _parse(where: str, text: str) -> LabelRecord:
     """Read one frame through ASE."""
+    check_text(text, where)
+    step = _step(where, text)
     try:
         atoms = next(iter(read_extxyz(io.StringIO(text))))
-        step = _step(where, text)
-    except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
+    except READER_ERRORS as error:
         raise DataError(f"{where} is unreadable: {type(error).__name__}: {error}") from error
     missing = [key for key in ("REF_energy", *_FLOATS, *_TEXTS) if key not in atoms.info]
     missing += [key for key in ("REF_forces",) if key not in atoms.arrays]
@@ -245,27 +298,38 @@ def _parse(where: str, text: str) -> LabelRecord:
         raise DataError(f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}")
     try:
         structure = structures.from_ase(atoms)
-        label = Label(_float(atoms, "REF_energy"), _array(atoms, "REF_forces"), atoms.info.get("REF_stress"))
+        stress = _matrix(atoms, "REF_stress") if "REF_stress" in atoms.info else None
+        label = Label(_float(atoms, "REF_energy"), _array(atoms, "REF_forces"), stress)
         check_label(label, len(atoms))
         values: dict[str, Any] = {key: _float(atoms, key) for key in _FLOATS}
         values |= {key: _float(atoms, key) for key in _OPTIONAL_FLOATS if key in atoms.info}
+        values |= {key: _array(atoms, key) for key in _OPTIONAL_ARRAYS if key in atoms.arrays}
+        values |= {key: _matrix(atoms, key) for key in _OPTIONAL_MATRICES if key in atoms.info}
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     values |= {key: str(atoms.info[key]) for key in _TEXTS}
-    values |= {key: _array(atoms, key) for key in _OPTIONAL_ARRAYS if key in atoms.arrays}
-    values |= {key: np.asarray(atoms.info[key], np.float64) for key in _OPTIONAL_MATRICES if key in atoms.info}
     return LabelRecord(structure=structure, label=label, step=step, **{"pretrained_energy": None, **values})
 
 
 def _float(atoms: ase.Atoms, key: str) -> float:
     value = atoms.info[key]
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise DataError(f"{key} is {value!r}; allowed: a number")
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise DataError(f"{key} is {shown(value)}; allowed: a finite number")
     return float(value)
 
 
 def _array(atoms: ase.Atoms, key: str) -> np.ndarray:
-    return np.asarray(atoms.arrays[key], np.float64)
+    return _numbers_of(key, atoms.arrays[key], (len(atoms), 3))
+
+
+def _matrix(atoms: ase.Atoms, key: str) -> np.ndarray:
+    return _numbers_of(key, np.asarray(atoms.info[key]), (3, 3))
+
+
+def _numbers_of(key: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.dtype.kind not in "fi" or array.shape != shape or not np.isfinite(array).all():
+        raise DataError(f"{key} has shape {array.shape}, type {array.dtype}; allowed: {shape} finite numbers")
+    return np.asarray(array, np.float64)
 
 
 def _equal(left: Any, right: Any) -> bool:
@@ -292,8 +356,4 @@ def _write_durably(path: Path, content: bytes, size: int) -> None:
     finally:
         os.close(descriptor)
     if created:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        durable.sync_folder(path.parent)

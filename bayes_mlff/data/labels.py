@@ -1,10 +1,13 @@
 """What a reference calculation says about one structure."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
+
+LARGEST: Final = 1e12
+"""Of any energy, force or stress, so that squares are numbers in float32 too."""
 
 
 class Label(NamedTuple):
@@ -16,20 +19,19 @@ class Label(NamedTuple):
 
 
 def check_label(label: Label, n_atoms: int) -> None:
-    """Refuse a label that is not finite or has the wrong shape.
+    """Refuse a label that is not finite, beyond `LARGEST` or of the wrong shape.
 
     Raises:
       DataError: naming the array and what was expected.
     """
-    if not np.isfinite(label.energy):
-        raise DataError(f"label.energy: got {label.energy!r}; allowed: a finite number in eV")
+    if not abs(label.energy) <= LARGEST:
+        raise DataError(f"label.energy: got {label.energy!r}; allowed: a finite number in eV, at most {LARGEST:g}")
     expected = {"forces": (label.forces, (n_atoms, 3)), "stress": (label.stress, (3, 3))}
     for name, (array, shape) in expected.items():
         if array is None:
             continue
         if np.shape(array) != shape:
             raise DataError(f"label.{name}: got shape {np.shape(array)}; allowed: {shape}")
-        if not np.isfinite(array).all():
-            raise DataError(
-                f"label.{name}: not finite for atoms or components {np.argwhere(~np.isfinite(array))[:3].tolist()}"
-            )
+        wrong = np.argwhere(~(np.abs(array) <= LARGEST))
+        if len(wrong):
+            raise DataError(f"label.{name}: not finite or above {LARGEST:g} for atoms, components {wrong[:3].tolist()}")

@@ -1,16 +1,18 @@
 """Labelled sets as others publish them: npz files of molecules and extended XYZ of anything."""
 
+import math
+import zipfile
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import IO, Any, Final, NamedTuple, cast
 
 import ase.io
 import numpy as np
-from ase.io.extxyz import XYZError
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
+from bayes_mlff.data.extxyz import check_file
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.data.structure import Structure, check, from_ase
 
 
 class NpzKeys(NamedTuple):
@@ -66,16 +68,7 @@ def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
       DataError: if the file is missing or no npz, a key is missing (all present ones are listed), or arrays
         have the wrong shape or are not finite.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file.files]
-            if missing:
-                raise DataError(f"{path}: no array {', '.join(missing)}; present: {', '.join(sorted(file.files))}")
-            numbers, positions, energies, forces = (np.array(file[key]) for key in keys)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (ValueError, OSError, AttributeError) as error:
-        raise DataError(f"{path}: not a readable npz file: {error}") from error
+    numbers, positions, energies, forces = read_arrays(path, keys)
     if positions.ndim != 3 or positions.shape[2] != 3 or len(positions) == 0:
         raise DataError(f"{path}: {keys.positions} has shape {positions.shape}; allowed: (frames, atoms, 3)")
     f, n, _ = positions.shape
@@ -90,14 +83,58 @@ def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
     for key, array, shape in expected:
         if array.shape != shape:
             raise DataError(f"{path}: {key} has shape {array.shape}; allowed: {shape}")
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"{path}: {key} has type {array.dtype}; allowed: real numbers")
         if not np.isfinite(array).all():
             raise DataError(f"{path}: {key} is not finite")
-    return MoleculeSet(
-        numbers.astype(np.int64),
-        positions.astype(np.float64),
-        energies.astype(np.float64),
-        forces.astype(np.float64),
-    )
+    if not np.isin(numbers, np.arange(1, 119)).all():
+        raise DataError(f"{path}: {keys.numbers} is {shown(numbers.tolist())}; allowed: atomic numbers, 1 to 118")
+    found = MoleculeSet(numbers.astype(np.int64), *(x.astype(np.float64) for x in (positions, energies, forces)))
+    for index in range(f):
+        try:
+            check_label(Label(float(found.energies[index]), found.forces[index]), n)
+            check(Structure(found.numbers, found.positions[index], np.zeros((3, 3)), np.zeros(3, bool)))
+        except DataError as error:
+            raise DataError(f"{path}: frame {index}: {error}") from error
+    return found
+
+
+def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
+    """Arrays of an npz file by their names.
+
+    Raises:
+      DataError: if the file is missing, no npz, lacks a key, holds Python objects, or claims arrays of another size
+        than it has.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = sorted(name.removesuffix(".npy") for name in archive.namelist())
+            missing = [key for key in keys if key not in present]
+            if missing:
+                raise DataError(f"{path}: no array {', '.join(missing)}; present: {', '.join(present)}")
+            return [_read_array(archive, f"{key}.npy") for key in keys]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except READER_ERRORS as error:
+        raise DataError(f"{path}: not a readable npz file: {type(error).__name__}: {error}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array, whose header is held against the size of its file before memory is taken for it."""
+    with archive.open(name) as file:
+        shape, _, dtype = _read_header(file)
+        claimed = math.prod(shape) * dtype.itemsize + file.tell()
+    if dtype.hasobject or claimed != archive.getinfo(name).file_size:
+        raise ValueError(f"{name} claims {dtype} of shape {shape}, in {archive.getinfo(name).file_size} bytes")
+    with archive.open(name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of the array of an npy file, which is left at its first number."""
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    return read(file)
 
 
 def read_extxyz(
@@ -121,14 +158,12 @@ def read_extxyz(
     Raises:
       DataError: if the file is unreadable or empty, or a frame (named by its index, from 0) lacks a key.
     """
+    check_file(path)
     try:
-        frames = cast(list[ase.Atoms], ase.io.read(path, index=":", format="extxyz"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (XYZError, ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        read = ase.io.read(path, index=":", format="extxyz", do_not_split_by_at_sign=True)
+    except READER_ERRORS as error:
         raise DataError(f"{path}: unreadable: {type(error).__name__}: {error}") from error
-    if not frames:
-        raise DataError(f"{path}: no frames")
+    frames = cast(list[ase.Atoms], read)
     labelled = []
     for index, atoms in enumerate(frames):
         # ASE takes plain `energy`, `forces` and `stress` out of the file into a calculator.
@@ -137,9 +172,9 @@ def read_extxyz(
         missing = [key for key in (energy_key, forces_key) if key not in present]
         if missing:
             raise DataError(f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}")
-        stress = _full_stress(present[stress_key]) if stress_key in present else None
-        label = Label(float(present[energy_key]), np.asarray(present[forces_key], np.float64), stress)
         try:
+            stress = _full_stress(_real(present, stress_key)) if stress_key in present else None
+            label = Label(_real(present, energy_key, ()).item(), _real(present, forces_key), stress)
             check_label(label, len(atoms))
             labelled.append(LabelledStructure(from_ase(atoms), label))
         except DataError as error:
@@ -172,9 +207,16 @@ def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
     )
 
 
-def _full_stress(stress: np.ndarray) -> np.ndarray:
+def _real(present: dict[str, Any], key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A value as float64, if it is made of numbers; of any shape, or of the one given."""
+    array = np.asarray(present[key])
+    if array.dtype.kind not in "fiu" or (shape is not None and array.shape != shape):
+        raise DataError(f"{key} is {shown(present[key])}; allowed: {'a number' if shape == () else 'numbers'}")
+    return array.astype(np.float64)
+
+
+def _full_stress(array: np.ndarray) -> np.ndarray:
     """A [3, 3] stress from any of the shapes in use; another shape is left for `check_label` to refuse."""
-    array = np.asarray(stress, np.float64)
     if array.shape == (6,):
         return voigt_6_to_full_3x3_stress(array)
     return array.reshape(3, 3) if array.shape == (9,) else array

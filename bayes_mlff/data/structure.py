@@ -1,11 +1,20 @@
 """A structure as plain arrays, and its conversion from and to ASE."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import ase
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
+
+FARTHEST: Final = 1e5
+"""Largest coordinate, Å: beyond it float32 does not tell 0.01 Å."""
+
+SHORTEST: Final = 0.5
+"""Smallest length of a cell vector along which the structure repeats, Å."""
+
+THINNEST: Final = 0.1
+"""Smallest distance of its lattice planes, Å: neighbours are searched in some r_max / THINNEST images either way."""
 
 
 class Structure(NamedTuple):
@@ -32,8 +41,8 @@ def from_ase(atoms: ase.Atoms) -> Structure:
       The structure, positions unwrapped as they came.
 
     Raises:
-      DataError: if there are no atoms, a coordinate is not finite, an atomic number is not in 1..118,
-        or a periodic direction has no cell vector.
+      DataError: if there are no atoms, a coordinate is not finite or beyond `FARTHEST`, an atomic number is not in
+        1..118, or a periodic direction has no cell vector, or one that is too short or too close to the others.
     """
     structure = Structure(
         np.array(atoms.numbers, np.int64),
@@ -60,14 +69,19 @@ def check(structure: Structure) -> None:
         raise DataError("structure: got 0 atoms; allowed: at least 1")
     if not (np.isfinite(structure.positions).all() and np.isfinite(structure.cell).all()):
         raise DataError("structure: positions and cell must be finite numbers in Å")
+    largest = max(np.abs(structure.positions).max(), np.abs(structure.cell).max())
+    if largest > FARTHEST:
+        raise DataError(f"structure: got a coordinate of {largest:.3g} Å; allowed: at most {FARTHEST:g} Å")
     unknown = structure.numbers[(structure.numbers < 1) | (structure.numbers > 118)]
     if unknown.size:
         raise DataError(f"structure: got atomic number {int(unknown[0])}; allowed: 1 to 118")
     periodic = structure.cell[structure.pbc]
     if periodic.size:
         lengths = np.linalg.norm(periodic, axis=1)
-        if np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic) or lengths.min() < 0.5:
+        independent = np.linalg.matrix_rank(periodic, tol=1e-6) == len(periodic) and lengths.min() >= SHORTEST
+        if not independent or (1.0 / np.linalg.norm(np.linalg.pinv(periodic), axis=0)).min() < THINNEST:
             raise DataError(
                 f"structure: periodic directions {structure.pbc.tolist()} need linearly independent cell vectors "
-                f"of at least 0.5 Å; got lengths {np.round(lengths, 3).tolist()}"
+                f"of at least {SHORTEST} Å, and {THINNEST} Å between lattice planes; "
+                f"got lengths {np.round(lengths, 3).tolist()}"
             )

@@ -72,6 +72,30 @@ def update(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, decay: flo
     return state._replace(n=decay * state.n + 1.0, s=_scalar(decay * state.s + np.square(error / sigma)))
 
 
+def scale(state: Calibration) -> Real:
+    """Factor s on sigma by which errors are thought to be spread, see the head of this module."""
+    return _scalar(_scale(state))
+
+
+def restart(state: Calibration, z: ArrayLike) -> Calibration:
+    """Forget all interventions but some.
+
+    Args:
+      state: calibration whose prior is kept.
+      z: [m] error/sigma of the interventions to keep, uncalibrated.
+
+    Returns:
+      The prior updated with these alone: n = m, S = sum z².
+
+    Raises:
+      ValueError: if a z is not finite.
+    """
+    kept = np.asarray(z, np.float64)
+    if not np.isfinite(kept).all():
+        raise ValueError(f"z: got {z!r}; allowed: finite numbers")
+    return state._replace(n=float(kept.size), s=_scalar(np.sum(np.square(kept))))
+
+
 def exceedance_probability(state: Calibration, sigma: ArrayLike, threshold: ArrayLike) -> Real:
     """Probability that the absolute error of the total energy is above a threshold.
 
@@ -130,6 +154,26 @@ def interval(state: Calibration, sigma: ArrayLike, *, confidence: float = 0.95) 
       ValueError: if sigma is not positive or confidence is not in (0, 1).
     """
     return _scalar(_positive("sigma", sigma) * _scale(state) * _quantile(state, confidence))
+
+
+def normal_score(state: Calibration, error: ArrayLike, sigma: ArrayLike) -> Real:
+    """Absolute error on the scale of a standard normal variable.
+
+    Args:
+      state: calibration before the intervention.
+      error: eV, predicted minus reference total energy.
+      sigma: eV, positive; uncalibrated standard deviation.
+
+    Returns:
+      |w| with P(|N(0, 1)| > |w|) = P(|e| > |error|): half-normal if the calibration is right, exact also far out
+      in the tail, where `probability_integral` rounds to 0 or 1; at most 37.
+
+    Raises:
+      ValueError: if sigma is not positive.
+    """
+    distance = np.maximum(np.abs(np.asarray(error, np.float64)), np.finfo(np.float64).tiny)
+    tail = np.clip(exceedance_probability(state, sigma, distance), 1e-300, 1.0)
+    return _scalar(stats.norm.isf(tail / 2.0))
 
 
 def probability_integral(state: Calibration, error: ArrayLike, sigma: ArrayLike) -> Real:

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.command_line import one_device_per_core, override, put, run_app
+from bayes_mlff.core.command_line import make_console, one_device_per_core, override, printable, put, run_app, write_new
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.paths import is_file
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.finetune.console import ConsoleObserver, table
 from bayes_mlff.finetune.run import fit
+from bayes_mlff.models import selfcheck
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -53,24 +54,23 @@ def finetune(
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
     given |= {"data.frames": frames, "method": method, "targets": targets, "schedule.kind": schedule, "seed": seed}
-    given |= {"model": str(Path(model).absolute()) if model is not None and Path(model).is_file() else model}
+    given |= {"model": str(Path(model).absolute()) if model is not None and is_file(Path(model)) else model}
     for key, value in given.items():
         if value is not None:
             put(raw, key, value)
     override(raw, overrides)
     config = configuration.parse(raw)
     if write_config is not None:
-        if write_config.exists():
-            raise ConfigError("--write-config", str(write_config), "a file that does not exist yet")
-        write_config.write_text(configuration.commented(config))
-        Console().print(f"wrote {write_config}", highlight=False, soft_wrap=True)
+        write_new(write_config, configuration.commented(config), "--write-config")
+        make_console().print(f"wrote {printable(str(write_config))}")
         return
     one_device_per_core(_side_by_side(config))
-    console = Console()
+    console = make_console()
+    selfcheck.ensure(console.print)
     with ConsoleObserver(console) as observer:
         fit(config, observer=observer)
     console.print(table(json.loads((Path(config.output) / "metrics.json").read_text())))
-    console.print(f"results in {config.output}", highlight=False, soft_wrap=True)
+    console.print(f"results in {printable(config.output)}")
 
 
 def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         resolved["data"] = data | paths
     if isinstance(raw.get("output"), str):
         resolved["output"] = str((base / raw["output"]).absolute())
-    if isinstance(raw.get("model"), str) and (base / raw["model"]).is_file():
+    if isinstance(raw.get("model"), str) and is_file(base / raw["model"]):
         resolved["model"] = str((base / raw["model"]).absolute())
     return resolved
 

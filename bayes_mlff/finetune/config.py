@@ -1,18 +1,18 @@
 """What to fine-tune on which labels, and how: one YAML file, validated before anything is computed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.settings import Count, Location, Positive, Section
+from bayes_mlff.core.settings import Count, Positive, Section, Seed
+
+MOST_CHAINS: Final = 1024
+"""Sets of weights that are held at a time."""
 
 Method = Literal["sghmc", "scratch", "adam", "deep-ensemble"]
-KINDS = ("parallel", "long")
-"""Kinds of schedules, which pydantic puts into the locations of errors."""
 
 
 class DataConfig(Section):
@@ -24,8 +24,8 @@ class DataConfig(Section):
     )
     test: str | None = Field(default=None, description="Path of frames that are only predicted.")
     frames: Count | None = Field(default=None, description="Training frames to use; all without it.")
-    draw_seed: int | None = Field(
-        default=None, ge=0, description="Draw the frames at random with this seed; without it they are the first."
+    draw_seed: Seed | None = Field(
+        default=None, description="Draw the frames at random with this seed; without it they are the first."
     )
     numbers_key: str = Field(default="z", description="npz: atomic numbers.")
     positions_key: str = Field(default="R", description="npz: positions, Å.")
@@ -56,11 +56,11 @@ class ParallelSchedule(Section):
     """Short independent chains, one sample each, as after the first label of an on-the-fly run."""
 
     kind: Literal["parallel"] = "parallel"
-    chains: int = Field(default=8, ge=2, description="Independent chains, one sample each.")
-    steps: int = Field(default=2000, ge=10, description="Steps of every chain.")
+    chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
+    steps: Count = Field(default=2000, ge=10, description="Steps of every chain.")
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
-    cold_steps: int = Field(default=400, ge=0, description="Steps at temperature 0.")
-    ramp_steps: int = Field(default=100, ge=1, description="Steps from temperature 0 to 1.")
+    cold_steps: int = Field(default=400, ge=0, lt=2**31, description="Steps at temperature 0.")
+    ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
     initial_spread: float = Field(
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
     )
@@ -77,7 +77,9 @@ class LongSchedule(Section):
     """One chain: exponential decay of the step size, then falling cosine cycles with one sample each."""
 
     kind: Literal["long"] = "long"
-    samples: int = Field(default=8, ge=2, description="The first at the end of the decay, one after each cycle.")
+    samples: int = Field(
+        default=8, ge=2, le=MOST_CHAINS, description="The first at the end of the decay, one after each cycle."
+    )
     decay_steps: Count = Field(default=20_000, description="Steps of the decay; 1 000 000 in the paper.")
     cycle_steps: Count = Field(default=1000, description="Steps of a cycle; 50 000 in the paper.")
     start: Positive = Field(default=3e-3, description="First step size; 1e-2 in the paper from random weights.")
@@ -95,7 +97,7 @@ class OptimizerConfig(Section):
     steps: Count = Field(default=2000, description="Steps of every member.")
     learning_rate: Positive = Field(default=1e-3, description="At the start; 1e-2 in the paper from random weights.")
     final_learning_rate: Positive = Field(default=1e-5, description="At the end of the exponential decay.")
-    members: Count = Field(default=8, description="Of a deep ensemble.")
+    members: Count = Field(default=8, le=MOST_CHAINS, description="Of a deep ensemble.")
 
 
 class FinetuneConfig(Section):
@@ -129,7 +131,7 @@ class FinetuneConfig(Section):
     )
     evaluation_batch: Count = Field(default=32, description="Frames predicted at once.")
     checkpoint_steps: Count = Field(default=500, description="Steps between checkpoints, at most.")
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -162,7 +164,7 @@ def parse(raw: Any) -> FinetuneConfig:
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
     """
-    return settings.validate(FinetuneConfig, raw, tags=KINDS, fields_beside=_fields_beside)
+    return settings.validate(FinetuneConfig, raw)
 
 
 def load(path: Path) -> FinetuneConfig:
@@ -188,18 +190,6 @@ def _entries(section: BaseModel, indent: int) -> list[str]:
             about = (type(value).__doc__ or "").splitlines()[0]
             lines += ["", f"{pad}# {about}", f"{pad}{name}:", *_entries(value, indent + 1)]
             continue
-        text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip().removesuffix("...").strip()
         lines += [f"{pad}# {field.description}"] if field.description else []
-        lines.append(f"{pad}{name}: {text}")
+        lines.append(f"{pad}{name}: {settings.dump_value(value)}")
     return lines
-
-
-def _fields_beside(location: Location) -> set[str]:
-    """Names of the fields of the section in which the last part of a location stands."""
-    model: Any = FinetuneConfig
-    for part in location[:-1]:
-        if part in KINDS:
-            model = ParallelSchedule if part == "parallel" else LongSchedule
-        elif part != "schedule":
-            model = model.model_fields[part].annotation
-    return set(model.model_fields)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.finetune import config as configuration
@@ -84,7 +85,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     """
     sets = frames.read(config, base=base)
     beside = base / config.model
-    whole = registry.load(str(beside) if beside.is_file() else config.model)
+    whole = registry.load(str(beside) if is_file(beside) else config.model)
     numbers = sets.train.numbers
     species_index(numbers, whole.config.elements)
     potential = registry.restrict(whole, tuple(int(z) for z in np.unique(numbers)))

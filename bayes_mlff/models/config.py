@@ -1,13 +1,34 @@
 """Architecture settings: frozen, validated, hashable, and stored beside the weights."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import e3nn_jax as e3nn
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
+from bayes_mlff.core.errors import READER_ERRORS
+
+PositiveInt = Annotated[int, Field(ge=1, le=65536)]
+"""Of layers, widths and powers: what a file claims is built only as far as a network can be."""
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+HIGHEST_DEGREE: Final = 6
+"""Of features: far above what any published network has."""
+
+
+def _irreps(value: str) -> e3nn.Irreps:
+    """Irreps that are written as e3nn writes them, grouped, of bounded degree and number.
+
+    Raises:
+      ValueError: saying what is allowed.
+    """
+    try:
+        irreps = e3nn.Irreps(value[:500]).regroup()
+    except READER_ERRORS as error:
+        raise ValueError(f"must be irreps such as '16x0e+16x1o' ({error})") from error
+    if len(value) > 500 or irreps.lmax > HIGHEST_DEGREE or irreps.num_irreps > 65536:
+        raise ValueError(f"must have degrees up to {HIGHEST_DEGREE} and at most 65536 irreps")
+    return irreps
 
 
 class NequIPConfig(BaseModel):
@@ -16,7 +37,7 @@ class NequIPConfig(BaseModel):
     The defaults are NequIP's choices; `sevennet_weights.describe` gives those of SevenNet.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["nequip"] = "nequip"
     elements: tuple[int, ...]
@@ -74,7 +95,7 @@ class NequIPConfig(BaseModel):
     @field_validator("hidden_irreps")
     @classmethod
     def _canonical(cls, value: str) -> str:
-        irreps = e3nn.Irreps(value).regroup()
+        irreps = _irreps(value)
         if irreps.count(e3nn.Irrep(0, 1)) == 0:
             raise ValueError("must contain even scalars, e.g. '16x0e+16x1o'")
         return str(irreps)
@@ -107,7 +128,7 @@ class NequIPConfig(BaseModel):
 class MACEConfig(BaseModel):
     """A MACE network (Batatia et al. 2022, arXiv:2206.07697) with scale, shift and a force-σ head."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["mace"] = "mace"
     elements: tuple[int, ...]
@@ -162,7 +183,7 @@ class MACEConfig(BaseModel):
     @field_validator("hidden_irreps")
     @classmethod
     def _equal_widths(cls, value: str) -> str:
-        irreps = e3nn.Irreps(value).regroup()
+        irreps = _irreps(value)
         natural = all(ir.p == (-1) ** ir.l for _, ir in irreps)
         if not natural or irreps.count(e3nn.Irrep(0, 1)) == 0 or len({mul for mul, _ in irreps}) != 1:
             raise ValueError("must contain 0e and otherwise only 1o, 2e, 3o, all equally often, e.g. '16x0e+16x1o'")

@@ -1,8 +1,8 @@
 """MACE models in mace-torch's own files, in and out.
 
-These functions need PyTorch, and those for `.model` files mace-torch too; both are imported when they are called.
-A `.model` file is a pickled module: opening it runs whatever program its author put there. It is opened only with
-`trust=True`. Files that hold nothing but tensors are opened without running anything, see `read_state`.
+Reading needs neither PyTorch nor mace-torch and runs nothing that a file contains, see `torch_pickle`. A `.model` file
+is a pickled module; to write one, a template is opened by PyTorch itself, which runs whatever program its author put
+there and so needs `trust=True`, and mace-torch.
 """
 
 import importlib
@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import e3nn_jax as e3nn
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
+from bayes_mlff.models import torch_pickle
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.mace_torch import from_mace, to_mace
-from bayes_mlff.models.registry import Potential
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.models.torch_pickle import Inert
 
 FIRST: dict[str, Literal["plain", "residual"]] = {
     "RealAgnosticInteractionBlock": "plain",
@@ -36,23 +39,28 @@ DEFAULTS = {
 """Attributes of a model that would change its form if they had another value; old models lack them."""
 
 
-def read_model(path: Path, *, trust: bool = False) -> Potential:
+def read_model(path: Path) -> Potential:
     """Read a `.model` file.
 
     Args:
       path: a pickled ScaleShiftMACE.
-      trust: run the programs that the file contains.
 
     Returns:
       The potential for all elements of the model, in its dtype, with a σ head of zeros.
 
     Raises:
-      ConfigError: without `trust`, or if there is no such file.
-      WeightsError: if the model is of a form that is not supported.
+      ConfigError: if there is no such file.
+      WeightsError: if it is no model, or one of a form that is not supported.
     """
-    module = _load_module(path, trust)
-    config = describe(module)
-    return Potential(config, from_mace(state_of(module), config))
+    _check_file(path)
+    module = torch_pickle.read(path, inert=torch_pickle.INERT)
+    if not isinstance(module, Inert):
+        raise WeightsError(f"{path}: holds a {type(module).__name__}; allowed: a model (see read_state for tensors)")
+    try:
+        config = describe(module)
+        return Potential(config, from_mace(state_of(module), config))
+    except READER_ERRORS as error:
+        raise WeightsError(f"{path}: not a model of MACE: {type(error).__name__}: {error}") from error
 
 
 def read_state(path: Path, config: MACEConfig) -> Potential:
@@ -63,9 +71,12 @@ def read_state(path: Path, config: MACEConfig) -> Potential:
       config: the architecture, which such a file does not state.
     """
     _check_file(path)
-    found = _torch().load(path, map_location="cpu", weights_only=True)
-    found = found.get("model", found)
-    state = {k: v.detach().numpy() for k, v in found.items()}
+    found = torch_pickle.read(path)
+    found = found.get("model", found) if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, np.ndarray)}
+    if not state:
+        raise WeightsError(f"{path}: holds no tensors by name")
     return Potential(config, from_mace(state, config))
 
 
@@ -99,6 +110,8 @@ def write_models(
 
 def state_of(module: Any) -> dict[str, np.ndarray]:
     """A module's state as numpy arrays."""
+    if isinstance(module, Inert):
+        return module.state()
     return {k: v.detach().cpu().numpy().copy() for k, v in module.state_dict().items()}
 
 
@@ -131,19 +144,19 @@ def describe(module: Any) -> MACEConfig:
     if problems:
         raise WeightsError("MACE model is not supported: " + "; ".join(problems))
     contraction = module.products[0].symmetric_contractions.contractions[0]
-    hidden = str(module.products[0].linear.irreps_out)
+    hidden = str(_irreps(module.products[0].linear.irreps_out))
     config = MACEConfig(
         elements=tuple(int(z) for z in module.atomic_numbers),
         r_max=float(module.r_max),
         hidden_irreps=hidden,
         num_interactions=len(blocks),
         first_interaction=FIRST[blocks[0]],
-        max_ell=int(module.interactions[0].edge_attrs_irreps.lmax),
+        max_ell=_irreps(module.interactions[0].edge_attrs_irreps).lmax,
         correlation=len(contraction.weights) + 1,
         num_bessels=len(radial.bessel_fn.bessel_weights),
         cutoff_power=int(radial.cutoff_fn.p),
         radial_widths=tuple(int(h) for h in module.interactions[0].conv_tp_weights.hs[1:-1]),
-        readout_width=int(last.hidden_irreps.dim) if len(blocks) > 1 else 1,
+        readout_width=_irreps(last.hidden_irreps).dim if len(blocks) > 1 else 1,
         average_neighbors=float(module.interactions[0].avg_num_neighbors),
         energy_scale=float(module.scale_shift.scale),
         energy_shift=float(module.scale_shift.shift),
@@ -152,6 +165,14 @@ def describe(module: Any) -> MACEConfig:
     if config.hidden_irreps != hidden:
         raise WeightsError(f"hidden irreps: got {hidden}; allowed: ascending degrees, {config.hidden_irreps}")
     return config
+
+
+def _irreps(irreps: Any) -> e3nn.Irreps:
+    """Irreps of e3nn, which may be inert: tuples of a multiplicity and a tuple of degree and parity."""
+    if isinstance(irreps, Inert):
+        terms = [item.args[0] for item in irreps.args[0]]
+        return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
+    return e3nn.Irreps(str(irreps))
 
 
 def _name(activation: Any) -> str:

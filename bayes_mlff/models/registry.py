@@ -2,27 +2,31 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.flatten_util import ravel_pytree
-from safetensors import safe_open
+from pydantic import ValidationError
+from rich.console import Console
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
+from bayes_mlff.core.paths import is_file
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
-from bayes_mlff.models.energetics import NodeOutput, Params
-from bayes_mlff.models.mace import MACE
-from bayes_mlff.models.nequip import NequIP
-from bayes_mlff.models.sevennet_files import CHECKPOINTS, cached, find, read
+from bayes_mlff.models.downloads import DOWNLOADS, cache_folder, fetch
+from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.mace_files import read_model
+from bayes_mlff.models.potential import Potential, network
+from bayes_mlff.models.sevennet_files import CHECKPOINTS, find, read
 from bayes_mlff.models.sevennet_weights import describe, from_sevennet
+
+LAYOUT = 1
+"""Of converted files; to be raised when a conversion changes, so that older ones are not found any more."""
 
 SHIPPED = {
     "nequip-md17-small": "nequip_md17_small.safetensors",
@@ -30,42 +34,8 @@ SHIPPED = {
 }
 """Models that come with the package, by the name used in configurations."""
 
-NAMES = (*SHIPPED, *CHECKPOINTS)
-"""All models that are known by name; those of `CHECKPOINTS` come with other packages."""
-
-
-@dataclass(frozen=True)
-class Potential:
-    """A network with its weights."""
-
-    config: NequIPConfig | MACEConfig
-    params: Params
-
-    def node_fn(
-        self,
-        params: Params,
-        vectors: jax.Array,
-        species: jax.Array,
-        neighbors: jax.Array,
-        edge_mask: jax.Array,
-        receivers: jax.Array | None = None,
-    ) -> NodeOutput:
-        """Evaluate the network with any weights of this architecture; see `NodeFn`."""
-        return network(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
-
-    def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-        """The weights as one vector [p], and the way back."""
-        return ravel_pytree(self.params)
-
-    def isolated_energy(self, numbers: np.ndarray) -> float:
-        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy comes on top."""
-        table = dict(zip(self.config.elements, self.config.energy_shifts, strict=True))
-        return float(sum(table[int(z)] for z in numbers))
-
-
-def network(config: NequIPConfig | MACEConfig) -> nn.Module:
-    """The network that a configuration describes."""
-    return MACE(config) if isinstance(config, MACEConfig) else NequIP(config)
+NAMES = (*SHIPPED, *CHECKPOINTS, *DOWNLOADS)
+"""All models that are known by name; `CHECKPOINTS` come with other packages, `DOWNLOADS` are on the internet."""
 
 
 def initialize(config: NequIPConfig | MACEConfig, seed: int, dtype: type = jnp.float32) -> Potential:
@@ -124,7 +94,7 @@ def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
 
 
 def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:
-    """Load a model by name, or any safetensors file written by `save`.
+    """Load a model by name, any safetensors file written by `save`, or a `.model` file of mace-torch.
 
     The first time that a model of another package is loaded, its converted weights are put into the user's cache.
 
@@ -140,40 +110,92 @@ def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) ->
     if name_or_path in SHIPPED:
         path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
     else:
-        path = _converted(name_or_path, key) if name_or_path in CHECKPOINTS else Path(name_or_path)
-    if not path.is_file():
-        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a .safetensors file")
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        known = name_or_path in CHECKPOINTS or name_or_path in DOWNLOADS
+        path = _converted(name_or_path, key) if known else Path(name_or_path)
+    if not is_file(path):
+        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a .safetensors or .model file")
+    if path.suffix == ".model":
+        return _cast(read_model(path), dtype)
+    return _read(path, dtype)
+
+
+def _read(path: Path, dtype: type) -> Potential:
+    """What `save` wrote."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, *READER_ERRORS) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file: {error}") from error
     if "config" not in metadata:
         raise WeightsError(f"{path}: no model configuration in the file's metadata")
-    config = MODEL_CONFIG.validate_json(metadata["config"])
+    try:
+        config = MODEL_CONFIG.validate_json(metadata["config"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "config"
+        raise WeightsError(
+            f"{path}: {key} in the metadata: got {shown(first['input'])}; {brief(first['msg'])}"
+        ) from error
+    # Before anything is built: every block and every layer has an array of its own.
+    depth = config.num_layers if isinstance(config, NequIPConfig) else config.num_interactions
+    layers = (config.radial_depth, config.readout_depth) if isinstance(config, NequIPConfig) else ()
+    if max(depth, *layers, 0) > len(stored):
+        raise WeightsError(f"{path}: the metadata claim {max(depth, *layers)} blocks or layers in {len(stored)} arrays")
     template = jax.eval_shape(_initializer(config, dtype), jax.random.key(0))
     return Potential(config, fill(template, stored, str(path)))
 
 
+def _cast(potential: Potential, dtype: type) -> Potential:
+    return Potential(potential.config, jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
+
+
+def _original(name: str, key: str) -> tuple[str, Callable[[], Potential]]:
+    """SHA-256 and reader of the file in which another package's model is published."""
+    if name in CHECKPOINTS:
+        path, digest = find(name, key), CHECKPOINTS[name].sha256
+        return digest, lambda: _sevennet(path)
+    path, digest = fetch(name, key, say=_say)
+    return digest, lambda: read_model(path)
+
+
+def _sevennet(path: Path) -> Potential:
+    checkpoint = read(path)
+    state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
+    description = describe(checkpoint.settings, state)
+    return Potential(description.config, from_sevennet(state, description))
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+
+
 def _converted(name: str, key: str) -> Path:
-    """The file with the weights of a model of `CHECKPOINTS`, which is written if it is not there."""
-    path = cached(name)
+    """The file with the weights of a model of `CHECKPOINTS` or `DOWNLOADS`, which is written if it is not there."""
+    # What was converted before is found without the package that it came from, unless it could have changed.
+    if name in CHECKPOINTS and cached(name, CHECKPOINTS[name].sha256).is_file():
+        return cached(name, CHECKPOINTS[name].sha256)
+    digest, original = _original(name, key)
+    path = cached(name, digest)
     if not path.is_file():
-        source = find(name, key)
-        checkpoint = read(source)
-        state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
-        description = describe(checkpoint.settings, state)
+        potential = original()
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        potential = Potential(description.config, from_sevennet(state, description))
-        save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the checkpoint {CHECKPOINTS[name].sha256}"})
+        save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the original {digest}"})
         unfinished.replace(path)
     return path
+
+
+def cached(name: str, digest: str) -> Path:
+    """Where the converted weights of another package's model are kept; the name tells the original and the layout."""
+    return cache_folder() / f"{name}-{digest}-v{LAYOUT}.safetensors"
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:
     """Put stored arrays in the places of a template, one to one.
 
     Raises:
-      WeightsError: naming every entry that is missing, left over or of another shape.
+      WeightsError: naming every entry that is missing, left over, of another shape or not made of finite numbers.
     """
     wanted = cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(template, sep="/"))  # annotated as nested
     problems = [f"missing {k}" for k in wanted if k not in stored]
@@ -183,6 +205,8 @@ def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params
         for k, v in wanted.items()
         if k in stored and stored[k].shape != v.shape
     ]
+    problems += [f"{k} has type {v.dtype}, expected real numbers" for k, v in stored.items() if v.dtype.kind != "f"]
+    problems += [f"{k} is not finite" for k, v in stored.items() if v.dtype.kind == "f" and not np.isfinite(v).all()]
     if problems:
         raise WeightsError(f"{source}: " + "; ".join(problems))
     return unflatten_dict({k: jnp.asarray(stored[k], v.dtype) for k, v in wanted.items()}, sep="/")

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 
 import jax
 import typer
-from rich.console import Console
 
-from bayes_mlff.core.command_line import one_device_per_core, override, run_app
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.command_line import make_console, one_device_per_core, override, run_app, write_new
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import runner, systems
 from bayes_mlff.otf.config import RunConfig
@@ -59,22 +57,18 @@ def system(
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
     path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
-    Console().print(
+    make_console().print(
         f"profile {profile} of {', '.join(systems.SYSTEMS[name])} (--profile); every setting can be changed with "
         "--set, e.g. --set model=..., --set engine.name=...",
-        highlight=False,
-        soft_wrap=True,
     )
-    runner.run(config, path, base=Path(), console=Console())
+    runner.run(config, path, base=Path(), console=make_console())
 
 
 @app.command()
 def init(path: ConfigPath = Path("config.yaml")) -> None:
     """Write a commented configuration with every key and its default."""
-    if path.exists():
-        raise ConfigError("path", str(path), "a file that does not exist yet")
-    path.write_text(template())
-    Console().print(f"wrote {path}; edit it, then: bayes-mlff check {path}")
+    write_new(path, template(), "path")
+    make_console().print(f"wrote {path}; edit it, then: bayes-mlff check {path}")
 
 
 @app.command()
@@ -86,7 +80,7 @@ def check(
     """Validate a configuration and try model and engine, without running."""
     config = _with_overrides(_read(path), overrides)
     one_device_per_core(config.sampler.chains)
-    runner.check(config, base=path.parent, console=Console(), label=label)
+    runner.check(config, base=path.parent, console=make_console(), label=label)
 
 
 @app.command()
@@ -94,7 +88,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) ->
     """Start a run from a configuration file, or continue it if it was interrupted."""
     config = _with_overrides(_read(path), overrides)
     one_device_per_core(config.sampler.chains)
-    runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=Console())
+    runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=make_console())
 
 
 @app.command()
@@ -102,19 +96,19 @@ def resume(path: RunPath) -> None:
     """Continue an interrupted run from its last checkpoint."""
     config = configuration.load(path / "config.yaml")
     one_device_per_core(config.sampler.chains)
-    runner.resume(config, path, console=Console())
+    runner.resume(config, path, console=make_console())
 
 
 @app.command()
 def status(path: RunPath) -> None:
     """Say how far a run is, and how well it did so far."""
-    runner.status(path, console=Console())
+    runner.status(path, console=make_console())
 
 
 @app.command()
 def report(path: RunPath) -> None:
     """Write report.html with figures and tables."""
-    Console().print(str(runner.report(path)))
+    make_console().print(str(runner.report(path)))
 
 
 @app.command()

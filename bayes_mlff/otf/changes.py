@@ -26,6 +26,8 @@ FREE = (
     "dynamics.schedule",
     "dynamics.chunk_steps",
     "dynamics.trajectory_every",
+    "guards",
+    "audits",
     "engine",
 )
 """Settings that take effect from the checkpoint on. The engine may change in what leaves its results as they are

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core import durable
+from bayes_mlff.core.errors import RunDirectoryError, shown
 
-FORMAT = 1
+FORMAT = 2
 Tree = TypeVar("Tree")
 
 
@@ -29,23 +29,22 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
 
     Returns:
       Path of the file.
+
+    Raises:
+      RunDirectoryError: if it cannot be written; then the earlier checkpoints are as they were.
     """
     arrays = {jax.tree_util.keystr(path): _to_numpy(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     body = save(arrays, metadata={"state": json.dumps({"format": FORMAT, "step": step, **metadata})})
     target = folder / f"{step:09d}.ckpt"
-    temporary = folder / "writing"
-    with temporary.open("wb") as file:
-        file.write(hashlib.sha256(body).digest() + body)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    for old in sorted(folder.glob("*.ckpt"))[:-2]:
-        old.unlink()
+        durable.write_whole(target, hashlib.sha256(body).digest() + body)
+        for old in [*_all(folder)[:-2], *folder.glob("*.tmp")]:
+            old.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{target}: cannot be written ({error.strerror}); the checkpoints before it are intact: "
+            "resume when this is mended"
+        ) from error
     return target
 
 
@@ -56,26 +55,53 @@ def newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[st
       Arrays by key path, metadata, and a line for each newer checkpoint that had to be passed over.
 
     Raises:
-      RunDirectoryError: if there is none, or it was written in a newer format.
+      RunDirectoryError: if there is none, or it was written in another format.
     """
     remarks = []
-    for path in sorted(folder.glob("*.ckpt"), reverse=True):
-        data = path.read_bytes()
-        body = data[32:]
-        if hashlib.sha256(body).digest() != data[:32]:
-            remarks.append(f"{path.name}: damaged (checksum), falling back to the checkpoint before it")
-            continue
+    for path in reversed(_all(folder)):
         try:
-            arrays = load(body)
-        except SafetensorError as error:
-            remarks.append(f"{path.name}: unreadable ({error}), falling back to the checkpoint before it")
+            arrays, metadata = _read(path)
+        except _UnreadableError as error:
+            remarks.append(f"{path.name}: {error}, falling back to the checkpoint before it")
             continue
+        if metadata["format"] != FORMAT:
+            raise RunDirectoryError(
+                f"{path}: format {metadata['format']}; allowed: {FORMAT}, which this version reads and writes (finish "
+                "the run with the version that began it, or start a new one)"
+            )
+        return arrays, metadata, remarks
+    raise RunDirectoryError(
+        f"{folder}: no intact checkpoint; {'; '.join(remarks) or 'none at all'}; remove the folder and start or resume "
+        "the run: it begins again, with the labels that are already paid for"
+    )
+
+
+class _UnreadableError(Exception):
+    """Why a file is no checkpoint."""
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints by their step; files that were put beside them are not ours."""
+    return sorted((p for p in folder.glob("*.ckpt") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _UnreadableError(f"unreadable ({error.strerror})") from error
+    body = data[32:]
+    if hashlib.sha256(body).digest() != data[:32]:
+        raise _UnreadableError("damaged (checksum)")
+    try:
+        arrays = load(body)
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
         metadata = json.loads(header["__metadata__"]["state"])
-        if metadata["format"] > FORMAT:
-            raise RunDirectoryError(f"{path}: format {metadata['format']}; this version reads up to {FORMAT}")
-        return arrays, metadata, remarks
-    raise RunDirectoryError(f"{folder}: no intact checkpoint; " + "; ".join(remarks))
+        if type(metadata["format"]) is not int:
+            raise TypeError(f"format {shown(metadata['format'])}")
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise _UnreadableError(f"unreadable ({type(error).__name__}: {error})") from error
+    return arrays, metadata
 
 
 def restore(template: Tree, arrays: dict[str, np.ndarray]) -> Tree:
@@ -89,7 +115,10 @@ def restore(template: Tree, arrays: dict[str, np.ndarray]) -> Tree:
     wrong = set(names) ^ set(arrays)
     if wrong:
         raise RunDirectoryError(f"checkpoint: arrays do not match this version: {sorted(wrong)[:5]}")
-    leaves = [_from_numpy(arrays[name], leaf) for name, (_, leaf) in zip(names, paths, strict=True)]
+    try:
+        leaves = [_from_numpy(arrays[name], leaf) for name, (_, leaf) in zip(names, paths, strict=True)]
+    except (TypeError, ValueError) as error:
+        raise RunDirectoryError(f"checkpoint: arrays do not match this version: {error}") from error
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 

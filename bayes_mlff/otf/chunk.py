@@ -2,12 +2,13 @@
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from bayes_mlff.data import neighbors
+from bayes_mlff.data.graph import edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn
@@ -23,7 +24,45 @@ class Stop(enum.IntFlag):
     NEIGHBOR_OVERFLOW = 2
     """The neighbour list is incomplete: throw the chunk away, grow the buffers and redo it."""
     NON_FINITE = 4
-    """An energy, force or σ is not finite: throw the chunk away."""
+    """An energy, force, σ, position or momentum is not finite: throw the chunk away."""
+    AUDIT = 8
+    """The step was drawn for an audit: label it as if it were uncertain."""
+    SIGMA = 16
+    """Energy σ so large that the structure is no longer worth a label."""
+    CLOSE = 32
+    """Two atoms are closer than allowed."""
+    HOT = 64
+    """The kinetic energy is above its limit."""
+    VOLUME = 128
+    """The volume of the cell is out of its range."""
+    DRIFT = 256
+    """The conserved energy has drifted too far."""
+
+
+TRIPS = Stop.NON_FINITE | Stop.SIGMA | Stop.CLOSE | Stop.HOT | Stop.VOLUME | Stop.DRIFT
+"""Bits after which a run does not go on from where it is."""
+
+
+class Limits(NamedTuple):
+    """What a step may not exceed, and when the next audit is due; traced, so that nothing compiles anew."""
+
+    audit: jax.Array  # [] int32, number of the step in this chunk, from 1; 0 = none
+    sigma: jax.Array  # [] eV, uncalibrated σ of the energy
+    distance: jax.Array  # [] Å, smallest
+    kinetic: jax.Array  # [] eV
+    volume_min: jax.Array  # [] Å³
+    volume_max: jax.Array  # [] Å³
+    conserved: jax.Array  # [] eV, what the drift is counted from; nan = value after the first step
+    drift: jax.Array  # [] eV, allowed at any time
+    drift_per_step: jax.Array  # [] eV, allowed for each step since `conserved`, if that is more
+    age: jax.Array  # [] int32, steps since `conserved`
+
+
+def no_limits(dtype: jnp.dtype) -> Limits:
+    """Limits that nothing exceeds, and no audit."""
+    inf, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros([], dtype)
+    none = jnp.zeros([], jnp.int32)
+    return Limits(none, inf, zero, inf, zero, inf, jnp.asarray(jnp.nan, dtype), inf, zero, none)
 
 
 class Thermo(NamedTuple):
@@ -56,7 +95,20 @@ class Chunk(NamedTuple):
     frames: Frames
 
 
-RunChunk = Callable[[jax.Array, "MDState", NeighborState, jax.Array, jax.Array], Chunk]
+class RunChunk(Protocol):
+    """A compiled chunk."""
+
+    def __call__(
+        self,
+        params: jax.Array,
+        md: MDState,
+        state: NeighborState,
+        sigma_crit: jax.Array,
+        limit: jax.Array,
+        limits: Limits | None = None,
+    ) -> Chunk:
+        """Take at most `limit` steps; `limits` None sets no limits and asks for no audit."""
+        ...
 
 
 def ensemble_predictor(predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None):
@@ -91,7 +143,7 @@ def make_chunk(
       length: most steps of one call.
 
     Returns:
-      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps) -> Chunk`; compiled once.
+      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once.
     """
 
     def evaluate_at(params: jax.Array, state: NeighborState, md: MDState):
@@ -101,8 +153,16 @@ def make_chunk(
         return state, evaluate(params, state.graph)
 
     @jax.jit
-    def run(params: jax.Array, md: MDState, state: NeighborState, sigma_crit: jax.Array, limit: jax.Array) -> Chunk:
+    def run(
+        params: jax.Array,
+        md: MDState,
+        state: NeighborState,
+        sigma_crit: jax.Array,
+        limit: jax.Array,
+        limits: Limits | None = None,
+    ) -> Chunk:
         n, dtype = md.position.shape[0], md.position.dtype
+        bounds = no_limits(dtype) if limits is None else limits
         empty = jnp.full((length,), jnp.nan, dtype)
         shapes = jax.eval_shape(evaluate, params, state.graph)
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -126,9 +186,13 @@ def make_chunk(
         def step(c: Chunk) -> Chunk:
             md = integrator.begin(c.md)
             state, predictive = evaluate_at(params, c.neighbors, md)
-            stop = inspect(predictive, state, sigma_crit)
             stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
             done = integrator.finish(md, predictive.forces_mean[0], stress)
+            first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
+            origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
+            stop = inspect(predictive, state, sigma_crit) | guard(
+                done, state, predictive, bounds._replace(conserved=origin), c.steps + 1
+            )
             go_on = stop == int(Stop.NONE)
             md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
             row = Thermo(
@@ -160,3 +224,35 @@ def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array)
     uncertain = jnp.where(predictive.energy_sigma[0] > sigma_crit, int(Stop.UNCERTAIN), zero)
     overflow = jnp.where(state.overflow, int(Stop.NEIGHBOR_OVERFLOW), zero)
     return (uncertain | overflow | jnp.where(finite, zero, int(Stop.NON_FINITE))).astype(jnp.int32)
+
+
+def guard(md: MDState, state: NeighborState, predictive: Predictive, limits: Limits, number: jax.Array) -> jax.Array:
+    """Bits of `Stop` for one complete step.
+
+    Args:
+      md: after the step, finished with the model's forces.
+      state: neighbours at the new geometry.
+      predictive: at the new geometry.
+      limits: what is allowed; a `conserved` that is nan is not compared with.
+      number: of the step in its chunk, from 1.
+    """
+    kinetic = kinetic_energy(md)
+    apart = jnp.sum(edge_vectors(state.graph.positions, state.graph.cell, state.graph) ** 2, axis=-1)
+    nearest = jnp.sqrt(jnp.min(jnp.where(state.graph.edge_mask, apart, jnp.inf)))
+    size = volume(md.cell)
+    drift = jnp.abs(predictive.energy_mean[0] + kinetic - total_work(md) - limits.conserved)
+    allowed = jnp.maximum(limits.drift, limits.drift_per_step * (limits.age + number).astype(kinetic.dtype))
+    finite = jnp.all(jnp.isfinite(md.position)) & jnp.all(jnp.isfinite(md.momentum)) & jnp.all(jnp.isfinite(md.cell))
+    found = {
+        Stop.NON_FINITE: ~finite,
+        Stop.AUDIT: number == limits.audit,
+        Stop.SIGMA: predictive.energy_sigma[0] > limits.sigma,
+        Stop.CLOSE: nearest < limits.distance,
+        Stop.HOT: kinetic > limits.kinetic,
+        Stop.VOLUME: (size < limits.volume_min) | (size > limits.volume_max),
+        Stop.DRIFT: drift > allowed,
+    }
+    bits = jnp.zeros([], jnp.int32)
+    for bit, here in found.items():
+        bits = bits | jnp.where(here, jnp.asarray(int(bit), jnp.int32), jnp.zeros([], jnp.int32))
+    return bits

@@ -1,20 +1,23 @@
 """The configuration of a run: one YAML file, validated before anything is paid for."""
 
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.settings import Count, Location, Positive, Section
+from bayes_mlff.core.settings import Count, Positive, Section, Seed
 from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
 from bayes_mlff.otf.dft.registry import EngineSettings
 from bayes_mlff.otf.schedule import Schedule, Segment
 
-_ENGINES: Final[dict[Any, Any]] = {m.model_fields["name"].default: m for m in get_args(get_args(EngineSettings)[0])}
-"""Sections of the engines by their names, which pydantic puts into the locations of errors."""
+MOST_CHAINS: Final = 1024
+"""Sets of weights that are held at a time."""
+
+LONGEST_STEPS: Final = 2**31 - 1
+"""MD steps of a run, which are counted in int32."""
 
 
 class CalibrationConfig(Section):
@@ -30,13 +33,13 @@ class CalibrationConfig(Section):
 class SamplerConfig(Section):
     """SGHMC chains."""
 
-    chains: int = Field(default=8, ge=2, description="Independent chains, one sample each.")
-    steps: int = Field(default=2000, ge=10, description="Steps of every chain after each label.")
+    chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
+    steps: Count = Field(default=2000, ge=10, description="Steps of every chain after each label.")
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
     batch_size: Count = Field(default=5, description="Labels in a minibatch.")
     friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")
-    cold_steps: int = Field(default=400, ge=0, description="Steps at temperature 0.")
-    ramp_steps: int = Field(default=100, ge=1, description="Steps from temperature 0 to 1.")
+    cold_steps: int = Field(default=400, ge=0, lt=2**31, description="Steps at temperature 0.")
+    ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
     prior_scale: Positive = Field(default=0.2, description="σ_TL around the pretrained weights.")
     initial_spread: float = Field(
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
@@ -91,6 +94,9 @@ class DynamicsConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "DynamicsConfig":
         self.conditions()
+        steps = self.duration_ps * 1000.0 / self.timestep_fs
+        if not 1.0 <= steps <= LONGEST_STEPS:
+            raise ConfigError("dynamics.duration_ps", self.duration_ps, f"1 to {LONGEST_STEPS} steps of timestep_fs")
         pressures = [self.pressure_gpa] + [p for s in self.schedule for p in (s.pressure_gpa, s.end_pressure_gpa)]
         if self.ensemble != "npt" and any(p not in (None, 0.0) for p in pressures):
             raise ConfigError("dynamics.ensemble", self.ensemble, "npt, since a pressure is given")
@@ -114,6 +120,61 @@ class DynamicsConfig(Section):
         return self.schedule[0].temperature_k if self.schedule else self.temperature_k
 
 
+class GuardsConfig(Section):
+    """What a run refuses to go on from, and what it does then."""
+
+    on_failure: Literal["rollback", "stop"] = Field(
+        default="rollback",
+        description="When a guard trips or a geometry gets no label: back to the last state that the reference "
+        "confirmed, with new velocities; or stop.",
+    )
+    max_rollbacks: Count = Field(default=5, description="Stop instead of rolling back more often than this ...")
+    rollback_steps: Count = Field(default=1000, description="... within so many steps.")
+    max_failures: Count = Field(default=3, description="Stop when the reference fails this often in a row.")
+    sigma_ratio: float = Field(
+        default=20.0,
+        gt=1.0,
+        description="Largest energy σ over the critical one (the largest of the present critical σ, the first one, and "
+        "the usual σ of the labels so far).",
+    )
+    min_distance_angstrom: float = Field(default=0.5, ge=0.0, description="Closest that two atoms may come.")
+    temperature_ratio: float = Field(
+        default=6.0,
+        gt=1.0,
+        description="Largest temperature over the highest one scheduled so far (at least 300 K); a few atoms, whose "
+        "temperature fluctuates more, get more room.",
+    )
+    volume_ratio: float = Field(
+        default=1.5, gt=1.0, description="Largest and, inverted, smallest volume over that of the first cell."
+    )
+    drift_kcal_mol_atom_ps: Positive = Field(
+        default=0.5,
+        description="Largest drift of the conserved energy in nve between two labels; for less than a picosecond "
+        "as much as in one.",
+    )
+    label_sigmas: Positive = Field(
+        default=20.0, description="A label whose error exceeds this many calibrated σ and ..."
+    )
+    label_thresholds: Positive = Field(
+        default=20.0,
+        description="... this many thresholds (for forces per Å) is not learnt, unless it fits to the label before it.",
+    )
+    storm_labels: Count = Field(default=40, description="Stop when more reference calls than this are made ...")
+    storm_steps: Count = Field(default=100, description="... within so many steps.")
+
+
+class AuditsConfig(Section):
+    """Labels at random times, which alone tell without bias how often the model is wrong."""
+
+    interval_ps: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="Mean time between; 0 = none.")
+    false_alarm: float = Field(
+        default=0.01,
+        gt=0.0,
+        le=0.5,
+        description="Probability, over a whole run, that audits find a calibration too confident that is right.",
+    )
+
+
 class RunConfig(Section):
     """Everything that defines a run."""
 
@@ -126,11 +187,15 @@ class RunConfig(Section):
         default=0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often."
     )
     max_labels: Count = Field(default=500, description="Stop, resumably, when this many labels have been paid for.")
-    validation_frames: int = Field(default=0, ge=0, description="Random frames of the trajectory to label at the end.")
-    seed: int = Field(default=0, ge=0)
+    validation_frames: int = Field(
+        default=0, ge=0, lt=2**31, description="Random frames of the trajectory to label at the end."
+    )
+    seed: Seed = 0
     calibration: CalibrationConfig = CalibrationConfig()
     sampler: SamplerConfig = SamplerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
+    guards: GuardsConfig = GuardsConfig()
+    audits: AuditsConfig = AuditsConfig()
     engine: EngineSettings = PyscfSettings()
 
     @field_validator("threshold")
@@ -173,7 +238,7 @@ def parse(raw: Any) -> RunConfig:
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
     """
-    return settings.validate(RunConfig, raw, tags=_ENGINES, fields_beside=_fields_beside)
+    return settings.validate(RunConfig, raw)
 
 
 def load(path: Path) -> RunConfig:
@@ -183,19 +248,3 @@ def load(path: Path) -> RunConfig:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
     return parse(settings.read_yaml(path))
-
-
-def _fields_beside(location: Location) -> set[str]:
-    """Names of the fields of the section in which the last part of a location stands."""
-    model: Any = RunConfig
-    for part in location[:-1]:
-        if part in _ENGINES or isinstance(part, int):
-            continue
-        if part == "schedule":
-            model = Segment
-            continue
-        if part == "engine":
-            model = _ENGINES.get(location[1], PyscfSettings)
-            continue
-        model = model.model_fields[part].annotation
-    return set(model.model_fields)

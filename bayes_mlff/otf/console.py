@@ -25,7 +25,7 @@ class ConsoleObserver:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def working(self, what: str) -> None:
         """Show on the live line what is being waited for."""
@@ -52,6 +52,10 @@ class ConsoleObserver:
             line += f"  error {error_ev * KCAL_MOL_PER_EV:+.3f} kcal/mol  σ {sigma_ev * KCAL_MOL_PER_EV:.3f} kcal/mol"
         self.say(line)
         self.working("continuing the chains")
+
+    def notice(self, *, step: int, text: str) -> None:
+        """Print the sentence."""
+        self.say(f"  {step * self._config.dynamics.timestep_fs / 1000.0:7.3f} ps  {text}")
 
     def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
         """Print the size of the training set and the cost of the update."""

@@ -130,6 +130,7 @@ def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Pa
     if labels.pit is None:
         return Panel(title, "The calibration of this run could not be replayed, so coverage is unknown.")
     series = [(labels.pit, BLUE, "labels, as predicted before each call")]
+    series.append((labels.pit[labels.audit], GREEN, "audits alone, a fair sample"))
     if validation_pit is not None:
         series.append((validation_pit, ORANGE, "random frames, final calibration"))
     series = [item for item in series if item[0].size >= 2]

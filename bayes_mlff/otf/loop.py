@@ -6,23 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, DataError, EngineSetupError, RunDirectoryError
-from bayes_mlff.data import dataset, neighbors
+from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError
+from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.otf import checkpoint, recorder
+from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
 from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState, initial_state
 from bayes_mlff.otf.problem import Problem, first_parameters, pretrained_energy
+from bayes_mlff.otf.reference import Reference
 from bayes_mlff.otf.rundir import RunDirectory
-from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError
+from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback
 from bayes_mlff.posterior import training_set as training
 
 INITIAL_CAPACITY = 64
@@ -38,19 +38,7 @@ class Session:
         self._update = ChainDevices(sampler.chains, lambda p, c, t: problem.chains.update(p, c, t, sampler.steps))
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
-        self._labels = {r.step: r for r in self._recovered_labels()}
-
-    def _recovered_labels(self) -> list[LabelRecord]:
-        if not self.run.dataset.exists():
-            return []
-        torn = dataset.recover(self.run.dataset)
-        if torn.bytes_removed:
-            self.run.log("dataset_recovered", frames=torn.frames_kept, bytes_removed=torn.bytes_removed)
-        records = dataset.read(self.run.dataset)
-        if any(record.engine_hash != self.engine.settings_hash for record in records):
-            allowed = "the method with which the labels of this run were made; start another run for another method"
-            raise ConfigError("engine", self.engine.description, allowed)
-        return records
+        self._reference = Reference(problem, engine, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -60,14 +48,16 @@ class Session:
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = self._template(key_md, key_params, key_chains)
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
-        record = self._reference(0, "initial", structure, pretrained=pretrained, predictive=None, state=state)
+        record = self._reference.ask(0, "initial", structure, pretrained=pretrained, predictive=None, host=state.host)
         offset = pretrained - record.label.energy
-        state = state._replace(host=state.host._replace(offset_ev=offset))
+        clock = audits.draw(config.seed, 0, 0, self._audit_steps)
+        host = state.host._replace(offset_ev=offset, trusted_ev=record.label.energy + offset, clock=clock)
+        state = state._replace(host=host)
         self.observer.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
         state = self._learn(state, record)
         force, stress = _on_device(record.label, state.device.md)
         md = state.device.md.set(force=force, stress=state.device.md.stress if stress is None else stress)
-        state = state._replace(device=state.device._replace(md=md, engine=self._engine_state()))
+        state = state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
         self._commit(state)
         return state
 
@@ -84,6 +74,8 @@ class Session:
         host = HostState.from_json(metadata)
         if device.md.position.shape != template.device.md.position.shape:
             raise RunDirectoryError("checkpoint: another number of atoms than the configured structure")
+        clock = audits.kept_up(host.clock, self.problem.config.seed, host.step, self._audit_steps)
+        host = host._replace(clock=clock)
         self.run.truncate(metadata["sizes"])
         self.engine.restore_state(device.engine.tobytes() or None)
         self.run.log("resumed", step=host.step)
@@ -108,6 +100,7 @@ class Session:
         params = first_parameters(problem, key_params)
         device = DeviceState(
             md,
+            md,
             state,
             params,
             problem.chains.init(params, key_chains),
@@ -128,7 +121,11 @@ class Session:
         """
         self.run.log("run_started", step=state.host.step, n_steps=self.problem.config.n_steps)
         while state.host.step < self.problem.config.n_steps:
-            state = self.advance(state)
+            try:
+                state = self.advance(state)
+            except RunStoppedError as error:
+                self.run.log("stopped", step=state.host.step, reason=str(error))
+                raise
         self.run.log("finished", step=state.host.step, labels=int(state.device.training_set.count))
         return state
 
@@ -139,20 +136,21 @@ class Session:
         sigma_crit = self.sigma_crit(host)
         limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
         dtype = device.md.position.dtype
+        audit = host.clock.due - host.step if host.clock.due else 0
+        known = self._reference.sigmas_before(host.step)
+        allowed = guards.limits(self.problem, state, steps=limit, sigma_crit=sigma_crit, audit=audit, known_sigma=known)
         chunk = self._run_chunk(host.spec)(
             device.params,
             device.md,
             device.neighbors,
             jnp.asarray(sigma_crit, dtype),
             jnp.asarray(limit, jnp.int32),
+            allowed,
         )
         stop, steps = Stop(int(chunk.stop)), int(chunk.steps)
-        if Stop.NON_FINITE in stop:
-            raise RunStoppedError(
-                f"step {host.step + steps}: the model's prediction is not finite; the run stands at step {host.step}. "
-                "A lower dynamics.temperature_k usually helps: change it and resume; or start again with a smaller "
-                "dynamics.timestep_fs"
-            )
+        reason = guards.tripped(stop, chunk, allowed)
+        if reason is not None:
+            return self._roll_back(state, chunk, sigma_crit, Setback(host.step + steps, "guard", reason))
         if Stop.NEIGHBOR_OVERFLOW in stop:
             return self._grow_neighbors(state, chunk.md)
         sigma = float(chunk.predictive.energy_sigma[0])
@@ -160,17 +158,64 @@ class Session:
         self.observer.chunk(
             step=host.step + steps, steps=steps, seconds=seconds, sigma_ev=sigma, sigma_crit_ev=sigma_crit
         )
-        drift = recorder.drift(chunk, steps - (Stop.UNCERTAIN in stop))
+        labelled = bool(stop & (Stop.UNCERTAIN | Stop.AUDIT))
+        drift = recorder.drift(chunk, steps - labelled)
         self.run.log(
             "chunk", step=host.step + steps, steps=steps, seconds=round(seconds, 4), stop=int(stop), drift_ev=drift
         )
-        moved = RunState(device._replace(md=chunk.md, neighbors=chunk.neighbors), host._replace(step=host.step + steps))
+        anchor = guards.anchored(self.problem.config, host, chunk, steps - labelled)
+        moved = RunState(
+            device._replace(md=chunk.md, neighbors=chunk.neighbors),
+            host._replace(step=host.step + steps, anchor=anchor),
+        )
         potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
-        if Stop.UNCERTAIN in stop:
-            moved, potential[-1] = self._intervene(moved, chunk, sigma_crit)
+        if labelled:
+            try:
+                moved = self._intervene(moved, chunk, sigma_crit, audited=Stop.AUDIT in stop)
+            except EngineFailedError as error:
+                setback = Setback(moved.host.step, "reference", str(error))
+                return self._roll_back(state, chunk, sigma_crit, setback)
+            potential[-1] = moved.host.trusted_ev
+        unsound = guards.not_finite(moved)
+        if unsound == ("md",):
+            return self._roll_back(state, chunk, sigma_crit, Setback(moved.host.step, "guard", guards.UNSOUND))
+        if unsound:
+            raise RunStoppedError(
+                f"step {moved.host.step}: {', '.join(unsound)} not finite; the run stands at step {host.step}; a "
+                "smaller sampler.step_size usually helps: change it and resume"
+            )
         recorder.record(self.run, self.problem, host.step, chunk, potential, moved.device.md, sigma_crit)
         self._commit(moved)
         return moved
+
+    def _roll_back(self, state: RunState, chunk: Chunk, sigma_crit: float, setback: Setback) -> RunState:
+        """Throw the last step of a chunk away, and take in its place the way back to the trusted state.
+
+        Raises:
+          RunStoppedError: if the configuration wants it, or the run has gone back too often.
+        """
+        host, problem = state.host, self.problem
+        last = max((step for step in self._reference.labels if step < setback.step), default=0)
+        guards.permit(problem.config.guards, host, setback, last)
+        md = guards.back(problem, state.device.trusted, setback.step, len(host.setbacks))
+        chunk = guards.rewritten(chunk, md)
+        potential = np.asarray(chunk.thermo.potential[: int(chunk.steps)], np.float64) + problem.isolated_ev
+        potential[-1] = host.trusted_ev
+        clock = audits.kept_up(host.clock, problem.config.seed, setback.step, self._audit_steps)
+        host = host._replace(step=setback.step, clock=clock, anchor=None, setbacks=(*host.setbacks, setback))
+        around = guards.neighbors_of(md, state.device.neighbors, host.spec)
+        device = state.device._replace(md=md, neighbors=around, engine=self._engine_state())
+        back = RunState(device, host)
+        self.observer.notice(step=setback.step, text=f"back to step {last}: {setback.reason}")
+        self.run.log("rolled_back", **setback._asdict(), trusted_step=last, rollbacks=len(host.setbacks))
+        recorder.record(self.run, problem, state.host.step, chunk, potential, md, sigma_crit)
+        self._commit(back)
+        return back
+
+    @property
+    def _audit_steps(self) -> float:
+        config = self.problem.config
+        return config.audits.interval_ps * 1000.0 / config.dynamics.timestep_fs
 
     def sigma_crit(self, host: HostState) -> float:
         """Energy σ, eV, above which a geometry is labelled."""
@@ -184,92 +229,77 @@ class Session:
             self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length)
         return self._chunk[1]
 
-    def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float) -> tuple[RunState, float]:
+    def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, *, audited: bool) -> RunState:
         """Label the geometry at which MD stopped, learn, and finish the step with the reference forces."""
         host, config = state.host, self.problem.config
-        if int(state.device.training_set.count) >= config.max_labels:
+        calls = self._reference.calls_before(host.step)
+        if len(calls) >= config.max_labels:
             raise RunStoppedError(
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
-        structure = self._structure(chunk.md)
+        storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
+        structure, reason = self._structure(chunk.md), "audit" if audited else "uncertain"
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
-        record = self._reference(
+        record = self._reference.ask(
             host.step,
-            "uncertain",
+            reason,
             structure,
             pretrained=pretrained,
             predictive=chunk.predictive,
-            state=state,
+            host=host,
             sigma_crit=sigma_crit,
         )
         reference = record.label.energy + host.offset_ev
         error = _given(record.predicted_energy_mean) - reference
         sigma = _given(record.predicted_energy_sigma)
         self.observer.label(
-            step=host.step, reason="uncertain", error_ev=error, sigma_ev=sigma, seconds=record.engine_seconds
+            step=host.step, reason=reason, error_ev=error, sigma_ev=sigma, seconds=record.engine_seconds
         )
-        calibrated = calibration.update(host.calibration, error, sigma, decay=config.calibration.decay)
-        state = state._replace(host=host._replace(calibration=calibrated))
+        host = self._calibrated(host, error, sigma, sigma_crit, audited=audited)
+        clock = audits.kept_up(host.clock, config.seed, host.step, self._audit_steps)
+        state = state._replace(host=host._replace(trusted_ev=reference, clock=clock, anchor=None))
         state = self._learn(state, record)
         md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
-        return state._replace(device=state.device._replace(md=md, engine=self._engine_state())), reference
+        return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 
-    def _reference(
-        self,
-        step: int,
-        reason: str,
-        structure: Structure,
-        *,
-        pretrained: float,
-        predictive: Predictive | None,
-        state: RunState,
-        sigma_crit: float | None = None,
-    ) -> LabelRecord:
-        """Ask the engine, or the dataset if this very label has been paid for before; on disk when this returns."""
-        paid = self._labels.get(step)
-        if paid is not None:
-            same = np.array_equal(paid.structure.positions, structure.positions)
-            if not (same and np.array_equal(paid.structure.cell, structure.cell)):
-                raise DataError(f"{self.run.dataset}: the label of step {step} belongs to another geometry")
-            return paid
-        result = self.engine.label(structure)
-        if self.problem.integrator.needs_stress and result.label.stress is None:
-            raise EngineSetupError(
-                f"step {step}: {self.engine.description} gave no stress, which dynamics.ensemble 'npt' needs"
-            )
-        record = LabelRecord(
-            structure=structure,
-            label=result.label,
-            step=step,
-            time_fs=step * self.problem.config.dynamics.timestep_fs,
-            reason=reason,
-            energy_offset=state.host.offset_ev if predictive is not None else pretrained - result.label.energy,
-            pretrained_energy=pretrained,
-            engine_hash=self.engine.settings_hash,
-            engine_seconds=result.seconds,
+    def _calibrated(
+        self, host: HostState, error: float, sigma: float, sigma_crit: float, *, audited: bool
+    ) -> HostState:
+        """Learn from one error, and say so if an audit has shown that the stated confidence does not hold."""
+        config, before = self.problem.config, host.calibration
+        outcome = audits.learn(
+            before,
+            host.scores,
+            error,
+            sigma,
+            audited=audited,
+            decay=config.calibration.decay,
+            false_alarm=config.audits.false_alarm,
         )
-        if predictive is not None:
-            sigma = float(predictive.energy_sigma[0])
-            exceeds = calibration.exceedance_probability(state.host.calibration, sigma, self.problem.threshold_ev)
-            record = record._replace(
-                predicted_energy_mean=float(predictive.energy_mean[0]) + self.problem.isolated_ev,
-                predicted_energy_sigma=sigma,
-                predicted_forces_mean=np.asarray(predictive.forces_mean[0], np.float64),
-                predicted_forces_sigma=np.asarray(predictive.forces_sigma[0], np.float64),
-                sigma_crit=sigma_crit,
-                confidence=1.0 - float(exceeds),
+        if audited:
+            self.run.log(
+                "audit",
+                step=host.step,
+                error_ev=error,
+                sigma_ev=sigma,
+                sigma_crit_ev=sigma_crit,
+                threshold_ev=self.problem.threshold_ev,
+                pit=calibration.probability_integral(before, error, sigma),
+                log_bayes_factor=outcome.evidence.log_bayes_factor,
+                raised=outcome.raised,
             )
-            if predictive.stress_mean is not None and predictive.stress_sigma is not None:
-                record = record._replace(
-                    predicted_stress_mean=np.asarray(predictive.stress_mean[0], np.float64),
-                    predicted_stress_sigma=np.asarray(predictive.stress_sigma[0], np.float64),
-                )
-        dataset.append(self.run.dataset, record)
-        self._labels[step] = record
-        for remark in result.diagnostics:
-            self.run.log("engine_remark", step=step, remark=remark)
-        self.run.log("label", step=step, reason=reason, engine_s=round(result.seconds, 3), attempts=result.attempts)
-        return record
+        if outcome.raised:
+            now, then = (float(calibration.interval(x, 1.0)) for x in (outcome.calibration, before))
+            self.run.log(
+                "calibration_raised",
+                step=host.step,
+                factor=now / then,
+                log_bayes_factor=outcome.evidence.log_bayes_factor,
+                calibration=[float(x) for x in outcome.calibration],
+            )
+            said = f"audits show errors larger than stated: intervals are {now / then:.2g} times as wide from here on"
+            self.observer.notice(step=host.step, text=said)
+        return host._replace(calibration=outcome.calibration, scores=outcome.scores)
 
     def _learn(self, state: RunState, record: LabelRecord) -> RunState:
         """Put a label into the training set and continue the chains."""

@@ -14,7 +14,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
-from bayes_mlff.otf import crystal_figures, figures, run_data
+from bayes_mlff.otf import audits, crystal_figures, figures, run_data, verdict
 from bayes_mlff.otf.figures import Panel
 from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, WallTime, summary
 
@@ -48,7 +48,8 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
     """
     run = run_data.read(run_dir)
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
-    rows = _table(run_data.summarise(run, threshold_ev), threshold_ev)
+    rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev)]
+    rows += [(f"Not believed, step {r.step}", r.reason) for r in run.refused]
     (target := run_dir / "report.html").write_text(_page(title, rows, shown, run), encoding="utf-8")
     return target
 
@@ -88,13 +89,23 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
     stored = np.array([r.sigma_crit for r in known], np.float64)
     prior, confidence = run.config.calibration, run.config.confidence
     state, pit = calibration.init(prior.a, prior.b), np.zeros(len(known))
+    scores: tuple[audits.Score, ...] = ()
     for i in range(len(known)):
         crit = calibration.critical_sigma(state, threshold_ev, confidence=confidence)
         if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
             state = None
             break
         pit[i] = calibration.probability_integral(state, error[i], sigma[i])
-        state = calibration.update(state, error[i], sigma[i], decay=prior.decay)
+        outcome = audits.learn(
+            state,
+            scores,
+            float(error[i]),
+            float(sigma[i]),
+            audited=known[i].reason == "audit",
+            decay=prior.decay,
+            false_alarm=run.config.audits.false_alarm,
+        )
+        state, scores = outcome.calibration, outcome.scores
     has_mode = state is not None and state.a + state.n / 2 > 1.0
     factor = float(np.sqrt(calibration.map_factor(state))) if state and has_mode else None
     series = LabelSeries(

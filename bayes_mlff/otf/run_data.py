@@ -18,7 +18,7 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import to_ase
 from bayes_mlff.ensemble import metrics
-from bayes_mlff.otf import config
+from bayes_mlff.otf import config, plausibility
 from bayes_mlff.otf.config import RunConfig
 
 
@@ -110,6 +110,7 @@ class RunData(NamedTuple):
     thermo: ThermoSeries
     events: list[Mapping[str, Any]]
     validation: Validation | None
+    refused: tuple[LabelRecord, ...] = ()  # labels that were not believed
 
 
 def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
@@ -136,6 +137,7 @@ def read(run_dir: Path) -> RunData:
       DataError: if the dataset is unreadable.
     """
     config_path, labels = run_dir / "config.yaml", run_dir / "dataset.extxyz"
+    refused = run_dir / plausibility.REJECTED
     if not config_path.exists():
         raise RunDirectoryError(f"{run_dir}: no config.yaml there; allowed: the directory of a run")
     steps, thermo = _read_thermo(run_dir / "thermo.csv")
@@ -147,6 +149,7 @@ def read(run_dir: Path) -> RunData:
         thermo=thermo,
         events=_read_events(run_dir / "events.jsonl"),
         validation=_read_validation(run_dir / "validation.npz"),
+        refused=tuple(dataset.read(refused, repeats=True)) if refused.exists() else (),
     )
 
 
@@ -211,20 +214,20 @@ def _references(records: list[LabelRecord]) -> np.ndarray:
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
     """Each session lasts from its `run_started` to the last event before the next one."""
     sessions: list[tuple[float, float]] = []
-    spent = {"label": 0.0, "update": 0.0}
+    spent = {"label": 0.0, "label_refused": 0.0, "update": 0.0}
     for event in events:
         now = _timestamp(event["time"])
         if event["event"] == "run_started" or not sessions:
             sessions.append((now, now))
         sessions[-1] = (sessions[-1][0], now)
-        key = {"label": "engine_s", "update": "seconds"}.get(event["event"])
+        key = {"label": "engine_s", "label_refused": "engine_s", "update": "seconds"}.get(event["event"])
         if key is not None:
             if key not in event:
                 raise RunDirectoryError(f"events.jsonl: event {event['event']!r} lacks {key!r}")
             spent[event["event"]] += float(event[key])
     total = sum(end - start for start, end in sessions)
-    dynamics = max(total - spent["label"] - spent["update"], 0.0)
-    return WallTime(total, dynamics, spent["label"], spent["update"])
+    asked = spent["label"] + spent["label_refused"]
+    return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])
 
 
 def _timestamp(value: object) -> float:

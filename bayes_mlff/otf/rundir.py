@@ -1,17 +1,24 @@
 """The run directory: what is in it, who may write to it, and how it is cut back to the last committed step."""
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 import numpy as np
 from ase.data import chemical_symbols
 
+from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.data import dataset
+
+LABEL_RESERVE: Final = 1 << 20
+"""Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
 
 THERMO_COLUMNS = (
     "step",
@@ -54,6 +61,7 @@ class RunDirectory:
         self.events = path / "events.jsonl"
         self.checkpoints = path / "checkpoints"
         self._lock: TextIO | None = None
+        self._clock_s = time.time() - time.monotonic()
 
     def create(self, config_text: str) -> None:
         """Make a new run directory.
@@ -65,76 +73,142 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.path}: already holds a run; continue it with 'resume {self.path}' or choose another --output"
             )
-        try:
+        with _writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.put_in_force(config_text)
-            self.config.write_text(config_text)
-        except OSError as error:
-            raise RunDirectoryError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.put_in_force(config_text)
+        with _writing(self.config):
+            durable.write_whole(self.config, config_text.encode())  # last: with it, this is a run
 
     def put_in_force(self, config_text: str) -> None:
         """Remember the settings that the run goes on with, apart from the copy that a user may edit."""
-        temporary = self.in_force.with_suffix(".tmp")
-        temporary.write_text(config_text)
-        temporary.replace(self.in_force)
+        with _writing(self.in_force):
+            durable.write_whole(self.in_force, config_text.encode())
 
     def open(self) -> None:
-        """Take the lock.
+        """Take the lock, and clear away what an interrupted process left unfinished.
+
+        A torn last line of the events is cut off. Steps that no checkpoint knows of, since all were removed, are
+        set aside in files that end in `.old`. Disk space for one label is reserved.
 
         Raises:
-          RunDirectoryError: if this is no run directory or another process is using it.
+          RunDirectoryError: if this is no run directory, another process is using it, or it cannot be written.
         """
         if not self.config.is_file():
             raise RunDirectoryError(f"{self.path}: no run here (config.yaml is missing)")
-        self._lock = (self.path / "run.lock").open("w")
+        with _writing(self.path):
+            lock = (self.path / "run.lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunDirectoryError(f"{self.path}: another process is running here") from error
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            taken = isinstance(error, BlockingIOError)
+            why = "another process is running here" if taken else f"the file system cannot lock ({error.strerror})"
+            raise RunDirectoryError(f"{self.path}: {why}") from error
+        self._lock = lock
+        try:
+            with _writing(self.path):
+                self._clear_away()
+        except RunDirectoryError:
+            self.close()
+            raise
+
+    def _clear_away(self) -> None:
+        self.checkpoints.mkdir(exist_ok=True)
+        if self.events.exists():
+            data = self.events.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self.events, whole)
+                self.log("events_recovered", bytes_removed=len(data) - whole)
+        if not any(self.checkpoints.glob("*.ckpt")):
+            for path in (self.thermo, self.trajectory):
+                if path.exists():
+                    path.replace(path.with_name(path.name + ".old"))
+        dataset.reserve(self.path, LABEL_RESERVE)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock and the reserved space back."""
         if self._lock is not None:
+            dataset.release(self.path)
             self._lock.close()
             self._lock = None
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow step by step; part of every checkpoint."""
-        return {p.name: p.stat().st_size if p.exists() else 0 for p in (self.thermo, self.trajectory)}
+        """Bytes of the files that grow step by step, which are on the disk when this returns; for a checkpoint."""
+        growing = [path for path in (self.thermo, self.trajectory) if path.exists()]
+        with _writing(self.path):
+            for path in growing:
+                durable.sync(path)
+        return {p.name: p.stat().st_size if p in growing else 0 for p in (self.thermo, self.trajectory)}
 
     def truncate(self, sizes: dict[str, int]) -> None:
-        """Cut the growing files back to what a checkpoint knows."""
-        for path in (self.thermo, self.trajectory):
-            if path.exists():
-                os.truncate(path, sizes[path.name])
+        """Cut the growing files back to what a checkpoint knows.
+
+        Raises:
+          RunDirectoryError: if one is shorter, that is, was changed after the checkpoint; then nothing is cut.
+        """
+        paths = {path: path.stat().st_size if path.exists() else 0 for path in (self.thermo, self.trajectory)}
+        for path, present in paths.items():
+            if present < sizes[path.name]:
+                raise RunDirectoryError(
+                    f"{path}: {present} bytes, but the checkpoint knows {sizes[path.name]}; restore the file, or "
+                    f"remove {self.checkpoints} and resume: then the run begins again, with the labels it has"
+                )
+        with _writing(self.path):
+            for path, present in paths.items():
+                if present > sizes[path.name]:
+                    os.truncate(path, sizes[path.name])
 
     def append_thermo(self, rows: np.ndarray) -> None:
         """Add rows [m, len(THERMO_COLUMNS)]."""
-        with self.thermo.open("a") as file:
-            if file.tell() == 0:
-                file.write(",".join(THERMO_COLUMNS) + "\n")
-            for row in rows:
-                file.write(f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) + "\n")
+        new = not self.thermo.exists() or self.thermo.stat().st_size == 0
+        lines = [",".join(THERMO_COLUMNS)] if new else []
+        lines += [f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) for row in rows]
+        with _writing(self.thermo):
+            durable.append(self.thermo, "".join(line + "\n" for line in lines).encode())
 
     def append_frames(self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame]) -> None:
         """Add frames of the trajectory as extended XYZ, each with its own lattice."""
         symbols = [chemical_symbols[z] for z in numbers]
         periodic = " ".join("T" if p else "F" for p in pbc)
-        with self.trajectory.open("a") as file:
-            for frame in frames:
-                lattice = f'Lattice="{_matrix(frame.cell)}" ' if pbc.any() else ""
-                stress = "" if frame.stress is None else f' stress="{_matrix(frame.stress)}"'
-                comment = (
-                    f"{lattice}Properties=species:S:1:pos:R:3 step={frame.step} time_fs={frame.time_fs:.9g}"
-                    f'{stress} pbc="{periodic}"'
-                )
-                rows = (f"{s} {r[0]:.9g} {r[1]:.9g} {r[2]:.9g}" for s, r in zip(symbols, frame.positions, strict=True))
-                file.write(f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n")
+        text = ""
+        for frame in frames:
+            lattice = f'Lattice="{_matrix(frame.cell)}" ' if pbc.any() else ""
+            stress = "" if frame.stress is None else f' stress="{_matrix(frame.stress)}"'
+            comment = (
+                f"{lattice}Properties=species:S:1:pos:R:3 step={frame.step} time_fs={frame.time_fs:.9g}"
+                f'{stress} pbc="{periodic}"'
+            )
+            rows = (f"{s} {r[0]:.9g} {r[1]:.9g} {r[2]:.9g}" for s, r in zip(symbols, frame.positions, strict=True))
+            text += f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n"
+        with _writing(self.trajectory):
+            durable.append(self.trajectory, text.encode())
+
+    def store_validation(self, **arrays: Any) -> None:
+        """Write the arrays of the comparison with random frames, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        with _writing(self.validation_arrays):
+            durable.write_whole(self.validation_arrays, buffer.getvalue())
 
     def log(self, event: str, **fields: Any) -> None:
-        """Add one event to events.jsonl."""
-        with self.events.open("a") as file:
-            file.write(json.dumps({"event": event, "time": round(time.time(), 3), **fields}) + "\n")
+        """Add one event to events.jsonl; within a process its times never go back, even if the clock is set back."""
+        now = self._clock_s + time.monotonic()
+        line = json.dumps({"event": event, "time": round(now, 3), **fields}) + "\n"
+        with _writing(self.events):
+            durable.append(self.events, line.encode())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path}: cannot be written ({error.strerror}); nothing that was committed is lost: "
+            "resume when this is mended"
+        ) from error
 
 
 def _matrix(values: np.ndarray) -> str:

@@ -10,10 +10,10 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.models import registry
+from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import report as reporting
-from bayes_mlff.otf import systems
+from bayes_mlff.otf import run_data, systems, verdict
 from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
@@ -48,7 +48,7 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
             )
         resume(config, path, console=console)
         return
-    problem = _problem(config, structure)
+    problem = _problem(config, structure, console)
     with make_engine(config.engine, path) as engine:
         engine.check(structure)
         directory.create(settings.dump(config))
@@ -66,7 +66,7 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
     structure = systems.structure(config.structure, base=Path())
-    problem = _problem(config, structure)
+    problem = _problem(config, structure, console)
     with make_engine(config.engine, path) as engine:
         engine.check(structure)
         _work(problem, engine, directory, console, changed)
@@ -75,7 +75,7 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
 def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
     """Validate everything that can be validated without a run; optionally pay for one label."""
     structure = systems.structure(config.structure, base=base)
-    problem = _problem(_with_absolute_paths(config, base), structure)
+    problem = _problem(_with_absolute_paths(config, base), structure, console)
     with make_engine(config.engine) as engine:
         engine.check(structure)
         _introduce(problem, engine.description, console)
@@ -91,6 +91,14 @@ def status(path: Path, *, console: Console) -> None:
     summary = reporting.summary(path, threshold_ev=config.threshold_ev(len(structure.numbers)))
     for name, value in summary._asdict().items():
         console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
+    _print_verdict(path, console)
+
+
+def _print_verdict(path: Path, console: Console) -> None:
+    run = run_data.read(path)
+    lines = [*verdict.rows(verdict.judge(run)), *((f"not believed, step {r.step}", r.reason) for r in run.refused)]
+    for name, value in lines:
+        console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def report(path: Path) -> Path:
@@ -105,7 +113,8 @@ def _stored(path: Path) -> tuple[RunConfig, Structure]:
     return config, systems.structure(config.structure, base=Path())
 
 
-def _problem(config: RunConfig, structure: Structure) -> Problem:
+def _problem(config: RunConfig, structure: Structure, console: Console) -> Problem:
+    selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
     # Weights of absent elements would be sampled from the prior for nothing.
     potential = registry.restrict(registry.load(config.model), tuple(int(z) for z in np.unique(structure.numbers)))
     return prepare(config, structure, potential)
@@ -145,6 +154,7 @@ def _work(
     finally:
         directory.close()
     summary = reporting.summary(directory.path, threshold_ev=problem.threshold_ev)
+    _print_verdict(directory.path, console)
     console.print(
         f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {summary.labels} labels; report: {path}",
         highlight=False,

@@ -1,29 +1,29 @@
 """Temperature and pressure as functions of time: constant or linear from one point in time to the next."""
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.settings import Positive, Section
 
-Duration = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Temperature = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Pressure = Annotated[float, Field(allow_inf_nan=False)]
+SHORTEST: Final = 1e-6
+"""Length of a segment in units of the time at its end, which float32 still tells apart."""
+
+Pressure = Annotated[float, Field(ge=-1e6, le=1e6)]
 
 
-class Segment(BaseModel):
+class Segment(Section):
     """A stretch of a schedule; it lasts for `duration_ps` or ends at `until_ps`, one of which is given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    duration_ps: Duration | None = Field(default=None, description="How long the segment lasts.")
-    until_ps: Duration | None = Field(default=None, description="When the segment ends, counted from the start.")
-    temperature_k: Temperature
-    end_temperature_k: Temperature | None = Field(default=None, description="Reached linearly; by default constant.")
+    duration_ps: Positive | None = Field(default=None, description="How long the segment lasts.")
+    until_ps: Positive | None = Field(default=None, description="When the segment ends, counted from the start.")
+    temperature_k: Positive
+    end_temperature_k: Positive | None = Field(default=None, description="Reached linearly; by default constant.")
     pressure_gpa: Pressure | None = Field(default=None, description="By default that at the end of the one before.")
     end_pressure_gpa: Pressure | None = Field(default=None, description="Reached linearly; by default constant.")
 
@@ -84,7 +84,9 @@ def build(
             raise ConfigError(
                 f"{key}.{i}.until_ps", segment.until_ps, f"more than {now:g}, since a schedule never goes backwards"
             )
-        now = segment.until_ps if segment.until_ps is not None else now + (segment.duration_ps or 0.0)
+        before, now = now, segment.until_ps if segment.until_ps is not None else now + (segment.duration_ps or 0.0)
+        if (now - before) < SHORTEST * now:
+            raise ConfigError(f"{key}.{i}", now - before, f"at least {SHORTEST * now:g} ps after {before:g} ps")
         ends.append(now * 1000.0)
         temperatures.append((segment.temperature_k, segment.end_temperature_k or segment.temperature_k))
         first = pressure_gpa if segment.pressure_gpa is None else segment.pressure_gpa

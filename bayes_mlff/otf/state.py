@@ -9,6 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import BayesMlffError
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.otf.audits import Clock, Score
 from bayes_mlff.otf.integrators import MDState
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState
@@ -18,10 +19,26 @@ class RunStoppedError(BayesMlffError):
     """The run cannot go on by itself; the directory remains resumable."""
 
 
+class Setback(NamedTuple):
+    """Why a run went back to its trusted state."""
+
+    step: int
+    kind: str  # 'guard' or 'reference'
+    reason: str
+
+
+class Anchor(NamedTuple):
+    """Where the drift of the conserved energy is counted from."""
+
+    step: int
+    conserved_ev: float  # without the isolated atoms, as the chunk counts
+
+
 class DeviceState(NamedTuple):
     """Arrays that move a run forward."""
 
     md: MDState
+    trusted: MDState  # where the last accepted label finished a step; initially the first structure
     neighbors: NeighborState
     params: jax.Array  # [c, p]
     chains: ChainState
@@ -36,6 +53,11 @@ class HostState(NamedTuple):
     offset_ev: float  # added to reference energies
     calibration: Calibration
     spec: NeighborSpec
+    trusted_ev: float = 0.0  # potential energy of the trusted state by the reference, with offset
+    clock: Clock = Clock(0, 0, 0.0)
+    scores: tuple[Score, ...] = ()  # of the audits since the calibration was last raised
+    setbacks: tuple[Setback, ...] = ()
+    anchor: Anchor | None = None  # None until the model has taken a step on its own; nve only
 
     def to_json(self) -> dict[str, Any]:
         """Values for a checkpoint, all but the step, which names it."""
@@ -43,6 +65,11 @@ class HostState(NamedTuple):
             "offset_ev": self.offset_ev,
             "calibration": [float(x) for x in self.calibration],
             "spec": list(self.spec),
+            "trusted_ev": self.trusted_ev,
+            "clock": list(self.clock),
+            "scores": [list(score) for score in self.scores],
+            "setbacks": [list(setback) for setback in self.setbacks],
+            "anchor": None if self.anchor is None else list(self.anchor),
         }
 
     @classmethod
@@ -50,7 +77,18 @@ class HostState(NamedTuple):
         """Read `to_json` back, with the step under "step"."""
         r_max, skin, capacity, images = metadata["spec"]
         spec = NeighborSpec(r_max, skin, capacity, tuple(images))
-        return cls(metadata["step"], metadata["offset_ev"], Calibration(*metadata["calibration"]), spec)
+        anchor = metadata["anchor"]
+        return cls(
+            metadata["step"],
+            metadata["offset_ev"],
+            Calibration(*metadata["calibration"]),
+            spec,
+            metadata["trusted_ev"],
+            Clock(*metadata["clock"]),
+            tuple(Score(*score) for score in metadata["scores"]),
+            tuple(Setback(*setback) for setback in metadata["setbacks"]),
+            None if anchor is None else Anchor(*anchor),
+        )
 
 
 class RunState(NamedTuple):
@@ -68,6 +106,9 @@ class Observer(Protocol):
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
         """The reference answered; error is predicted minus reference, None for the first structure."""
+
+    def notice(self, *, step: int, text: str) -> None:
+        """Something happened that a user should know: a guard tripped, a label was refused, σ was raised."""
 
     def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
         """The chains were continued."""

@@ -90,8 +90,7 @@ def validate(
         )
         progress(done + 1, len(frames))
     result = Validation(*(np.array(column) for column in zip(*rows, strict=True)))
-    np.savez(
-        run.validation_arrays,
+    run.store_validation(
         step=result.step,
         reference_ev=result.reference,
         predicted_ev=result.predicted,

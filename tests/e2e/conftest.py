@@ -32,13 +32,16 @@ class Silent:
     """An observer that remembers the calls."""
 
     def __init__(self):
-        self.labels, self.chunks = [], []
+        self.labels, self.chunks, self.notices = [], [], []
 
     def chunk(self, **what):
         self.chunks.append(what)
 
     def label(self, **what):
         self.labels.append(what)
+
+    def notice(self, **what):
+        self.notices.append(what)
 
     def update(self, **what):
         pass
@@ -66,6 +69,7 @@ def tiny_problem(tiny_model):
             "prior_scale": 0.5,
             "initial_spread": 1.0,
         },
+        "guards": {"storm_labels": 1000},  # this network knows nothing, so that nearly every step is labelled
         "dynamics": {"duration_ps": 0.02, "temperature_k": 900.0, "chunk_steps": 8, "trajectory_every": 4},
         "engine": {"name": "ase", "calculator": "ase.calculators.emt:EMT"},
     }

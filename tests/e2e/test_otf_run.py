@@ -152,8 +152,10 @@ def _die_after(original, times):
 def test_a_failed_label_leaves_the_run_resumable(reference_run, open_session, tmp_path, tiny_problem):
     _, state, *_ = reference_run
     path = tmp_path / "run"
-    session = open_session(path, Counting(make_engine(tiny_problem.config.engine), fail_at=2))
-    with pytest.raises(EngineFailedError, match="planted"):
+    guards = tiny_problem.config.guards.model_copy(update={"on_failure": "stop"})
+    stopping = tiny_problem._replace(config=tiny_problem.config.model_copy(update={"guards": guards}))
+    session = open_session(path, Counting(make_engine(tiny_problem.config.engine), fail_at=2), stopping)
+    with pytest.raises(loop.RunStoppedError, match="planted"):
         session.finish(session.resume())
     session.run.close()
     again = open_session(path, make_engine(tiny_problem.config.engine))

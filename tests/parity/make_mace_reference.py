@@ -3,17 +3,19 @@
     python tests/parity/make_mace_reference.py
 
 needs mace-torch, which pins an e3nn of its own and so lives in an environment of its own, and rewrites
-`mace_reference.npz` beside this file. The file holds no weights: they follow from the names and shapes of the
-model's state and a bit stream that numpy guarantees not to change. The test of the frozen numbers uses this module
-without PyTorch, hence the imports inside functions.
+`mace_reference.npz` and `mace_scalars.model` beside this file. The first holds no weights: they follow from the names
+and shapes of the model's state and a bit stream that numpy guarantees not to change. The test of the frozen numbers
+uses this module without PyTorch, hence the imports inside functions.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import pathlib
 import platform
 import re
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 PATH = pathlib.Path(__file__).with_name("mace_reference.npz")
+MODEL_PATH = pathlib.Path(__file__).with_name("mace_scalars.model")
+"""The smallest case as mace-torch stores models."""
+
 RADIAL_GAIN = 2.0
 """Factor on radial weights. With unit variance messages are small, and so are products of several of them."""
 
@@ -206,6 +211,17 @@ def evaluate(
     return float(out["energy"].detach()), out["forces"].detach().numpy(), virial
 
 
+def write_model(model: torch.nn.Module) -> None:
+    """Store a model as mace-torch does, in a compressed archive."""
+    import torch
+
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(MODEL_PATH, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.namelist():
+            target.writestr(entry, source.read(entry))
+
+
 def main() -> None:
     """Write the frozen reference."""
     import mace
@@ -220,6 +236,8 @@ def main() -> None:
     for name, settings in cases().items():
         model = build(settings)
         _, shapes = load_known(model, settings)
+        if name == "scalars":
+            write_model(model)
         manifest["cases"][name] = {"config": settings.model_dump(mode="json"), "shapes": shapes}
         for label, structure in STRUCTURES.items():
             energy, forces, virial = evaluate(model, settings, structure)

@@ -220,20 +220,23 @@ def test_unknown_elements_are_refused():
         restrict(Potential(config, from_mace(state, config)), (1, 7))
 
 
-def test_pickled_models_need_trust(tmp_path):
+def test_model_files_are_read_without_pytorch():
+    potential = read_model(reference.MODEL_PATH)
+    config, state = frozen_case("scalars")
+    assert potential.config == config
+    expected = from_mace(state, config)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.0, atol=1e-12), potential.params, expected)
+
+
+def test_files_that_are_no_models_are_refused(tmp_path):
     path = tmp_path / "a.model"
-    path.write_bytes(b"anything")
-    with pytest.raises(ConfigError, match="trust"):
-        read_model(path)
     with pytest.raises(ConfigError, match="path"):
-        read_model(tmp_path / "b.model", trust=True)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is installed")
-def test_missing_pytorch_is_named(tmp_path):
-    (tmp_path / "a.model").write_bytes(b"anything")
-    with pytest.raises(WeightsError, match="need PyTorch"):
-        read_model(tmp_path / "a.model", trust=True)
+        read_model(path)
+    path.write_bytes(b"anything")
+    with pytest.raises(WeightsError, match=r"a\.model: not a file of PyTorch"):
+        read_model(path)
+    with pytest.raises(WeightsError, match="not a file of PyTorch"):
+        read_state(path, frozen_case("scalars")[0])
 
 
 def test_frozen_file_is_small_and_says_where_it_comes_from():
@@ -260,6 +263,13 @@ def test_live_reference(name):
         assert_same(got, reference.evaluate(model, settings, structure))
 
 
+def test_templates_need_trust(tmp_path):
+    config, state = frozen_case("scalars")
+    potential = Potential(config, from_mace(state, config))
+    with pytest.raises(ConfigError, match="trust"):
+        write_models(potential, [potential.params], reference.MODEL_PATH, [tmp_path / "a.model"])
+
+
 def test_files_and_calculator_of_mace(tmp_path):
     pytest.importorskip("mace")
     import torch
@@ -270,7 +280,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     reference.load_known(model, settings)
     torch.save(model, tmp_path / "before.model")
     torch.save(model.state_dict(), tmp_path / "state.pt")
-    potential = read_model(tmp_path / "before.model", trust=True)
+    potential = read_model(tmp_path / "before.model")
     again = read_state(tmp_path / "state.pt", settings)
     jax.tree.map(np.testing.assert_array_equal, again.params, potential.params)
 
@@ -291,7 +301,7 @@ def test_files_and_calculator_of_mace(tmp_path):
         energies.append(got[0])
     assert abs(energies[0] - energies[1]) > 1e-3
     assert state_of(model).keys() == state_of(torch.load(paths[0], weights_only=False)).keys()
-    untouched = restrict(read_model(paths[0], trust=True), (1,)).params
+    untouched = restrict(read_model(paths[0]), (1,)).params
     jax.tree.map(
         np.testing.assert_array_equal,
         untouched["interaction_0"]["product"],

@@ -1,14 +1,18 @@
 """Checkpoints survive exactly, and a damaged one is passed over with a remark."""
 
+import errno
+import hashlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.otf import checkpoint
+from bayes_mlff.testing.faults import Fault, accident
 
 
 class State(NamedTuple):
@@ -72,3 +76,53 @@ def test_no_checkpoint_and_foreign_arrays_are_named_errors(tmp_path):
         checkpoint.newest(tmp_path)
     with pytest.raises(RunDirectoryError, match="arrays do not match"):
         checkpoint.restore(make(0), {".y": np.zeros(1)})
+
+
+def test_checkpoints_go_by_their_step_and_other_files_are_none(tmp_path):
+    for step in (999_999_998, 999_999_999, 1_000_000_000):
+        checkpoint.write(tmp_path, step, make(1), {})
+    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["1000000000.ckpt", "999999999.ckpt"]
+    (tmp_path / "old copy.ckpt").write_bytes(b"")
+    _, metadata, remarks = checkpoint.newest(tmp_path)
+    assert metadata["step"] == 1_000_000_000 and not remarks
+
+
+@pytest.mark.parametrize(
+    "point", ["checkpoint_not_begun", "checkpoint_half_written", "checkpoint_written", "checkpoint_dropped"]
+)
+def test_a_full_disk_costs_no_checkpoint(tmp_path, point):
+    for step in (1, 2):
+        checkpoint.write(tmp_path, step, make(step), {})
+    error = errno.EROFS if point in ("checkpoint_not_begun", "checkpoint_dropped") else errno.ENOSPC
+    with accident(Fault(point, 1, error), tmp_path):
+        if point == "checkpoint_dropped":
+            checkpoint.write(tmp_path, 3, make(3), {})
+        else:
+            with pytest.raises(RunDirectoryError, match=r"000000003\.ckpt: cannot be written .*are intact"):
+                checkpoint.write(tmp_path, 3, make(3), {})
+    assert not list(tmp_path.glob("*.tmp"))
+    arrays, metadata, remarks = checkpoint.newest(tmp_path)
+    assert metadata["step"] == (3 if point == "checkpoint_dropped" else 2) and not remarks
+    np.testing.assert_array_equal(arrays[".x"], make(metadata["step"]).x)
+
+
+def test_what_a_kill_left_behind_is_cleared_away(tmp_path):
+    (tmp_path / "000000001.ckpt.tmp").write_bytes(b"half")
+    checkpoint.write(tmp_path, 2, make(0), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["000000002.ckpt"]
+
+
+@pytest.mark.parametrize("state", ["nothing", "[]", '{"step": 1}', '{"format": "1"}', '{"format": true}'])
+def test_a_file_with_a_right_checksum_that_is_no_checkpoint_is_passed_over(tmp_path, state):
+    checkpoint.write(tmp_path, 1, make(1), {})
+    body = save({"x": np.zeros(1)}, metadata={"state": state})
+    (tmp_path / "000000002.ckpt").write_bytes(hashlib.sha256(body).digest() + body)
+    _, metadata, remarks = checkpoint.newest(tmp_path)
+    assert metadata["step"] == 1 and "000000002.ckpt: unreadable" in remarks[0]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path):
+    checkpoint.write(tmp_path, 1, make(1), {})
+    (tmp_path / "000000002.ckpt").mkdir()
+    _, metadata, remarks = checkpoint.newest(tmp_path)
+    assert metadata["step"] == 1 and "Is a directory" in remarks[0]

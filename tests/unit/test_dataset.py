@@ -1,5 +1,6 @@
 """The append-only dataset: exact, durable, and recoverable after a crash at any byte."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bayes_mlff.data.dataset import LabelRecord, Recovery
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import MD17_KEYS, SGDML_KEYS, read_extxyz, read_npz
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.testing.faults import Fault, accident
 
 
 def make_record(step: int, *, periodic: bool = False, predicted: bool = True, n: int = 4) -> LabelRecord:
@@ -233,9 +235,54 @@ def test_a_failed_write_is_taken_back(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match=r"label of step 2 cannot be written \(No space"):
         dataset.append(path, make_record(2))
     assert path.read_bytes() == before
+
+
+def test_on_a_full_disk_a_label_takes_the_reserved_space(tmp_path):
+    path = tmp_path / "labels.extxyz"
+    dataset.append(path, make_record(1))
+    dataset.reserve(tmp_path, 1 << 16)
+    with accident(Fault("any_write", 1, errno.ENOSPC), tmp_path):
+        dataset.append(path, make_record(2))
+        assert not (tmp_path / dataset.RESERVE).exists()
+    assert_same(dataset.read(path)[1], make_record(2))
+    dataset.reserve(tmp_path, 100)  # less than a frame
+    before = path.read_bytes()
+    with accident(Fault("any_write", 1, errno.EDQUOT), tmp_path), pytest.raises(DataError, match="label of step 3"):
+        dataset.append(path, make_record(3))
+    assert path.read_bytes() == before
+    dataset.append(path, make_record(3))
+
+
+def test_a_disk_that_fails_otherwise_keeps_its_reserve(tmp_path):
+    dataset.reserve(tmp_path, 1 << 12)
+    with accident(Fault("any_write", 1, errno.EIO), tmp_path), pytest.raises(DataError, match="Input/output error"):
+        dataset.append(tmp_path / "labels.extxyz", make_record(1))
+    assert (tmp_path / dataset.RESERVE).stat().st_size == 1 << 12
+    assert dataset.release(tmp_path) and not dataset.release(tmp_path)
+
+
+def test_reserved_space_is_renewed_and_refused_where_there_is_none(tmp_path):
+    dataset.reserve(tmp_path, 1 << 12)
+    dataset.reserve(tmp_path, 1 << 13)
+    assert (tmp_path / dataset.RESERVE).stat().st_size == 1 << 13
+    with accident(Fault("any_write", 1, errno.ENOSPC), tmp_path), pytest.raises(OSError, match="No space"):
+        dataset.reserve(tmp_path, 1 << 14)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_look_at_a_file_that_is_being_written_leaves_the_last_frame_out(tmp_path):
+    path = tmp_path / "labels.extxyz"
+    dataset.append(path, make_record(1))
+    dataset.append(path, make_record(2))
+    os.truncate(path, path.stat().st_size - 10)
+    before = path.read_bytes()
+    assert [r.step for r in dataset.read(path, unfinished=True)] == [1]
+    assert path.read_bytes() == before
+    with pytest.raises(DataError, match="torn"):
+        dataset.read(path)
 
 
 def test_npz_sets(tmp_path):

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.models.mace import MACE
-from bayes_mlff.models.registry import SHIPPED, Potential, fill, initialize, load, network, restrict, save
-from bayes_mlff.models.sevennet_files import CHECKPOINTS, cached
+from bayes_mlff.models.registry import SHIPPED, Potential, cached, fill, initialize, load, network, restrict, save
+from bayes_mlff.models.sevennet_files import CHECKPOINTS
 
 CONFIG = NequIPConfig(
     elements=(1, 8),
@@ -132,8 +132,8 @@ def test_models_of_packages_that_are_missing_say_what_to_install(monkeypatch, tm
 
 def test_converted_models_are_taken_from_the_cache(potential, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = cached("sevennet-0")
-    assert path.parent == tmp_path / "bayes_mlff" and CHECKPOINTS["sevennet-0"].sha256 in path.name
+    path = cached("sevennet-0", CHECKPOINTS["sevennet-0"].sha256)
+    assert path.parent == tmp_path / "bayes_mlff"
     path.parent.mkdir()
     save(potential, path, {})
     assert load("sevennet-0").config == CONFIG

@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import subprocess
 import time
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -95,6 +96,9 @@ class CalculatorSettings(CommonSettings):
     def _both(self) -> Self:
         if (self.output_file is None) != (self.unconverged_pattern is None):
             raise ValueError("output_file and unconverged_pattern go together: set both or none")
+        path = PurePath(self.output_file or "")
+        if ".." in path.parts and not path.is_absolute():
+            raise ValueError("output_file must be an absolute path, or one below where the program is started")
         return self
 
     @property
@@ -277,6 +281,8 @@ def _import_object(path: str, key: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise EngineSetupError(f"{key}: cannot import module {module!r} ({error}); {install}") from error
+    except (TypeError, ValueError) as error:
+        raise EngineSetupError(f"{key}: got {path!r} ({error}); allowed: 'package.module:Name'") from error
     except AttributeError as error:
         raise EngineSetupError(f"{key}: module {module!r} has no {name!r}") from error
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class CommonSettings(BaseModel):
     """What can be set for every engine."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_distance_angstrom: float = Field(
         default=0.5, ge=0.0, description="Closer atoms are refused before the calculation is paid for."

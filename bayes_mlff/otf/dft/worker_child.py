@@ -18,11 +18,15 @@ import queue
 import re
 import runpy
 import signal
+import subprocess
 import threading
 import traceback
 from typing import Any, Dict, List, Optional, Tuple  # noqa: UP035 (Python 3.8)
 
 Message = Dict[str, Any]  # noqa: UP006
+
+GRACE_S = 1.0
+_KILL_LATER = "import os, sys, time; time.sleep(float(sys.argv[2])); os.killpg(int(sys.argv[1]), 9)"
 
 
 class OutputCheck:
@@ -175,8 +179,22 @@ def _read(source: Any, requests: Any, busy: Any) -> None:
     for line in source:
         requests.put(json.loads(line))
     requests.put(None)
-    if busy.is_set() and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGTERM)
+    if busy.is_set():
+        _end_family()
+
+
+def _end_family() -> None:
+    """End this process group; who ignores that is killed by a process outside it, which survives this one."""
+    if os.getpgrp() != os.getpid():
+        return
+    subprocess.Popen(
+        [sys.executable, "-c", _KILL_LATER, str(os.getpid()), str(GRACE_S)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.killpg(0, signal.SIGTERM)
 
 
 def main() -> None:
@@ -190,7 +208,7 @@ def main() -> None:
     requests: Any = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
-    server = Server()
+    server, parent = Server(), os.getppid()
     while True:
         message = requests.get()
         if message is None:
@@ -201,6 +219,8 @@ def main() -> None:
         replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
         replies.flush()
     server.drop({})
+    if os.getppid() != parent:  # killed, so that nobody else ends what the calculator has started and not ended
+        _end_family()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-import yaml
-from ase.io.formats import UnknownFileTypeError
+import numpy as np
+from ase.io import ParseError
+from ase.io.formats import UnknownFileTypeError, filetype
 
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, DataError
+from bayes_mlff.core.paths import bounded_memory, is_file
+from bayes_mlff.core.settings import read_yaml
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.extxyz import check_file
 from bayes_mlff.data.structure import Structure, from_ase
 
 SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large")}
@@ -17,6 +22,15 @@ accelerator, `paper` has the length of the published run."""
 
 STRUCTURES = ("ethanol", "lamno3", "lamno3-40")
 """Initial structures accepted in place of a file: also LaMnO3 (Pbnm, 20 atoms; 2x2x2 pseudo-cubic, 40 atoms)."""
+
+CLOSEST = 0.3
+"""Distance, Å, below which two atoms of a first structure are one atom twice, or not in Å."""
+
+MOST_BYTES = 4 << 30
+"""Memory that reading a structure may take: some formats reserve it for as many atoms as a header claims."""
+
+MOST_CELLS = 20
+"""Cells over which unwrapped atoms of a first structure may be spread."""
 
 
 def _folder() -> Path:
@@ -33,7 +47,7 @@ def settings(system: str, profile: str) -> dict[str, Any]:
     if profile not in SYSTEMS[system]:
         raise ConfigError("--profile", profile, f"one of {list(SYSTEMS[system])}")
     path = _folder() / f"{system}_{profile}.yaml"
-    return yaml.safe_load(path.read_text())
+    return read_yaml(path)
 
 
 def check_system(system: str) -> None:
@@ -61,14 +75,38 @@ def structure(name: str, *, base: Path) -> Structure:
 
     Raises:
       ConfigError: if there is no such structure or file, or ASE cannot read it.
+      DataError: if it is no structure from which dynamics can start.
     """
-    path = _folder() / f"{name}.xyz" if name in STRUCTURES else base / name
-    if not path.is_file():
+    path = (_folder() / f"{name}.xyz" if name in STRUCTURES else base / name).absolute()
+    if not is_file(path):
         raise ConfigError("structure", name, f"one of {list(STRUCTURES)} or the path of a structure file")
     try:
-        atoms = ase.io.read(path, index=-1)
-    except (ValueError, KeyError, IndexError, OSError, UnknownFileTypeError) as error:
+        kind = filetype(str(path))
+        if kind in ("extxyz", "xyz"):
+            check_file(path)
+        with bounded_memory(MOST_BYTES):
+            atoms = ase.io.read(path, index=-1, format=kind, do_not_split_by_at_sign=True)
+    except MemoryError as error:
+        allowed = f"a file that takes at most {MOST_BYTES >> 30} GiB to read, whatever it claims to hold"
+        raise ConfigError("structure", name, allowed) from error
+    except (*READER_ERRORS, ParseError, UnknownFileTypeError) as error:
         raise ConfigError("structure", name, f"a file that ASE reads ({type(error).__name__}: {error})") from error
     if not isinstance(atoms, ase.Atoms):
         raise ConfigError("structure", name, "a file with one structure")
-    return from_ase(atoms)
+    try:
+        found = from_ase(atoms)
+        _check_start(found)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return found
+
+
+def _check_start(found: Structure) -> None:
+    """Refuse a structure from which no dynamics can start."""
+    cell = neighbors.complete_cell(found.cell, found.pbc)
+    spread = np.ptp(found.positions @ np.linalg.inv(cell), axis=0)[found.pbc].max(initial=0.0)
+    if spread > MOST_CELLS:
+        raise DataError(f"structure: atoms are {spread:.3g} cells apart; allowed: up to {MOST_CELLS}, so wrap them")
+    first, second, _ = neighbors.pairs(found, cell, CLOSEST)
+    if len(first):
+        raise DataError(f"structure: atoms {first[0]} and {second[0]} are closer than {CLOSEST} Å")

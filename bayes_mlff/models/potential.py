@@ -1,0 +1,48 @@
+"""A network together with its weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.energetics import NodeOutput, Params
+from bayes_mlff.models.mace import MACE
+from bayes_mlff.models.nequip import NequIP
+
+
+def network(config: NequIPConfig | MACEConfig) -> nn.Module:
+    """The network that a configuration describes."""
+    return MACE(config) if isinstance(config, MACEConfig) else NequIP(config)
+
+
+@dataclass(frozen=True)
+class Potential:
+    """A network with its weights."""
+
+    config: NequIPConfig | MACEConfig
+    params: Params
+
+    def node_fn(
+        self,
+        params: Params,
+        vectors: jax.Array,
+        species: jax.Array,
+        neighbors: jax.Array,
+        edge_mask: jax.Array,
+        receivers: jax.Array | None = None,
+    ) -> NodeOutput:
+        """Evaluate the network with any weights of this architecture; see `NodeFn`."""
+        return network(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
+
+    def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
+        """The weights as one vector [p], and the way back."""
+        return ravel_pytree(self.params)
+
+    def isolated_energy(self, numbers: np.ndarray) -> float:
+        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy comes on top."""
+        table = dict(zip(self.config.elements, self.config.energy_shifts, strict=True))
+        return float(sum(table[int(z)] for z in numbers))

@@ -1,0 +1,235 @@
+"""What a run refuses to go on from, the way back to its trusted state, and when it gives up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from bayes_mlff.core import units
+from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.ensemble import calibration
+from bayes_mlff.otf.chunk import TRIPS, Chunk, Limits, Stop
+from bayes_mlff.otf.config import GuardsConfig, RunConfig
+from bayes_mlff.otf.integrators import MDState, initial_state, kinetic_energy
+from bayes_mlff.otf.problem import Problem
+from bayes_mlff.otf.schedule import Schedule, conditions
+from bayes_mlff.otf.state import Anchor, HostState, RunState, RunStoppedError, Setback
+
+COLDEST_K = 300.0
+"""Lower scheduled temperatures count as this much, since a relaxing structure heats up on its own."""
+
+HEALTHY_TAIL = 1e-12
+"""Probability of a kinetic energy in equilibrium above which the limit of the temperature stays."""
+
+UNSOUND = "a position, momentum, force, cell or stress is not finite"
+"""Said of a state that was about to be committed."""
+
+_WORDS = {
+    Stop.NON_FINITE: "a prediction, position or momentum is not finite",
+    Stop.SIGMA: "σ of the energy is {sigma:.3g} kcal/mol, allowed {sigma_max:.3g} (guards.sigma_ratio)",
+    Stop.CLOSE: "two atoms are closer than {distance:g} Å (guards.min_distance_angstrom)",
+    Stop.HOT: "the kinetic energy is {kinetic:.4g} kcal/mol, allowed {kinetic_max:.4g} (guards.temperature_ratio)",
+    Stop.VOLUME: "the volume is out of {volume_min:.4g} to {volume_max:.4g} Å³ (guards.volume_ratio)",
+    Stop.DRIFT: "the conserved energy has drifted too far (guards.drift_kcal_mol_atom_ps)",
+}
+
+
+def hottest_k(problem: Problem, time_fs: float) -> float:
+    """Highest temperature scheduled from the start to a time, at least `COLDEST_K`."""
+    dynamics = problem.config.dynamics
+    known = [COLDEST_K, dynamics.initial_temperature_k]
+    if dynamics.ensemble != "nve":
+        known.append(_highest(dynamics.conditions(), time_fs))
+    return max(known)
+
+
+def _highest(schedule: Schedule, time_fs: float) -> float:
+    """A schedule is linear between its ends, so that its maximum is at one of them or now."""
+    highest = 0.0
+    for begin, end, (first, last) in zip(schedule.begin_fs, schedule.end_fs, schedule.temperature_k, strict=True):
+        if begin <= time_fs:
+            share = min(1.0, (time_fs - begin) / (end - begin))
+            highest = max(highest, float(first), float(first + share * (last - first)))
+    return highest
+
+
+def limits(
+    problem: Problem, state: RunState, *, steps: int, sigma_crit: float, audit: int, known_sigma: list[float]
+) -> Limits:
+    """Limits of the next chunk.
+
+    Args:
+      problem: of the run.
+      state: from which it starts.
+      steps: its largest number of steps.
+      sigma_crit: eV, now.
+      audit: number of the step in the chunk, from 1, that is an audit; 0 = none.
+      known_sigma: eV, σ predicted for the labels so far; while there is none, σ has no limit. A model that knows
+        little is no explosion: its usual σ counts as the critical one if it is larger.
+    """
+    config, host, md = problem.config, state.host, state.device.md
+    guards, n_atoms = config.guards, len(problem.structure.numbers)
+    dtype = md.position.dtype
+    prior = calibration.init(config.calibration.a, config.calibration.b)
+    first = calibration.critical_sigma(prior, problem.threshold_ev, confidence=config.confidence)
+    freedom = problem.integrator.degrees_of_freedom(n_atoms)
+    ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
+    scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
+    # A user may lower the temperature and resume; what the reference has confirmed is not too hot.
+    kinetic = ratio * max(scheduled, float(kinetic_energy(state.device.trusted)))
+    volume = 1.0
+    if problem.structure.is_periodic:
+        volume = abs(float(np.linalg.det(problem.structure.cell)))
+    elif problem.structure.pbc.any():
+        volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
+    usual = float(np.median(known_sigma)) if known_sigma else np.inf
+    drift = guards.drift_kcal_mol_atom_ps * KCAL_MOL * n_atoms if config.dynamics.ensemble == "nve" else np.inf
+    anchor = host.anchor or Anchor(host.step, np.nan)
+
+    def real(value: float) -> jax.Array:
+        return jnp.asarray(value, dtype)
+
+    return Limits(
+        audit=jnp.asarray(audit, jnp.int32),
+        sigma=real(guards.sigma_ratio * max(sigma_crit, float(first), usual)),
+        distance=real(guards.min_distance_angstrom),
+        kinetic=real(kinetic),
+        volume_min=real(volume / guards.volume_ratio),
+        volume_max=real(volume * guards.volume_ratio),
+        conserved=real(anchor.conserved_ev),
+        drift=real(drift),
+        drift_per_step=real(0.0 if np.isinf(drift) else drift * config.dynamics.timestep_fs / 1000.0),
+        age=jnp.asarray(host.step - anchor.step, jnp.int32),
+    )
+
+
+def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> Anchor | None:
+    """Where drift is counted from after a chunk of which the model took `alone` steps before any label."""
+    if config.dynamics.ensemble != "nve" or host.anchor is not None or alone < 1:
+        return host.anchor
+    first = (np.float64(x[0]) for x in (chunk.thermo.potential, chunk.thermo.kinetic, chunk.thermo.work))
+    potential, kinetic, work = first
+    return Anchor(host.step + 1, float(potential + kinetic - work))
+
+
+def tripped(stop: Stop, chunk: Chunk, allowed: Limits) -> str | None:
+    """Why the last step of a chunk cannot be gone on from; None if it can.
+
+    With neighbours missing, σ and distances say nothing: the chunk is redone with more room first.
+    """
+    found = stop & TRIPS
+    if Stop.NEIGHBOR_OVERFLOW in stop:
+        found &= Stop.NON_FINITE | Stop.HOT | Stop.VOLUME
+    if not found:
+        return None
+    numbers = {
+        "sigma": float(chunk.predictive.energy_sigma[0]) * KCAL_MOL_PER_EV,
+        "sigma_max": float(allowed.sigma) * KCAL_MOL_PER_EV,
+        "distance": float(allowed.distance),
+        "kinetic": float(chunk.thermo.kinetic[int(chunk.steps) - 1]) * KCAL_MOL_PER_EV,
+        "kinetic_max": float(allowed.kinetic) * KCAL_MOL_PER_EV,
+        "volume_min": float(allowed.volume_min),
+        "volume_max": float(allowed.volume_max),
+    }
+    return "; ".join(words.format(**numbers) for bit, words in _WORDS.items() if bit in found)
+
+
+def not_finite(state: RunState) -> tuple[str, ...]:
+    """Names of the parts of a state that hold NaN or infinity: 'md', 'params', 'calibration'."""
+    device = state.device
+    moving = (device.md.position, device.md.momentum, device.md.force, device.md.cell, device.md.stress)
+    parts = {"md": moving, "params": (device.params,), "calibration": tuple(map(np.float64, state.host.calibration))}
+    return tuple(name for name, arrays in parts.items() if not all(np.isfinite(np.asarray(a)).all() for a in arrays))
+
+
+def permit(guards: GuardsConfig, host: HostState, setback: Setback, last_label: int) -> None:
+    """Allow one more roll-back, or stop the run.
+
+    Args:
+      guards: settings.
+      host: before it.
+      setback: what happened now.
+      last_label: step of the last accepted label.
+
+    Raises:
+      RunStoppedError: with what happened lately and what can be done.
+    """
+    lately = [s for s in host.setbacks if s.step > setback.step - guards.rollback_steps]
+    failed = [s for s in host.setbacks if s.kind == "reference" and s.step > last_label]
+    advice = {
+        "guard": "a lower dynamics.temperature_k, a smaller dynamics.timestep_fs (in a new run), or more "
+        "sampler.steps often help",
+        "reference": "see what the reference says; its settings of convergence may be changed and the run resumed",
+    }[setback.kind]
+    here = f"step {setback.step}: {setback.reason}"
+    stands = f"the run stands at step {host.step}"
+    if guards.on_failure == "stop":
+        raise RunStoppedError(f"{here}; {stands}; {advice}; or set guards.on_failure to rollback")
+    if setback.kind == "reference" and len(failed) + 1 >= guards.max_failures:
+        raise RunStoppedError(
+            f"{len(failed) + 1} reference calculations in a row gave no label (guards.max_failures); {stands}; "
+            f"{advice}:\n" + _listed([*failed, setback])
+        )
+    if len(lately) + 1 > guards.max_rollbacks:
+        raise RunStoppedError(
+            f"{len(lately)} roll-backs within {guards.rollback_steps} steps and one more to come "
+            f"(guards.max_rollbacks); {stands}; {advice}:\n" + _listed([*lately, setback])
+        )
+
+
+def _listed(setbacks: list[Setback]) -> str:
+    return "\n".join(f"  step {s.step}: {s.reason}" for s in setbacks[-5:])
+
+
+def back(problem: Problem, trusted: MDState, step: int, count: int) -> MDState:
+    """The trusted state with new velocities.
+
+    Args:
+      problem: of the run.
+      trusted: where the last accepted label finished a step.
+      step: number of the step that takes the run back; step numbers never fall.
+      count: roll-backs before this one, from which and the seed the velocities follow.
+
+    Returns:
+      Velocities of the scheduled temperature, in nve of the trusted state's kinetic energy; the change of kinetic
+      energy is booked as work.
+    """
+    dynamics = problem.config.dynamics
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(problem.config.seed), 2), count)
+    temperature = dynamics.initial_temperature_k
+    if dynamics.ensemble != "nve":
+        time_fs = jnp.asarray(step * dynamics.timestep_fs, trusted.position.dtype)
+        temperature = float(conditions(dynamics.conditions(), time_fs).temperature_k)
+    fresh = initial_state(trusted.position, problem.structure.numbers, temperature, key, cell=trusted.cell)
+    before, after = float(kinetic_energy(trusted)), float(kinetic_energy(fresh))
+    if dynamics.ensemble == "nve" and after > 0.0:
+        fresh = fresh.set(momentum=fresh.momentum * jnp.asarray(np.sqrt(before / after), fresh.momentum.dtype))
+        after = before
+    work = trusted.work.at[0].add(after - before)
+    return trusted.set(momentum=fresh.momentum, rng=fresh.rng, work=work, step=jnp.asarray(step, trusted.step.dtype))
+
+
+def neighbors_of(md: MDState, state: NeighborState, spec: NeighborSpec) -> NeighborState:
+    """Neighbours of a geometry that is not the next one; the overflow of the one that was left is forgotten."""
+    moved = neighbors.move(state, md.position, md.cell)._replace(overflow=jnp.zeros([], bool))
+    return neighbors.update(moved, spec)
+
+
+def rewritten(chunk: Chunk, md: MDState) -> Chunk:
+    """A chunk whose last step is the return to `md`, which no model has predicted: σ is nan there."""
+    last = int(chunk.steps) - 1
+
+    def put(buffer: jax.Array, value: object) -> np.ndarray:
+        array = np.array(buffer)
+        array[last] = np.asarray(value)
+        return array
+
+    frames = chunk.frames._replace(
+        positions=put(chunk.frames.positions, md.position), cell=put(chunk.frames.cell, md.cell)
+    )
+    thermo = chunk.thermo._replace(
+        sigma=put(chunk.thermo.sigma, np.nan), sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan)
+    )
+    return chunk._replace(frames=frames, thermo=thermo)

@@ -1,0 +1,184 @@
+"""Asking the reference: paid labels are found again, answers are doubted, refused ones are kept."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, EngineSetupError
+from bayes_mlff.data import dataset
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.otf import plausibility
+from bayes_mlff.otf.dft.engine import Engine, EngineResult
+from bayes_mlff.otf.plausibility import Expectation
+from bayes_mlff.otf.problem import Problem
+from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.state import HostState
+
+ATTEMPTS = 2
+"""Calls for one geometry before a label that is not believed counts as a failure."""
+
+
+class Reference:
+    """The engine of a run together with everything that it has answered so far."""
+
+    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory):
+        """Read the labels of a run.
+
+        Raises:
+          ConfigError: if they were made by another method.
+          DataError: if a file of labels is damaged.
+        """
+        self._problem, self._engine, self._run = problem, engine, run
+        self._refused_path = run.path / plausibility.REJECTED
+        self.labels = {r.step: r for r in self._recovered(run.dataset)}
+        self.refused = self._recovered(self._refused_path, repeats=True)
+
+    def _recovered(self, path: Path, *, repeats: bool = False) -> list[LabelRecord]:
+        if not path.exists():
+            return []
+        torn = dataset.recover(path)
+        if torn.bytes_removed:
+            self._run.log(
+                "dataset_recovered", file=path.name, frames=torn.frames_kept, bytes_removed=torn.bytes_removed
+            )
+        records = dataset.read(path, repeats=repeats)
+        if any(record.engine_hash != self._engine.settings_hash for record in records):
+            allowed = "the method with which the labels of this run were made; start another run for another method"
+            raise ConfigError("engine", self._engine.description, allowed)
+        return records
+
+    def calls_before(self, step: int) -> list[LabelRecord]:
+        """Everything that was paid for before a step, refused labels too, in order of time."""
+        paid = [*self.labels.values(), *self.refused]
+        return sorted((r for r in paid if r.step < step), key=lambda r: r.step)
+
+    def sigmas_before(self, step: int) -> list[float]:
+        """σ, eV, predicted for the labels up to a step."""
+        known = (r.predicted_energy_sigma for r in self.labels.values() if r.step <= step)
+        return [sigma for sigma in known if sigma is not None]
+
+    def ask(
+        self,
+        step: int,
+        reason: str,
+        structure: Structure,
+        *,
+        pretrained: float,
+        predictive: Predictive | None,
+        host: HostState,
+        sigma_crit: float | None = None,
+    ) -> LabelRecord:
+        """A label that is believed, from the disk if this very label has been paid for; on disk when this returns.
+
+        Args:
+          step: MD step.
+          reason: 'initial', 'uncertain' or 'audit'.
+          structure: geometry of the step.
+          pretrained: eV, energy of the model before fine-tuning.
+          predictive: of the ensemble; None for the structure that defines the energy offset.
+          host: for the offset and the calibration.
+          sigma_crit: eV, where the trigger stood.
+
+        Raises:
+          EngineFailedError: if there is no label, or none that is believed.
+          EngineSetupError: if the engine can never work as configured.
+          DataError: if the label of this step belongs to another geometry.
+        """
+        paid = self.labels.get(step)
+        if paid is not None:
+            if not _same(paid.structure, structure):
+                raise DataError(f"{self._run.dataset}: the label of step {step} belongs to another geometry")
+            return paid
+        refused = [r.reason for r in self.refused if r.step == step and _same(r.structure, structure)]
+        while len(refused) < ATTEMPTS:
+            if refused:
+                self._engine.restore_state(None)  # what was carried over may be what misled it
+            result = self._engine.label(structure)
+            record = self._record(step, reason, structure, result, pretrained, predictive, host, sigma_crit)
+            against = self._objections(record, result, host)
+            for remark in result.diagnostics:
+                self._run.log("engine_remark", step=step, remark=remark)
+            spent = {"step": step, "engine_s": round(result.seconds, 3), "attempts": result.attempts}
+            if not against:
+                dataset.append(self._run.dataset, record)
+                self.labels[step] = record
+                self._run.log("label", reason=reason, **spent)
+                return record
+            refused.append(f"{reason}; " + "; ".join(against))
+            record = record._replace(reason=refused[-1])
+            dataset.append(self._refused_path, record, repeats=True)
+            self.refused.append(record)
+            self._run.log("label_refused", reason=refused[-1], **spent)
+        self._engine.restore_state(None)
+        raise EngineFailedError(f"{self._engine.description}: label not believed: {refused[-1]}")
+
+    def _record(
+        self,
+        step: int,
+        reason: str,
+        structure: Structure,
+        result: EngineResult,
+        pretrained: float,
+        predictive: Predictive | None,
+        host: HostState,
+        sigma_crit: float | None,
+    ) -> LabelRecord:
+        problem, label = self._problem, result.label
+        if problem.integrator.needs_stress and label.stress is None:
+            raise EngineSetupError(
+                f"step {step}: {self._engine.description} gave no stress, which dynamics.ensemble 'npt' needs"
+            )
+        record = LabelRecord(
+            structure=structure,
+            label=label,
+            step=step,
+            time_fs=step * problem.config.dynamics.timestep_fs,
+            reason=reason,
+            energy_offset=host.offset_ev if predictive is not None else pretrained - label.energy,
+            pretrained_energy=pretrained,
+            engine_hash=self._engine.settings_hash,
+            engine_seconds=result.seconds,
+        )
+        if predictive is None:
+            return record
+        sigma = float(predictive.energy_sigma[0])
+        exceeds = calibration.exceedance_probability(host.calibration, sigma, problem.threshold_ev)
+        record = record._replace(
+            predicted_energy_mean=float(predictive.energy_mean[0]) + problem.isolated_ev,
+            predicted_energy_sigma=sigma,
+            predicted_forces_mean=np.asarray(predictive.forces_mean[0], np.float64),
+            predicted_forces_sigma=np.asarray(predictive.forces_sigma[0], np.float64),
+            sigma_crit=sigma_crit,
+            confidence=1.0 - float(exceeds),
+        )
+        if predictive.stress_mean is None or predictive.stress_sigma is None:
+            return record
+        return record._replace(
+            predicted_stress_mean=np.asarray(predictive.stress_mean[0], np.float64),
+            predicted_stress_sigma=np.asarray(predictive.stress_sigma[0], np.float64),
+        )
+
+    def _objections(self, record: LabelRecord, result: EngineResult, host: HostState) -> tuple[str, ...]:
+        mean, sigma = record.predicted_energy_mean, record.predicted_energy_sigma
+        forces, forces_sigma = record.predicted_forces_mean, record.predicted_forces_sigma
+        if mean is None or sigma is None or forces is None or forces_sigma is None:
+            return ()
+        guards, scale = self._problem.config.guards, float(calibration.scale(host.calibration))
+        return plausibility.objections(
+            record.structure,
+            record.label,
+            offset_ev=host.offset_ev,
+            threshold_ev=self._problem.threshold_ev,
+            expected=Expectation(mean, sigma * scale, forces, forces_sigma * scale),
+            before=max((r for r in self.labels.values() if r.step < record.step), key=lambda r: r.step, default=None),
+            remarks=result.diagnostics,
+            sigmas=guards.label_sigmas,
+            thresholds=guards.label_thresholds,
+        )
+
+
+def _same(left: Structure, right: Structure) -> bool:
+    return np.array_equal(left.positions, right.positions) and np.array_equal(left.cell, right.cell)

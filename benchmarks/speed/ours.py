@@ -1,0 +1,130 @@
+"""Work of this package as functions that do it once and wait for the result."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.graph import Graph, pad_slots
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.models import registry
+from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
+from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.integrators import friction_thermostat, initial_state, thermostatted
+from bayes_mlff.otf.schedule import build
+from bayes_mlff.posterior import training_set as training
+from bayes_mlff.posterior.chains import otf_chains
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.prior import GaussianPrior
+from benchmarks.speed.cases import (
+    BATCH,
+    CHAINS,
+    ENERGY_SIGMA,
+    FRICTION,
+    LABELS,
+    STEP_SIZE,
+    STRESS_SIGMA,
+    Case,
+    rattled,
+)
+
+THIN = 2
+"""Steps of one timed update: its compiled loop, not its start, is what counts."""
+
+
+def model(case: Case) -> tuple[jax.Array, PredictFn]:
+    """Random flat weights [p] and the model of them."""
+    potential = registry.initialize(case.config, 0)
+    flat, unravel = potential.flat()
+    tree = predictor(potential.node_fn, with_stress=case.with_stress)
+    return flat, lambda params, graphs: tree(unravel(params), graphs)
+
+
+def chains_of(flat: jax.Array, count: int = CHAINS) -> jax.Array:
+    """Weights [c, p] that differ a little."""
+    noise = jax.random.normal(jax.random.key(0), (count, flat.size), flat.dtype)
+    return flat[None] + 0.01 * noise
+
+
+def graph_of(structure: Structure, case: Case) -> Graph:
+    """Neighbours without skin or slack."""
+    _, state = neighbors.allocate(structure, case.config.elements, case.config.r_max, skin=0.0, slack=1.0)
+    return state.graph
+
+
+def update(case: Case, *, chains: int = CHAINS) -> Callable[[], None]:
+    """`THIN` SGHMC steps of all chains on all local devices."""
+    flat, predict = model(case)
+    likelihood = Likelihood(ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    sampler = otf_chains(
+        predict,
+        GaussianPrior(flat, 0.2),
+        likelihood,
+        step_size=STEP_SIZE,
+        batch_size=BATCH,
+        friction=FRICTION,
+        cold_steps=0,
+        ramp_steps=1,
+        thin=THIN,
+    )
+    graphs = [graph_of(s, case) for s in rattled(case.structure, LABELS)]
+    slots = max(g.neighbors.shape[1] for g in graphs)
+    labels = training.allocate(pad_slots(graphs[0], slots), LABELS)
+    rng = np.random.default_rng(1)
+    for graph in graphs:
+        forces = rng.normal(size=graph.positions.shape)
+        stress = 0.01 * rng.normal(size=(3, 3)) if case.with_stress else None
+        labels = training.append(labels, pad_slots(graph, slots), float(rng.normal()), forces, stress)
+    params = chains_of(flat, chains)
+    state = sampler.init(params, jax.random.key(1))
+    run = ChainDevices(chains, lambda p, c, t: sampler.update(p, c, t, THIN))
+
+    def once() -> None:
+        nonlocal params, state
+        params, state, _ = jax.block_until_ready(run(params, state, labels))
+
+    once()
+    return once
+
+
+def shipped_config(name: str, structure: Structure):
+    """The architecture of a shipped model, for the elements of a structure."""
+    elements = tuple(int(z) for z in np.unique(structure.numbers))
+    return registry.restrict(registry.load(name), elements).config
+
+
+def dynamics(case: Case, *, steps: int, chains: int = CHAINS, gated: bool = True) -> Callable[[], None]:
+    """Langevin steps with all models that look for a reason to stop after each.
+
+    Without the gate σ is not calculated, and nothing but the last step ends the run.
+    """
+    flat, predict = model(case)
+    spec, state = neighbors.allocate(case.structure, case.config.elements, case.config.r_max, skin=0.5)
+    evaluate = ensemble_predictor(predict, ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    if not gated:
+        combined = evaluate
+
+        def evaluate(params: jax.Array, graph: Graph):
+            some = combined(params, graph)  # what is not used is not compiled
+            blank = jnp.zeros_like(some.energy_mean)
+            return some._replace(energy_sigma=blank, forces_sigma=jnp.zeros_like(some.forces_mean))
+
+    schedule = build((), temperature_k=300.0, pressure_gpa=0.0)
+    integrator = thermostatted(0.5, schedule, friction_thermostat(0.5, 0.01))
+    chunk = make_chunk(evaluate, integrator, spec, steps)
+    md = initial_state(state.graph.positions, case.structure.numbers, 300.0, jax.random.key(2), cell=state.graph.cell)
+    params = chains_of(flat, chains)
+
+    def once() -> None:
+        # From the same state every time: random weights would move the atoms out of their places.
+        result = jax.block_until_ready(
+            chunk(params, md, state, jnp.asarray(np.inf, md.position.dtype), jnp.asarray(steps, jnp.int32))
+        )
+        if int(result.steps) != steps:
+            raise RuntimeError(f"stopped after {int(result.steps)} of {steps} steps: {int(result.stop)}")
+
+    once()
+    return once

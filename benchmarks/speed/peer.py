@@ -1,0 +1,239 @@
+"""The same work in PyTorch, one chain after the other, as the published code does it; runs in the peer's environment.
+
+    python -m benchmarks.speed.peer nequip sghmc ethanol
+
+prints one line of JSON when it is ready, then does the work once for every line that it reads and prints the seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.speed.cases import (
+    BATCH,
+    CASES,
+    CHAINS,
+    ENERGY_SIGMA,
+    FORCE_SIGMA,
+    FRICTION,
+    STEP_SIZE,
+    STRESS_SIGMA,
+    Case,
+    rattled,
+)
+
+MD_STEPS = {"ethanol": 3, "lamno3-40": 1}
+
+
+def nequip_model(case: Case) -> tuple[Any, str]:
+    """A model of nequip and its version."""
+    import nequip
+    import torch
+    from nequip.model import FullNequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state()
+    c = case.config
+    scalars = c.hidden_irreps.split("+")[0]
+    model = FullNequIPGNNModel(
+        seed=0,
+        model_dtype="float32",
+        r_max=c.r_max,
+        type_names=["H", "C", "O"],
+        radial_mlp_depth=[c.radial_depth] * c.num_layers,
+        radial_mlp_width=[c.radial_width] * c.num_layers,
+        feature_irreps_hidden=[c.hidden_irreps] * (c.num_layers - 1) + [scalars],
+        irreps_edge_sh="+".join(f"1x{l}{'eo'[l % 2]}" for l in range(c.edge_l_max + 1)),
+        type_embed_num_features=c.embedding_features,
+        readout_mlp_hidden_layers_depth=c.readout_depth,
+        readout_mlp_hidden_layers_width=c.readout_width,
+        num_bessels=c.num_bessels,
+        bessel_trainable=False,
+        polynomial_cutoff_p=c.cutoff_power,
+        avg_num_neighbors=c.average_neighbors,
+        per_type_energy_scales=dict.fromkeys(("H", "C", "O"), 1.0),
+        per_type_energy_shifts=dict.fromkeys(("H", "C", "O"), 0.0),
+    )
+    return model, f"nequip {nequip.__version__}, torch {torch.__version__}"
+
+
+def nequip_batch(case: Case, structures: list[Any]) -> dict[str, Any]:
+    """Several structures as one graph."""
+    from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
+
+    frames = []
+    for structure in structures:
+        types = np.array([{1: 0, 6: 1, 8: 2}[int(z)] for z in structure.numbers])
+        raw = {"pos": structure.positions, "cell": 20.0 * np.eye(3), "pbc": np.zeros(3, bool), "atom_types": types}
+        frames.append(compute_neighborlist_(AtomicDataDict.with_batch_(from_dict(raw)), case.config.r_max))
+    batch = AtomicDataDict.batched_from_list(frames)
+    return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+
+
+def nequip_observables(model: Any, data: dict[str, Any], _: bool) -> tuple[Any, ...]:
+    """Energies, forces, no stress."""
+    out = model(dict(data))
+    return out["total_energy"], out["forces"], None
+
+
+def mace_model(case: Case) -> tuple[Any, str]:
+    """A model of mace-torch and its version."""
+    import mace
+    import torch
+    from e3nn import o3
+    from mace.modules import ScaleShiftMACE, interaction_classes
+
+    c = case.config
+    kind = interaction_classes["RealAgnosticResidualInteractionBlock"]
+    model = ScaleShiftMACE(
+        r_max=c.r_max,
+        num_bessel=c.num_bessels,
+        num_polynomial_cutoff=c.cutoff_power,
+        max_ell=c.max_ell,
+        interaction_cls=kind,
+        interaction_cls_first=kind,
+        num_interactions=c.num_interactions,
+        num_elements=len(c.elements),
+        hidden_irreps=o3.Irreps(c.hidden_irreps),
+        MLP_irreps=o3.Irreps(f"{c.readout_width}x0e"),
+        atomic_energies=np.zeros(len(c.elements)),
+        avg_num_neighbors=c.average_neighbors,
+        atomic_numbers=list(c.elements),
+        correlation=c.correlation,
+        gate=torch.nn.functional.silu,
+        radial_MLP=list(c.radial_widths),
+        atomic_inter_scale=c.energy_scale,
+        atomic_inter_shift=c.energy_shift,
+    )
+    return model.float(), f"mace-torch {mace.__version__}, torch {torch.__version__}"
+
+
+def mace_batch(case: Case, structures: list[Any]) -> dict[str, Any]:
+    """Several structures as one graph."""
+    import torch
+    from mace.data.neighborhood import get_neighborhood
+
+    first, parts = 0, []
+    for i, s in enumerate(structures):
+        index, shifts, units, cell = get_neighborhood(s.positions, case.config.r_max, (True,) * 3, np.array(s.cell))
+        species = np.array([case.config.elements.index(int(z)) for z in s.numbers])
+        parts.append((s.positions, index + first, shifts, units, cell, species, np.full(len(species), i)))
+        first += len(species)
+    position, index, shifts, units, cell, species, batch = (
+        np.concatenate(x, axis=-1 if k == 1 else 0) for k, x in enumerate(zip(*parts, strict=True))
+    )
+    n = len(structures[0].numbers)
+    return {
+        "positions": torch.tensor(position).float(),
+        "node_attrs": torch.eye(len(case.config.elements))[torch.tensor(species)],
+        "edge_index": torch.tensor(index).long(),
+        "shifts": torch.tensor(shifts).float(),
+        "unit_shifts": torch.tensor(units).float(),
+        "cell": torch.tensor(cell).float(),
+        "batch": torch.tensor(batch),
+        "ptr": torch.arange(0, first + 1, n),
+        "head": torch.zeros(len(structures), dtype=torch.int64),
+    }
+
+
+def mace_observables(model: Any, data: dict[str, Any], training: bool) -> tuple[Any, ...]:
+    """Energies, forces, stress."""
+    out = model(dict(data), training=training, compute_stress=True)
+    return out["energy"], out["forces"], out["stress"]
+
+
+KINDS = {
+    "nequip": (nequip_model, nequip_batch, nequip_observables),
+    "mace": (mace_model, mace_batch, mace_observables),
+}
+
+
+def sghmc(kind: str, case: Case) -> tuple[Callable[[], None], str, int]:
+    """One SGHMC step with AMSGrad mass of one chain; the other chains are the same work again."""
+    import torch
+
+    make, collate, observe = KINDS[kind]
+    model, version = make(case)
+    model.train()
+    batch = collate(case, rattled(case.structure, BATCH))
+    weights = [w for w in model.parameters() if w.requires_grad]
+    prior = [w.detach().clone() for w in weights]
+    momentum, mean, largest = ([torch.zeros_like(w) for w in weights] for _ in range(3))
+
+    def once() -> None:
+        energy, forces, stress = observe(model, batch, True)
+        loss = 0.5 * ((energy - 1.0) / ENERGY_SIGMA).square().sum() + 0.5 * (forces / FORCE_SIGMA).square().sum()
+        if stress is not None:
+            loss = loss + 0.5 * (stress / STRESS_SIGMA).square().sum()
+        loss = loss / BATCH + sum(0.5 * ((w - p) / 0.2).square().sum() for w, p in zip(weights, prior, strict=True))
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        with torch.no_grad():
+            for w, g, v, m, top in zip(weights, gradients, momentum, mean, largest, strict=True):
+                if g is None:
+                    continue
+                m.mul_(0.999).addcmul_(g, g, value=0.001)
+                torch.maximum(top, m, out=top)
+                inverse = 1.0 / (top.sqrt() + 1e-4)
+                noise = torch.randn_like(w) * (2.0 * FRICTION * STEP_SIZE) ** 0.5 * inverse.sqrt()
+                v.mul_(1.0 - FRICTION).sub_(STEP_SIZE * inverse * g).add_(noise)
+                w.add_(1e-6 * v)  # small, so that random weights do not run away; the work is the same
+
+    return once, version, CHAINS
+
+
+def dynamics(kind: str, case: Case) -> tuple[Callable[[], None], str, float]:
+    """ASE Langevin with the mean force of all models, evaluated one after the other."""
+    import torch
+    from ase import Atoms, units
+    from ase.calculators.calculator import Calculator, all_changes
+    from ase.md.langevin import Langevin
+
+    make, collate, observe = KINDS[kind]
+    models = [make(case) for _ in range(CHAINS)]
+    version = models[0][1]
+    for model, _ in models:
+        model.eval()
+
+    class Committee(Calculator):
+        implemented_properties = ["energy", "forces"]  # noqa: RUF012 (as ASE has it)
+
+        def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+            super().calculate(atoms, properties, system_changes)
+            structure = case.structure._replace(positions=atoms.get_positions())
+            data = collate(case, [structure])
+            results = [observe(model, data, False) for model, _ in models]
+            forces = torch.stack([r[1].detach() for r in results])
+            energies = torch.stack([r[0].detach().sum() for r in results])
+            self.results = {
+                "energy": float(energies.mean()),
+                "forces": 1e-3 * forces.mean(0).numpy(),  # of random weights; the work is the same
+                "sigma": float(energies.std()),
+            }
+
+    s = case.structure
+    atoms = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc, calculator=Committee())
+    md = Langevin(atoms, 0.5 * units.fs, temperature_K=300.0, friction=0.01 / units.fs, rng=np.random.default_rng(0))
+    steps = MD_STEPS[case.name]
+    return lambda: md.run(steps), version, 1.0 / steps
+
+
+def main() -> None:
+    """Serve."""
+    kind, task, name = sys.argv[1:4]
+    once, version, factor = {"sghmc": sghmc, "md": dynamics}[task](kind, CASES[name]())
+    once()
+    print(json.dumps({"version": version, "factor": factor}), flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        once()
+        print(json.dumps({"seconds": factor * (time.perf_counter() - start)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Time this package against its peers, in turns, on the machine that it runs on.
+
+    python -m benchmarks.speed.run --nequip PYTHON --mace PYTHON [--only QUESTION ...]
+
+PYTHON are interpreters of environments with this package and nequip or mace-torch (whose requirements exclude each
+other). Every question is a line of `benchmarks/results/speed/DEVICE.json`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bayes_mlff.core.command_line import one_device_per_core
+from benchmarks.speed import cases, ours
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "speed"
+PEER_OF = {"ethanol": "nequip", "lamno3-40": "mace"}
+GROWTH = (1, 2, 4)
+"""Repeats of the cell of 40 atoms in each direction."""
+
+
+class Peer:
+    """A peer at work in its own environment."""
+
+    def __init__(self, python: str, kind: str, task: str, case: str):
+        command = [python, "-W", "ignore", "-m", "benchmarks.speed.peer", kind, task, case]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.version = self._answer()["version"]
+
+    def time(self) -> float:
+        """Do the work once; seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"the peer ended: {self._process.args}")
+
+
+def timed(once: Callable[[], None]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    once()
+    return time.perf_counter() - start
+
+
+def in_turns(once: Callable[[], None], factor: float, peer: Peer, rounds: int) -> tuple[float, float, float]:
+    """Median seconds of ours and the peer, and the median ratio of neighbouring measurements."""
+    pairs = [(factor * timed(once), peer.time()) for _ in range(rounds)]
+    mine, theirs = zip(*pairs, strict=True)
+    return statistics.median(mine), statistics.median(theirs), statistics.median(b / a for a, b in pairs)
+
+
+def against_peers(args: argparse.Namespace, task: str) -> list[dict[str, Any]]:
+    """An update step, or a step of dynamics, of all chains."""
+    rows = []
+    for name, make in cases.CASES.items():
+        kind = PEER_OF[name]
+        case, steps = make(), 20 if name == "ethanol" else 4
+        once = ours.update(case) if task == "sghmc" else ours.dynamics(case, steps=steps)
+        peer = Peer(getattr(args, kind), kind, task, name)
+        try:
+            factor = 1.0 / (ours.THIN if task == "sghmc" else steps)
+            mine, theirs, ratio = in_turns(once, factor, peer, args.rounds)
+        finally:
+            peer.close()
+        question = "SGHMC step of 8 chains, batch 5" if task == "sghmc" else "MD step with 8 models"
+        rows.append(row(question, name, mine, peer.version, theirs, ratio))
+    return rows
+
+
+def gate(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A step that combines 8 predictions, calibrates and decides, against the bare mean of their forces."""
+    rows = []
+    for name in ("ethanol", "lamno3-40"):
+        case = shipped(name)
+        bare, full = ours.dynamics(case, steps=100, gated=False), ours.dynamics(case, steps=100)
+        pairs = [(timed(full) / 100, timed(bare) / 100) for _ in range(5 * args.rounds)]
+        with_gate, without = (statistics.median(x) for x in zip(*pairs, strict=True))
+        share = statistics.median(a / b for a, b in pairs) - 1.0
+        extra = {"share_of_step": share}
+        rows.append(
+            row("uncertainty gate", name, with_gate, "the same without gate", without, without / with_gate) | extra
+        )
+    return rows
+
+
+def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Shipped MACE: a step of dynamics with 8 models as the cell grows, and an update as chains are added."""
+    rows, case = [], shipped("lamno3-40")
+    for repeat in GROWTH:
+        larger = replace(case, structure=cases.supercell(case.structure, repeat))
+        steps = max(1, 64 // repeat**3)
+        once = ours.dynamics(larger, steps=steps)
+        seconds = statistics.median(timed(once) / steps for _ in range(args.rounds))
+        atoms = len(larger.structure.numbers)
+        rows.append(
+            row(f"MD step with 8 models, {atoms} atoms", "lamno3", seconds) | {"us_per_atom": 1e6 * seconds / atoms}
+        )
+    for chains in (1, 2, 4, 8):
+        once = ours.update(case, chains=chains)
+        seconds = statistics.median(timed(once) / ours.THIN for _ in range(args.rounds))
+        rows.append(
+            row(f"SGHMC step of {chains} chains, batch 5", "lamno3-40", seconds) | {"s_per_chain": seconds / chains}
+        )
+    return rows
+
+
+def shipped(name: str) -> cases.Case:
+    """The system with the architecture of the model that comes with the package."""
+    case = cases.CASES[name]()
+    model = "nequip-md17-small" if name == "ethanol" else "mace-perovskite-small"
+    return replace(case, config=ours.shipped_config(model, case.structure))
+
+
+def row(
+    question: str, system: str, mine: float, peer: str = "", theirs: float | None = None, ratio: float | None = None
+):
+    """One line of the results."""
+    device = jax.devices()[0]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    result = {
+        "question": question,
+        "system": system,
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "ours_s": mine,
+        "peer": peer,
+        "peer_s": theirs,
+        "ratio": ratio,
+        "commit": commit.stdout.strip(),
+        "versions": f"jax {jax.__version__}",
+    }
+    print(json.dumps(result), flush=True)
+    return result
+
+
+QUESTIONS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    "update": lambda args: against_peers(args, "sghmc"),
+    "dynamics": lambda args: against_peers(args, "md"),
+    "gate": gate,
+    "growth": growth,
+}
+
+
+def main() -> None:
+    """Answer the questions and keep what others answered before."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nequip", default=sys.executable, help="interpreter with nequip")
+    parser.add_argument("--mace", default=sys.executable, help="interpreter with mace-torch")
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
+    parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median is taken")
+    args = parser.parse_args()
+    one_device_per_core(cases.CHAINS)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{jax.default_backend()}.json"
+    known = json.loads(path.read_text()) if path.is_file() else []
+    for name in args.only:
+        new = QUESTIONS[name](args)
+        names = {(r["question"], r["system"]) for r in new}
+        known = [r for r in known if (r["question"], r["system"]) not in names] + new
+        path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

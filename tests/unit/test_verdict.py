@@ -1,0 +1,86 @@
+"""When a run counts as trained, and what is said if it does not."""
+
+import numpy as np
+import pytest
+
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.otf import config, verdict
+from bayes_mlff.otf.run_data import RunData, ThermoSeries
+
+STEPS = 20_000
+"""10 ps."""
+
+
+def record(step, reason="uncertain"):
+    still = Structure(np.array([6]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
+    return LabelRecord(still, Label(0.0, np.zeros((1, 3))), step, 0.5 * step, reason, 0.0, None, "x", 1.0)
+
+
+def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005):
+    return {"event": "audit", "time": 0.0, "step": step, "error_ev": error, "sigma_ev": sigma, "sigma_crit_ev": 0.01,
+            "threshold_ev": 0.02, "pit": pit, "raised": raised}  # fmt: skip
+
+
+def run(labels=(0, 5, 40, 300), events=None, refused=()):
+    sound = [audit(1000 * i + 7, pit=(i + 0.5) / 19) for i in range(19)]
+    none = np.zeros(0)
+    return RunData(
+        "",
+        config.parse({"structure": "x.xyz"}),
+        [record(s, "initial" if s == 0 else "uncertain") for s in labels],
+        np.arange(1, STEPS + 1),
+        ThermoSeries(none, none, none, none, none, none),
+        sound if events is None else events,
+        None,
+        tuple(record(s) for s in refused),
+    )
+
+
+def test_a_quiet_run_with_sound_audits_is_trained():
+    judged = verdict.judge(run())
+    assert judged.trained and verdict.sentence(judged) == "trained"
+    assert (judged.recent_per_ps, judged.earlier_per_ps) == (0.0, 3 / 5)
+    table = dict(verdict.rows(judged))
+    assert table["Audits"] == "19" and "19 of 19 trusted" in table["Audit pass rate"]
+    assert all(level in table["Coverage of predicted intervals, audits only"] for level in ("50%", "80%", "90%", "95%"))
+
+
+BUSY = tuple(range(15_000, 15_006))
+
+
+@pytest.mark.parametrize(
+    ("data", "phrase"),
+    [
+        (run(labels=()), "nothing has been labelled"),
+        (run(events=[audit(100 * i) for i in range(9)]), "only 9 audits, 10 are needed"),
+        (run(events=[audit(7, raised=True)]), "only 0 audits since the calibration was raised"),
+        (run(labels=(0, *BUSY)), "1.2 labels per ps"),
+        (run(events=[audit(i, error=0.03 if i < 6 else 0.0) for i in range(19)]), "6 of 19 trusted audits are above"),
+        (run(events=[audit(i, pit=0.999) for i in range(19)]), "the 95% interval holds 0%"),
+        (run(refused=(19_000,)), "1 label not believed"),
+        (run(events=[*run().events, {"event": "rolled_back", "time": 0.0, "step": 12_000}]), "1 roll-back in"),
+    ],
+)
+def test_each_reason_is_named(data, phrase):
+    judged = verdict.judge(data)
+    assert not judged.trained and phrase in verdict.sentence(judged)
+    assert verdict.sentence(judged).startswith("not yet, because ")
+
+
+def test_what_happened_long_ago_does_not_count():
+    events = [*run().events, {"event": "rolled_back", "time": 0.0, "step": 9_000}]
+    judged = verdict.judge(run(labels=(0, *(s - 10_000 for s in BUSY)), events=events, refused=(9_000,)))
+    assert judged.trained and (judged.rollbacks, judged.refused) == (1, 1)
+
+
+def test_an_audit_that_is_above_by_chance_is_forgiven():
+    events = [audit(i, error=0.03 if i == 3 else 0.0, pit=(i + 0.5) / 19) for i in range(19)]
+    assert verdict.judge(run(events=events)).trained
+
+
+def test_a_run_that_has_not_begun_has_a_verdict():
+    empty = run(labels=(), events=[])._replace(steps=np.zeros(0))
+    judged = verdict.judge(empty)
+    assert not judged.trained and dict(verdict.rows(judged))["Audit pass rate"] == "no data"
