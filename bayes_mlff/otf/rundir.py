@@ -76,13 +76,11 @@ class RunDirectory:
         with _writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.put_in_force(config_text)
-        with _writing(self.config):
-            durable.write_whole(self.config, config_text.encode())  # last: with it, this is a run
+        write_whole(self.config, config_text.encode())  # last: with it, this is a run
 
     def put_in_force(self, config_text: str) -> None:
         """Remember the settings that the run goes on with, apart from the copy that a user may edit."""
-        with _writing(self.in_force):
-            durable.write_whole(self.in_force, config_text.encode())
+        write_whole(self.in_force, config_text.encode())
 
     def open(self) -> None:
         """Take the lock, and clear away what an interrupted process left unfinished.
@@ -188,8 +186,7 @@ class RunDirectory:
         """Write the arrays of the comparison with random frames, whole or not at all."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        with _writing(self.validation_arrays):
-            durable.write_whole(self.validation_arrays, buffer.getvalue())
+        write_whole(self.validation_arrays, buffer.getvalue())
 
     def log(self, event: str, **fields: Any) -> None:
         """Add one event to events.jsonl; within a process its times never go back, even if the clock is set back."""
@@ -197,6 +194,16 @@ class RunDirectory:
         line = json.dumps({"event": event, "time": round(now, 3), **fields}) + "\n"
         with _writing(self.events):
             durable.append(self.events, line.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of a run, whole or not at all.
+
+    Raises:
+      RunDirectoryError: if it cannot be written; then the file is as it was.
+    """
+    with _writing(path):
+        durable.write_whole(path, content)
 
 
 @contextlib.contextmanager

@@ -70,10 +70,10 @@ def operations(folder: Path) -> list[faults.Operation]:
 
 
 def start(folder: Path, arguments: Sequence[str], around: Surroundings) -> Any:
-    """Start a child as `run` does, without waiting for it; returns a process for `finish`."""
+    """Start a child as `run` does, without waiting for it; returns a process for `finish`, which ends with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOAD))
-    child = context.Process(target=_work, args=(folder, arguments, around))
+    child = context.Process(target=_work, args=(folder, arguments, around), daemon=True)
     child.start()
     return child
 

@@ -289,14 +289,15 @@ def test_a_second_process_is_refused_and_the_lock_ends_with_the_first(lab, whole
     faulty_engines.plan(half, {number: "hang"})
     arguments = ("run", str(lab.config), "-o", "run")
     first = child_runs.start(half, arguments, Surroundings(cache=lab.cache))
-    limit = time.monotonic() + 120.0
-    while sum(not call["done"] for call in faulty_engines.calls(half)) < number:
-        assert time.monotonic() < limit and first.is_alive()
-        time.sleep(0.05)
-    other = half / "other"
-    other.mkdir()
-    refused(lab.run(other, "resume", "../run"), "another process is running here")
-    first.kill()
+    try:
+        limit = time.monotonic() + 300.0
+        while sum(not call["done"] for call in faulty_engines.calls(half)) < number:
+            assert time.monotonic() < limit and first.is_alive()
+            time.sleep(0.05)
+        (half / "other").mkdir()
+        refused(lab.run(half / "other", "resume", "../run"), "another process is running here")
+    finally:
+        first.kill()
     assert child_runs.finish(first, half).code == -signal.SIGKILL
     assert (half / "run" / "run.lock").exists()
     faulty_engines.plan(half, {})
