@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.otf import crystal_figures, report, run_data
+from bayes_mlff.otf import crystal_figures, report, run_data, trajectory
 from bayes_mlff.otf.run_data import RunData
 
 
@@ -66,7 +66,7 @@ def _crystal(run_dir: Path, data: RunData) -> dict[str, str | int | dict[str, fl
         "engine": data.config.engine.name,
         "atoms": len(structure.numbers),
     }
-    bonds = crystal_figures.octahedra(crystal_figures.read_trajectory(run_dir / "trajectory.extxyz"))
+    bonds = crystal_figures.octahedra(trajectory.read(run_dir / "trajectory.extxyz"))
     if bonds is None or dynamics.ensemble == "nve":
         return found
     for mean in crystal_figures.segment_means(bonds, dynamics.conditions()):

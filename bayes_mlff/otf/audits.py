@@ -12,12 +12,13 @@ most α (Ville 1939; Grünwald, de Heide and Koolen 2024, J. R. Stat. Soc. B 86,
 of the precision starts anew: its prior, updated with the audits from the most probable j on alone.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import RunDirectoryError, brief
 from bayes_mlff.ensemble import calibration, metrics
 from bayes_mlff.ensemble.calibration import Calibration
 
@@ -162,7 +163,7 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
     for event in events:
         if event["event"] == "audit":
             try:
-                found[int(event["step"])] = Audit(
+                audit = Audit(
                     step=int(event["step"]),
                     error=float(event["error_ev"]),
                     sigma=float(event["sigma_ev"]),
@@ -171,8 +172,11 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
                     pit=float(event["pit"]),
                     raised=bool(event["raised"]),
                 )
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunDirectoryError(f"events.jsonl: an audit lacks or spoils {error}") from error
+                if not (abs(audit.error) < math.inf and 0.0 <= audit.pit <= 1.0):
+                    raise ValueError(f"error_ev {audit.error:g} or pit {audit.pit:g}")
+                found[audit.step] = audit
+            except (KeyError, OverflowError, TypeError, ValueError) as error:
+                raise RunDirectoryError(f"events.jsonl: an audit lacks or spoils {brief(str(error))}") from error
     return [found[step] for step in sorted(found)]
 
 

@@ -4,21 +4,19 @@ A perovskite's B atom is a transition metal whose six nearest anions are well ap
 bonds is followed through the run, whatever box the atoms are wrapped into, so that it can be averaged over time.
 """
 
-import re
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import matplotlib
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 from ase.geometry import minkowski_reduce
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.otf.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Panel, band, png
 from bayes_mlff.otf.run_data import ThermoSeries
 from bayes_mlff.otf.schedule import Schedule
+from bayes_mlff.otf.trajectory import Trajectory
 
 _METALS: Final = (*range(21, 31), *range(39, 49), *range(72, 81))
 _ANIONS: Final = (7, 8, 9, 16, 17, 34, 35, 52, 53)
@@ -26,15 +24,6 @@ _GAP: Final = 1.25
 """Least ratio of the seventh distance to the sixth: 2.2 in a cubic perovskite, 1 around its A atoms."""
 _WINDOW_FS: Final = 5000.0
 _SETTLING: Final = 0.2
-
-
-class Trajectory(NamedTuple):
-    """The stored frames of a run."""
-
-    time_fs: np.ndarray  # [f]
-    numbers: np.ndarray  # [n] atomic numbers
-    positions: np.ndarray  # [f, n, 3] Å, wrapped or not
-    cells: np.ndarray  # [f, 3, 3] Å, rows
 
 
 class Octahedra(NamedTuple):
@@ -52,38 +41,6 @@ class SegmentMean(NamedTuple):
     begin_fs: float
     end_fs: float
     distance: np.ndarray  # [3] Å: short, middle, long
-
-
-def read_trajectory(path: Path) -> Trajectory:
-    """Read a periodic trajectory; a last frame that is still being written is left out.
-
-    Args:
-      path: extended XYZ with `Lattice` and `time_fs`, and species and positions as its only columns.
-
-    Raises:
-      RunDirectoryError: if it is missing or not such a file.
-    """
-    if not path.is_file():
-        raise RunDirectoryError(f"{path.name} is missing; allowed: a run that has stored frames")
-    text = path.read_text(encoding="utf-8")
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    try:
-        n = int(lines[0])
-        frames = len(lines) // (n + 2)
-        heads, comments = ([lines[i + k * (n + 2)] for k in range(frames)] for i in (0, 1))
-        if n < 1 or not frames or any(int(head) != n for head in heads):
-            raise ValueError("not one number of atoms throughout")
-        atoms = [line for i, line in enumerate(lines[: frames * (n + 2)]) if i % (n + 2) > 1]
-        if any(len(line.split()) != 4 for line in atoms[:n]):
-            raise ValueError("columns beside species and positions")
-        return Trajectory(
-            np.array([_field("time_fs", c) for c in comments], np.float64),
-            np.array([atomic_numbers[line.split()[0]] for line in atoms[:n]]),
-            np.loadtxt(atoms, np.float64, comments=None, usecols=(1, 2, 3)).reshape(frames, n, 3),
-            np.array([_field("Lattice", c).split() for c in comments], np.float64).reshape(frames, 3, 3),
-        )
-    except (ValueError, IndexError, KeyError) as error:
-        raise RunDirectoryError(f"{path.name}: allowed: frames of one crystal, as a run writes; got {error}") from error
 
 
 def octahedra(trajectory: Trajectory) -> Octahedra | None:
@@ -284,13 +241,6 @@ def conditions_panel(thermo: ThermoSeries, schedule: Schedule | None, *, at_pres
         if len(shown) == 1:
             caption += " The pressure of this run has not been logged."
         return Panel(title, caption, png(figure))
-
-
-def _field(name: str, comment: str) -> str:
-    match = re.search(rf'\b{name}=("[^"]*"|\S+)', comment)
-    if match is None:
-        raise ValueError(f"a comment without {name}")
-    return match[1].strip('"')
 
 
 def _six(scaled: np.ndarray, cell: np.ndarray, metal: int, anions: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

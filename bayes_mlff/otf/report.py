@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from ase.io.extxyz import XYZError, read_extxyz
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.structure import from_ase
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
-from bayes_mlff.otf import audits, crystal_figures, figures, run_data, verdict
+from bayes_mlff.otf import audits, crystal_figures, figures, run_data, trajectory, verdict
 from bayes_mlff.otf.figures import Panel
 from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, WallTime, summary
 
@@ -44,7 +42,7 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
       ConfigError: if its configuration is not valid.
-      DataError: if the dataset is unreadable.
+      DataError: if the labels or the arrays of random frames are unreadable.
     """
     run = run_data.read(run_dir)
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
@@ -130,15 +128,15 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
     if bonds is None:
         return []
     try:
-        with path.open(encoding="utf-8") as file:
-            frames = list(read_extxyz(file, index=slice(None)))  # pyright: ignore[reportArgumentType]
-    except XYZError as error:
+        frames = trajectory.read(path)
+        along = [figures.hydroxyl_angles(frames.structure(i), bonds) for i in range(len(frames.step))]
+    except (DataError, RunDirectoryError) as error:
         return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
-    along = np.array([figures.hydroxyl_angles(from_ase(atoms), bonds) for atoms in frames]).reshape(-1, 2)
+    angles = np.array(along).reshape(-1, 2)
     series = AngleSeries(
-        time_fs=np.array([atoms.info["time_fs"] for atoms in frames], np.float64),
-        angle_deg=along[:, 0],
-        dihedral_deg=along[:, 1],
+        time_fs=frames.time_fs,
+        angle_deg=angles[:, 0],
+        dihedral_deg=angles[:, 1],
         label_time_fs=np.array([r.time_fs for r in records]),
         label_angle_deg=np.array([figures.hydroxyl_angles(r.structure, bonds)[0] for r in records]),
     )
@@ -153,11 +151,11 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     schedule = None if dynamics.ensemble == "nve" else dynamics.conditions()
     held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=dynamics.ensemble == "npt")
     try:
-        trajectory = crystal_figures.read_trajectory(run_dir / "trajectory.extxyz")
+        frames = trajectory.read(run_dir / "trajectory.extxyz")
     except RunDirectoryError as error:
         return [Panel("Structure of the crystal", f"The trajectory is not readable now: {error}."), held]
-    labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(trajectory)
-    cell = crystal_figures.cell_panel(trajectory, schedule, labels, perovskite=bonds is not None)
+    labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(frames)
+    cell = crystal_figures.cell_panel(frames, schedule, labels, perovskite=bonds is not None)
     if bonds is None:
         return [cell, held]
     return [crystal_figures.bonds_panel(bonds, schedule, labels), cell, held]

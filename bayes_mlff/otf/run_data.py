@@ -7,19 +7,33 @@ of labels are compared on the model's scale: reference energy plus the offset st
 import csv
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.molecule_sets import read_arrays
 from bayes_mlff.data.structure import to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.otf import config, plausibility
 from bayes_mlff.otf.config import RunConfig
+
+NUMBERS: Final = {
+    "label": ("engine_s",),
+    "label_refused": ("engine_s",),
+    "update": ("seconds",),
+    "rolled_back": ("step",),
+}
+"""Fields of events that are read as numbers, besides their time."""
+
+SURE: Final = ("step", "time_fs", "temperature_k", "potential_ev", "total_ev")
+"""Columns of the logged steps that are always known."""
+
+LARGEST: Final = 1e15
+"""No time, step or energy of a run comes near."""
 
 
 class LabelSeries(NamedTuple):
@@ -123,7 +137,7 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
       ConfigError: if its configuration is not valid.
-      DataError: if the dataset is unreadable.
+      DataError: if the labels or the arrays of random frames are unreadable.
     """
     return summarise(read(run_dir), threshold_ev)
 
@@ -134,16 +148,17 @@ def read(run_dir: Path) -> RunData:
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
       ConfigError: if its configuration is not valid.
-      DataError: if the dataset is unreadable.
+      DataError: if the labels or the arrays of random frames are unreadable.
     """
     config_path, labels = run_dir / "config.yaml", run_dir / "dataset.extxyz"
     refused = run_dir / plausibility.REJECTED
     if not config_path.exists():
         raise RunDirectoryError(f"{run_dir}: no config.yaml there; allowed: the directory of a run")
+    settings = config.load(config_path)
     steps, thermo = _read_thermo(run_dir / "thermo.csv")
     return RunData(
         config_text=config_path.read_text(encoding="utf-8"),
-        config=config.load(config_path),
+        config=settings,
         records=dataset.read(labels) if labels.exists() else [],
         steps=steps,
         thermo=thermo,
@@ -216,59 +231,65 @@ def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
     sessions: list[tuple[float, float]] = []
     spent = {"label": 0.0, "label_refused": 0.0, "update": 0.0}
     for event in events:
-        now = _timestamp(event["time"])
-        if event["event"] == "run_started" or not sessions:
+        name, now = event["event"], float(event["time"])
+        if name == "run_started" or not sessions:
             sessions.append((now, now))
         sessions[-1] = (sessions[-1][0], now)
-        key = {"label": "engine_s", "label_refused": "engine_s", "update": "seconds"}.get(event["event"])
-        if key is not None:
-            if key not in event:
-                raise RunDirectoryError(f"events.jsonl: event {event['event']!r} lacks {key!r}")
-            spent[event["event"]] += float(event[key])
+        if name in spent:
+            spent[name] += float(event[NUMBERS[name][0]])
     total = sum(end - start for start, end in sessions)
     asked = spent["label"] + spent["label_refused"]
     return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])
 
 
-def _timestamp(value: object) -> float:
-    """Seconds, from a number of seconds or an ISO 8601 date."""
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError as error:
-        raise RunDirectoryError(f"events.jsonl: time {value!r} is neither seconds nor ISO 8601") from error
-
-
 def _whole_lines(path: Path) -> list[str]:
     """Lines that end; a last one that is still being written is left out."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: not readable as text: {error}") from error
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]
 
 
 def _read_thermo(path: Path) -> tuple[np.ndarray, ThermoSeries]:
-    rows = list(csv.DictReader(_whole_lines(path)))
     names = ("step", *ThermoSeries._fields[:-1])
-    if rows and ThermoSeries._fields[-1] in rows[0]:
-        names = ("step", *ThermoSeries._fields)
     try:
+        rows = list(csv.DictReader(_whole_lines(path)))
+        if rows and ThermoSeries._fields[-1] in rows[0]:
+            names = ("step", *ThermoSeries._fields)
         table = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         needed = ", ".join(names)
         raise RunDirectoryError(f"{path}: needs numbers in the columns {needed}; got {error!r}") from error
     columns = table.reshape(-1, len(names)).T
+    for name, column in zip(names, columns, strict=True):
+        wrong = ~(np.abs(column) < LARGEST) if name in SURE else np.abs(column) >= LARGEST
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise RunDirectoryError(f"{path}: line {row + 2}: {name} is {column[row]:g}; allowed: a finite number")
+    if columns[0].size and (columns[0].min() < 0 or (columns[0] % 1).any()):
+        raise RunDirectoryError(f"{path}: a step is not a whole number from 0 on")
     return columns[0], ThermoSeries(*columns[1:])
 
 
 def _read_events(path: Path) -> list[Mapping[str, Any]]:
     events = []
     for number, line in enumerate(_whole_lines(path), start=1):
+        where = f"{path}: line {number}"
         try:
             event = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RunDirectoryError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(event, Mapping) or not {"event", "time"} <= event.keys():
-            raise RunDirectoryError(f"{path}: line {number}; allowed: an object with 'event' and 'time'")
+        except (RecursionError, ValueError) as error:
+            raise RunDirectoryError(f"{where} is not JSON: {error}") from error
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            raise RunDirectoryError(f"{where}; allowed: an object whose 'event' is a name")
+        for key in ("time", *NUMBERS.get(event["event"], ())):
+            value = event.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
+                raise RunDirectoryError(
+                    f"{where}: {key!r} of event {shown(event['event'])} is {shown(value)}; allowed: a finite number"
+                )
         events.append(event)
     return events
 
@@ -276,8 +297,12 @@ def _read_events(path: Path) -> list[Mapping[str, Any]]:
 def _read_validation(path: Path) -> Validation | None:
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        missing = [name for name in Validation._fields if name not in stored]
-        if missing:
-            raise RunDirectoryError(f"{path}: lacks {', '.join(missing)}; present: {', '.join(stored)}")
-        return Validation(*(np.asarray(stored[name], np.float64) for name in Validation._fields))
+    arrays = read_arrays(path, Validation._fields)
+    for name, array in zip(Validation._fields, arrays, strict=True):
+        if array.dtype.kind not in "fiu" or array.ndim != 1 or array.shape != arrays[0].shape:
+            raise RunDirectoryError(
+                f"{path}: {name} has type {array.dtype} and shape {array.shape}; allowed: a real number for each frame"
+            )
+        if not (np.abs(array) < LARGEST).all():
+            raise RunDirectoryError(f"{path}: {name} is not finite")
+    return Validation(*(array.astype(np.float64) for array in arrays))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,8 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.otf import trajectory
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.problem import Problem, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
@@ -32,15 +32,15 @@ def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, S
     """Draw frames of the trajectory without replacement, in order of time.
 
     Raises:
-      RunDirectoryError: if the trajectory has fewer frames.
+      RunDirectoryError: if the trajectory has fewer frames or is damaged.
     """
-    frames = ase.io.read(run.trajectory, index=":") if run.trajectory.exists() else []
-    if len(frames) < count:
+    frames = trajectory.read(run.trajectory)
+    if len(frames.step) < count:
         raise RunDirectoryError(
-            f"{run.trajectory}: {len(frames)} frames; allowed: at least validation_frames = {count}"
+            f"{run.trajectory}: {len(frames.step)} frames; allowed: at least validation_frames = {count}"
         )
-    chosen = np.sort(np.random.default_rng(seed).choice(len(frames), count, replace=False))
-    return [(int(frames[i].info["step"]), from_ase(frames[i])) for i in chosen]  # type: ignore[union-attr]
+    chosen = np.sort(np.random.default_rng(seed).choice(len(frames.step), count, replace=False))
+    return [(int(frames.step[i]), frames.structure(i)) for i in chosen]
 
 
 def validate(

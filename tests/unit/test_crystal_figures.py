@@ -13,10 +13,11 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.otf import crystal_figures as crystals
-from bayes_mlff.otf import report, run_data, schedule
-from bayes_mlff.otf.crystal_figures import Octahedra, Trajectory
+from bayes_mlff.otf import report, run_data, schedule, trajectory
+from bayes_mlff.otf.crystal_figures import Octahedra
 from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.otf.schedule import Segment
+from bayes_mlff.otf.trajectory import Trajectory
 
 THRESHOLD = 6.0 * KCAL_MOL
 DYNAMICS = """
@@ -27,6 +28,7 @@ DYNAMICS = """
     - {duration_ps: 0.2, temperature_k: 300}
 """
 CONFIG = f"structure: x.cif\ndynamics:\n  ensemble: npt{DYNAMICS}engine: {{name: ase, calculator: a:b, stress: true}}\n"
+FRAME = "step=0 time_fs=0"
 TITLES = ("Mn-O distances", "Lattice parameters", "Temperature and pressure")
 PBNM = ((1, 1, 1, 0, 0, 0), (1, -1, -1, 0.5, 0.5, 0), (-1, -1, 1, 0, 0, 0.5), (-1, 1, -1, 0.5, 0.5, 0.5))
 
@@ -51,7 +53,8 @@ def lanthanum_manganite() -> Atoms:
 def follow(frames: list[Atoms], times=None) -> Trajectory:
     times = 5.0 * np.arange(len(frames)) if times is None else np.asarray(times)
     cells = np.array([a.cell.array for a in frames])
-    return Trajectory(times, frames[0].numbers, np.array([a.positions for a in frames]), cells)
+    positions = np.array([a.positions for a in frames])
+    return Trajectory(np.arange(len(frames)), times, frames[0].numbers, np.ones(3, bool), positions, cells)
 
 
 def shaken(count: int, *, size: float = 0.08) -> list[Atoms]:
@@ -198,7 +201,7 @@ def test_trajectory_comes_back_without_its_torn_end(tmp_path):
     path = tmp_path / "trajectory.extxyz"
     with path.open("a") as file:
         file.write('20\nLattice="1 0')
-    got = crystals.read_trajectory(path)
+    got = trajectory.read(path)
     assert np.array_equal(got.time_fs, [0.0, 10.0, 20.0, 30.0])
     assert np.array_equal(got.numbers, frames[0].numbers)
     assert np.allclose(got.positions, [a.positions for a in frames], rtol=0, atol=1e-7)
@@ -210,12 +213,17 @@ def test_trajectory_comes_back_without_its_torn_end(tmp_path):
     [
         (None, "missing"),
         ("", "trajectory.extxyz"),
-        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\"\nHe 0 0 0\n", "time_fs"),
-        ("1\ntime_fs=0\nHe 0 0 0\n", "Lattice"),
-        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nHe 0 0 0 1 1 1\n", "columns beside"),
-        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nQq 0 0 0\n", "Qq"),
-        ("1\nLattice=\"1 0 0\" time_fs=0\nHe 0 0 0\n", "reshape"),
-        ("1\nLattice=\"1 0 0 0 1 0 0 0 1\" time_fs=0\nHe 0 x 0\n", "x"),
+        ("1\nstep=0\nHe 0 0 0\n", "time_fs"),
+        ("1\ntime_fs=0\nHe 0 0 0\n", "step"),
+        (f"1\n{FRAME} pbc=\"T T T\"\nHe 0 0 0\n", "Lattice"),
+        (f"1\n{FRAME} pbc=\"T T\"\nHe 0 0 0\n", "pbc"),
+        (f"1\n{FRAME}\nHe 0 0 0 1 1 1\n", "columns beside"),
+        (f"1\n{FRAME}\nQq 0 0 0\n", "Qq"),
+        (f"1\n{FRAME} Lattice=\"1 0 0\"\nHe 0 0 0\n", "reshape"),
+        (f"1\n{FRAME}\nHe 0 x 0\n", "x"),
+        (f"1\n{FRAME}\nHe 0 nan 0\n", "finite"),
+        (f"1\n{FRAME}\nHe 0 0 0\n1\n{FRAME}\nNe 0 0 0\n", "other atoms"),
+        ("é", "codec"),
     ],
 )  # fmt: skip
 def test_unusable_trajectory_is_an_error_and_a_sentence(tmp_path, text, message):
@@ -223,9 +231,9 @@ def test_unusable_trajectory_is_an_error_and_a_sentence(tmp_path, text, message)
     path = tmp_path / "trajectory.extxyz"
     path.unlink()
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     with pytest.raises(RunDirectoryError, match=message):
-        crystals.read_trajectory(path)
+        trajectory.read(path)
     panels = shown(tmp_path)
     assert "not readable" in panels["Structure of the crystal"].text
     assert str(tmp_path) not in panels["Structure of the crystal"].text

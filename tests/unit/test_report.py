@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
@@ -208,10 +208,10 @@ def test_unfinished_last_lines_are_left_out(tmp_path):
 def test_sessions_of_a_resumed_run_add_up(tmp_path):
     write_run(tmp_path, labels=2, steps=5, frames=0)
     times = (
-        ("run_started", "2025-01-01T00:00:00+00:00"),
-        ("chunk", "2025-01-01T00:01:00+00:00"),
-        ("run_started", "2025-01-02T00:00:00+00:00"),
-        ("chunk", "2025-01-02T00:02:00+00:00"),
+        ("run_started", 0.0),
+        ("chunk", 60.0),
+        ("run_started", 86400.0),
+        ("chunk", 86520.0),
     )
     lines = [json.dumps({"event": event, "time": time}) + "\n" for event, time in times]
     (tmp_path / "events.jsonl").write_text("".join(lines))
@@ -259,9 +259,9 @@ def test_broken_molecule_has_no_conformation():
         ("config.yaml", None, "no config.yaml"),
         ("thermo.csv", "step,time_fs\n1,2\n", "temperature_k"),
         ("events.jsonl", "{]\n", "line 1 is not JSON"),
-        ("events.jsonl", '{"time": 1}\n', "'event' and 'time'"),
-        ("events.jsonl", '{"event": "label", "time": 1}\n', "lacks 'engine_s'"),
-        ("events.jsonl", '{"event": "label", "time": "noon"}\n', "ISO 8601"),
+        ("events.jsonl", '{"time": 1}\n', "'event' is a name"),
+        ("events.jsonl", '{"event": "label", "time": 1}\n', "'engine_s' of event 'label' is None"),
+        ("events.jsonl", '{"event": "label", "time": "noon"}\n', "'time' of event 'label' is 'noon'"),
     ],
 )
 def test_unusable_files_are_named(tmp_path, name, content, message):
@@ -276,5 +276,5 @@ def test_unusable_files_are_named(tmp_path, name, content, message):
 def test_validation_file_without_an_array_is_refused(tmp_path):
     write_run(tmp_path, labels=0, steps=0, frames=0)
     np.savez(tmp_path / "validation.npz", reference_ev=np.zeros(2))
-    with pytest.raises(RunDirectoryError, match="predicted_ev"):
+    with pytest.raises(DataError, match="no array predicted_ev"):
         report.summary(tmp_path, threshold_ev=THRESHOLD)
