@@ -41,7 +41,7 @@ def system(
         str | None,
         typer.Option(
             help="demo (minutes on two cores; the default without an accelerator), large (lamno3 with 40 atoms; the "
-            "default with one) or paper (ethanol at the published length)."
+            "default with one) or paper (as published: length, threshold and, for lamno3, mace-mp-0-medium)."
         ),
     ] = None,
     output: Output = None,

@@ -171,14 +171,31 @@ def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: Run
 
 
 def _introduce(problem: Problem, engine: str, console: Console) -> None:
-    config = problem.config
-    formula = Path(config.structure).stem
+    config, dynamics = problem.config, problem.config.dynamics
+    validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     console.print(
-        f"{formula}: {len(problem.structure.numbers)} atoms, {config.dynamics.duration_ps:g} ps of "
-        f"{config.dynamics.ensemble} dynamics at {config.dynamics.temperature_k:g} K\n"
-        f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights\n"
+        f"{Path(config.structure).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
+        f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(config)}\n"
+        f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
+        f"{config.sampler.steps} steps of each after a label\n"
         f"  reference  {engine}\n"
-        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence",
+        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"at most {config.max_labels} labels{validation}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _conditions(config: RunConfig) -> str:
+    """Temperatures and, in npt, pressures of the run, in words."""
+    if config.dynamics.ensemble == "nve":
+        return f" from {config.dynamics.initial_temperature_k:g} K"
+    held = config.dynamics.conditions()
+
+    def values(pairs: np.ndarray, unit: str) -> str:
+        kept = pairs[held.begin_fs < config.dynamics.duration_ps * 1000.0].ravel()
+        steps = [x for i, x in enumerate(kept) if i == 0 or x != kept[i - 1]]
+        return f"{', '.join(f'{x:g}' for x in steps)} {unit}"
+
+    pressure = f", {values(held.pressure_gpa, 'GPa')}" if config.dynamics.ensemble == "npt" else ""
+    return f" at {values(held.temperature_k, 'K')}{pressure}"

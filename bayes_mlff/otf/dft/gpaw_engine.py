@@ -61,6 +61,8 @@ class GpawEngine:
         grid = "x".join(map(str, s.kpts)) if isinstance(s.kpts[0], int) else f"{len(s.kpts)} given"
         order = "" if s.magmoms is None else f", spin-polarised ({s.magnetic_order} start)"
         stress = "" if s.stress == "none" else f", {s.stress} stress"
+        if s.stress == "pulay-corrected":
+            stress += f" (first structure also at {s.pulay_cutoff_ev:g} eV)"
         return (
             f"GPAW {s.xc}{hubbard}, plane waves {s.cutoff_ev:g} eV, k-points {grid}, "
             f"Fermi-Dirac {s.smearing_ev:g} eV, {s.convergence} convergence{order}{stress}"

@@ -16,7 +16,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.extxyz import check_file
 from bayes_mlff.data.structure import Structure, from_ase
 
-SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large")}
+SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 """Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an
 accelerator, `paper` has the length of the published run."""
 
