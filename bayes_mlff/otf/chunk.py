@@ -2,17 +2,21 @@
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bayes_mlff.data import neighbors
-from bayes_mlff.data.graph import edge_vectors, volume
+from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
-from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.models.energetics import PredictFn, Prediction
+from bayes_mlff.otf.devices import on_all, shared_prediction
 from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy, total_work
+from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
 
 class Stop(enum.IntFlag):
@@ -111,28 +115,44 @@ class RunChunk(Protocol):
         ...
 
 
-def ensemble_predictor(predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None):
+def ensemble_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, chain_axis: ChainAxis | None = None
+) -> Callable[..., Predictive]:
     """Predictive distribution of one structure from K sets of parameters.
 
     Args:
       predict: model of one set of flat parameters.
       energy_sigma: fixed standard deviation of the likelihood, eV.
       stress_sigma: likewise of the stress, eV/Å³.
+      chain_axis: all sets of parameters at once, or one after the other; by default what suits the device.
 
     Returns:
-      `(params [c, p], graph) -> Predictive` with a batch axis of 1.
+      `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1; inside a function that runs on all
+      devices of a mesh each evaluates its share of the parameters.
     """
+    axis = chain_axis or preferred_axis()
 
-    def evaluate(params: jax.Array, graph) -> Predictive:
+    def predict_all(params: jax.Array, batch: Graph) -> Prediction:
+        if axis == "map":
+            return jax.lax.map(lambda chain: predict(chain, batch), params)
+        return jax.vmap(predict, in_axes=(0, None))(params, batch)
+
+    def evaluate(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
         batch = jax.tree.map(lambda x: x[None], graph)
-        prediction = jax.vmap(predict, in_axes=(0, None))(params, batch)
+        together = predict_all if mesh is None or mesh.size == 1 else shared_prediction(predict_all, mesh)
+        prediction = together(params, batch)
         return combine(prediction, energy_sigma=energy_sigma, stress_sigma=stress_sigma)
 
     return evaluate
 
 
 def make_chunk(
-    evaluate: Callable[..., Predictive], integrator: Integrator, spec: NeighborSpec, length: int
+    evaluate: Callable[..., Predictive],
+    integrator: Integrator,
+    spec: NeighborSpec,
+    length: int,
+    *,
+    mesh: Mesh | None = None,
 ) -> RunChunk:
     """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
 
@@ -141,18 +161,19 @@ def make_chunk(
       integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
       spec: static part of the neighbour list.
       length: most steps of one call.
+      mesh: devices to share the chains of `evaluate`; by default those of the arguments.
 
     Returns:
       `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once.
     """
+    evaluate_shared = evaluate if mesh is None else partial(evaluate, mesh=mesh)
 
     def evaluate_at(params: jax.Array, state: NeighborState, md: MDState):
         state = neighbors.move(state, md.position, md.cell)
         outdated = neighbors.stale(state, spec)
         state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
-        return state, evaluate(params, state.graph)
+        return state, evaluate_shared(params, state.graph)
 
-    @jax.jit
     def run(
         params: jax.Array,
         md: MDState,
@@ -164,7 +185,7 @@ def make_chunk(
         n, dtype = md.position.shape[0], md.position.dtype
         bounds = no_limits(dtype) if limits is None else limits
         empty = jnp.full((length,), jnp.nan, dtype)
-        shapes = jax.eval_shape(evaluate, params, state.graph)
+        shapes = jax.eval_shape(evaluate_shared, params, state.graph)
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         start = Chunk(
             md,
@@ -210,7 +231,7 @@ def make_chunk(
 
         return jax.lax.while_loop(keep_going, step, start)
 
-    return run
+    return jax.jit(run) if mesh is None else on_all(run, mesh)
 
 
 def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array) -> jax.Array:

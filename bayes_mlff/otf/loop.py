@@ -16,7 +16,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
-from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.devices import ChainDevices, chain_mesh
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState, initial_state
 from bayes_mlff.otf.problem import Problem, first_parameters, pretrained_energy
@@ -226,7 +226,8 @@ class Session:
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:
             length = self.problem.config.dynamics.chunk_steps
-            self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length)
+            mesh = chain_mesh(self.problem.config.sampler.chains)
+            self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length, mesh=mesh)
         return self._chunk[1]
 
     def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, *, audited: bool) -> RunState:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, pad_slots
@@ -12,7 +13,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn, predictor
 from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
-from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.devices import ChainDevices, chain_mesh
 from bayes_mlff.otf.integrators import friction_thermostat, initial_state, thermostatted
 from bayes_mlff.otf.schedule import build
 from bayes_mlff.posterior import training_set as training
@@ -107,14 +108,14 @@ def dynamics(case: Case, *, steps: int, chains: int = CHAINS, gated: bool = True
     if not gated:
         combined = evaluate
 
-        def evaluate(params: jax.Array, graph: Graph):
-            some = combined(params, graph)  # what is not used is not compiled
+        def evaluate(params: jax.Array, graph: Graph, mesh: Mesh | None = None):
+            some = combined(params, graph, mesh)  # what is not used is not compiled
             blank = jnp.zeros_like(some.energy_mean)
             return some._replace(energy_sigma=blank, forces_sigma=jnp.zeros_like(some.forces_mean))
 
     schedule = build((), temperature_k=300.0, pressure_gpa=0.0)
     integrator = thermostatted(0.5, schedule, friction_thermostat(0.5, 0.01))
-    chunk = make_chunk(evaluate, integrator, spec, steps)
+    chunk = make_chunk(evaluate, integrator, spec, steps, mesh=chain_mesh(chains))
     md = initial_state(state.graph.positions, case.structure.numbers, 300.0, jax.random.key(2), cell=state.graph.cell)
     params = chains_of(flat, chains)
 
