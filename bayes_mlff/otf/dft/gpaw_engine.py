@@ -8,6 +8,7 @@ from typing import Final, Self
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError
 from bayes_mlff.core.units import GPA
@@ -28,9 +29,10 @@ class GpawEngine:
     The basis set of plane waves depends on the cell, so that at a low cutoff the stress is wrong by a tensor that
     hardly depends on where the atoms are (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
     `stress: pulay-corrected` takes it from the first structure, as the difference to a high cutoff, and adds it to
-    every stress. All of it rather than a third of its trace: it belongs to cell and k-points, which do not turn
-    with the atoms, and a k-point off the axes makes its other components as constant as its trace. The energy, which
-    jumps with the number of plane waves when the cell changes, is corrected with the same tensor, see `plane_waves`.
+    every stress; `pulay_shift_gpa` gives it from an earlier run. All of it rather than a third of its trace: it
+    belongs to cell and k-points, which do not turn with the atoms, and a k-point off the axes makes its other
+    components as constant as its trace. The energy, which jumps with the number of plane waves when the cell changes,
+    is corrected with the same tensor, see `plane_waves`.
     """
 
     def __init__(self, settings: GpawSettings, directory: Path | None = None):
@@ -42,7 +44,7 @@ class GpawEngine:
         self._settings = settings
         self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE)
         self._numbers: np.ndarray | None = None  # of the structure that the initial moments are for
-        self._shift: np.ndarray | None = None  # [3, 3] eV/Å³, added to the stress
+        self._shift = _known_shift(settings)  # [3, 3] eV/Å³, added to the stress; None if still to be found
 
     @property
     def settings_hash(self) -> str:
@@ -51,6 +53,8 @@ class GpawEngine:
         level = s.model_dump(mode="json", include={"magmoms", "magnetic_order"})
         if s.stress == "pulay-corrected":
             level |= {"pulay_cutoff_ev": s.pulay_cutoff_ev, "energy": "smooth number of plane waves"}
+            if s.pulay_shift_gpa is not None:
+                level["pulay_shift_gpa"] = s.pulay_shift_gpa
         return hash_settings("gpaw", self._worker.settings_hash, level)
 
     @property
@@ -62,7 +66,8 @@ class GpawEngine:
         order = "" if s.magmoms is None else f", spin-polarised ({s.magnetic_order} start)"
         stress = "" if s.stress == "none" else f", {s.stress} stress"
         if s.stress == "pulay-corrected":
-            stress += f" (first structure also at {s.pulay_cutoff_ev:g} eV)"
+            how = "first structure also" if s.pulay_shift_gpa is None else "given, found"
+            stress += f" ({how} at {s.pulay_cutoff_ev:g} eV)"
         return (
             f"GPAW {s.xc}{hubbard}, plane waves {s.cutoff_ev:g} eV, k-points {grid}, "
             f"Fermi-Dirac {s.smearing_ev:g} eV, {s.convergence} convergence{order}{stress}"
@@ -133,7 +138,7 @@ class GpawEngine:
           DataError: if the state is that of another engine or level of theory.
         """
         if state is None:
-            self._shift = None
+            self._shift = _known_shift(self._settings)
             self._worker.restore_state(None)
             return
         saved = read_state(state, {"settings_hash", "worker", "stress_shift"})
@@ -173,6 +178,13 @@ class GpawEngine:
         check_label(label, len(structure.numbers))
         assert label.stress is not None  # asked for, and the structure is periodic
         return label.stress
+
+
+def _known_shift(settings: GpawSettings) -> np.ndarray | None:
+    """The given correction of the stress as a tensor, eV/Å³."""
+    if settings.pulay_shift_gpa is None:
+        return None
+    return GPA * voigt_6_to_full_3x3_stress(np.array(settings.pulay_shift_gpa, np.float64))
 
 
 def _symbols(structure: Structure) -> list[str]:
