@@ -79,8 +79,21 @@ def test_the_pressure_of_another_structure_is_that_of_the_high_cutoff_after_the_
     assert shift_gpa(third.diagnostics) is None
 
 
-def magnesium_oxide(seed: int | None) -> Structure:
-    atoms = bulk("MgO", "rocksalt", a=4.21)
+def test_the_correction_follows_the_volume(tmp_path):
+    """Eight per cent more volume: the same correction in GPa would be wrong by as much of it."""
+    raw = GpawSettings(python=PYTHON, cutoff_ev=250.0, stress="raw")
+    corrected = raw.model_copy(update={"stress": "pulay-corrected", "pulay_cutoff_ev": 600.0})
+    with GpawEngine(corrected, tmp_path) as engine:
+        shift = shift_gpa(engine.label(magnesium_oxide(None)).diagnostics)
+        larger = engine.label(magnesium_oxide(1, a=4.32))
+    with GpawEngine(raw.model_copy(update={"cutoff_ev": 600.0}), tmp_path) as engine:
+        best = engine.label(magnesium_oxide(1, a=4.32))
+    assert shift is not None
+    assert abs(np.trace(larger.label.stress - best.label.stress)) / 3 / GPA < 0.03 * abs(shift)
+
+
+def magnesium_oxide(seed: int | None, *, a: float = 4.21) -> Structure:
+    atoms = bulk("MgO", "rocksalt", a=a)
     if seed is not None:
         atoms.rattle(0.05, seed=seed)
     return from_ase(atoms)

@@ -19,7 +19,6 @@ from bayes_mlff.core.errors import (
     EngineRetryError,
     EngineSetupError,
 )
-from bayes_mlff.core.units import GPA
 from bayes_mlff.data.structure import Structure, from_ase
 from bayes_mlff.otf.dft import install_gpaw, worker, worker_process
 from bayes_mlff.otf.dft.ase_engine import AseSettings, level_hash
@@ -512,9 +511,9 @@ def test_gpaw_settings_become_the_arguments_of_its_calculator():
     for bad in (
         {"magnetic_order": "A-AFM"},
         {"stress": "pulay-corrected", "cutoff_ev": 900},
-        {"stress": "raw", "pulay_shift_gpa": [1.0] * 6},
-        {"stress": "pulay-corrected", "pulay_shift_gpa": [1.0] * 3},
-        {"stress": "pulay-corrected", "pulay_shift_gpa": [float("nan")] * 6},
+        {"stress": "raw", "pulay_virial_ev": [1.0] * 6},
+        {"stress": "pulay-corrected", "pulay_virial_ev": [1.0] * 3},
+        {"stress": "pulay-corrected", "pulay_virial_ev": [float("nan")] * 6},
         {"kpts": [0, 1, 1]},
         {"kpts": []},
         {"hubbard": {"Mn": {"u_ev": -1}}},
@@ -598,13 +597,17 @@ def test_the_stress_is_corrected_by_one_calculation_for_all_and_the_state_rememb
         engine.restore_state(None)
         engine.label(copper(1))
         assert calls.read_text().count("800.0") == 2
-    known = tuple(-x / GPA for x in (0.125, 0.0625, 0.0, 0.0, 0.0, 0.0))
-    with gpaw_like(fake_gpaw, stress="pulay-corrected", pulay_shift_gpa=known) as engine:
+    volume = np.linalg.det(copper(1).cell)
+    known = tuple(volume * x for x in (-0.125, -0.0625, 0.0, 0.0, 0.0, 0.0))
+    with gpaw_like(fake_gpaw, stress="pulay-corrected", pulay_virial_ev=known) as engine:
         for _ in range(2):
             result = engine.label(copper(1))
             np.testing.assert_allclose(result.label.stress, right[1] + missing, atol=1e-12)
             assert not any("found" in line for line in result.diagnostics)
             engine.restore_state(None)
+        larger = copper(1)._replace(cell=1.1 * copper(1).cell)
+        stress = engine.label(larger).label.stress
+        np.testing.assert_allclose(stress, right[1] + (2.0 - 1.1**-3) * missing, atol=1e-12)
         assert calls.read_text().count("800.0") == 2 and "given, found at 800 eV" in engine.description
         with pytest.raises(DataError, match="another level of theory"):
             engine.restore_state(state)

@@ -26,13 +26,13 @@ PROBE: Final = Path(__file__).with_name("gpaw_child.py")
 class GpawEngine:
     """An `Engine` that talks to GPAW in a process of its own; GPAW is never imported here.
 
-    The basis set of plane waves depends on the cell, so that at a low cutoff the stress is wrong by a tensor that
-    hardly depends on where the atoms are (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
-    `stress: pulay-corrected` takes it from the first structure, as the difference to a high cutoff, and adds it to
-    every stress; `pulay_shift_gpa` gives it from an earlier run. All of it rather than a third of its trace: it
-    belongs to cell and k-points, which do not turn with the atoms, and a k-point off the axes makes its other
-    components as constant as its trace. The energy, which jumps with the number of plane waves when the cell changes,
-    is corrected with the same tensor, see `plane_waves`.
+    The basis set of plane waves depends on the cell, so that at a low cutoff the stress is wrong by a tensor that,
+    times the volume, hardly depends on where the atoms are and how large the cell is (Francis and Payne 1990, J. Phys.
+    Condens. Matter 2, 4395). `stress: pulay-corrected` takes it from the first structure, as the difference to a high
+    cutoff, and corrects every stress with it; `pulay_virial_ev` gives it from an earlier run. All of it rather than a
+    third of its trace: it belongs to cell and k-points, which do not turn with the atoms, and a k-point off the axes
+    makes its other components as constant as its trace. The energy, which jumps with the number of plane waves when
+    the cell changes, is corrected with the same tensor, see `plane_waves`.
     """
 
     def __init__(self, settings: GpawSettings, directory: Path | None = None):
@@ -44,7 +44,7 @@ class GpawEngine:
         self._settings = settings
         self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE)
         self._numbers: np.ndarray | None = None  # of the structure that the initial moments are for
-        self._shift = _known_shift(settings)  # [3, 3] eV/Å³, added to the stress; None if still to be found
+        self._virial = _known_virial(settings)  # [3, 3] eV, of the missing stress; None if still to be found
 
     @property
     def settings_hash(self) -> str:
@@ -52,9 +52,9 @@ class GpawEngine:
         s = self._settings
         level = s.model_dump(mode="json", include={"magmoms", "magnetic_order"})
         if s.stress == "pulay-corrected":
-            level |= {"pulay_cutoff_ev": s.pulay_cutoff_ev, "energy": "smooth number of plane waves"}
-            if s.pulay_shift_gpa is not None:
-                level["pulay_shift_gpa"] = s.pulay_shift_gpa
+            level |= {"pulay_cutoff_ev": s.pulay_cutoff_ev, "energy": "smooth number of plane waves", "volume": "V0/V"}
+            if s.pulay_virial_ev is not None:
+                level["pulay_virial_ev"] = s.pulay_virial_ev
         return hash_settings("gpaw", self._worker.settings_hash, level)
 
     @property
@@ -66,7 +66,7 @@ class GpawEngine:
         order = "" if s.magmoms is None else f", spin-polarised ({s.magnetic_order} start)"
         stress = "" if s.stress == "none" else f", {s.stress} stress"
         if s.stress == "pulay-corrected":
-            how = "first structure also" if s.pulay_shift_gpa is None else "given, found"
+            how = "first structure also" if s.pulay_virial_ev is None else "given, found"
             stress += f" ({how} at {s.pulay_cutoff_ev:g} eV)"
         return (
             f"GPAW {s.xc}{hubbard}, plane waves {s.cutoff_ev:g} eV, k-points {grid}, "
@@ -91,29 +91,31 @@ class GpawEngine:
         self._set_moments(structure)
         s = self._settings
         corrects = s.stress == "pulay-corrected" and structure.is_periodic
-        reference = self._reference_stress(structure) if corrects and self._shift is None else None
+        reference = self._reference_stress(structure) if corrects and self._virial is None else None
         result = self._worker.label(structure)
         if not corrects:
             return result
         label = result.label
         if label.stress is None or label.stress.shape != (3, 3):
             raise EngineFailedError(f"{self.description}: unusable result: no stress of 3 x 3 components")
-        remarks = ()
-        if self._shift is None:
+        remarks, volume = (), abs(float(np.linalg.det(structure.cell)))
+        if self._virial is None:
             assert reference is not None  # for then it was calculated
-            self._shift = reference - label.stress
+            missing = reference - label.stress
+            self._virial = missing * volume
             remarks = (
-                f"Pulay correction of {np.trace(self._shift) / 3.0 / GPA:.2f} GPa found, the difference to "
-                f"{s.pulay_cutoff_ev:g} eV (xx yy zz yz xz xy): {_voigt_gpa(self._shift)}",
+                f"Pulay correction of {np.trace(missing) / 3.0 / GPA:.2f} GPa found, the difference to "
+                f"{s.pulay_cutoff_ev:g} eV (xx yy zz yz xz xy): {_voigt(missing / GPA)}; "
+                f"as engine.pulay_virial_ev: {_voigt(self._virial)}",
             )
-        energy = energy_correction(structure.cell, gpaw_arguments(s)["kpts"], s.cutoff_ev, self._shift)
+        energy = energy_correction(structure.cell, gpaw_arguments(s)["kpts"], s.cutoff_ev, self._virial)
         remarks = (
             *remarks,
-            f"stress before Pulay correction, GPa: {_voigt_gpa(label.stress)}",
+            f"stress before Pulay correction, GPa: {_voigt(label.stress / GPA)}",
             f"energy corrected by {energy:.4f} eV for the number of plane waves",
         )
         return result._replace(
-            label=label._replace(energy=label.energy + energy, stress=label.stress + self._shift),
+            label=label._replace(energy=label.energy + energy, stress=label.stress + self._virial / volume),
             seconds=time.perf_counter() - start,
             diagnostics=(*result.diagnostics, *remarks),
         )
@@ -121,13 +123,13 @@ class GpawEngine:
     def save_state(self) -> bytes | None:
         """Magnetic moments of the last label and the correction of the stress; None if there is neither."""
         worker = self._worker.save_state()
-        if worker is None and self._shift is None:
+        if worker is None and self._virial is None:
             return None
         return json.dumps(
             {
                 "settings_hash": self.settings_hash,
                 "worker": None if worker is None else worker.decode(),
-                "stress_shift": None if self._shift is None else self._shift.tolist(),
+                "pulay_virial": None if self._virial is None else self._virial.tolist(),
             }
         ).encode()
 
@@ -138,14 +140,14 @@ class GpawEngine:
           DataError: if the state is that of another engine or level of theory.
         """
         if state is None:
-            self._shift = _known_shift(self._settings)
+            self._virial = _known_virial(self._settings)
             self._worker.restore_state(None)
             return
-        saved = read_state(state, {"settings_hash", "worker", "stress_shift"})
+        saved = read_state(state, {"settings_hash", "worker", "pulay_virial"})
         if saved["settings_hash"] != self.settings_hash:
             raise DataError("engine state: saved at another level of theory or by another version of GPAW")
         self._worker.restore_state(None if saved["worker"] is None else saved["worker"].encode())
-        self._shift = None if saved["stress_shift"] is None else np.array(saved["stress_shift"], np.float64)
+        self._virial = None if saved["pulay_virial"] is None else np.array(saved["pulay_virial"], np.float64)
 
     def close(self) -> None:
         """End the process that runs GPAW."""
@@ -180,16 +182,16 @@ class GpawEngine:
         return label.stress
 
 
-def _known_shift(settings: GpawSettings) -> np.ndarray | None:
-    """The given correction of the stress as a tensor, eV/Å³."""
-    if settings.pulay_shift_gpa is None:
+def _known_virial(settings: GpawSettings) -> np.ndarray | None:
+    """The given correction as a tensor, eV."""
+    if settings.pulay_virial_ev is None:
         return None
-    return GPA * voigt_6_to_full_3x3_stress(np.array(settings.pulay_shift_gpa, np.float64))
+    return voigt_6_to_full_3x3_stress(np.array(settings.pulay_virial_ev, np.float64))
 
 
 def _symbols(structure: Structure) -> list[str]:
     return sorted({chemical_symbols[int(number)] for number in structure.numbers})
 
 
-def _voigt_gpa(stress: np.ndarray) -> str:
-    return " ".join(f"{x:.2f}" for x in stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] / GPA)
+def _voigt(tensor: np.ndarray) -> str:
+    return " ".join(f"{x:.2f}" for x in tensor[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]])

@@ -19,7 +19,7 @@ CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
 }
 """GPAW's criteria: electrons/electron, eV/electron, eV²/electron."""
 
-LARGEST_SHIFT_GPA: Final = 1000.0
+LARGEST_VIRIAL_EV: Final = 1e5
 """A correction beyond this is a mistake."""
 
 RETRIES: Final[tuple[dict[str, JsonValue], ...]] = (
@@ -66,10 +66,10 @@ class GpawSettings(CommonSettings):
     pulay_cutoff_ev: float = Field(
         default=800.0, ge=100.0, description="Cutoff of the one calculation that the stress is corrected to."
     )
-    pulay_shift_gpa: tuple[float, float, float, float, float, float] | None = Field(
+    pulay_virial_ev: tuple[float, float, float, float, float, float] | None = Field(
         default=None,
-        description="The correction, xx yy zz yz xz xy, as an earlier run of this structure at this level found it, "
-        "in place of that calculation.",
+        description="The correction times the volume, xx yy zz yz xz xy, as an earlier run of this structure at this "
+        "level found it, in place of that calculation.",
     )
     max_attempts: int = Field(default=3, ge=1, le=3, description="2 and 3: afresh, with more damping.")
     max_iterations: int = Field(default=333, ge=1, description="Of the first attempt; the others have 600 and 1200.")
@@ -107,11 +107,11 @@ class GpawSettings(CommonSettings):
             raise ValueError("magnetic_order goes with magmoms by element, such as {Mn: 4.0}")
         if self.stress == "pulay-corrected" and self.pulay_cutoff_ev <= self.cutoff_ev:
             raise ValueError("pulay_cutoff_ev must exceed cutoff_ev")
-        if self.pulay_shift_gpa is not None:
+        if self.pulay_virial_ev is not None:
             if self.stress != "pulay-corrected":
-                raise ValueError("pulay_shift_gpa goes with stress: pulay-corrected")
-            if not all(abs(x) <= LARGEST_SHIFT_GPA for x in self.pulay_shift_gpa):
-                raise ValueError(f"pulay_shift_gpa: at most {LARGEST_SHIFT_GPA:g} GPa either way")
+                raise ValueError("pulay_virial_ev goes with stress: pulay-corrected")
+            if not all(abs(x) <= LARGEST_VIRIAL_EV for x in self.pulay_virial_ev):
+                raise ValueError(f"pulay_virial_ev: at most {LARGEST_VIRIAL_EV:g} eV either way")
         return self
 
 

@@ -48,18 +48,17 @@ def log_excess(cell: np.ndarray, kpts: object, cutoff_ev: float) -> float:
     return float(np.mean(np.log(numbers)) - np.log(smooth_count(cell, cutoff_ev)))
 
 
-def energy_correction(cell: np.ndarray, kpts: object, cutoff_ev: float, stress_shift: np.ndarray) -> float:
+def energy_correction(cell: np.ndarray, kpts: object, cutoff_ev: float, virial_ev: np.ndarray) -> float:
     """What is to be added to the energy, eV: -(dE/d ln N) ln(N / N_smooth).
 
     At constant N the cell feels the uncorrected stress and at constant cutoff the corrected one; since N is then
-    proportional to the volume V, dE/d ln N is V times the difference of the two pressures.
+    proportional to the volume V, dE/d ln N is V times the difference of the two pressures. It belongs to the atoms,
+    not to the cell, as long as the error of the basis set is one of their cores.
 
     Args:
       cell: [3, 3] Å, rows.
       kpts: see `log_excess`.
       cutoff_ev: kinetic energy.
-      stress_shift: [3, 3] eV/Å³, added to the stress to correct it; tension positive.
+      virial_ev: [3, 3] eV, volume times what is added to the stress to correct it; tension positive.
     """
-    volume = abs(float(np.linalg.det(np.asarray(cell))))
-    slope = volume * float(np.trace(stress_shift)) / 3.0
-    return -slope * log_excess(cell, kpts, cutoff_ev)
+    return -float(np.trace(virial_ev)) / 3.0 * log_excess(cell, kpts, cutoff_ev)
