@@ -12,11 +12,12 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf import cost, run_data, systems, verdict
 from bayes_mlff.otf import report as reporting
-from bayes_mlff.otf import run_data, systems, verdict
 from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
+from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare
@@ -79,10 +80,29 @@ def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> No
     with make_engine(config.engine) as engine:
         engine.check(structure)
         _introduce(problem, engine.description, console)
+        spent = cost.measure(problem)
+        _say_cost(config, spent, console)
         if label:
             result = engine.label(structure)
-            console.print(f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV", highlight=False)
+            hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
+            console.print(
+                f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
+                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h",
+                highlight=False,
+                soft_wrap=True,
+            )
     console.print("everything is ready to run")
+
+
+def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
+    md_s = spent.run_s(config, labels=0, label_s=0.0)
+    console.print(
+        f"  cost       {1e3 * spent.step_s:.3g} ms a step of dynamics, {md_s / 60.0:.2g} min for all; "
+        f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / 2**30:.2g} GiB and "
+        f"{spent.label_bytes / 2**20:.2g} MiB a label",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def status(path: Path, *, console: Console) -> None:

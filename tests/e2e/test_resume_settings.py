@@ -11,8 +11,9 @@ from rich.console import Console
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, neighbors
-from bayes_mlff.otf import config, runner
+from bayes_mlff.otf import config, cost, runner
 from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf.problem import prepare
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,22 @@ def test_what_makes_another_run_is_refused_before_anything_changes(finished_run,
 def test_check_pays_for_a_label_only_when_asked(tiny_problem, tmp_path, capsys):
     for label in (False, True):
         runner.check(tiny_problem.config, base=tmp_path, console=Console(width=200), label=label)
-        assert ("one label:" in capsys.readouterr().out) == label
+        said = capsys.readouterr().out
+        assert "ms a step of dynamics" in said and "MiB a label" in said
+        assert ("one label:" in said) == label
+
+
+def test_the_predicted_cost_is_of_the_order_of_the_run(tiny_problem):
+    """Four times the models and fifty times the steps must show."""
+    few = cost.measure(tiny_problem)
+    sampler = tiny_problem.config.sampler
+    larger = sampler.model_copy(update={"chains": 4 * sampler.chains, "steps": 50 * sampler.steps})
+    more = tiny_problem.config.model_copy(update={"sampler": larger})
+    many = cost.measure(prepare(more, tiny_problem.structure, tiny_problem.potential))
+    assert 20.0 < many.update_s / few.update_s < 1000.0
+    assert many.memory_bytes >= few.memory_bytes > 1 << 20 and many.label_bytes == few.label_bytes > 100
+    labels = more.max_labels
+    assert few.run_s(more, labels=labels, label_s=1e6) == pytest.approx(labels * 1e6, rel=0.1)
 
 
 def test_a_run_whose_neighbour_buffers_are_too_small_grows_them(open_session, tmp_path, tiny_problem, monkeypatch):
