@@ -13,7 +13,7 @@ CLEAN_CUTOFF_EV: Final = 600.0
 """From this plane-wave cutoff on, the net force is small enough to be left alone by default."""
 
 CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
-    "loose": {"density": 1e-3, "energy": 1e-3, "eigenstates": 1e-5},
+    "loose": {"density": 1e-3, "energy": 1e-3, "eigenstates": 1e-4},
     "default": {},
     "tight": {"density": 1e-5, "energy": 1e-5, "eigenstates": 1e-8},
 }
