@@ -17,6 +17,7 @@ FREE = (
     "sampler.friction",
     "sampler.cold_steps",
     "sampler.ramp_steps",
+    "sampler.memory_gib",
     "dynamics.duration_ps",
     "dynamics.temperature_k",
     "dynamics.friction_per_fs",

@@ -44,6 +44,11 @@ class SamplerConfig(Section):
     initial_spread: float = Field(
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
     )
+    memory_gib: Positive | None = Field(
+        default=None,
+        description="Memory of each device for intermediate results of an update, which does less at once to keep to "
+        "it; by default most of what the device has free.",
+    )
     energy_sigma_fraction: Positive = Field(default=0.1, description="Energy σ of the likelihood over the threshold.")
     stress_sigma_kcal_mol_a3: Positive = Field(
         default=0.1 / 16.0, description="Stress σ of the likelihood, kcal/mol/Å³; used where stress is learnt."

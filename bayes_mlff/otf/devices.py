@@ -1,5 +1,6 @@
 """Chains spread over all local devices; everything else on the first, or on each of them."""
 
+import os
 from collections.abc import Callable
 from typing import Final
 
@@ -7,11 +8,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState, Info
 
 Update = Callable[[jax.Array, ChainState, TrainingSet], tuple[jax.Array, ChainState, Info]]
+
+GIB: Final = 2**30
 
 _AXIS: Final = "chains"
 _SPLIT: Final = PartitionSpec(_AXIS)
@@ -27,9 +31,41 @@ def chain_mesh(chains: int) -> Mesh:
 class ChainDevices:
     """An update of chains on as many local devices as divide their number, each with its own share of them."""
 
-    def __init__(self, chains: int, update: Update):
-        """Prepare `update`, which maps chains [c, ...] and labels to chains, for `chains` chains; compiled once."""
+    def __init__(self, chains: int, *updates: Update, memory_gib: float | None = None):
+        """Prepare an update of `chains` chains, compiled once for every shape of the labels.
+
+        Args:
+          chains: c.
+          updates: one or more functions that map chains [c, ...] and labels to chains and differ only in how much
+            they do at once; the first one that fits into the memory is taken.
+          memory_gib: of each device, for intermediate results; by default what `memory_budget` says.
+        """
         self._mesh = chain_mesh(chains)
+        self._budget = memory_budget(self._mesh) if memory_gib is None else memory_gib * GIB
+        self._updates = [self._jit(update) for update in updates]
+        self._compiled: dict[tuple, Callable] = {}
+
+    def __call__(
+        self, params: jax.Array, state: ChainState, training_set: TrainingSet
+    ) -> tuple[jax.Array, ChainState, Info]:
+        """Update chains [c, ...] on all devices and bring the result back to the first.
+
+        Raises:
+          ConfigError: if none of the updates fits into the memory.
+        """
+        arguments = (params, state, training_set)
+        if self._mesh.size > 1:
+            split = jax.device_put((params, state), NamedSharding(self._mesh, _SPLIT))
+            arguments = (*split, jax.device_put(training_set, NamedSharding(self._mesh, _COPIED)))
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(training_set))
+        if shapes not in self._compiled:
+            self._compiled[shapes] = self._first_that_fits(arguments)
+        result = self._compiled[shapes](*arguments)
+        return result if self._mesh.size == 1 else jax.device_put(result, self._mesh.devices[0])
+
+    def _jit(self, update: Update) -> jax.stages.Wrapped:
+        if self._mesh.size == 1:
+            return jax.jit(update)
         # Chains do not communicate: left to the partitioner, a loop over the chains of a device would.
         shared = jax.shard_map(
             update,
@@ -39,17 +75,32 @@ class ChainDevices:
             axis_names={_AXIS},
             check_vma=False,
         )
-        self._update = jax.jit(shared) if self._mesh.size > 1 else jax.jit(update)
+        return jax.jit(shared)
 
-    def __call__(
-        self, params: jax.Array, state: ChainState, training_set: TrainingSet
-    ) -> tuple[jax.Array, ChainState, Info]:
-        """Update chains [c, ...] on all devices and bring the result back to the first."""
-        if self._mesh.size == 1:
-            return self._update(params, state, training_set)
-        params, state = jax.device_put((params, state), NamedSharding(self._mesh, _SPLIT))
-        result = self._update(params, state, jax.device_put(training_set, NamedSharding(self._mesh, _COPIED)))
-        return jax.device_put(result, self._mesh.devices[0])
+    def _first_that_fits(self, arguments: tuple) -> Callable:
+        needed = []
+        for update in self._updates:
+            compiled = update.lower(*arguments).compile()
+            memory = compiled.memory_analysis()
+            needed.append(memory.temp_size_in_bytes if memory else 0)  # unknown on some platforms
+            if needed[-1] <= self._budget:
+                return compiled
+        raise ConfigError(
+            "sampler.memory_gib",
+            float(f"{self._budget / GIB:.3g}"),
+            f"at least {min(needed) / GIB:.3g} GiB for this structure, one chain and one label at a time",
+        )
+
+
+def memory_budget(mesh: Mesh) -> float:
+    """Bytes of each device that intermediate results may take.
+
+    Four fifths of what is free where the device tells, else half of the machine's memory, shared by its devices.
+    """
+    stats = mesh.devices[0].memory_stats() if mesh.devices[0].platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return 0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
 
 
 def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:

@@ -1,6 +1,7 @@
 """The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,8 @@ class Session:
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
         sampler = problem.config.sampler
-        self._update = ChainDevices(sampler.chains, lambda p, c, t: problem.chains.update(p, c, t, sampler.steps))
+        updates = (partial(c.update, n_steps=sampler.steps) for c in (problem.chains, *problem.thrifty_chains))
+        self._update = ChainDevices(sampler.chains, *updates, memory_gib=sampler.memory_gib)
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run)

@@ -1,7 +1,7 @@
 """What stays fixed during a run, made once from the configuration."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,13 @@ from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
+
+THRIFTY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
+    "vmap": (("vmap", 1), ("map", None), ("map", 1)),
+    "map": (("map", 1),),
+}
+"""How chains and labels at a time are cut down where the preferred way, the key, needs too much memory."""
 
 
 class Problem(NamedTuple):
@@ -47,6 +54,7 @@ class Problem(NamedTuple):
     predict: PredictFn  # of flat parameters [p]
     evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
     chains: OtfChains
+    thrifty_chains: tuple[OtfChains, ...]  # the same with less and less memory, for more time
     integrator: Integrator
     with_stress: bool  # of predictions and likelihood
 
@@ -71,17 +79,22 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
     energy_sigma = sampler.energy_sigma_fraction * threshold
     stress_sigma = sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), sampler.prior_scale)
-    chains = otf_chains(
-        predict,
-        prior,
-        Likelihood(energy_sigma, stress_sigma),
-        step_size=sampler.step_size,
-        batch_size=sampler.batch_size,
-        friction=sampler.friction,
-        cold_steps=sampler.cold_steps,
-        ramp_steps=sampler.ramp_steps,
-        thin=largest_divisor(sampler.steps, 100),
-    )
+
+    def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
+        return otf_chains(
+            predict,
+            prior,
+            Likelihood(energy_sigma, stress_sigma),
+            step_size=sampler.step_size,
+            batch_size=sampler.batch_size,
+            friction=sampler.friction,
+            cold_steps=sampler.cold_steps,
+            ramp_steps=sampler.ramp_steps,
+            thin=largest_divisor(sampler.steps, 100),
+            chain_axis=axis,
+            at_once=at_once,
+        )
+
     return Problem(
         config,
         structure,
@@ -92,7 +105,10 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         flat[None, :],
         predict,
         ensemble_predictor(predict, energy_sigma, stress_sigma),
-        chains,
+        chains(None, None),
+        (chains("vmap", 1), chains("map", None), chains("map", 1))
+        if preferred_axis() == "vmap"
+        else (chains("map", 1),),
         make_integrator(config.dynamics, structure),
         with_stress,
     )

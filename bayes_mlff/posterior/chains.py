@@ -55,6 +55,7 @@ def otf_chains(
     eps: float = 1e-4,
     thin: int = 100,
     chain_axis: ChainAxis | None = None,
+    at_once: int | None = None,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -75,6 +76,7 @@ def otf_chains(
       eps: ε of the mass.
       thin: steps between entries of the traces; must divide the steps of an update.
       chain_axis: 'vmap', or 'map' for one chain after the other; by default what suits the device.
+      at_once: labels of a minibatch that are evaluated together; by default what suits the device.
 
     Returns:
       `init(params [c, ...], key) -> state` and
@@ -96,7 +98,8 @@ def otf_chains(
 
     def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
         current_prior, training_set = data
-        return potential_and_gradient(predict, current_prior, likelihood, batch_size)(params, key, training_set)
+        function = potential_and_gradient(predict, current_prior, likelihood, batch_size, at_once=at_once)
+        return function(params, key, training_set)
 
     def continue_chains(params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int):
         sampler = transform(n_steps)

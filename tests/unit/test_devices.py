@@ -1,8 +1,16 @@
-"""Eight devices do the work of one: the same chains and the same atoms, to rounding."""
+"""Eight devices do the work of one, to rounding; an update that does not fit into the memory does less at once."""
 
 import os
 import subprocess
 import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.otf.devices import GIB, ChainDevices, chain_mesh, memory_budget
 
 EIGHT = """
 import jax, numpy as np
@@ -56,3 +64,37 @@ def test_eight_devices_do_the_work_of_one():
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def hungry(size: int, mark: float):
+    """An update that adds `mark` and holds a square matrix of float32 meanwhile."""
+
+    def update(params, state, training_set):
+        square = jnp.sin(jnp.outer(jnp.arange(float(size)), jnp.arange(float(size))) * training_set[0])
+        return params + mark + 0.0 * jnp.sum(square @ square), state, training_set
+
+    return update
+
+
+@pytest.mark.parametrize(("memory_mib", "mark"), [(None, 1.0), (100.0, 1.0), (20.0, 2.0), (0.5, 3.0)])
+def test_the_first_update_that_fits_is_taken(memory_mib, mark, count_compilations):
+    updates = (hungry(2000, 1.0), hungry(1000, 2.0), hungry(100, 3.0))  # 16, 4 and 0.04 MB for each matrix
+    memory_gib = None if memory_mib is None else memory_mib / 1024
+    devices = ChainDevices(2, *updates, memory_gib=memory_gib)
+    params, state, labels = jnp.zeros([2, 3]), jnp.zeros([2]), jnp.ones([4])
+    assert np.allclose(devices(params, state, labels)[0], mark)
+    with count_compilations() as count:
+        devices(params, state, labels)
+    assert count.value == 0
+    assert np.allclose(devices(params, state, jnp.ones([8]))[0], mark)
+
+
+def test_what_cannot_be_made_to_fit_is_an_error_that_says_how_much_is_needed():
+    devices = ChainDevices(2, hungry(2000, 1.0), hungry(1000, 2.0), memory_gib=1e-4)
+    with pytest.raises(ConfigError, match=r"sampler\.memory_gib: got 0\.0001; .*at least 0\.01"):
+        devices(jnp.zeros([2, 3]), jnp.zeros([2]), jnp.ones([4]))
+
+
+def test_by_default_an_update_may_take_half_of_the_machine():
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    assert jax.default_backend() != "cpu" or 0.0 < memory_budget(chain_mesh(2)) / GIB <= 0.5 * total
