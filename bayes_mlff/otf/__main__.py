@@ -57,9 +57,12 @@ def system(
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
     path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
+    duration = systems.DURATIONS.get((name, profile), "duration not measured (bayes-mlff check tells what it costs)")
     make_console().print(
-        f"profile {profile} of {', '.join(systems.SYSTEMS[name])} (--profile); every setting can be changed with "
-        "--set, e.g. --set model=..., --set engine.name=...",
+        f"profile {profile} of {', '.join(systems.SYSTEMS[name])} (--profile): {duration}; every setting can be "
+        "changed with --set, e.g. --set model=..., --set engine.name=...",
+        highlight=False,
+        soft_wrap=True,
     )
     runner.run(config, path, base=Path(), console=make_console())
 

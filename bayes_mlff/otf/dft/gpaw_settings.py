@@ -150,6 +150,8 @@ def worker_settings(settings: GpawSettings) -> WorkerSettings:
         arguments=gpaw_arguments(s),
         retries=RETRIES[: s.max_attempts - 1],
         stress=s.stress != "none",
+        # Densities and orbitals of another geometry end in other orbital orders, and take more iterations to get there.
+        reuse_calculator=False,
         python=s.python,
         timeout_s=s.timeout_s,
         threads=s.threads,

@@ -20,6 +20,13 @@ SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 """Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an
 accelerator, `paper` has the length of the published run."""
 
+DURATIONS = {
+    ("ethanol", "demo"): "about 12 minutes on two cores",
+    ("ethanol", "paper"): "about an hour on two cores",
+    ("lamno3", "demo"): "about 20 minutes on two cores, most of them in calculations of a minute each",
+}
+"""What was measured; `bayes-mlff check` measures the cost of any other run before it starts."""
+
 STRUCTURES = ("ethanol", "lamno3", "lamno3-40")
 """Initial structures accepted in place of a file: also LaMnO3 (Pbnm, 20 atoms; 2x2x2 pseudo-cubic, 40 atoms)."""
 
