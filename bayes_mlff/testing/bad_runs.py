@@ -3,6 +3,7 @@
 import io
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +96,17 @@ def _write(folder: Path) -> dict[str, bytes]:
     lines = (json.dumps({**event, "time": 1000.0 + i}) + "\n" for i, event in enumerate(events))
     (folder / "events.jsonl").write_text("".join(lines))
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def every_odd_event(sound: bytes) -> Iterator[bytes]:
+    """The events of a run with one value exchanged: each value of each, for each of `VALUES`."""
+    events: list[dict[str, Any]] = [json.loads(line) for line in sound.splitlines()]
+    for event in events:
+        for key, before in list(event.items()):
+            for value in VALUES:
+                event[key] = value
+                yield "".join(json.dumps(e) + "\n" for e in events).encode()
+            event[key] = before
 
 
 @st.composite

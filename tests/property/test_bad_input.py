@@ -50,6 +50,13 @@ def test_sound_inputs_are_accepted(name, tmp_path):
         TARGETS[name].use(value, folder)
 
 
+def test_every_odd_value_of_every_event_is_refused_or_harmless(tmp_path):
+    target = TARGETS["run directories"]
+    tried = list(bad_runs.every_odd_event(dict(target.sound)["events.jsonl"]))
+    accepted = [try_input(target, ("events.jsonl", content), tmp_path) for content in tried]
+    assert len(tried) > 300 and 50 < sum(accepted) < len(tried) - 50
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), TypeError("x"), RuntimeWarning("x")])
 def test_a_traceback_is_seen(error, tmp_path):
     def fail(value, folder):
