@@ -157,7 +157,7 @@ def make_chunk(
     """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
 
     Args:
-      evaluate: ensemble predictor.
+      evaluate: ensemble predictor, which gets the mesh as `mesh` if that has several devices.
       integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
       spec: static part of the neighbour list.
       length: most steps of one call.
@@ -166,7 +166,7 @@ def make_chunk(
     Returns:
       `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once.
     """
-    evaluate_shared = evaluate if mesh is None else partial(evaluate, mesh=mesh)
+    evaluate_shared = evaluate if mesh is None or mesh.size == 1 else partial(evaluate, mesh=mesh)
 
     def evaluate_at(params: jax.Array, state: NeighborState, md: MDState):
         state = neighbors.move(state, md.position, md.cell)
