@@ -21,9 +21,8 @@ SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 accelerator, `paper` has the length of the published run."""
 
 DURATIONS = {
-    ("ethanol", "demo"): "about 12 minutes on two cores",
+    ("ethanol", "demo"): "about 10 minutes on two cores",
     ("ethanol", "paper"): "about an hour on two cores",
-    ("lamno3", "demo"): "about 20 minutes on two cores, most of them in calculations of a minute each",
 }
 """What was measured; `bayes-mlff check` measures the cost of any other run before it starts."""
 
