@@ -150,7 +150,7 @@ def worker_settings(settings: GpawSettings) -> WorkerSettings:
         arguments=gpaw_arguments(s),
         retries=RETRIES[: s.max_attempts - 1],
         stress=s.stress != "none",
-        # Densities and orbitals of another geometry end in other orbital orders, and take more iterations to get there.
+        # From the density and orbitals of a geometry some steps ago it takes more iterations than from atoms.
         reuse_calculator=False,
         python=s.python,
         timeout_s=s.timeout_s,
