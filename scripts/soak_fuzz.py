@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from bayes_mlff.testing import bad_files, bad_input, bad_runs, bad_weights
 from bayes_mlff.testing.bad_input import Target, try_input
+from bayes_mlff.testing.bad_targets import every_target
 
 
 def soak(target: Target, count: int, number: int, output: Path) -> collections.Counter:
@@ -58,12 +58,7 @@ def main() -> None:
     output = given_arguments.output
     output.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("error", RuntimeWarning)
-    targets = (
-        *bad_input.config_targets(),
-        *bad_files.file_targets(),
-        *bad_runs.run_targets(),
-        *bad_weights.weight_targets(),
-    )
+    targets = every_target()
     start, total, by_target = time.perf_counter(), collections.Counter(), {}
     for target in targets:
         seen = soak(target, -(-given_arguments.inputs // len(targets)), given_arguments.seed, output)

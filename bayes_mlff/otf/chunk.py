@@ -139,7 +139,7 @@ def ensemble_predictor(
 
     def evaluate(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
         batch = jax.tree.map(lambda x: x[None], graph)
-        together = predict_all if mesh is None or mesh.size == 1 else shared_prediction(predict_all, mesh)
+        together = predict_all if mesh is None else shared_prediction(predict_all, mesh)
         prediction = together(params, batch)
         return combine(prediction, energy_sigma=energy_sigma, stress_sigma=stress_sigma)
 

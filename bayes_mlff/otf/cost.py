@@ -10,13 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.data import neighbors
-from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf.chunk import make_chunk
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.devices import ChainDevices, chain_mesh
-from bayes_mlff.otf.integrators import initial_state
-from bayes_mlff.otf.problem import Problem, prepare
+from bayes_mlff.otf.devices import chain_mesh
+from bayes_mlff.otf.problem import Problem, chain_update, first_dynamics, learning_graph, prepare
 from bayes_mlff.posterior import training_set as training
 
 MD_STEPS: Final = 20
@@ -38,23 +35,17 @@ class Cost(NamedTuple):
 
 def measure(problem: Problem) -> Cost:
     """Take some steps of dynamics and some of the chains at the initial structure, with the pretrained weights."""
-    config, structure = problem.config, problem.structure
-    elements, r_max = problem.potential.config.elements, problem.potential.config.r_max
+    config, key = problem.config, jax.random.key(0)
     chains = config.sampler.chains
     params = jnp.repeat(problem.pretrained, chains, axis=0)
 
-    spec, state = neighbors.allocate(structure, elements, r_max, skin=config.dynamics.skin_angstrom)
-    graph, key = state.graph, jax.random.key(0)
-    temperature = config.dynamics.initial_temperature_k
-    md = initial_state(graph.positions, structure.numbers, temperature, key, cell=graph.cell)
+    spec, state, md = first_dynamics(problem, key)
     chunk = make_chunk(problem.evaluate, problem.integrator, spec, MD_STEPS, mesh=chain_mesh(chains))
     unlimited = jnp.asarray(np.inf, md.position.dtype)
     step_s = _seconds(lambda: chunk(params, md, state, unlimited, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 
-    trial = _shortened(problem)
-    labels = _labels(problem, structure)
-    update = ChainDevices(chains, lambda p, c, t: trial.chains.update(p, c, t, UPDATE_STEPS))
-    begun = trial.chains.init(params, key)
+    trial, labels = _shortened(problem), _labels(problem)
+    update, begun = chain_update(trial), trial.chains.init(params, key)
     update_s = _seconds(lambda: update(params, begun, labels)) / UPDATE_STEPS * config.sampler.steps
     label_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(labels)) // labels.capacity
     return Cost(step_s, update_s, _memory(), label_bytes)
@@ -65,17 +56,16 @@ def _shortened(problem: Problem) -> Problem:
     return prepare(problem.config.model_copy(update={"sampler": sampler}), problem.structure, problem.potential)
 
 
-def _labels(problem: Problem, structure: Structure) -> training.TrainingSet:
+def _labels(problem: Problem) -> training.TrainingSet:
     """As many labels as a minibatch has, all alike: what the pretrained model says of the initial structure."""
-    model = problem.potential.config
-    _, state = neighbors.allocate(structure, model.elements, model.r_max, skin=0.0, slack=1.1)
-    batch = jax.tree.map(lambda x: x[None], state.graph)
+    graph = learning_graph(problem, problem.structure, slack=1.1)
+    batch = jax.tree.map(lambda x: x[None], graph)
     said = jax.jit(problem.predict)(problem.pretrained[0], batch)
     count = problem.config.sampler.batch_size
-    labels = training.allocate(state.graph, count)
+    labels = training.allocate(graph, count)
     for _ in range(count):
         stress = None if said.stress is None else np.asarray(said.stress[0])
-        labels = training.append(labels, state.graph, float(said.energy[0]), np.asarray(said.forces[0]), stress)
+        labels = training.append(labels, graph, float(said.energy[0]), np.asarray(said.forces[0]), stress)
     return labels
 
 

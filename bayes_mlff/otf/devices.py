@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -53,15 +53,12 @@ class ChainDevices:
         Raises:
           ConfigError: if none of the updates fits into the memory.
         """
+        (params, state), (training_set,) = _placed(self._mesh, (params, state), (training_set,))
         arguments = (params, state, training_set)
-        if self._mesh.size > 1:
-            split = jax.device_put((params, state), NamedSharding(self._mesh, _SPLIT))
-            arguments = (*split, jax.device_put(training_set, NamedSharding(self._mesh, _COPIED)))
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(training_set))
         if shapes not in self._compiled:
             self._compiled[shapes] = self._first_that_fits(arguments)
-        result = self._compiled[shapes](*arguments)
-        return result if self._mesh.size == 1 else jax.device_put(result, self._mesh.devices[0])
+        return _gathered(self._mesh, self._compiled[shapes](*arguments))
 
     def _jit(self, update: Update) -> jax.stages.Wrapped:
         if self._mesh.size == 1:
@@ -126,12 +123,21 @@ def on_all(function: Callable, mesh: Mesh) -> Callable:
     Every device does all of its work, but for what is shared out inside; the result comes back to the first.
     """
     compiled = jax.jit(function)
-    if mesh.size == 1:
-        return compiled
 
     def call(params, *others):
-        split = jax.device_put(params, NamedSharding(mesh, _SPLIT))
-        result = compiled(split, *jax.device_put(others, NamedSharding(mesh, _COPIED)))
-        return jax.device_put(result, mesh.devices[0])
+        split, copied = _placed(mesh, params, others)
+        return _gathered(mesh, compiled(split, *copied))
 
     return call
+
+
+def _placed(mesh: Mesh, split: Any, copied: Any) -> tuple[Any, Any]:
+    """Trees of chains [c, ...] shared out, and trees of anything else on every device; nothing moves for one device."""
+    if mesh.size == 1:
+        return split, copied
+    return jax.device_put(split, NamedSharding(mesh, _SPLIT)), jax.device_put(copied, NamedSharding(mesh, _COPIED))
+
+
+def _gathered(mesh: Mesh, result: Any) -> Any:
+    """A result on the first device."""
+    return result if mesh.size == 1 else jax.device_put(result, mesh.devices[0])

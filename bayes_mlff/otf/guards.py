@@ -79,11 +79,7 @@ def limits(
     scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
     # A user may lower the temperature and resume; what the reference has confirmed is not too hot.
     kinetic = ratio * max(scheduled, float(kinetic_energy(state.device.trusted)))
-    volume = 1.0
-    if problem.structure.is_periodic:
-        volume = abs(float(np.linalg.det(problem.structure.cell)))
-    elif problem.structure.pbc.any():
-        volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
+    volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
     usual = float(np.median(known_sigma)) if known_sigma else np.inf
     drift = guards.drift_kcal_mol_atom_ps * KCAL_MOL * n_atoms if config.dynamics.ensemble == "nve" else np.inf
     anchor = host.anchor or Anchor(host.step, np.nan)

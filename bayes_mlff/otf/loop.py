@@ -1,7 +1,6 @@
 """The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
 
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +9,24 @@ import numpy as np
 from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.graph import Graph, pad_slots
+from bayes_mlff.data.graph import pad_slots
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
-from bayes_mlff.otf.devices import ChainDevices, chain_mesh
+from bayes_mlff.otf.devices import chain_mesh
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.integrators import MDState, initial_state
-from bayes_mlff.otf.problem import Problem, first_parameters, pretrained_energy
+from bayes_mlff.otf.integrators import MDState
+from bayes_mlff.otf.problem import (
+    Problem,
+    chain_update,
+    first_dynamics,
+    first_parameters,
+    learning_graph,
+    pretrained_energy,
+)
 from bayes_mlff.otf.reference import Reference
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback
@@ -35,9 +41,7 @@ class Session:
 
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
-        sampler = problem.config.sampler
-        updates = (partial(c.update, n_steps=sampler.steps) for c in (problem.chains, *problem.thrifty_chains))
-        self._update = ChainDevices(sampler.chains, *updates, memory_gib=sampler.memory_gib)
+        self._update = chain_update(problem)
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run)
@@ -85,20 +89,7 @@ class Session:
 
     def _template(self, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:
         problem, config = self.problem, self.problem.config
-        spec, state = neighbors.allocate(
-            problem.structure,
-            problem.potential.config.elements,
-            problem.potential.config.r_max,
-            skin=config.dynamics.skin_angstrom,
-        )
-        state = neighbors.update(state, spec)
-        md = initial_state(
-            state.graph.positions,
-            problem.structure.numbers,
-            config.dynamics.initial_temperature_k,
-            key_md,
-            cell=state.graph.cell,
-        )
+        spec, state, md = first_dynamics(problem, key_md)
         params = first_parameters(problem, key_params)
         device = DeviceState(
             md,
@@ -106,7 +97,7 @@ class Session:
             state,
             params,
             problem.chains.init(params, key_chains),
-            training.allocate(self._compact(problem.structure, slack=1.1), INITIAL_CAPACITY),
+            training.allocate(learning_graph(problem, problem.structure, slack=1.1), INITIAL_CAPACITY),
             np.zeros(0, np.uint8),
         )
         prior = calibration.init(config.calibration.a, config.calibration.b)
@@ -312,9 +303,9 @@ class Session:
         if int(known.count) == known.capacity:
             known = training.grow(known, 2 * known.capacity)
         energy = record.label.energy + host.offset_ev - self.problem.isolated_ev
-        graph, slots = self._compact(record.structure), known.graphs.neighbors.shape[2]
+        graph, slots = learning_graph(self.problem, record.structure), known.graphs.neighbors.shape[2]
         if graph.neighbors.shape[1] > slots:
-            graph = self._compact(record.structure, slack=1.1)
+            graph = learning_graph(self.problem, record.structure, slack=1.1)
             known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
         graph = pad_slots(graph, known.graphs.neighbors.shape[2])
         known = training.append(known, graph, energy, record.label.forces, record.label.stress)
@@ -356,12 +347,6 @@ class Session:
     def _commit(self, state: RunState) -> None:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
         checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
-
-    def _compact(self, structure: Structure, *, slack: float = 1.0) -> Graph:
-        """A graph for learning: without the skin of the dynamics, whose edges cost time and add nothing."""
-        config = self.problem.potential.config
-        _, state = neighbors.allocate(structure, config.elements, config.r_max, skin=0.0, slack=slack)
-        return state.graph
 
     def _structure(self, md: MDState) -> Structure:
         structure = self.problem.structure._replace(positions=np.asarray(md.position, np.float64))

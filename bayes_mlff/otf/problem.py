@@ -1,6 +1,7 @@
 """What stays fixed during a run, made once from the configuration."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 import jax
@@ -12,8 +13,9 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.data.neighbors import species_index
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
@@ -21,9 +23,12 @@ from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.barostat import cell_rescaling
 from bayes_mlff.otf.chunk import ensemble_predictor
 from bayes_mlff.otf.config import DynamicsConfig, RunConfig
+from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.integrators import (
     Integrator,
+    MDState,
     friction_thermostat,
+    initial_state,
     rescaling_thermostat,
     thermostatted,
     velocity_verlet,
@@ -146,6 +151,35 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
         compressibility_per_gpa=barostat.compressibility_per_gpa,
         cell=barostat.cell,
     )
+
+
+def first_dynamics(problem: Problem, key: jax.Array) -> tuple[NeighborSpec, NeighborState, MDState]:
+    """Neighbours of the initial structure, and atoms there with velocities of the initial temperature."""
+    dynamics, model = problem.config.dynamics, problem.potential.config
+    spec, state = neighbors.allocate(problem.structure, model.elements, model.r_max, skin=dynamics.skin_angstrom)
+    state = neighbors.update(state, spec)
+    md = initial_state(
+        state.graph.positions,
+        problem.structure.numbers,
+        dynamics.initial_temperature_k,
+        key,
+        cell=state.graph.cell,
+    )
+    return spec, state, md
+
+
+def learning_graph(problem: Problem, structure: Structure, *, slack: float = 1.0) -> Graph:
+    """A graph for learning: without the skin of the dynamics, whose edges cost time and add nothing."""
+    model = problem.potential.config
+    _, state = neighbors.allocate(structure, model.elements, model.r_max, skin=0.0, slack=slack)
+    return state.graph
+
+
+def chain_update(problem: Problem) -> ChainDevices:
+    """The update of all chains after a label, on all devices and within their memory."""
+    sampler = problem.config.sampler
+    updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.thrifty_chains))
+    return ChainDevices(sampler.chains, *updates, memory_gib=sampler.memory_gib)
 
 
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:

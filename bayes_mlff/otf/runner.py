@@ -18,9 +18,11 @@ from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.cost import Cost
+from bayes_mlff.otf.devices import GIB
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare
+from bayes_mlff.otf.run_data import RunData
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.validate import validate
 
@@ -98,7 +100,7 @@ def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
     md_s = spent.run_s(config, labels=0, label_s=0.0)
     console.print(
         f"  cost       {1e3 * spent.step_s:.3g} ms a step of dynamics, {md_s / 60.0:.2g} min for all; "
-        f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / 2**30:.2g} GiB and "
+        f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
         f"{spent.label_bytes / 2**20:.2g} MiB a label",
         highlight=False,
         soft_wrap=True,
@@ -108,14 +110,14 @@ def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
 def status(path: Path, *, console: Console) -> None:
     """Print how far a run is."""
     config, structure = _stored(path)
-    summary = reporting.summary(path, threshold_ev=config.threshold_ev(len(structure.numbers)))
+    run = run_data.read(path)
+    summary = run_data.summarise(run, config.threshold_ev(len(structure.numbers)))
     for name, value in summary._asdict().items():
         console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
-    _print_verdict(path, console)
+    _print_verdict(run, console)
 
 
-def _print_verdict(path: Path, console: Console) -> None:
-    run = run_data.read(path)
+def _print_verdict(run: RunData, console: Console) -> None:
     lines = [*verdict.rows(verdict.judge(run)), *((f"not believed, step {r.step}", r.reason) for r in run.refused)]
     for name, value in lines:
         console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
@@ -173,10 +175,10 @@ def _work(
         path = report(directory.path)
     finally:
         directory.close()
-    summary = reporting.summary(directory.path, threshold_ev=problem.threshold_ev)
-    _print_verdict(directory.path, console)
+    run = run_data.read(directory.path)
+    _print_verdict(run, console)
     console.print(
-        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {summary.labels} labels; report: {path}",
+        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {len(run.records)} labels; report: {path}",
         highlight=False,
         soft_wrap=True,
     )

@@ -17,22 +17,16 @@ from safetensors.numpy import load, save
 
 from bayes_mlff.core.errors import shown
 from bayes_mlff.models import mace_files, registry, sevennet_files, torch_pickle
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.otf import checkpoint
 from bayes_mlff.testing.bad_input import Target, damaged_bytes, damaged_tree
+from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY: Final = (
-    NequIPConfig(
-        elements=(1, 8),
-        r_max=3.0,
-        hidden_irreps="2x0e+2x1o",
-        num_layers=1,
-        edge_l_max=1,
-        embedding_features=2,
-        radial_depth=1,
+    tiny_nequip(
+        (1, 8),
         radial_width=2,
         num_bessels=2,
-        average_neighbors=5.0,
         sigma_widths=(2,),
         energy_scales=(1.0, 2.0),
         energy_shifts=(-13.6, -2041.25),

@@ -7,22 +7,9 @@ from typing import Any, Final
 import yaml
 
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.testing.tiny import tiny_nequip
 
-MODEL: Final = NequIPConfig(
-    elements=(1, 6, 8),
-    r_max=3.0,
-    hidden_irreps="2x0e+2x1o",
-    num_layers=1,
-    edge_l_max=1,
-    embedding_features=2,
-    radial_depth=1,
-    radial_width=4,
-    average_neighbors=5.0,
-    sigma_widths=(4,),
-    energy_scales=(0.05, 0.05, 0.05),
-    energy_shifts=(-1.0, -2.0, -3.0),
-)
+MODEL: Final = tiny_nequip((1, 6, 8), energy_shifts=(-1.0, -2.0, -3.0))
 
 CONFIG: Final[Mapping[str, Any]] = {
     "structure": "ethanol",

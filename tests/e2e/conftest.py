@@ -6,26 +6,13 @@ import pytest
 
 from bayes_mlff.core import settings
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.testing.tiny import tiny_nequip
 
-TINY = NequIPConfig(
-    elements=(1, 6, 8),
-    r_max=3.0,
-    hidden_irreps="4x0e+4x1o",
-    num_layers=2,
-    edge_l_max=1,
-    embedding_features=2,
-    radial_depth=1,
-    radial_width=4,
-    average_neighbors=5.0,
-    sigma_widths=(4,),
-    energy_scales=(0.05, 0.05, 0.05),
-    energy_shifts=(-1.0, -2.0, -3.0),
-)
+TINY = tiny_nequip((1, 6, 8), hidden_irreps="4x0e+4x1o", num_layers=2, energy_shifts=(-1.0, -2.0, -3.0))
 
 
 class Silent:

@@ -18,26 +18,13 @@ from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, load_
 from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune.__main__ import app
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf import checkpoint
 from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.sghmc.run import Info
+from bayes_mlff.testing.tiny import tiny_nequip
 from tests.conftest import _counting as counting
 
-SMALL = NequIPConfig(
-    elements=(1, 6, 8),
-    r_max=2.5,
-    hidden_irreps="2x0e+2x1o",
-    num_layers=1,
-    edge_l_max=1,
-    embedding_features=2,
-    radial_depth=1,
-    radial_width=4,
-    average_neighbors=5.0,
-    sigma_widths=(4,),
-    energy_scales=(0.5, 0.5, 0.5),
-    energy_shifts=(-1.0, -2.0, -3.0),
-)
+SMALL = tiny_nequip((1, 6, 8), r_max=2.5, energy_scales=(0.5, 0.5, 0.5), energy_shifts=(-1.0, -2.0, -3.0))
 ETHANOL = molecule("CH3CH2OH")
 PICTURES = ("forces_parity.png", "sigma_error.png", "calibration.png")
 SHORT = {"chains": 2, "steps": 300, "cold_steps": 280, "ramp_steps": 5, "step_size": 1e-2, "initial_spread": 0.0}
@@ -230,11 +217,7 @@ def test_forces_are_slopes_also_after_the_list_became_stale(fitted):
 
 
 def test_a_crystal_learns_stress(tmp_path):
-    elements = NequIPConfig(
-        elements=(13,), r_max=3.2, hidden_irreps="2x0e+2x1o", num_layers=1, edge_l_max=1, embedding_features=2,
-        radial_depth=1, radial_width=4, average_neighbors=12.0, sigma_widths=(4,), energy_scales=(0.05,),
-        energy_shifts=(0.0,),
-    )  # fmt: skip
+    elements = tiny_nequip((13,), r_max=3.2, average_neighbors=12.0)
     registry.save(registry.initialize(elements, 1), tmp_path / "al.safetensors", {})
     random, frames = np.random.default_rng(0), []
     for _ in range(6):

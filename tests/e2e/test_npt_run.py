@@ -11,24 +11,19 @@ from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.problem import prepare
+from bayes_mlff.testing.tiny import tiny_nequip
 
-ALLOY = NequIPConfig(
-    elements=(13, 29),
+ALLOY = tiny_nequip(
+    (13, 29),
     r_max=3.4,
     hidden_irreps="8x0e+4x1o",
-    num_layers=1,
-    edge_l_max=1,
-    embedding_features=2,
     radial_depth=2,
     radial_width=22,
     average_neighbors=12.0,
-    sigma_widths=(4,),
     energy_scales=(0.02, 0.02),
-    energy_shifts=(0.0, 0.0),
 )
 ENGINE = {"name": "ase", "calculator": "ase.calculators.emt:EMT", "stress": True}
 RAW = {

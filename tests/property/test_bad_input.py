@@ -12,19 +12,11 @@ from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_extxyz, read_npz
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
-from bayes_mlff.testing import bad_files, bad_input, bad_runs, bad_weights
+from bayes_mlff.testing import bad_runs
 from bayes_mlff.testing.bad_input import Target, echoed, try_input
+from bayes_mlff.testing.bad_targets import every_target
 
-TARGETS = {
-    target.name: target
-    for targets in (
-        bad_input.config_targets(),
-        bad_files.file_targets(),
-        bad_runs.run_targets(),
-        bad_weights.weight_targets(),
-    )
-    for target in targets
-}
+TARGETS = {target.name: target for target in every_target()}
 EXAMPLES = 250
 
 

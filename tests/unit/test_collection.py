@@ -11,23 +11,19 @@ from bayes_mlff.data.collection import Collection, draw, isolated_energies, layo
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import predictor
 from bayes_mlff.posterior.fit import predict_frames
 from bayes_mlff.testing.structures import triclinic
+from bayes_mlff.testing.tiny import tiny_nequip
 
-CONFIG = NequIPConfig(
-    elements=(1, 6, 8),
-    r_max=3.0,
+CONFIG = tiny_nequip(
+    (1, 6, 8),
+    sigma_widths=(32, 16),
     hidden_irreps="4x0e+4x1o",
     num_layers=2,
-    edge_l_max=1,
     embedding_features=3,
-    radial_depth=1,
     radial_width=6,
-    average_neighbors=5.0,
     energy_scales=(1.0, 2.0, 3.0),
-    energy_shifts=(0.0, 0.0, 0.0),
 )
 
 

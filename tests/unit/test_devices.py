@@ -17,20 +17,16 @@ import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
 from pathlib import Path
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf import config, devices, systems
 from bayes_mlff.otf.chunk import make_chunk
 from bayes_mlff.otf.integrators import initial_state
 from bayes_mlff.otf.problem import first_parameters, prepare
 from bayes_mlff.data import neighbors
 from bayes_mlff.posterior import training_set as training
+from bayes_mlff.testing.tiny import tiny_nequip
 
 assert devices.chain_mesh(8).size == 8 and devices.chain_mesh(12).size == 6 and devices.chain_mesh(7).size == 7
-small = NequIPConfig(
-    elements=(1, 6, 8), r_max=3.5, hidden_irreps="4x0e+2x1o", edge_l_max=1, num_layers=2, embedding_features=4,
-    radial_width=8, num_bessels=4, cutoff_power=6, average_neighbors=5.0, energy_scales=(1.0,) * 3,
-    energy_shifts=(0.0,) * 3,
-)
+small = tiny_nequip((1, 6, 8), hidden_irreps="4x0e+2x1o", num_layers=2)
 structure = systems.structure("ethanol", base=Path())
 potential = registry.initialize(small, 0)
 problem = prepare(config.parse({"structure": "ethanol", "sampler": {"steps": 20, "cold_steps": 5, "ramp_steps": 5}}),

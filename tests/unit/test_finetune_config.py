@@ -14,26 +14,13 @@ from bayes_mlff.core.units import BOHR, HARTREE, KCAL_MOL
 from bayes_mlff.finetune import config, frames, plan
 from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.otf.problem import prior_mean
 from bayes_mlff.posterior.minibatch import draw
+from bayes_mlff.testing.tiny import tiny_nequip
 
 MINIMAL = {"data": {"train": "a.npz"}}
 WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-TINY = NequIPConfig(
-    elements=(1, 8),
-    r_max=3.0,
-    hidden_irreps="2x0e+2x1o",
-    num_layers=1,
-    edge_l_max=1,
-    embedding_features=2,
-    radial_depth=1,
-    radial_width=4,
-    average_neighbors=2.0,
-    sigma_widths=(4,),
-    energy_scales=(0.05, 0.05),
-    energy_shifts=(-1.0, -3.0),
-)
+TINY = tiny_nequip((1, 8), average_neighbors=2.0, energy_shifts=(-1.0, -3.0))
 
 
 def water(count, seed=0):

@@ -10,21 +10,17 @@ from ase.build import molecule
 from bayes_mlff.data.collection import Collection, draw, layout, make_member
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.posterior.fit import NORM_FLOOR, FitState, make_fit, predict_frames
+from bayes_mlff.testing.tiny import tiny_nequip
 
-CONFIG = NequIPConfig(
-    elements=(1, 6, 8),
-    r_max=3.0,
+CONFIG = tiny_nequip(
+    (1, 6, 8),
+    sigma_widths=(32, 16),
     hidden_irreps="4x0e+4x1o",
     num_layers=2,
-    edge_l_max=1,
     embedding_features=3,
-    radial_depth=1,
     radial_width=6,
-    average_neighbors=5.0,
     energy_scales=(1.0, 1.0, 1.0),
-    energy_shifts=(0.0, 0.0, 0.0),
 )
 
 

@@ -14,18 +14,16 @@ from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.registry import SHIPPED, Potential, cached, fill, initialize, load, network, restrict, save
 from bayes_mlff.models.sevennet_files import CHECKPOINTS
+from bayes_mlff.testing.tiny import tiny_nequip
 
-CONFIG = NequIPConfig(
-    elements=(1, 8),
-    r_max=3.0,
+CONFIG = tiny_nequip(
+    (1, 8),
+    radial_depth=2,
     hidden_irreps="4x0e+3x1o",
     num_layers=2,
-    edge_l_max=1,
     embedding_features=3,
     radial_width=5,
     num_bessels=4,
-    average_neighbors=5.0,
-    sigma_widths=(4,),
     energy_scales=(1.0, 2.0),
     energy_shifts=(-13.6, -2041.25),
 )

@@ -1,0 +1,28 @@
+"""The smallest network that still sends messages; what tests train, save and damage."""
+
+from typing import Any
+
+from bayes_mlff.models.config import NequIPConfig
+
+
+def tiny_nequip(elements: tuple[int, ...], **changes: Any) -> NequIPConfig:
+    """One block of two scalars and two vectors, with energies of a few tens of meV.
+
+    Args:
+      elements: atomic numbers, ascending.
+      changes: fields of the configuration that are to be others.
+    """
+    defaults: dict[str, Any] = {
+        "r_max": 3.0,
+        "hidden_irreps": "2x0e+2x1o",
+        "num_layers": 1,
+        "edge_l_max": 1,
+        "embedding_features": 2,
+        "radial_depth": 1,
+        "radial_width": 4,
+        "average_neighbors": 5.0,
+        "sigma_widths": (4,),
+        "energy_scales": (0.05,) * len(elements),
+        "energy_shifts": (0.0,) * len(elements),
+    }
+    return NequIPConfig(elements=elements, **(defaults | changes))
