@@ -32,54 +32,51 @@ MD_STEPS = {"ethanol": 3, "lamno3-40": 1}
 
 
 def nequip_model(case: Case) -> tuple[Any, str]:
-    """A model of nequip and its version."""
+    """A model of nequip 0.6.1, the version that the published run used, and its version."""
     import nequip
     import torch
-    from nequip.model import FullNequIPGNNModel
-    from nequip.utils.global_state import set_global_state
+    from nequip.model import model_from_config
 
-    set_global_state()
     c = case.config
-    scalars = c.hidden_irreps.split("+")[0]
-    model = FullNequIPGNNModel(
-        seed=0,
-        model_dtype="float32",
-        r_max=c.r_max,
-        type_names=["H", "C", "O"],
-        radial_mlp_depth=[c.radial_depth] * c.num_layers,
-        radial_mlp_width=[c.radial_width] * c.num_layers,
-        feature_irreps_hidden=[c.hidden_irreps] * (c.num_layers - 1) + [scalars],
-        irreps_edge_sh="+".join(f"1x{l}{'eo'[l % 2]}" for l in range(c.edge_l_max + 1)),
-        type_embed_num_features=c.embedding_features,
-        readout_mlp_hidden_layers_depth=c.readout_depth,
-        readout_mlp_hidden_layers_width=c.readout_width,
-        num_bessels=c.num_bessels,
-        bessel_trainable=False,
-        polynomial_cutoff_p=c.cutoff_power,
-        avg_num_neighbors=c.average_neighbors,
-        per_type_energy_scales=dict.fromkeys(("H", "C", "O"), 1.0),
-        per_type_energy_shifts=dict.fromkeys(("H", "C", "O"), 0.0),
-    )
-    return model, f"nequip {nequip.__version__}, torch {torch.__version__}"
+    settings = {
+        "model_builders": ["SimpleIrrepsConfig", "EnergyModel", "ForceOutput"],
+        "r_max": c.r_max,
+        "num_layers": c.num_layers,
+        "l_max": c.edge_l_max,
+        "parity": c.parity,
+        "num_features": c.embedding_features,
+        "num_basis": c.num_bessels,
+        "BesselBasis_trainable": False,
+        "PolynomialCutoff_p": c.cutoff_power,
+        "invariant_layers": c.radial_depth,
+        "invariant_neurons": c.radial_width,
+        "avg_num_neighbors": c.average_neighbors,
+        "use_sc": True,
+        "chemical_symbol_to_type": {"H": 0, "C": 1, "O": 2},
+        "model_dtype": "float32",
+        "default_dtype": "float32",
+    }
+    return model_from_config(settings, initialize=True), f"nequip {nequip.__version__}, torch {torch.__version__}"
 
 
 def nequip_batch(case: Case, structures: list[Any]) -> dict[str, Any]:
     """Several structures as one graph."""
-    from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
+    import torch
+    from nequip.data import AtomicData
+    from nequip.utils.torch_geometric import Batch
 
-    frames = []
-    for structure in structures:
-        types = np.array([{1: 0, 6: 1, 8: 2}[int(z)] for z in structure.numbers])
-        raw = {"pos": structure.positions, "cell": 20.0 * np.eye(3), "pbc": np.zeros(3, bool), "atom_types": types}
-        frames.append(compute_neighborlist_(AtomicDataDict.with_batch_(from_dict(raw)), case.config.r_max))
-    batch = AtomicDataDict.batched_from_list(frames)
-    return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+    types = torch.tensor([{1: 0, 6: 1, 8: 2}[int(z)] for z in case.structure.numbers])
+    frames = [
+        AtomicData.from_points(pos=torch.tensor(s.positions).float(), r_max=case.config.r_max, atom_types=types)
+        for s in structures
+    ]
+    return AtomicData.to_AtomicDataDict(Batch.from_data_list(frames))
 
 
 def nequip_observables(model: Any, data: dict[str, Any], _: bool) -> tuple[Any, ...]:
     """Energies, forces, no stress."""
     out = model(dict(data))
-    return out["total_energy"], out["forces"], None
+    return out["total_energy"][:, 0], out["forces"], None
 
 
 def mace_model(case: Case) -> tuple[Any, str]:

@@ -1,0 +1,58 @@
+"""Standard normal numbers for the sampler: those of `jax.random.normal`, generated in one pass.
+
+A step of a chain needs one for every weight. On a CPU JAX keeps the rounds of its generator in a loop that sweeps
+the memory several times; written out, the compiler makes one loop over registers of them.
+"""
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
+"""Of the Threefry-2x32 rounds (Salmon et al. 2011, SC11, table 2)."""
+
+PARITY: Final = 0x1BD11BDA
+"""Constant of the third key word (ibid.)."""
+
+
+def standard_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Independent N(0, 1) numbers, bit for bit those of `jax.random.normal(key, shape, dtype)`.
+
+    Args:
+      key: used up here.
+      shape: of the result.
+      dtype: floating-point type.
+    """
+    size = int(np.prod(shape))
+    if not _written_out(key, size, dtype):
+        return jax.random.normal(key, shape, dtype)
+    return _normal(threefry_bits(jax.random.key_data(key), size)).reshape(shape)
+
+
+def threefry_bits(key: jax.Array, size: int) -> jax.Array:
+    """Random bits [size] of a key [2], uint32: both words of every block together, 20 rounds."""
+    words = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(PARITY))
+    left, right = jnp.broadcast_to(words[0], (size,)), jnp.arange(size, dtype=jnp.uint32) + words[1]
+    for group in range(5):
+        for distance in ROTATIONS[group % 2]:
+            left = left + right
+            right = ((right << np.uint32(distance)) | (right >> np.uint32(32 - distance))) ^ left
+        left = left + words[(group + 1) % 3]
+        right = right + words[(group + 2) % 3] + np.uint32(group + 1)
+    return left ^ right
+
+
+def _written_out(key: jax.Array, size: int, dtype: jnp.dtype) -> bool:
+    """Whether the generator above is JAX's own for this key and faster than its implementation."""
+    same = jax.config.jax_threefry_partitionable and str(jax.random.key_impl(key)) == "threefry2x32"
+    return same and jnp.dtype(dtype) == jnp.float32 and size < 2**32 and jax.default_backend() == "cpu"
+
+
+def _normal(bits: jax.Array) -> jax.Array:
+    """Inverse distribution function of float32 numbers in (-1, 1), of which bits [n] give the mantissa."""
+    lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
+    mantissa = jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | np.uint32(0x3F800000), jnp.float32)
+    uniform = (mantissa - np.float32(1.0)) * (np.float32(1.0) - lowest) + lowest
+    return np.float32(np.sqrt(2.0)) * jax.lax.erf_inv(jnp.maximum(uniform, lowest))
