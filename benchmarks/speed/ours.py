@@ -1,6 +1,9 @@
 """Work of this package as functions that do it once and wait for the result."""
 
+import statistics
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,9 @@ from bayes_mlff.otf.schedule import build
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.chains import otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.potential import potential
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.sghmc.run import ChainAxis
 from benchmarks.speed.cases import (
     BATCH,
     CHAINS,
@@ -56,7 +61,20 @@ def graph_of(structure: Structure, case: Case) -> Graph:
     return state.graph
 
 
-def update(case: Case, *, chains: int = CHAINS) -> Callable[[], None]:
+def labels(case: Case) -> training.TrainingSet:
+    """Random labels of rattled structures."""
+    graphs = [graph_of(s, case) for s in rattled(case.structure, LABELS)]
+    slots = max(g.neighbors.shape[1] for g in graphs)
+    known = training.allocate(pad_slots(graphs[0], slots), LABELS)
+    rng = np.random.default_rng(1)
+    for graph in graphs:
+        forces = rng.normal(size=graph.positions.shape)
+        stress = 0.01 * rng.normal(size=(3, 3)) if case.with_stress else None
+        known = training.append(known, pad_slots(graph, slots), float(rng.normal()), forces, stress)
+    return known
+
+
+def update(case: Case, *, chains: int = CHAINS, chain_axis: ChainAxis | None = None) -> Callable[[], None]:
     """`THIN` SGHMC steps of all chains on all local devices."""
     flat, predict = model(case)
     likelihood = Likelihood(ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
@@ -70,25 +88,49 @@ def update(case: Case, *, chains: int = CHAINS) -> Callable[[], None]:
         cold_steps=0,
         ramp_steps=1,
         thin=THIN,
+        chain_axis=chain_axis,
     )
-    graphs = [graph_of(s, case) for s in rattled(case.structure, LABELS)]
-    slots = max(g.neighbors.shape[1] for g in graphs)
-    labels = training.allocate(pad_slots(graphs[0], slots), LABELS)
-    rng = np.random.default_rng(1)
-    for graph in graphs:
-        forces = rng.normal(size=graph.positions.shape)
-        stress = 0.01 * rng.normal(size=(3, 3)) if case.with_stress else None
-        labels = training.append(labels, pad_slots(graph, slots), float(rng.normal()), forces, stress)
-    params = chains_of(flat, chains)
+    known, params = labels(case), chains_of(flat, chains)
     state = sampler.init(params, jax.random.key(1))
     run = ChainDevices(chains, lambda p, c, t: sampler.update(p, c, t, THIN))
 
     def once() -> None:
         nonlocal params, state
-        params, state, _ = jax.block_until_ready(run(params, state, labels))
+        params, state, _ = jax.block_until_ready(run(params, state, known))
 
     once()
     return once
+
+
+class Account(NamedTuple):
+    """XLA's account of the gradient of one chain, batch of `BATCH`."""
+
+    flop: float
+    byte: float
+
+
+def account(case: Case) -> Account:
+    """Count the work of a gradient; in one piece, since loops would be counted once."""
+    flat, predict = model(case)
+    likelihood = Likelihood(ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    gradient = jax.jit(jax.grad(potential(predict, GaussianPrior(flat, 0.2), likelihood, BATCH)))
+    cost = gradient.lower(flat, jax.random.key(0), labels(case)).compile().cost_analysis()
+    return Account(cost["flops"], cost["bytes accessed"])
+
+
+def product_rate(rounds: int, size: int = 4096) -> float:
+    """FLOP per second of a large product of float32 matrices on all local devices."""
+    devices = jax.local_devices()
+    a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+    on_each = [jax.device_put(a, device) for device in devices]
+    product = jax.jit(lambda x: x @ x)
+    jax.block_until_ready([product(x) for x in on_each])
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        jax.block_until_ready([product(x) for x in on_each])
+        seconds.append(time.perf_counter() - start)
+    return len(devices) * 2.0 * size**3 / statistics.median(seconds)
 
 
 def shipped_config(name: str, structure: Structure):

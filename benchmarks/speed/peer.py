@@ -220,10 +220,14 @@ def dynamics(kind: str, case: Case) -> tuple[Callable[[], None], str, float]:
     return lambda: md.run(steps), version, 1.0 / steps
 
 
-def main() -> None:
-    """Serve."""
+Work = tuple[Callable[[], None], str, float]
+"""What does the work once, who does it, and what its seconds are multiplied with."""
+
+
+def serve(prepare: Callable[[str, str, Case], Work]) -> None:
+    """Say who is ready, then work once for every line of standard input and print the seconds."""
     kind, task, name = sys.argv[1:4]
-    once, version, factor = {"sghmc": sghmc, "md": dynamics}[task](kind, CASES[name]())
+    once, version, factor = prepare(kind, task, CASES[name]())
     once()
     print(json.dumps({"version": version, "factor": factor}), flush=True)
     for _ in sys.stdin:
@@ -233,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda kind, task, case: {"sghmc": sghmc, "md": dynamics}[task](kind, case))

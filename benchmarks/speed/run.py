@@ -1,16 +1,18 @@
 """Time this package against its peers, in turns, on the machine that it runs on.
 
-    python -m benchmarks.speed.run --nequip PYTHON --mace PYTHON [--only QUESTION ...]
+    python -m benchmarks.speed.run --nequip PYTHON --mace PYTHON --mlip PYTHON [--only QUESTION ...]
 
-PYTHON are interpreters of environments with this package and nequip or mace-torch (whose requirements exclude each
-other). Every question is a line of `benchmarks/results/speed/DEVICE.json`.
+PYTHON are interpreters of environments with this package and nequip 0.6.1, mace-torch or mlip (whose requirements
+exclude each other). Every question is a line of `benchmarks/results/speed/DEVICE.json`.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +35,8 @@ class Peer:
     """A peer at work in its own environment."""
 
     def __init__(self, python: str, kind: str, task: str, case: str):
-        command = [python, "-W", "ignore", "-m", "benchmarks.speed.peer", kind, task, case]
+        module = "benchmarks.speed.mlip_peer" if kind == "mlip" else "benchmarks.speed.peer"
+        command = [python, "-W", "ignore", "-m", module, kind, task, case]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -77,17 +80,17 @@ def against_peers(args: argparse.Namespace, task: str) -> list[dict[str, Any]]:
     """An update step, or a step of dynamics, of all chains."""
     rows = []
     for name, make in cases.CASES.items():
-        kind = PEER_OF[name]
         case, steps = make(), 20 if name == "ethanol" else 4
         once = ours.update(case) if task == "sghmc" else ours.dynamics(case, steps=steps)
-        peer = Peer(getattr(args, kind), kind, task, name)
-        try:
-            factor = 1.0 / (ours.THIN if task == "sghmc" else steps)
-            mine, theirs, ratio = in_turns(once, factor, peer, args.rounds)
-        finally:
-            peer.close()
+        factor = 1.0 / (ours.THIN if task == "sghmc" else steps)
         question = "SGHMC step of 8 chains, batch 5" if task == "sghmc" else "MD step with 8 models"
-        rows.append(row(question, name, mine, peer.version, theirs, ratio))
+        for kind in (PEER_OF[name], *(["mlip"] if args.mlip else [])):
+            peer = Peer(getattr(args, kind), kind, task, name)
+            try:
+                mine, theirs, ratio = in_turns(once, factor, peer, args.rounds)
+            finally:
+                peer.close()
+            rows.append(row(question, name, mine, peer.version, theirs, ratio))
     return rows
 
 
@@ -128,6 +131,40 @@ def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def peak(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """FLOP and bytes of an update step by XLA's account, and what share of the rate of a large product it reaches."""
+    rate, rows = ours.product_rate(args.rounds), []
+    for name, make in cases.CASES.items():
+        for case in (make(), shipped(name)):
+            work = ours.account(case)
+            once = ours.update(case)
+            seconds = statistics.median(timed(once) for _ in range(args.rounds)) / ours.THIN
+            flop = cases.CHAINS * work.flop
+            extra = {
+                "gflop": flop / 1e9,
+                "gb": cases.CHAINS * work.byte / 1e9,
+                "gflop_per_s": flop / seconds / 1e9,
+                "gflop_per_s_of_a_product": rate / 1e9,
+                "share_of_peak": flop / seconds / rate,
+            }
+            size = "shipped size" if case.config != make().config else "published size"
+            rows.append(row(f"FLOP of an SGHMC step of 8 chains, batch 5, {size}", name, seconds) | extra)
+    return rows
+
+
+def starts(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What a short run compiles, and what its second start still has to compile."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache", "XDG_CACHE_HOME": f"{folder}/own"}
+        for number in ("first", "second"):
+            command = [args.tblite, "-W", "ignore", "-m", "benchmarks.speed.starts", f"{folder}/{number}"]
+            ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+            found = json.loads(ran.stdout.splitlines()[-1])
+            rows.append(row(f"{number} start of a run, to its end", "ethanol", found.pop("seconds")) | found)
+    return rows
+
+
 def shipped(name: str) -> cases.Case:
     """The system with the architecture of the model that comes with the package."""
     case = cases.CASES[name]()
@@ -135,23 +172,30 @@ def shipped(name: str) -> cases.Case:
     return replace(case, config=ours.shipped_config(model, case.structure))
 
 
+def device_name() -> str:
+    """Number and kind of the devices."""
+    return f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+
+
+def commit() -> str:
+    """That of the working tree."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def row(
     question: str, system: str, mine: float, peer: str = "", theirs: float | None = None, ratio: float | None = None
 ):
     """One line of the results."""
-    device = jax.devices()[0]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     result = {
         "question": question,
         "system": system,
-        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "device": device_name(),
         "ours_s": mine,
         "peer": peer,
         "peer_s": theirs,
         "ratio": ratio,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "versions": f"jax {jax.__version__}",
     }
     print(json.dumps(result), flush=True)
@@ -163,7 +207,13 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "dynamics": lambda args: against_peers(args, "md"),
     "gate": gate,
     "growth": growth,
+    "peak": peak,
+    "starts": starts,
 }
+
+
+def _identity(line: dict[str, Any]) -> tuple[str, str, str]:
+    return line["question"], line["system"], line["peer"].split(" ")[0]
 
 
 def main() -> None:
@@ -171,6 +221,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nequip", default=sys.executable, help="interpreter with nequip")
     parser.add_argument("--mace", default=sys.executable, help="interpreter with mace-torch")
+    parser.add_argument("--mlip", default=None, help="interpreter with mlip; without it that peer is left out")
+    parser.add_argument("--tblite", default=sys.executable, help="interpreter with tblite, for the short runs")
     parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
     parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median is taken")
     args = parser.parse_args()
@@ -180,8 +232,8 @@ def main() -> None:
     known = json.loads(path.read_text()) if path.is_file() else []
     for name in args.only:
         new = QUESTIONS[name](args)
-        names = {(r["question"], r["system"]) for r in new}
-        known = [r for r in known if (r["question"], r["system"]) not in names] + new
+        names = {_identity(r) for r in new}
+        known = [r for r in known if _identity(r) not in names] + new
         path.write_text(json.dumps(known, indent=1) + "\n")
 
 
