@@ -329,7 +329,7 @@ class Session:
         slack = 1.25
         while True:
             wanted, _ = neighbors.allocate(self._structure(crowded), elements, spec.r_max, skin=spec.skin, slack=slack)
-            # One more image at a time: were the atoms flying apart, the number of images would exhaust the memory.
+            # One more image at a time: were the cell collapsing, the number of images would exhaust the memory.
             images = tuple(old + (new > old) for new, old in zip(wanted.images, spec.images, strict=True))
             if wanted.capacity > spec.capacity or images != spec.images:
                 break
