@@ -15,13 +15,13 @@ from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
-from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
-from bayes_mlff.otf.devices import chain_mesh
+from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState
 from bayes_mlff.otf.problem import (
     Problem,
     chain_update,
+    dynamics_chunk,
     first_dynamics,
     first_parameters,
     learning_graph,
@@ -219,8 +219,7 @@ class Session:
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:
             length = self.problem.config.dynamics.chunk_steps
-            mesh = chain_mesh(self.problem.config.sampler.chains)
-            self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length, mesh=mesh)
+            self._chunk = spec, dynamics_chunk(self.problem, spec, length)
         return self._chunk[1]
 
     def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, *, audited: bool) -> RunState:
