@@ -6,7 +6,9 @@ the next update. Edges within `r_max + skin` stay valid until some atom or cell 
 pair could have crossed the skin; `stale` says when, counting the deformation of the cell as motion.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,15 @@ from bayes_mlff.core.errors import DataError
 from bayes_mlff.data.graph import Graph, exact_dot, pad_slots
 from bayes_mlff.data.structure import Structure, check
 
+BLOCK: Final = 1 << 18
+"""Pairs that are looked at at once, some tens of bytes each."""
+
+BEYOND_NEAREST: Final = 0.501
+"""Cell heights between an atom and the farthest place of its nearest image, with room for rounding errors."""
+
+THINNER: Final = 0.05
+"""Part of its heights that a cell may lose before more images are needed than at first."""
+
 
 class NeighborSpec(NamedTuple):
     """What stays fixed while a list is updated inside jit; hashable."""
@@ -24,7 +35,12 @@ class NeighborSpec(NamedTuple):
     r_max: float  # Å
     skin: float  # Å
     capacity: int  # neighbour slots per atom
-    images: tuple[int, int, int]  # lattice translations searched along each cell vector, to either side
+    images: tuple[int, int, int]  # m: the 2m - 1 nearest along each cell vector are searched; 0: does not repeat
+
+    @property
+    def reach(self) -> float:
+        """Distance up to which neighbours are listed, Å."""
+        return self.r_max + self.skin
 
 
 class NeighborState(NamedTuple):
@@ -62,9 +78,13 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def image_range(cell: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[int, int, int]:
-    """Translations along each cell vector that can bring an atom within `reach` of another, for wrapped atoms."""
+    """Images of a pair that have to be searched along each cell vector, as in `NeighborSpec`.
+
+    Enough for cells that become a twentieth thinner, so that one that fluctuates is not too thin at once.
+    """
     heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    return tuple(int(np.ceil(reach / h)) if p else 0 for h, p in zip(heights, pbc, strict=True))  # type: ignore[return-value]
+    needed = (1.0 + THINNER) * reach / heights + BEYOND_NEAREST
+    return tuple(int(np.floor(x)) + 1 if p else 0 for x, p in zip(needed, pbc, strict=True))  # type: ignore[return-value]
 
 
 def allocate(
@@ -102,16 +122,8 @@ def allocate(
     capacity = int(np.ceil(slack * counts.max(initial=1)))
     if not structure.pbc.any():
         capacity = min(capacity, n - 1)
-    spec = NeighborSpec(float(r_max), float(skin), max(capacity, 1), _images(structure, cell, reach))
+    spec = NeighborSpec(float(r_max), float(skin), max(capacity, 1), image_range(cell, structure.pbc, reach))
     return spec, _pack(structure, species, cell, first, second, shift, spec, np.dtype(dtype))
-
-
-def _images(structure: Structure, cell: np.ndarray, reach: float) -> tuple[int, int, int]:
-    """Image range wide enough for atoms that are not wrapped into the cell."""
-    base = image_range(cell, structure.pbc, reach)
-    fractional = structure.positions @ np.linalg.inv(cell)
-    spread = np.ptp(fractional, axis=0)
-    return tuple(b + int(np.ceil(s)) if p else 0 for b, s, p in zip(base, spread, structure.pbc, strict=True))  # type: ignore[return-value]
 
 
 def pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,8 +188,14 @@ def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
     return spec.r_max * stretch + drift > spec.r_max + spec.skin
 
 
+@partial(jax.jit, static_argnames="spec")
 def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
-    """Search all neighbours anew inside jit, by brute force over atoms and lattice images.
+    """Search all neighbours anew, compiled: every pair of atoms, in its nearest images.
+
+    The nearest image is found by rounding the fractional vector of a pair, wherever the atoms have drifted. An
+    image with fractional component f along a cell vector of height h is at least |f| h away, so that the 2m - 1
+    nearest along it hold all within reach as long as reach < (m - 1/2) h. Time grows with the square of the number
+    of atoms, memory linearly.
 
     Args:
       state: the graph with the positions to search for.
@@ -185,45 +203,61 @@ def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
 
     Returns:
       A list of the same shapes; `overflow` is set, and stays set, if an atom has more neighbours than slots or
-      if the cell has become so thin or an atom has drifted so far that the searched images do not suffice.
+      if the cell has become so thin that the searched images do not suffice.
     """
     graph = state.graph
     n, k = graph.neighbors.shape
-    reach = spec.r_max + spec.skin
-    spans = [jnp.arange(-m, m + 1, dtype=graph.positions.dtype) for m in spec.images]
-    grid = jnp.stack(jnp.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+    inverse = jnp.linalg.inv(graph.cell)
+    grid = _image_grid(spec, graph.positions.dtype)
     images = grid.shape[0]
-    vectors = (
-        graph.positions[None, :, None, :]
-        - graph.positions[:, None, None, :]
-        + exact_dot(grid, graph.cell)[None, None, :, :]
-    )
-    squared = jnp.sum(vectors**2, axis=-1)
-    itself = jnp.eye(n, dtype=bool)[:, :, None] & jnp.all(grid == 0, axis=-1)[None, None, :]
-    close = (squared < reach**2) & ~itself & graph.node_mask[:, None, None] & graph.node_mask[None, :, None]
-    close = close.reshape(n, n * images)
-    chosen = jax.vmap(lambda row: jnp.nonzero(row, size=k, fill_value=n * images)[0])(close)
-    mask = chosen < n * images
-    chosen = jnp.where(mask, chosen, 0)
-    neighbors = (chosen // images).astype(graph.neighbors.dtype)
-    shifts = jnp.where(mask[..., None], grid[chosen % images], 0.0)
-    too_many = jnp.any(jnp.sum(close, axis=1) > k)
+    translations = exact_dot(grid, graph.cell)
+    central = jnp.all(grid == 0, axis=-1)
+    indices = jnp.arange(n)
+    fractional = exact_dot(graph.positions, inverse)
+    repeats = jnp.asarray([m > 0 for m in spec.images])[None, :]
+
+    def search(i: jax.Array):
+        apart = graph.positions - graph.positions[i][None, :]
+        nearest = jnp.where(repeats, -jnp.round(fractional - fractional[i][None, :]), 0.0)
+        # Three products by hand fuse with what follows; a matrix product would not.
+        apart = apart + jnp.sum(nearest[:, :, None] * graph.cell[None, :, :], axis=1)
+        vectors = apart[:, None, :] + translations[None, :, :]
+        itself = (indices == i)[:, None] & central[None, :]
+        close = (jnp.sum(vectors**2, axis=-1) < spec.reach**2) & ~itself & graph.node_mask[:, None]
+        close = close.reshape(-1) & graph.node_mask[i]
+        chosen = jnp.nonzero(close, size=k, fill_value=n * images)[0]
+        mask = chosen < n * images
+        chosen = jnp.where(mask, chosen, 0)
+        neighbors = chosen // images
+        shifts = jnp.where(mask[:, None], nearest[neighbors] + grid[chosen % images], 0.0)
+        return neighbors.astype(graph.neighbors.dtype), shifts, mask, jnp.sum(close) > k
+
+    neighbors, shifts, mask, too_many = _in_blocks(search, n, max(1, BLOCK // (n * images)))
     graph = graph._replace(neighbors=neighbors, shifts=shifts, edge_mask=mask)
-    overflow = state.overflow | too_many | _images_exceeded(graph, spec)
+    overflow = state.overflow | jnp.any(too_many) | _too_thin(inverse, spec)
     return NeighborState(graph, graph.positions, graph.cell, overflow)
 
 
-def _images_exceeded(graph: Graph, spec: NeighborSpec) -> jax.Array:
-    """True if an edge could lie outside the searched lattice translations."""
-    inverse = jnp.linalg.inv(graph.cell)
-    heights = 1.0 / jnp.linalg.norm(inverse, axis=0)
-    fractional = exact_dot(graph.positions, inverse)
-    low = jnp.min(jnp.where(graph.node_mask[:, None], fractional, jnp.inf), axis=0)
-    high = jnp.max(jnp.where(graph.node_mask[:, None], fractional, -jnp.inf), axis=0)
-    needed = (spec.r_max + spec.skin) / heights + (high - low)
-    available = jnp.asarray(spec.images, needed.dtype) + 1.0
-    periodic = jnp.asarray([m > 0 for m in spec.images])
-    return jnp.any(periodic & (needed >= available))
+def _image_grid(spec: NeighborSpec, dtype: jnp.dtype) -> jax.Array:
+    """Lattice translations [images, 3] around the nearest image."""
+    spans = [jnp.arange(1 - max(m, 1), max(m, 1), dtype=dtype) for m in spec.images]
+    return jnp.stack(jnp.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _in_blocks(search: Callable, n: int, at_once: int) -> Any:
+    """Results [n, ...] of a function of an index, for so many indices at once as memory allows."""
+    blocks = -(-n // at_once)
+    rows = -(-n // blocks)
+    indices = jnp.minimum(jnp.arange(blocks * rows), n - 1).reshape(blocks, rows)
+    found = jax.lax.map(jax.vmap(search), indices)
+    return jax.tree.map(lambda x: x.reshape(blocks * rows, *x.shape[2:])[:n], found)
+
+
+def _too_thin(inverse: jax.Array, spec: NeighborSpec) -> jax.Array:
+    """True if an edge could lie outside the searched images."""
+    needed = spec.reach * jnp.linalg.norm(inverse, axis=0) + BEYOND_NEAREST
+    available = jnp.asarray(spec.images, needed.dtype)
+    return jnp.any((available > 0) & (needed >= available))
 
 
 def widen(state: NeighborState, capacity: int) -> NeighborState:

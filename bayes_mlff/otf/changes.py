@@ -27,6 +27,7 @@ FREE = (
     "dynamics.schedule",
     "dynamics.chunk_steps",
     "dynamics.trajectory_every",
+    "dynamics.memory_gib",
     "guards",
     "audits",
     "engine",

@@ -1,7 +1,7 @@
 """A jitted stretch of molecular dynamics that stops itself."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn, Prediction
-from bayes_mlff.otf.devices import on_all, shared_prediction
+from bayes_mlff.otf.devices import Budget, memory_budget, on_all, shared_prediction
 from bayes_mlff.otf.integrators import Integrator, MDState, kinetic_energy, total_work
-from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
+from bayes_mlff.sghmc.run import preferred_axis
 
 
 class Stop(enum.IntFlag):
@@ -115,35 +116,54 @@ class RunChunk(Protocol):
         ...
 
 
-def ensemble_predictor(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, chain_axis: ChainAxis | None = None
+def batch_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
 ) -> Callable[..., Predictive]:
-    """Predictive distribution of one structure from K sets of parameters.
+    """Predictive distribution of several structures from K sets of parameters.
 
     Args:
       predict: model of one set of flat parameters.
       energy_sigma: fixed standard deviation of the likelihood, eV.
       stress_sigma: likewise of the stress, eV/Å³.
-      chain_axis: all sets of parameters at once, or one after the other; by default what suits the device.
+      at_once: most sets of parameters that a device evaluates together, the others after them; by default all, or
+        one on a CPU, whose caches hold the work of one.
 
     Returns:
-      `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1; inside a function that runs on all
-      devices of a mesh each evaluates its share of the parameters.
+      `(params [c, p], graphs [b, ...], mesh=None) -> Predictive`; inside a function that runs on all devices of a
+      mesh each evaluates its share of the parameters.
     """
-    axis = chain_axis or preferred_axis()
+    most = at_once or (1 if preferred_axis() == "map" else None)
 
-    def predict_all(params: jax.Array, batch: Graph) -> Prediction:
-        if axis == "map":
-            return jax.lax.map(lambda chain: predict(chain, batch), params)
-        return jax.vmap(predict, in_axes=(0, None))(params, batch)
+    def predict_all(params: jax.Array, graphs: Graph) -> Prediction:
+        chains = len(params)
+        together = largest_divisor(chains, most or chains)
+        if together == 1:
+            return jax.lax.map(lambda chain: predict(chain, graphs), params)
+        vectorised = jax.vmap(predict, in_axes=(0, None))
+        if together == chains:
+            return vectorised(params, graphs)
+        groups = params.reshape(-1, together, params.shape[1])
+        each = jax.lax.map(lambda group: vectorised(group, graphs), groups)
+        return jax.tree.map(lambda x: x.reshape(chains, *x.shape[2:]), each)
 
-    def evaluate(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
-        batch = jax.tree.map(lambda x: x[None], graph)
+    def evaluate(params: jax.Array, graphs: Graph, mesh: Mesh | None = None) -> Predictive:
         together = predict_all if mesh is None else shared_prediction(predict_all, mesh)
-        prediction = together(params, batch)
+        prediction = together(params, graphs)
         return combine(prediction, energy_sigma=energy_sigma, stress_sigma=stress_sigma)
 
     return evaluate
+
+
+def ensemble_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
+) -> Callable[..., Predictive]:
+    """The same for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
+    evaluate = batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
+
+    def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
+        return evaluate(params, jax.tree.map(lambda x: x[None], graph), mesh)
+
+    return evaluate_one
 
 
 def make_chunk(
@@ -153,6 +173,8 @@ def make_chunk(
     length: int,
     *,
     mesh: Mesh | None = None,
+    thrifty: Sequence[Callable[..., Predictive]] = (),
+    memory_gib: float | None = None,
 ) -> RunChunk:
     """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
 
@@ -161,18 +183,29 @@ def make_chunk(
       integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
       spec: static part of the neighbour list.
       length: most steps of one call.
-      mesh: devices to share the chains of `evaluate`; by default those of the arguments.
+      mesh: devices to share the chains of `evaluate`; by default those of the arguments, whatever memory they have.
+      thrifty: predictors that need less and less memory, in the place of `evaluate` where that does not fit.
+      memory_gib: of each device of the mesh, for intermediate results; by default what `memory_budget` says.
 
     Returns:
-      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once.
+      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once. Where it
+      does not fit into the memory the first call raises a ConfigError of `dynamics.memory_gib`.
     """
-    evaluate_shared = evaluate if mesh is None or mesh.size == 1 else partial(evaluate, mesh=mesh)
+    if mesh is None:
+        return jax.jit(_chunk(evaluate, integrator, spec, length))
+    ways = [one if mesh.size == 1 else partial(one, mesh=mesh) for one in (evaluate, *thrifty)]
+    return on_all([_chunk(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
 
-    def evaluate_at(params: jax.Array, state: NeighborState, md: MDState):
-        state = neighbors.move(state, md.position, md.cell)
-        outdated = neighbors.stale(state, spec)
-        state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
-        return state, evaluate_shared(params, state.graph)
+
+def dynamics_budget(mesh: Mesh, memory_gib: float | None) -> Budget:
+    """Memory for evaluating the ensemble."""
+    return Budget(memory_budget(mesh, memory_gib), "dynamics.memory_gib", "one chain")
+
+
+def _chunk(
+    evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
+) -> RunChunk:
+    """A chunk that is not compiled yet."""
 
     def run(
         params: jax.Array,
@@ -182,56 +215,84 @@ def make_chunk(
         limit: jax.Array,
         limits: Limits | None = None,
     ) -> Chunk:
-        n, dtype = md.position.shape[0], md.position.dtype
-        bounds = no_limits(dtype) if limits is None else limits
-        empty = jnp.full((length,), jnp.nan, dtype)
-        shapes = jax.eval_shape(evaluate_shared, params, state.graph)
-        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        start = Chunk(
-            md,
-            state,
-            nothing,
-            jnp.zeros([], jnp.int32),
-            jnp.zeros([], jnp.int32),
-            Thermo(*(empty for _ in Thermo._fields)),
-            Frames(
-                jnp.zeros((length, n, 3), dtype),
-                jnp.zeros((length, 3, 3), dtype),
-                None if shapes.stress_mean is None else jnp.zeros((length, 3, 3), dtype),
-            ),
-        )
+        bounds = no_limits(md.position.dtype) if limits is None else limits
 
         def keep_going(c: Chunk) -> jax.Array:
             return (c.stop == int(Stop.NONE)) & (c.steps < limit)
 
         def step(c: Chunk) -> Chunk:
             md = integrator.begin(c.md)
-            state, predictive = evaluate_at(params, c.neighbors, md)
-            stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
-            done = integrator.finish(md, predictive.forces_mean[0], stress)
-            first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
-            origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
-            stop = inspect(predictive, state, sigma_crit) | guard(
-                done, state, predictive, bounds._replace(conserved=origin), c.steps + 1
-            )
-            go_on = stop == int(Stop.NONE)
-            md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
-            row = Thermo(
-                predictive.energy_mean[0],
-                kinetic_energy(md),
-                predictive.energy_sigma[0],
-                jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
-                total_work(md),
-            )
-            thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
-            frames = jax.tree.map(
-                lambda buffer, x: buffer.at[c.steps].set(x), c.frames, Frames(md.position, md.cell, stress)
-            )
-            return Chunk(md, state, predictive, stop, c.steps + 1, thermo, frames)
+            state = neighbors.move(c.neighbors, md.position, md.cell)
+            outdated = neighbors.stale(state, spec)
+            state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
+            return conclude(c, md, state, evaluate(params, state.graph), integrator, sigma_crit, bounds)
 
-        return jax.lax.while_loop(keep_going, step, start)
+        predicted = jax.eval_shape(evaluate, params, state.graph)
+        return jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, length))
 
-    return jax.jit(run) if mesh is None else on_all(run, mesh)
+    return run
+
+
+def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length: int) -> Chunk:
+    """A chunk of at most `length` steps before the first; `predicted` gives the shapes of one prediction."""
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), predicted)
+    rows = jnp.full((length,), jnp.nan, md.position.dtype)
+
+    def frames(x: jax.Array) -> jax.Array:
+        return jnp.zeros((length, *x.shape), x.dtype)
+
+    zero = jnp.zeros([], jnp.int32)
+    stress = None if nothing.stress_mean is None else frames(nothing.stress_mean[0])
+    return Chunk(
+        md,
+        state,
+        nothing,
+        zero,
+        zero,
+        Thermo(*(rows for _ in Thermo._fields)),
+        Frames(frames(md.position), frames(md.cell), stress),
+    )
+
+
+def conclude(
+    c: Chunk,
+    md: MDState,
+    state: NeighborState,
+    predictive: Predictive,
+    integrator: Integrator,
+    sigma_crit: jax.Array,
+    bounds: Limits,
+) -> Chunk:
+    """Finish and record a step, or stop before its second half.
+
+    Args:
+      c: before the step.
+      md: after its first half.
+      state: neighbours at the new geometry.
+      predictive: of one structure, at the new geometry.
+      integrator: whose step it is.
+      sigma_crit: [] eV, σ of the energy above which a geometry is labelled.
+      bounds: limits of the chunk.
+    """
+    stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
+    done = integrator.finish(md, predictive.forces_mean[0], stress)
+    first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
+    origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
+    stop = inspect(predictive, state, sigma_crit) | guard(
+        done, state, predictive, bounds._replace(conserved=origin), c.steps + 1
+    )
+    go_on = stop == int(Stop.NONE)
+    md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
+    row = Thermo(
+        predictive.energy_mean[0],
+        kinetic_energy(md),
+        predictive.energy_sigma[0],
+        jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
+        total_work(md),
+    )
+    thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
+    frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, Frames(md.position, md.cell, stress))
+    return Chunk(md, state, predictive, stop, c.steps + 1, thermo, frames)
 
 
 def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array) -> jax.Array:

@@ -95,6 +95,11 @@ class DynamicsConfig(Section):
     chunk_steps: Count = Field(default=500, description="Steps between two looks from the host, at most.")
     trajectory_every: Count = Field(default=10, description="Steps between stored frames.")
     skin_angstrom: Positive = Field(default=0.5, description="Neighbours are kept this far beyond the cutoff.")
+    memory_gib: Positive | None = Field(
+        default=None,
+        description="Memory of each device for evaluating the chains, which takes them in groups or one by one to keep "
+        "to it; by default most of what the device has free.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "DynamicsConfig":

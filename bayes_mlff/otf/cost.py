@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.otf.chunk import make_chunk
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.devices import chain_mesh
-from bayes_mlff.otf.problem import Problem, chain_update, first_dynamics, learning_graph, prepare
+from bayes_mlff.otf.problem import Problem, chain_update, dynamics_chunk, first_dynamics, learning_graph, prepare
 from bayes_mlff.posterior import training_set as training
 
 MD_STEPS: Final = 20
@@ -40,7 +38,7 @@ def measure(problem: Problem) -> Cost:
     params = jnp.repeat(problem.pretrained, chains, axis=0)
 
     spec, state, md = first_dynamics(problem, key)
-    chunk = make_chunk(problem.evaluate, problem.integrator, spec, MD_STEPS, mesh=chain_mesh(chains))
+    chunk = dynamics_chunk(problem, spec, MD_STEPS)
     unlimited = jnp.asarray(np.inf, md.position.dtype)
     step_s = _seconds(lambda: chunk(params, md, state, unlimited, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 

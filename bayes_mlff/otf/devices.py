@@ -1,8 +1,8 @@
 """Chains spread over all local devices; everything else on the first, or on each of them."""
 
 import os
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,49 @@ def chain_mesh(chains: int) -> Mesh:
     return Mesh(np.array(devices[: largest_divisor(chains, len(devices))]), (_AXIS,))
 
 
+class Budget(NamedTuple):
+    """Memory that intermediate results may take."""
+
+    bytes: float  # of each device
+    key: str  # of the configuration, which sets it
+    least: str  # in words, what the thriftiest way does at once
+
+
+class FirstThatFits:
+    """The first of several ways to the same result that keeps to a budget, by the compiler's own account."""
+
+    def __init__(self, ways: Sequence[jax.stages.Wrapped], budget: Budget):
+        """Prepare functions that differ only in how much they do at once, the one that does most first."""
+        self._ways, self._budget = ways, budget
+        self._compiled: dict[tuple, Callable] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Evaluate, after compiling once for arguments of such shapes.
+
+        Raises:
+          ConfigError: naming the key and what it would have to be, if none of the ways fits.
+        """
+        leaves, structure = jax.tree.flatten(arguments)
+        kind = structure, *((aval.shape, aval.dtype) for aval in map(jax.typeof, leaves))
+        if kind not in self._compiled:
+            self._compiled[kind] = self._choose(arguments)
+        return self._compiled[kind](*arguments)
+
+    def _choose(self, arguments: tuple) -> Callable:
+        needed = []
+        for way in self._ways:
+            compiled = way.lower(*arguments).compile()
+            memory = compiled.memory_analysis()
+            needed.append(memory.temp_size_in_bytes if memory else 0)  # unknown on some platforms
+            if needed[-1] <= self._budget.bytes:
+                return compiled
+        raise ConfigError(
+            self._budget.key,
+            float(f"{self._budget.bytes / GIB:.3g}"),
+            f"at least {min(needed) / GIB:.3g} GiB for this structure, {self._budget.least} at a time",
+        )
+
+
 class ChainDevices:
     """An update of chains on as many local devices as divide their number, each with its own share of them."""
 
@@ -41,9 +84,8 @@ class ChainDevices:
           memory_gib: of each device, for intermediate results; by default what `memory_budget` says.
         """
         self._mesh = chain_mesh(chains)
-        self._budget = memory_budget(self._mesh) if memory_gib is None else memory_gib * GIB
-        self._updates = [self._jit(update) for update in updates]
-        self._compiled: dict[tuple, Callable] = {}
+        budget = Budget(memory_budget(self._mesh, memory_gib), "sampler.memory_gib", "one chain and one label")
+        self._update = FirstThatFits([self._jit(update) for update in updates], budget)
 
     def __call__(
         self, params: jax.Array, state: ChainState, training_set: TrainingSet
@@ -54,11 +96,7 @@ class ChainDevices:
           ConfigError: if none of the updates fits into the memory.
         """
         (params, state), (training_set,) = _placed(self._mesh, (params, state), (training_set,))
-        arguments = (params, state, training_set)
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(training_set))
-        if shapes not in self._compiled:
-            self._compiled[shapes] = self._first_that_fits(arguments)
-        return _gathered(self._mesh, self._compiled[shapes](*arguments))
+        return _gathered(self._mesh, self._update(params, state, training_set))
 
     def _jit(self, update: Update) -> jax.stages.Wrapped:
         if self._mesh.size == 1:
@@ -74,26 +112,15 @@ class ChainDevices:
         )
         return jax.jit(shared)
 
-    def _first_that_fits(self, arguments: tuple) -> Callable:
-        needed = []
-        for update in self._updates:
-            compiled = update.lower(*arguments).compile()
-            memory = compiled.memory_analysis()
-            needed.append(memory.temp_size_in_bytes if memory else 0)  # unknown on some platforms
-            if needed[-1] <= self._budget:
-                return compiled
-        raise ConfigError(
-            "sampler.memory_gib",
-            float(f"{self._budget / GIB:.3g}"),
-            f"at least {min(needed) / GIB:.3g} GiB for this structure, one chain and one label at a time",
-        )
 
-
-def memory_budget(mesh: Mesh) -> float:
+def memory_budget(mesh: Mesh, memory_gib: float | None = None) -> float:
     """Bytes of each device that intermediate results may take.
 
-    Four fifths of what is free where the device tells, else half of the machine's memory, shared by its devices.
+    By default four fifths of what is free where the device tells, else half of the machine's memory, shared by its
+    devices.
     """
+    if memory_gib is not None:
+        return memory_gib * GIB
     stats = mesh.devices[0].memory_stats() if mesh.devices[0].platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return 0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -117,12 +144,17 @@ def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
     return jax.shard_map(share, mesh=mesh, in_specs=(_SPLIT, _COPIED), out_specs=_COPIED, check_vma=False)
 
 
-def on_all(function: Callable, mesh: Mesh) -> Callable:
+def on_all(ways: Sequence[Callable], mesh: Mesh, budget: Budget) -> Callable:
     """Compile a function of chains [c, ...], which are shared out, and of anything else, which every device holds.
 
     Every device does all of its work, but for what is shared out inside; the result comes back to the first.
+
+    Args:
+      ways: the function, and others of the same result that need less and less memory.
+      mesh: of `chain_mesh`.
+      budget: decides between them.
     """
-    compiled = jax.jit(function)
+    compiled = FirstThatFits([jax.jit(way) for way in ways], budget)
 
     def call(params, *others):
         split, copied = _placed(mesh, params, others)

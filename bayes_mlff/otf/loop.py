@@ -15,13 +15,13 @@ from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
-from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop, make_chunk
-from bayes_mlff.otf.devices import chain_mesh
+from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState
 from bayes_mlff.otf.problem import (
     Problem,
     chain_update,
+    dynamics_chunk,
     first_dynamics,
     first_parameters,
     learning_graph,
@@ -219,8 +219,7 @@ class Session:
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:
             length = self.problem.config.dynamics.chunk_steps
-            mesh = chain_mesh(self.problem.config.sampler.chains)
-            self._chunk = spec, make_chunk(self.problem.evaluate, self.problem.integrator, spec, length, mesh=mesh)
+            self._chunk = spec, dynamics_chunk(self.problem, spec, length)
         return self._chunk[1]
 
     def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, *, audited: bool) -> RunState:
@@ -329,7 +328,7 @@ class Session:
         slack = 1.25
         while True:
             wanted, _ = neighbors.allocate(self._structure(crowded), elements, spec.r_max, skin=spec.skin, slack=slack)
-            # One more image at a time: were the atoms flying apart, the number of images would exhaust the memory.
+            # One more image at a time: were the cell collapsing, the number of images would exhaust the memory.
             images = tuple(old + (new > old) for new, old in zip(wanted.images, spec.images, strict=True))
             if wanted.capacity > spec.capacity or images != spec.images:
                 break

@@ -21,9 +21,9 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.barostat import cell_rescaling
-from bayes_mlff.otf.chunk import ensemble_predictor
+from bayes_mlff.otf.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
 from bayes_mlff.otf.config import DynamicsConfig, RunConfig
-from bayes_mlff.otf.devices import ChainDevices
+from bayes_mlff.otf.devices import ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.otf.integrators import (
     Integrator,
     MDState,
@@ -45,6 +45,9 @@ THRIFTY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
 }
 """How chains and labels at a time are cut down where the preferred way, the key, needs too much memory."""
 
+GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
+"""How many chains are evaluated together during dynamics where the preferred way, the key, needs too much memory."""
+
 
 class Problem(NamedTuple):
     """Functions and constants of a run."""
@@ -58,8 +61,9 @@ class Problem(NamedTuple):
     pretrained: jax.Array  # [1, p]
     predict: PredictFn  # of flat parameters [p]
     evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
+    thrifty_evaluate: tuple[Callable[..., Predictive], ...]  # the same with less and less memory, for more time
     chains: OtfChains
-    thrifty_chains: tuple[OtfChains, ...]  # the same with less and less memory, for more time
+    thrifty_chains: tuple[OtfChains, ...]  # likewise
     integrator: Integrator
     with_stress: bool  # of predictions and likelihood
 
@@ -100,6 +104,9 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
             at_once=at_once,
         )
 
+    def evaluate(at_once: int | None) -> Callable[..., Predictive]:
+        return ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
+
     return Problem(
         config,
         structure,
@@ -109,11 +116,10 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         prior,
         flat[None, :],
         predict,
-        ensemble_predictor(predict, energy_sigma, stress_sigma),
+        evaluate(None),
+        tuple(evaluate(at_once) for at_once in GROUPS[preferred_axis()]),
         chains(None, None),
-        (chains("vmap", 1), chains("map", None), chains("map", 1))
-        if preferred_axis() == "vmap"
-        else (chains("map", 1),),
+        tuple(chains(axis, at_once) for axis, at_once in THRIFTY[preferred_axis()]),
         make_integrator(config.dynamics, structure),
         with_stress,
     )
@@ -173,6 +179,26 @@ def learning_graph(problem: Problem, structure: Structure, *, slack: float = 1.0
     model = problem.potential.config
     _, state = neighbors.allocate(structure, model.elements, model.r_max, skin=0.0, slack=slack)
     return state.graph
+
+
+def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChunk:
+    """Up to `length` steps of dynamics with all chains, on all devices and within their memory."""
+    return make_chunk(
+        problem.evaluate,
+        problem.integrator,
+        spec,
+        length,
+        mesh=chain_mesh(problem.config.sampler.chains),
+        thrifty=problem.thrifty_evaluate,
+        memory_gib=problem.config.dynamics.memory_gib,
+    )
+
+
+def ensemble(problem: Problem) -> Callable[[jax.Array, Graph], Predictive]:
+    """Prediction of one structure by all chains, within the memory of the dynamics; compiled once."""
+    dynamics, mesh = problem.config.dynamics, chain_mesh(problem.config.sampler.chains)
+    ways = [jax.jit(evaluate) for evaluate in (problem.evaluate, *problem.thrifty_evaluate)]
+    return FirstThatFits(ways, dynamics_budget(mesh, dynamics.memory_gib))
 
 
 def chain_update(problem: Problem) -> ChainDevices:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +12,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf import trajectory
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.problem import Problem, pretrained_energy
+from bayes_mlff.otf.problem import Problem, ensemble, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunState
 
@@ -63,7 +62,7 @@ def validate(
     if run.validation.exists():
         dataset.recover(run.validation)
     known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
-    evaluate = jax.jit(problem.evaluate)
+    evaluate = ensemble(problem)
     pretrained = pretrained_energy(problem)
     rows = []
     for done, (step, structure) in enumerate(frames):

@@ -1,8 +1,10 @@
 """Eight devices do the work of one, to rounding; an update that does not fit into the memory does less at once."""
 
+import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,13 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data import neighbors
+from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
 from bayes_mlff.otf.devices import GIB, ChainDevices, chain_mesh, memory_budget
+from bayes_mlff.otf.integrators import initial_state, velocity_verlet
+from bayes_mlff.testing.structures import ethanol
 
 EIGHT = """
 import jax, numpy as np
@@ -89,6 +97,68 @@ def test_what_cannot_be_made_to_fit_is_an_error_that_says_how_much_is_needed():
     devices = ChainDevices(2, hungry(2000, 1.0), hungry(1000, 2.0), memory_gib=1e-4)
     with pytest.raises(ConfigError, match=r"sampler\.memory_gib: got 0\.0001; .*at least 0\.01"):
         devices(jnp.zeros([2, 3]), jnp.zeros([2]), jnp.ones([4]))
+
+
+def hungry_predictor(size: int, mark: float):
+    """A prediction without forces whose σ is `mark`, with a square matrix of float32 meanwhile."""
+
+    def evaluate(params, graph):
+        row = jnp.arange(size, dtype=graph.positions.dtype)
+        square = jnp.sin(row[:, None] * row[None, :] * graph.positions[0, 0])
+        energy = jnp.zeros(1) + 0.0 * jnp.sum(square @ square)
+        forces = jnp.zeros_like(graph.positions)[None]
+        return Predictive(energy, energy + mark, forces, forces, None, None, energy[None])
+
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def at_rest():
+    spec, state = neighbors.allocate(ethanol(), (1, 6, 8), 3.0, dtype=np.float64)
+    md = initial_state(state.graph.positions, ethanol().numbers, 0.0, jax.random.key(0), cell=state.graph.cell)
+    return spec, state, md
+
+
+def hungry_chunk(at_rest, memory_gib):
+    spec, state, md = at_rest
+    first, *thrifty = (hungry_predictor(2000, 1.0), hungry_predictor(1000, 2.0), hungry_predictor(100, 3.0))
+    chunk = make_chunk(first, velocity_verlet(0.5), spec, 3, mesh=chain_mesh(2), thrifty=thrifty, memory_gib=memory_gib)
+    return lambda: chunk(np.zeros((2, 1)), md, state, np.float64(1e9), np.int32(2))
+
+
+@pytest.mark.parametrize(("memory_mib", "mark", "compilations"), [(200.0, 1.0, 1), (40.0, 2.0, 2), (5.0, 3.0, 3)])
+def test_the_first_chunk_that_fits_is_taken(at_rest, memory_mib, mark, compilations, count_compilations):
+    chunk = hungry_chunk(at_rest, memory_mib / 1024)
+    with count_compilations() as count:
+        result = chunk()
+        chunk()
+    assert count.value == compilations
+    np.testing.assert_array_equal(result.thermo.sigma, [mark, mark, np.nan])
+
+
+def test_a_chunk_that_cannot_be_made_to_fit_is_an_error_that_names_the_key(at_rest):
+    with pytest.raises(ConfigError, match=r"dynamics\.memory_gib: got 1e-05; .*at least 0\.000.* one chain at a time"):
+        hungry_chunk(at_rest, 1e-5)()
+
+
+def test_chains_in_groups_predict_the_same_with_less_memory(at_rest):
+    graph = at_rest[1].graph
+
+    def predict(params, graphs):
+        wide = jnp.sin(jnp.sum(params) * jnp.sum(graphs.positions, axis=(1, 2))[:, None] * jnp.arange(1e5)[None, :])
+        forces = graphs.positions * params[0]
+        return Prediction(jnp.sum(jnp.sort(wide, axis=1), axis=1), forces, None, jnp.ones(forces.shape[:2]))
+
+    params = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    results, memory = [], []
+    for at_once in (6, 4, 2, 1):  # 4 does not divide 6: groups of 3
+        compiled = jax.jit(ensemble_predictor(predict, 0.1, at_once=at_once)).lower(params, graph).compile()
+        results.append(compiled(params, graph))
+        memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    for other in results[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), results[0], other)
+    assert results[0].chain_energy.shape == (6, 1) and np.ptp(results[0].chain_energy) > 0.0
+    assert all(more > 1.3 * less for more, less in itertools.pairwise(memory)), memory
 
 
 def test_by_default_an_update_may_take_half_of_the_machine():

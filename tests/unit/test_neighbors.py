@@ -1,6 +1,7 @@
 """Neighbour lists: the jitted search against the host's, staleness and overflow."""
 
 import itertools
+from functools import partial
 
 import hypothesis
 import jax
@@ -11,10 +12,11 @@ import vesin
 from hypothesis import strategies as st
 
 from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import edge_vectors
 from bayes_mlff.data.neighbors import allocate, complete_cell, image_range, move, species_index, stale, update
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.testing.structures import crystals, ethanol, molecules, random_crystal, slab, triclinic
+from bayes_mlff.testing.structures import crystals, ethanol, molecules, random_crystal, slab, supercell, triclinic
 
 ELEMENTS = (1, 6, 8)
 renew = jax.jit(update, static_argnames="spec")
@@ -46,6 +48,13 @@ def single_atom():
 FIXED = {"ethanol": ethanol(), "triclinic": triclinic(), "slab": slab(), "single atom": single_atom()}
 
 
+def many_molecules():
+    """Twelve molecules of ethanol apart from each other, without a cell."""
+    one, places = ethanol(), np.random.default_rng(4).uniform(0.0, 15.0, (12, 1, 3))
+    positions = (one.positions[None, :, :] + places).reshape(-1, 3)
+    return one._replace(numbers=np.tile(one.numbers, 12), positions=positions)
+
+
 def assert_lists_agree(structure, r_max=3.0, skin=0.4):
     spec, state = allocate(structure, ELEMENTS, r_max, skin=skin, dtype=np.float64)
     expected = host_edges(
@@ -68,22 +77,68 @@ def test_device_list_equals_host_list_on_random_structures(structure):
     assert_lists_agree(structure)
 
 
-def test_atoms_may_drift_by_several_cells():
-    structure = triclinic()
+@pytest.mark.parametrize("repeats", [(1, 1, 1), (3, 3, 3)])
+def test_atoms_may_drift_by_several_cells(repeats):
+    structure = supercell(triclinic(), repeats)
     spec, state = allocate(structure, ELEMENTS, 3.0, dtype=np.float64)
-    lattice = np.array([[3, 0, 0], [0, -2, 0], [0, 0, 1], [0, 0, 0], [-1, 1, 0]])
+    lattice = np.random.default_rng(3).integers(-3, 4, structure.positions.shape)
     drifted = structure._replace(positions=structure.positions + lattice @ structure.cell)
-    expected = host_edges(drifted.positions, structure.cell, structure.pbc, spec.r_max + spec.skin)
-    fresh_spec, fresh = allocate(drifted, ELEMENTS, 3.0, dtype=np.float64)
-    assert edges(renew(fresh, spec=fresh_spec).graph) == expected
-    # The images of the old list do not reach so far: it must say so rather than lose edges in silence.
-    old = renew(move(state, jnp.asarray(drifted.positions), state.graph.cell), spec=spec)
-    assert old.overflow
+    expected = host_edges(drifted.positions, structure.cell, structure.pbc, spec.reach)
+    result = renew(move(state, jnp.asarray(drifted.positions), state.graph.cell), spec=spec)
+    assert not result.overflow and edges(result.graph) == expected
     together = renew(
         move(state, jnp.asarray(structure.positions + 5.0 * structure.cell.sum(0)), state.graph.cell),
         spec=spec,
     )
     assert not together.overflow and edges(together.graph) == edges(state.graph)
+
+
+def sheared():
+    """A cell without right angles whose lattice planes are far less apart than its vectors are long."""
+    large = supercell(triclinic(), (4, 4, 4))
+    shear = np.array([[1.0, 0.0, 0.0], [0.45, 1.0, 0.0], [-0.3, 0.4, 1.0]])
+    return large._replace(positions=large.positions @ shear, cell=large.cell @ shear)
+
+
+LARGE = {
+    "orthorhombic": (random_crystal(np.random.default_rng(5), 150, ELEMENTS), (1, 1, 1)),
+    "sheared": (sheared(), (1, 1, 1)),
+    "thin in one direction": (supercell(triclinic(), (1, 4, 4)), (2, 1, 1)),
+    "wide slab": (supercell(slab(), (4, 4, 1)), (1, 1, 0)),
+    "thin slab": (supercell(slab(), (4, 1, 1)), (1, 2, 0)),
+    "molecules": (many_molecules(), (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", list(LARGE))
+@pytest.mark.parametrize("block", [None, 5000])
+def test_device_list_equals_host_list_in_large_cells(name, block, monkeypatch):
+    """The nearest image of a pair or several, all rows at once or in blocks, with atoms far outside the cell."""
+    structure, images = LARGE[name]
+    rng = np.random.default_rng(6)
+    away = rng.integers(-4, 5, structure.positions.shape) * structure.pbc @ structure.cell
+    structure = structure._replace(positions=structure.positions + away)
+    if block is not None:
+        monkeypatch.setattr(neighbors, "BLOCK", block)
+    spec, state = allocate(structure, ELEMENTS, 3.0, skin=0.4, dtype=np.float64)
+    assert spec.images == images
+    again = jax.jit(partial(update, spec=spec))(state)
+    assert not again.overflow
+    assert edges(again.graph) == edges(state.graph)
+    assert edges(again.graph) == host_edges(
+        structure.positions, complete_cell(structure.cell, structure.pbc), structure.pbc, spec.reach
+    )
+
+
+def test_memory_grows_linearly_with_the_atoms():
+    def needed(repeats):
+        spec, state = allocate(supercell(triclinic(), repeats), ELEMENTS, 3.0)
+        memory = renew.lower(state, spec=spec).compile().memory_analysis()
+        return memory.temp_size_in_bytes, len(state.graph.species)
+
+    (small, few), (large, many) = needed((4, 4, 4)), needed((8, 8, 8))
+    assert many == 8 * few
+    assert large < 9 * small and large < 64 * neighbors.BLOCK
 
 
 def test_lattice_translations_stay_true_when_atoms_leave_the_cell():
@@ -119,9 +174,8 @@ def test_wrapping_an_atom_makes_the_list_stale_and_its_update_right():
     wrapped = structure.positions + np.array([[1.0], [0.0], [0.0], [0.0], [0.0]]) * structure.cell[2]
     moved = move(state, jnp.asarray(wrapped), state.graph.cell)
     assert is_stale(moved, spec=spec)
-    wider = spec._replace(images=tuple(m + 1 for m in spec.images))
-    expected = host_edges(wrapped, structure.cell, structure.pbc, spec.r_max + spec.skin)
-    renewed = renew(moved, spec=wider)
+    expected = host_edges(wrapped, structure.cell, structure.pbc, spec.reach)
+    renewed = renew(moved, spec=spec)
     assert not renewed.overflow and edges(renewed.graph) == expected
 
 
@@ -172,13 +226,16 @@ def test_overflow_when_neighbours_exceed_the_capacity():
     assert relaxed.overflow, "the bit stays until the host has seen it"
 
 
-def test_overflow_when_the_cell_becomes_too_thin():
-    structure = single_atom()
+@pytest.mark.parametrize("repeats", [1, 4])
+def test_overflow_when_the_cell_becomes_too_thin(repeats):
+    structure = supercell(single_atom(), (repeats, repeats, repeats))
     spec, state = allocate(structure, ELEMENTS, 2.5, skin=0.0, slack=40.0, dtype=np.float64)
+    assert (spec.images == (1, 1, 1)) == (repeats == 4)
     for factor in np.linspace(1.0, 0.3, 15):
-        cell = jnp.asarray(structure.cell * np.array([1.0, 1.0, factor])[:, None])
-        result = renew(move(state, state.graph.positions, cell), spec=spec)
-        complete = edges(result.graph) == host_edges(structure.positions, np.asarray(cell), structure.pbc, 2.5)
+        deform = jnp.asarray([1.0, 1.0, factor])[None, :]
+        cell, positions = state.graph.cell * deform, state.graph.positions * deform
+        result = renew(move(state, positions, cell), spec=spec)
+        complete = edges(result.graph) == host_edges(np.asarray(positions), np.asarray(cell), structure.pbc, 2.5)
         assert complete or result.overflow
     assert result.overflow and not complete
 
@@ -214,14 +271,11 @@ def test_completed_cells_keep_periodic_vectors_and_are_regular(pbc):
         np.testing.assert_allclose(cell[np.array(pbc)] @ normal, 0.0, atol=1e-12)
 
 
-def test_image_range_counts_heights_not_lengths():
-    sheared = np.array([[2.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 5.0]])
-    heights = [2.0 * 2.0 / np.hypot(3.0, 2.0), 2.0, 5.0]
-    assert image_range(sheared, np.array([True, True, False]), 4.0) == (
-        int(np.ceil(4.0 / heights[0])),
-        int(np.ceil(4.0 / heights[1])),
-        0,
-    )
+def test_images_are_counted_by_heights_not_lengths():
+    sheared = np.array([[2.0, 0.0, 0.0], [3.0, 2.0, 0.0], [0.0, 0.0, 5.0]])  # heights 1.11, 2 and 5
+    assert image_range(sheared, np.array([True, True, False]), 4.0) == (5, 3, 0)
+    assert image_range(np.eye(3) * 8.5, np.ones(3, bool), 4.0) == (1, 1, 1)
+    assert image_range(np.eye(3) * 8.3, np.ones(3, bool), 4.0) == (2, 2, 2)
 
 
 def test_unknown_elements_are_refused():
