@@ -1,8 +1,11 @@
 """Strict numerics, reproducible examples and compilation counting for every test."""
 
+import atexit
 import contextlib
 import dataclasses
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -10,6 +13,17 @@ import jax
 import jax_md  # noqa: F401 (its import computes, which the strict settings below would refuse)
 import matplotlib
 import pytest
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is
+    # kept for the next. JAX reads the environment when it is imported, child processes when they start.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bayes_mlff.core.errors import ConfigError
@@ -139,7 +140,11 @@ def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
     """
 
     def share(params, graphs):
-        return jax.tree.map(lambda x: jax.lax.all_gather(x, _AXIS, tiled=True), predict(params, graphs))
+        # In one collective: for small systems each takes as long as the predictions themselves.
+        said = predict(params, graphs)
+        _, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], said))
+        flat = jax.vmap(lambda one: ravel_pytree(one)[0])(said)
+        return jax.vmap(unravel)(jax.lax.all_gather(flat, _AXIS, tiled=True))
 
     return jax.shard_map(share, mesh=mesh, in_specs=(_SPLIT, _COPIED), out_specs=_COPIED, check_vma=False)
 

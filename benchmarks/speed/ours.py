@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn, predictor
-from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
+from bayes_mlff.otf import replicas
+from bayes_mlff.otf.chunk import batch_predictor, ensemble_predictor, make_chunk
 from bayes_mlff.otf.devices import ChainDevices, chain_mesh
-from bayes_mlff.otf.integrators import friction_thermostat, initial_state, thermostatted
+from bayes_mlff.otf.integrators import Integrator, friction_thermostat, initial_state, thermostatted
 from bayes_mlff.otf.schedule import build
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.chains import otf_chains
@@ -36,6 +37,8 @@ from benchmarks.speed.cases import (
     Case,
     rattled,
 )
+
+Sigmas = Literal["none", "energy", "all"]
 
 THIN = 2
 """Steps of one timed update: its compiled loop, not its start, is what counts."""
@@ -139,25 +142,28 @@ def shipped_config(name: str, structure: Structure):
     return registry.restrict(registry.load(name), elements).config
 
 
-def dynamics(case: Case, *, steps: int, chains: int = CHAINS, gated: bool = True) -> Callable[[], None]:
+def integrator() -> Integrator:
+    """Langevin dynamics at 300 K."""
+    return thermostatted(0.5, build((), temperature_k=300.0, pressure_gpa=0.0), friction_thermostat(0.5, 0.01))
+
+
+def dynamics(case: Case, *, steps: int, chains: int = CHAINS, sigmas: Sigmas = "all") -> Callable[[], None]:
     """Langevin steps with all models that look for a reason to stop after each.
 
-    Without the gate σ is not calculated, and nothing but the last step ends the run.
+    `sigmas` says what is calculated: that of the energy is the gate, those of the forces are recorded.
     """
     flat, predict = model(case)
     spec, state = neighbors.allocate(case.structure, case.config.elements, case.config.r_max, skin=0.5)
     evaluate = ensemble_predictor(predict, ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
-    if not gated:
+    if sigmas != "all":
         combined = evaluate
 
         def evaluate(params: jax.Array, graph: Graph, mesh: Mesh | None = None):
             some = combined(params, graph, mesh)  # what is not used is not compiled
-            blank = jnp.zeros_like(some.energy_mean)
-            return some._replace(energy_sigma=blank, forces_sigma=jnp.zeros_like(some.forces_mean))
+            some = some._replace(forces_sigma=jnp.zeros_like(some.forces_mean))
+            return some if sigmas == "energy" else some._replace(energy_sigma=jnp.zeros_like(some.energy_mean))
 
-    schedule = build((), temperature_k=300.0, pressure_gpa=0.0)
-    integrator = thermostatted(0.5, schedule, friction_thermostat(0.5, 0.01))
-    chunk = make_chunk(evaluate, integrator, spec, steps, mesh=chain_mesh(chains))
+    chunk = make_chunk(evaluate, integrator(), spec, steps, mesh=chain_mesh(chains))
     md = initial_state(state.graph.positions, case.structure.numbers, 300.0, jax.random.key(2), cell=state.graph.cell)
     params = chains_of(flat, chains)
 
@@ -168,6 +174,28 @@ def dynamics(case: Case, *, steps: int, chains: int = CHAINS, gated: bool = True
         )
         if int(result.steps) != steps:
             raise RuntimeError(f"stopped after {int(result.steps)} of {steps} steps: {int(result.stop)}")
+
+    once()
+    return once
+
+
+def several(case: Case, *, count: int, steps: int, chains: int = CHAINS) -> Callable[[], None]:
+    """The same of `count` replicas in one batch, on one device."""
+    flat, predict = model(case)
+    spec, state = neighbors.allocate(case.structure, case.config.elements, case.config.r_max, skin=0.5)
+    evaluate = batch_predictor(predict, ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    keys = jax.random.split(jax.random.key(2), count)
+    positions, cell = state.graph.positions, state.graph.cell
+    each = [initial_state(positions, case.structure.numbers, 300.0, key, cell=cell) for key in keys]
+    md, near = replicas.stack(each), replicas.stack([state] * count)
+    chunk = replicas.make_replicas(evaluate, integrator(), spec, steps)
+    params = chains_of(flat, chains)
+    never, limit = jnp.full(count, jnp.inf, positions.dtype), jnp.full(count, steps, jnp.int32)
+
+    def once() -> None:
+        result = jax.block_until_ready(chunk(params, md, near, never, limit))
+        if not bool(jnp.all(result.steps == steps)):
+            raise RuntimeError(f"stopped after {result.steps} of {steps} steps: {result.stop}")
 
     once()
     return once

@@ -151,14 +151,26 @@ KINDS = {
 }
 
 
+def device() -> str:
+    """Where PyTorch computes."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def placed(data: dict[str, Any]) -> dict[str, Any]:
+    """Tensors on that device."""
+    return {k: v.to(device()) if hasattr(v, "to") else v for k, v in data.items()}
+
+
 def sghmc(kind: str, case: Case) -> tuple[Callable[[], None], str, int]:
     """One SGHMC step with AMSGrad mass of one chain; the other chains are the same work again."""
     import torch
 
     make, collate, observe = KINDS[kind]
     model, version = make(case)
-    model.train()
-    batch = collate(case, rattled(case.structure, BATCH))
+    model.to(device()).train()
+    batch = placed(collate(case, rattled(case.structure, BATCH)))
     weights = [w for w in model.parameters() if w.requires_grad]
     prior = [w.detach().clone() for w in weights]
     momentum, mean, largest = ([torch.zeros_like(w) for w in weights] for _ in range(3))
@@ -180,6 +192,8 @@ def sghmc(kind: str, case: Case) -> tuple[Callable[[], None], str, int]:
                 noise = torch.randn_like(w) * (2.0 * FRICTION * STEP_SIZE) ** 0.5 * inverse.sqrt()
                 v.mul_(1.0 - FRICTION).sub_(STEP_SIZE * inverse * g).add_(noise)
                 w.add_(1e-6 * v)  # small, so that random weights do not run away; the work is the same
+            if device() == "cuda":
+                torch.cuda.synchronize()
 
     return once, version, CHAINS
 
@@ -195,7 +209,7 @@ def dynamics(kind: str, case: Case) -> tuple[Callable[[], None], str, float]:
     models = [make(case) for _ in range(CHAINS)]
     version = models[0][1]
     for model, _ in models:
-        model.eval()
+        model.to(device()).eval()
 
     class Committee(Calculator):
         implemented_properties = ["energy", "forces"]  # noqa: RUF012 (as ASE has it)
@@ -203,13 +217,13 @@ def dynamics(kind: str, case: Case) -> tuple[Callable[[], None], str, float]:
         def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
             super().calculate(atoms, properties, system_changes)
             structure = case.structure._replace(positions=atoms.get_positions())
-            data = collate(case, [structure])
+            data = placed(collate(case, [structure]))
             results = [observe(model, data, False) for model, _ in models]
             forces = torch.stack([r[1].detach() for r in results])
             energies = torch.stack([r[0].detach().sum() for r in results])
             self.results = {
                 "energy": float(energies.mean()),
-                "forces": 1e-3 * forces.mean(0).numpy(),  # of random weights; the work is the same
+                "forces": 1e-3 * forces.mean(0).cpu().numpy(),  # of random weights; the work is the same
                 "sigma": float(energies.std()),
             }
 
