@@ -60,7 +60,7 @@ def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
         preconditioner=amsgrad(eps=1e-8),
         bias_correction=True,
     )
-    return transform, 1 if config.method == "adam" else settings.members, (settings.steps,)
+    return transform, config.side_by_side, (settings.steps,)
 
 
 def _sampler(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
