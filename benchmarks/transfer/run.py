@@ -3,14 +3,14 @@
     python -m benchmarks.transfer.run SCENARIO.yaml DATA_DIR RUNS_DIR [--method METHOD ...] [--sizes M ...]
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a metrics.json is skipped. The sets are cut out of
-the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/.
+the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Seeds share their compiled functions where the environment
+variable JAX_COMPILATION_CACHE_DIR names a folder for them.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
@@ -81,8 +81,6 @@ def main() -> None:
     args = parser.parse_args()
     scenario = scenarios.load(args.scenario)
     runs = args.runs.absolute() / scenario.scenario
-    # Seeds share their shapes, and so their compiled functions.
-    jax.config.update("jax_compilation_cache_dir", str(args.runs.absolute() / "compiled"))
     wanted = [
         fit
         for fit in scenarios.fits(scenario)
