@@ -3,8 +3,8 @@
     python -m benchmarks.transfer.run SCENARIO.yaml DATA_DIR RUNS_DIR [--method METHOD ...] [--sizes M ...]
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a metrics.json is skipped. The sets are cut out of
-the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Seeds share their compiled functions where the environment
-variable JAX_COMPILATION_CACHE_DIR names a folder for them.
+the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Seeds share their compiled functions where the
+environment variable JAX_COMPILATION_CACHE_DIR names a folder for them.
 """
 
 import argparse
