@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.data.collection import Collection, isolated_energies, make_member
 from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack
@@ -25,8 +24,6 @@ from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.posterior.fit import FitState, make_fit
-
-RADIAL_STD = 4.0
 
 
 def read(path: Path, *, held_out: bool) -> MoleculeSet:
@@ -113,18 +110,7 @@ def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.P
             sigma_widths=(32, 16),
         )
     model = registry.initialize(config, args.seed)
-    return (widened(model) if args.architecture == "nequip" else model), collection
-
-
-def widened(model: registry.Potential) -> registry.Potential:
-    """NequIP with larger first radial weights.
-
-    Bessel functions times envelope have an rms of about 0.2 on the edges of molecules. With unit weights each block
-    would add a hundredth of the one before, which training takes long to make up for.
-    """
-    flat = flatten_dict(model.params, sep="/")
-    wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
-    return registry.Potential(model.config, unflatten_dict(wide, sep="/"))
+    return registry.widened(model), collection
 
 
 def save_state(path: Path, state: FitState) -> None:

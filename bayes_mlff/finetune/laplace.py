@@ -4,16 +4,14 @@ Energies, forces and stress are linear in those weights, so that the Gauss-Newto
 the weights before them are held at their optimum (Daxberger et al. 2021, arXiv:2106.14806, section 3).
 """
 
-import re
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.models.layers import last_readout, last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import prior_mean
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -39,14 +37,6 @@ class Evidence(NamedTuple):
     noise_factors: tuple[float, ...]  # on 1/σ² of each kind of label
     effective: float  # number of weights that the labels determine, 0 to k
     covariance: np.ndarray  # [k, k]
-
-
-def last_layer(potential: Potential) -> np.ndarray:
-    """Where in the flat weights those of the last linear layer of the (last) energy readout are, [k]."""
-    leaves = flatten_dict(potential.params)
-    weights = [k for k in leaves if k[0].startswith("readout") and k[-1] == "weight"]
-    last = max(weights, key=lambda k: [int(n) for n in re.findall(r"\d+", "/".join(k))])
-    return _places(potential, last)
 
 
 def curvatures(
@@ -148,9 +138,7 @@ def samples(
     root = np.linalg.cholesky(found.covariance)
     normal = jax.random.normal(key, (count, len(index)), params.dtype)
     shifts = (normal - jnp.mean(normal, axis=0, keepdims=True)) @ jnp.asarray(root.T, params.dtype)
-    heads = [k for k in flatten_dict(potential.params) if k[0] == "sigma" and k[-1] == "bias"]
-    bias = _places(potential, max(heads, key=lambda k: [int(n) for n in re.findall(r"\d+", "/".join(k))]))
-    centre = params.at[bias].add(-0.5 * float(np.log(found.noise_factors[forces_kind])))
+    centre = params.at[last_sigma_bias(potential)].add(-0.5 * float(np.log(found.noise_factors[forces_kind])))
     return jnp.tile(centre[None], (count, 1)).at[:, index].add(shifts)
 
 
@@ -162,7 +150,7 @@ def approximate(
 
     The prior is centred on the pretrained weights.
     """
-    index = last_layer(potential)
+    index = last_readout(potential)
     kinds = curvatures(predict, likelihood, labels, params, index)
     shift = np.asarray(params - prior_mean(potential), np.float64)[index]
     found = evidence(kinds, float(np.sum(shift**2)))
@@ -172,10 +160,3 @@ def approximate(
 def _bounded(numerator: float, denominator: float) -> float:
     low, high = PRECISIONS
     return float(np.clip(max(numerator, 0.0) / max(denominator, 1e-300), low, high))
-
-
-def _places(potential: Potential, name: tuple[str, ...]) -> np.ndarray:
-    """Indices into the flat weights of one array of the network."""
-    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))
-    marks = {k: np.full(np.shape(v), float(k == name)) for k, v in leaves.items()}
-    return np.flatnonzero(np.asarray(ravel_pytree(unflatten_dict(marks))[0]))

@@ -165,6 +165,7 @@ def _sample(
     plan = make_plan(config, potential)
     key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
+    force_rms = float(np.sqrt(np.mean(task.sets.train.forces**2)))
 
     def force_rmse(params: jax.Array) -> np.ndarray:
         assert validation is not None
@@ -177,7 +178,7 @@ def _sample(
         ensembles.flat_predictor(potential.config, with_stress=task.with_stress),
         likelihood,
         labels,
-        first_parameters(config, potential, plan.chains, key_start),
+        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
         digest=task.sets.digest(),

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.finetune import ensemble, frames, laplace
 from bayes_mlff.finetune.laplace import Curvature
-from bayes_mlff.models import registry
+from bayes_mlff.models import layers, registry
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.testing.tiny import tiny_nequip
@@ -39,7 +39,7 @@ def case():
 
 def test_predictions_are_linear_in_the_last_layer(case):
     potential, predict, params, _, graphs, _ = case
-    index = laplace.last_layer(potential)
+    index = layers.last_readout(potential)
     assert index.size == 2, "the readout of the tiny network has one layer, of two scalars"
     shift = jnp.zeros_like(params).at[index].set(jnp.asarray(np.random.default_rng(1).normal(size=index.size)))
     at = [predict(params + x * shift, graphs) for x in (0.0, 1.0, 3.0)]
@@ -52,7 +52,7 @@ def test_predictions_are_linear_in_the_last_layer(case):
 
 def test_curvature_equals_finite_differences_of_what_is_labelled(case):
     potential, predict, params, labels, graphs, sets = case
-    index = laplace.last_layer(potential)
+    index = layers.last_readout(potential)
     energy, forces = laplace.curvatures(predict, LIKELIHOOD, labels, params, index)
     assert (energy.count, forces.count) == (2, 27)
     base = predict(params, graphs)
@@ -103,7 +103,7 @@ def test_evidence_is_where_the_marginal_likelihood_is_greatest():
 
 def test_samples_have_the_mean_and_the_covariance_of_the_posterior(case):
     potential, predict, params, labels, graphs, _ = case
-    index = laplace.last_layer(potential)
+    index = layers.last_readout(potential)
     drawn, found = laplace.approximate(
         potential, predict, LIKELIHOOD, labels, params, count=4000, key=jax.random.key(0)
     )
