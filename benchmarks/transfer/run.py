@@ -61,7 +61,7 @@ def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:
     """
     sets, output = runs / "data" / fit.target.name, runs / fit.name
     prepare(fit, data, sets)
-    config = scenarios.configuration(fit, sets, output, base=scenario.parent)
+    config = scenarios.configuration(fit, sets, output, folders=(scenario.parent, data))
     if (output / "metrics.json").is_file():
         if finetuning.load(output / "config.yaml") != config:
             raise RunDirectoryError(f"{output}: was made with other settings; remove it or choose another folder")
@@ -88,7 +88,7 @@ def main() -> None:
     ]
     for number, fit in enumerate(wanted, 1):
         began = time.perf_counter()
-        done = run(fit, args.scenario.absolute(), args.data, runs)
+        done = run(fit, args.scenario.absolute(), args.data.absolute(), runs)
         text = f"{time.perf_counter() - began:.0f} s" if done else "was done"
         print(f"{number} of {len(wanted)}: {fit.name}: {text}", flush=True)
 

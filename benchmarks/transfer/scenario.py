@@ -27,7 +27,9 @@ class Target(Section):
     """A molecule at the level of theory that is to be learnt."""
 
     name: str
-    model: str = Field(description="Pretrained model: its name, or a path relative to the scenario's file.")
+    model: str = Field(
+        description="Pretrained model: its name, or a path relative to the file of the scenario or to the data."
+    )
     pool: Slice = Field(description="The m training frames are the first of this, put into the random order of a seed.")
     validation: Slice
     test: Slice
@@ -99,27 +101,27 @@ def fits(scenario: Scenario) -> list[Fit]:
     ]
 
 
-def configuration(fit: Fit, data: Path, output: Path, *, base: Path) -> FinetuneConfig:
+def configuration(fit: Fit, sets: Path, output: Path, *, folders: tuple[Path, ...]) -> FinetuneConfig:
     """The configuration of one fine-tuning.
 
     Args:
       fit: what is wanted.
-      data: folder with the prepared sets of the target.
+      sets: folder with the prepared sets of the target.
       output: directory of the results.
-      base: folder of the scenario's file.
+      folders: where the file of the model may be, the first to be looked at first.
 
     Raises:
       ConfigError: naming the key, if a setting is invalid.
     """
-    beside = base / fit.target.model
+    files = [folder / fit.target.model for folder in folders if (folder / fit.target.model).is_file()]
     fixed = {
         "data": {
-            "train": str(data / f"pool-s{fit.seed}.npz"),
-            "validation": str(data / "validation.npz"),
-            "test": str(data / "test.npz"),
+            "train": str(sets / f"pool-s{fit.seed}.npz"),
+            "validation": str(sets / "validation.npz"),
+            "test": str(sets / "test.npz"),
             "frames": fit.frames,
         },
-        "model": str(beside) if beside.is_file() else fit.target.model,
+        "model": str(files[0]) if files else fit.target.model,
         "method": fit.method,
         "seed": fit.seed,
         "output": str(output),

@@ -2,9 +2,9 @@
 
     python -m benchmarks.transfer.semiempirical START.xyz OUT_DIR [--frames 2000] [--targets 210] [--temperature 500]
 
-OUT_DIR receives `gfn2.npz` (z, R, E_md17, F_md17, test_01, as `scripts/pretrain.py` reads) and `pbe.npz` (z, R, E, F),
-which grows with every label; the same command goes on where it stopped. Frames for PBE are spread over the second half
-of the dynamics. Needs the extras `xtb` and `pyscf`.
+OUT_DIR receives `source/gfn2.npz` (z, R, E_md17, F_md17, test_01; OUT_DIR/source is a DATA_DIR of scripts/pretrain.py)
+and `pbe.npz` (z, R, E, F), which grows with every label; the same command goes on where it stopped. Frames for PBE are
+spread over the second half of the dynamics. Needs the extras `xtb` and `pyscf`.
 """
 
 import argparse
@@ -83,8 +83,8 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=210)
     parser.add_argument("--temperature", type=float, default=500.0, help="K")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    source = args.out / "gfn2.npz"
+    source = args.out / "source" / "gfn2.npz"
+    source.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
         write(source, gfn2(args.start, args.frames, args.temperature, 0))
     label(dict(np.load(source)), args.targets, args.out / "pbe.npz")

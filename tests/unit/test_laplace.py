@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from scipy import optimize, stats
 
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.finetune import ensemble, frames, laplace
 from bayes_mlff.finetune.laplace import Curvature
 from bayes_mlff.models import layers, registry
+from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.testing.tiny import tiny_nequip
@@ -64,6 +66,18 @@ def test_curvature_equals_finite_differences_of_what_is_labelled(case):
     rows = np.stack([(c.energy - base.energy)[:2] / 0.01 for c in columns], axis=1)
     np.testing.assert_allclose(energy.gram, rows.T @ rows, rtol=1e-8)
     assert energy.square == pytest.approx(float(np.sum(((base.energy - sets.energy)[:2] / 0.01) ** 2)), rel=1e-10)
+
+
+def test_the_last_readout_of_mace_is_that_of_the_last_interaction():
+    config = MACEConfig(
+        elements=(1, 8), r_max=3.0, hidden_irreps="2x0e+2x1o", num_interactions=2, max_ell=1, correlation=1,
+        radial_widths=(4,), sigma_widths=(4,), average_neighbors=2.0, energy_scale=1.0, energy_shifts=(0.0, 0.0),
+    )  # fmt: skip
+    potential = registry.initialize(config, 0)
+    marked = jnp.zeros_like(potential.flat()[0]).at[layers.last_readout(potential)].set(1.0)
+    marked = marked.at[layers.last_sigma_bias(potential)].set(2.0)
+    leaves = {"/".join(k): np.unique(v) for k, v in flatten_dict(potential.flat()[1](marked)).items() if np.any(v)}
+    assert leaves == {"readout_1/dense_1/weight": [1.0], "sigma/dense_1/bias": [2.0]}
 
 
 def log_evidence(kinds, rows, targets, prior, factors):

@@ -50,7 +50,7 @@ def test_scenario_files_ask_for_valid_fits():
         names = [fit.name for fit in fits]
         assert fits and len(set(names)) == len(names), f"{path}: a fit is asked for twice"
         for fit in fits:
-            config = scenario.configuration(fit, Path("data"), Path("out"), base=path.parent)
+            config = scenario.configuration(fit, Path("data"), Path("out"), folders=(path.parent,))
             assert config.method == fit.method and config.data.frames == fit.frames
 
 
@@ -59,11 +59,23 @@ def test_settings_are_merged_and_fits_come_in_order(made):
     assert [fit.name for fit in fits] == [
         "h2o-sghmc-m2-s0", "h2o-sghmc-m4-s0", "h2o-sghmc-m2-s1", "h2o-sghmc-m4-s1", "h2o-adam-m4-s0",
     ]  # fmt: skip
-    configs = [scenario.configuration(fit, Path("d"), Path("o"), base=Path()) for fit in (fits[2], fits[-1])]
+    configs = [scenario.configuration(fit, Path("d"), Path("o"), folders=()) for fit in (fits[2], fits[-1])]
     assert [c.schedule.samples for c in configs] == [4, 3]
     assert [(c.seed, c.data.train, c.targets) for c in configs] == [
         (1, "d/pool-s1.npz", "forces"), (0, "d/pool-s0.npz", "forces"),
     ]  # fmt: skip
+
+
+def test_a_model_is_a_name_or_the_first_file_that_is_there(made, tmp_path):
+    fit = scenario.fits(made[0])[0]
+    fit = fit._replace(target=fit.target.model_copy(update={"model": "m.safetensors"}))
+    folders = tmp_path / "a", tmp_path / "b"
+    assert scenario.configuration(fit, Path("d"), Path("o"), folders=folders).model == "m.safetensors"
+    for folder in reversed(folders):
+        folder.mkdir()
+        (folder / "m.safetensors").touch()
+        found = scenario.configuration(fit, Path("d"), Path("o"), folders=folders).model
+        assert found == str(folder / "m.safetensors")
 
 
 def test_unknown_targets_are_refused(tmp_path):
