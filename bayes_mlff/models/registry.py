@@ -54,7 +54,7 @@ def widened(potential: Potential) -> Potential:
     """
     if not isinstance(potential.config, NequIPConfig):
         return potential
-    flat = flatten_dict(potential.params, sep="/")
+    flat = cast(dict[str, jax.Array], flatten_dict(potential.params, sep="/"))  # annotated as nested
     wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
     return Potential(potential.config, unflatten_dict(wide, sep="/"))
 
