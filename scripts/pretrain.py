@@ -1,6 +1,7 @@
 """Pretrain a small NequIP or MACE on energies, forces and stress of several compositions; resumable.
 
     python scripts/pretrain.py DATA_DIR OUT_DIR [--architecture mace] [--steps N] [--hidden-irreps ...]
+    python scripts/pretrain.py DATA_DIR OUT_DIR --start nequip-md17-small [--frames N] [--learning-rate X]
 
 DATA_DIR holds rMD17-style files `<molecule>.npz` with the keys z, R, E_md17, F_md17 and test_01, or one
 `<composition>.extxyz` of each crystal with REF_energy, REF_forces and REF_stress. Frames of test_01, or every tenth,
@@ -16,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.data.collection import Collection, isolated_energies, make_member
 from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack
@@ -24,8 +24,6 @@ from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.posterior.fit import FitState, make_fit
-
-RADIAL_STD = 4.0
 
 
 def read(path: Path, *, held_out: bool) -> MoleculeSet:
@@ -43,24 +41,45 @@ def files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.npz"), *folder.glob("*.extxyz")])
 
 
-def build(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[NequIPConfig | MACEConfig, Collection]:
-    """Architecture with energy scale and shifts from the data, and the data on the device."""
-    elements = tuple(int(z) for z in np.unique(np.concatenate([s.numbers for s in sets])))
-    shifts = isolated_energies([s.numbers for s in sets], [float(s.energies.mean()) for s in sets], elements)
-    scale = round(float(np.sqrt(np.mean([np.mean(s.forces**2) for s in sets]))), 4)
+def elements_of(sets: list[MoleculeSet]) -> tuple[int, ...]:
+    """Atomic numbers of all sets, ascending."""
+    return tuple(int(z) for z in np.unique(np.concatenate([s.numbers for s in sets])))
+
+
+def collect(
+    sets: list[MoleculeSet], elements: tuple[int, ...], shifts: np.ndarray, r_max: float, capacity: int
+) -> Collection:
+    """The sets on the device, their energies relative to the isolated atoms [elements] eV."""
     species = tuple(species_index(s.numbers, elements) for s in sets)
     members = tuple(
         make_member(
             s.positions,
             s.forces,
             s.energies - shifts[kind].sum(),
-            r_max=args.r_max,
-            capacity=args.capacity,
+            r_max=r_max,
+            capacity=capacity,
             cells=s.cells,
             stress=s.stress,
         )
         for s, kind in zip(sets, species, strict=True)
     )
+    return Collection(members, species)
+
+
+def continued(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.Potential, Collection]:
+    """A trained model for the elements of the data, and the data on its energy level."""
+    model = registry.restrict(registry.load(args.start, key="--start"), elements_of(sets))
+    shifts = np.asarray(model.config.energy_shifts)
+    return model, collect(sets, model.config.elements, shifts, model.config.r_max, args.capacity)
+
+
+def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.Potential, Collection]:
+    """Random weights, with energy scale and shifts from the data, and the data on the device."""
+    elements = elements_of(sets)
+    shifts = isolated_energies([s.numbers for s in sets], [float(s.energies.mean()) for s in sets], elements)
+    scale = round(float(np.sqrt(np.mean([np.mean(s.forces**2) for s in sets]))), 4)
+    collection = collect(sets, elements, shifts, args.r_max, args.capacity)
+    members = collection.members
     edges = sum(int(np.sum(np.asarray(m.neighbors[:50]) >= 0)) for m in members)
     atoms = sum(m.positions[:50].shape[0] * m.positions.shape[1] for m in members)
     common = {
@@ -90,18 +109,8 @@ def build(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[NequIPConf
             energy_scale=scale,
             sigma_widths=(32, 16),
         )
-    return config, Collection(members, species)
-
-
-def widened(model: registry.Potential) -> registry.Potential:
-    """NequIP with larger first radial weights.
-
-    Bessel functions times envelope have an rms of about 0.2 on the edges of molecules. With unit weights each block
-    would add a hundredth of the one before, which training takes long to make up for.
-    """
-    flat = flatten_dict(model.params, sep="/")
-    wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
-    return registry.Potential(model.config, unflatten_dict(wide, sep="/"))
+    model = registry.initialize(config, args.seed)
+    return registry.widened(model), collection
 
 
 def save_state(path: Path, state: FitState) -> None:
@@ -123,6 +132,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--start", help="name or path of a model to go on from; its architecture is kept")
     parser.add_argument("--architecture", choices=["nequip", "mace"], default="nequip")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--hidden-irreps", default="48x0e+24x1o+12x2e")
@@ -147,9 +157,7 @@ def main() -> None:
     """Train until the schedule ends."""
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    config, collection = build([read(path, held_out=False) for path in files(args.data)], args)
-    model = registry.initialize(config, args.seed)
-    model = widened(model) if args.architecture == "nequip" else model
+    model, collection = (continued if args.start else fresh)([read(p, held_out=False) for p in files(args.data)], args)
     flat, unravel = model.flat()
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, 500, args.steps, 1e-5)
     # Not AMSGrad: the large gradients of the first steps would keep its steps small for ever.
@@ -176,7 +184,7 @@ def main() -> None:
             log.write(json.dumps(line | {"seconds": round(time.time() - started, 1)}) + "\n")
         if int(state.step) % 2000 == 0 or int(state.step) >= args.steps:
             save_state(args.out / "state.npz", state)
-            fitted = registry.Potential(config, unravel(state.average))
+            fitted = registry.Potential(model.config, unravel(state.average))
             registry.save(fitted, args.out / "model.safetensors", {"step": str(int(state.step))})
 
 

@@ -20,7 +20,6 @@ from bayes_mlff.core.command_line import (
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.finetune.console import ConsoleObserver, table
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.models import selfcheck
@@ -39,7 +38,7 @@ def finetune(
     test: Data = None,
     frames: Annotated[int | None, typer.Option(help="Training frames to use.")] = None,
     model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
-    method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam or deep-ensemble.")] = None,
+    method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
     targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
     schedule: Annotated[str | None, typer.Option(help="parallel or long.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
@@ -74,7 +73,7 @@ def finetune(
         write_new(write_config, configuration.commented(config), "--write-config")
         make_console().print(f"wrote {printable(str(write_config))}")
         return
-    one_device_per_core(_side_by_side(config))
+    one_device_per_core(config.side_by_side)
     keep_compilations(cache_folder() / COMPILED)
     console = make_console()
     selfcheck.ensure(console.print)
@@ -97,13 +96,6 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     if isinstance(raw.get("model"), str) and is_file(base / raw["model"]):
         resolved["model"] = str((base / raw["model"]).absolute())
     return resolved
-
-
-def _side_by_side(config: FinetuneConfig) -> int:
-    """Chains or members that are advanced together."""
-    if config.optimises:
-        return 1 if config.method == "adam" else config.optimizer.members
-    return config.schedule.chains if isinstance(config.schedule, ParallelSchedule) else 1
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from bayes_mlff.core.settings import Count, Positive, Section, Seed
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
 
-Method = Literal["sghmc", "scratch", "adam", "deep-ensemble"]
+Method = Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
 
 
 class DataConfig(Section):
@@ -92,12 +92,18 @@ ScheduleConfig = Annotated[ParallelSchedule | LongSchedule, Field(discriminator=
 
 
 class OptimizerConfig(Section):
-    """For the methods adam and deep-ensemble."""
+    """For the methods adam, laplace and deep-ensemble."""
 
     steps: Count = Field(default=2000, description="Steps of every member.")
     learning_rate: Positive = Field(default=1e-3, description="At the start; 1e-2 in the paper from random weights.")
     final_learning_rate: Positive = Field(default=1e-5, description="At the end of the exponential decay.")
     members: Count = Field(default=8, le=MOST_CHAINS, description="Of a deep ensemble.")
+
+
+class LaplaceConfig(Section):
+    """For the method laplace."""
+
+    samples: int = Field(default=30, ge=2, le=MOST_CHAINS, description="Draws from the posterior of the last layer.")
 
 
 class FinetuneConfig(Section):
@@ -111,8 +117,8 @@ class FinetuneConfig(Section):
     method: Method = Field(
         default="sghmc",
         description="sghmc: samples of the posterior. Baselines: scratch (the same from random weights, "
-        "prior N(0, 1)), adam (one optimised model from the pretrained weights), deep-ensemble (optimised from "
-        "random weights).",
+        "prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same with a normal "
+        "posterior of its last layer), deep-ensemble (optimised from random weights).",
     )
     targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
         default="energy+forces", description="Labels to learn from."
@@ -120,6 +126,7 @@ class FinetuneConfig(Section):
     prior: PriorConfig = PriorConfig()
     schedule: ScheduleConfig = ParallelSchedule()
     optimizer: OptimizerConfig = OptimizerConfig()
+    laplace: LaplaceConfig = LaplaceConfig()
     batch_size: Count = Field(default=5, description="Labels of a step; 30 in the paper's long chains.")
     friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α of the sampler; 1 - β1 of the optimisers.")
     energy_sigma: str = Field(
@@ -149,8 +156,16 @@ class FinetuneConfig(Section):
 
     @property
     def optimises(self) -> bool:
-        """True if the method ends in point estimates instead of samples of a posterior."""
-        return self.method in ("adam", "deep-ensemble")
+        """True if the chains of the method end in point estimates instead of samples of a posterior."""
+        return self.method in ("adam", "laplace", "deep-ensemble")
+
+    @property
+    def side_by_side(self) -> int:
+        """Chains or members that are advanced together."""
+        if self.method == "deep-ensemble":
+            return self.optimizer.members
+        parallel = isinstance(self.schedule, ParallelSchedule) and not self.optimises
+        return self.schedule.chains if isinstance(self.schedule, ParallelSchedule) and parallel else 1
 
     @property
     def from_random_weights(self) -> bool:

@@ -11,11 +11,14 @@ from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
+from bayes_mlff.ensemble.resampling import structure_share
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models.energetics import Prediction
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
+"""Intervals of force errors, in units of what counts as a large error."""
 Single = Callable[[jax.Array, Graph], Prediction]
 """One set of weights [p] and a batch of graphs; compiled."""
 
@@ -120,18 +123,20 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
-      nominal level, `auc_roc` (forces; None if all errors are on one side), `calibration_curve`.
+      nominal level with its 95 % intervals, binomial and from a bootstrap over structures, `calibration_curve`, and
+      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
     """
+    structures = result.energy.error.size
     summary = {
-        "energy_kcal_mol": _numbers(result.energy, KCAL_MOL_PER_EV),
-        "forces_kcal_mol_a": _numbers(result.forces, KCAL_MOL_PER_EV, large_error_kcal_mol_a),
+        "energy_kcal_mol": _numbers(result.energy, KCAL_MOL_PER_EV, structures),
+        "forces_kcal_mol_a": _numbers(result.forces, KCAL_MOL_PER_EV, structures, large_error_kcal_mol_a),
     }
     if result.stress is not None:
-        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA)
+        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA, structures)
     return summary
 
 
-def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> dict:
+def _numbers(quality: Quality, unit: float, structures: int, threshold: float | None = None) -> dict:
     error = quality.error * unit
     numbers: dict = {"count": int(error.size), "rmse": metrics.rmse(error), "mae": metrics.mae(error)}
     if quality.sigma is None:
@@ -144,11 +149,39 @@ def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> d
         "mll": metrics.mean_log_likelihood(error, sigma),
         "crps": metrics.crps(error, sigma),
         "coverage": {f"{level:g}": float(share) for level, share in zip(LEVELS, inside.observed, strict=True)},
+        "coverage_intervals": _coverage_intervals(pit, inside, structures),
         "calibration_curve": {"nominal": curve.x.tolist(), "observed": curve.y.tolist()},
     }
     if threshold is not None:
         above = np.abs(error) > threshold
         numbers["large_error"] = threshold
         numbers["share_large"] = float(above.mean())
+        numbers["mll_by_error"] = _by_error(error, sigma, threshold)
         numbers["auc_roc"] = metrics.auc_roc(error, sigma, threshold) if 0 < above.sum() < above.size else None
     return numbers
+
+
+def _coverage_intervals(pit: np.ndarray, inside: metrics.Coverage, structures: int) -> dict[str, dict]:
+    """95 % intervals of the observed shares, by nominal level; one structure has no bootstrap."""
+    intervals = {}
+    for level, low, high in zip(LEVELS, inside.lower, inside.upper, strict=True):
+        intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
+        if structures > 1:
+            share = structure_share(np.abs(2.0 * pit - 1.0) <= level, structures)
+            intervals[f"{level:g}"]["structures"] = [share.lower, share.upper]
+    return intervals
+
+
+def _by_error(error: np.ndarray, sigma: np.ndarray, threshold: float) -> list[dict]:
+    """Mean log likelihood in intervals of the absolute error; None where an interval is empty or has no end."""
+    edges = [threshold * edge for edge in ERROR_EDGES]
+    split = metrics.mean_log_likelihood_by_error(error, sigma, edges)
+    return [
+        {
+            "from": low,
+            "to": high if np.isfinite(high) else None,
+            "mll": float(value) if count else None,
+            "count": int(count),
+        }
+        for low, high, value, count in zip(edges, edges[1:], split.mll, split.count, strict=False)
+    ]

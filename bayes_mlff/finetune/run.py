@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import ensemble as ensembles
-from bayes_mlff.finetune import evaluate, figures, frames, sampling
+from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import DataSets, Frames
@@ -24,6 +24,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.training_set import TrainingSet
 
 
 class Silent:
@@ -135,8 +136,12 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
         return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress_sigma, text)
 
-    sampled = _sample(task, Likelihood(energy_sigma, stress_sigma if task.with_stress else None), learnt,
-                      directory, observer)  # fmt: skip
+    likelihood = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
+    labels = sampling.fill(config, train, task.graphs["train"], isolated - learnt)
+    sampled = _sample(task, likelihood, labels, directory, observer)
+    remarks: dict[str, Any] = {}
+    if config.method == "laplace":
+        sampled, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
     offsets = np.full(len(sampled.samples), learnt)
     if config.targets == "forces":
         # Forces leave every sample its own constant of integration.
@@ -149,18 +154,18 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         )
     ensembles.save(ensemble, directory.path / "ensemble.safetensors")
     observer.say("predicting")
-    _report(task, ensemble, ensemble_of(pretrained, np.array([offset])), sampled, directory.path)
+    _report(task, ensemble, ensemble_of(pretrained, np.array([offset])), sampled, remarks, directory.path)
     return ensemble
 
 
 def _sample(
-    task: Task, likelihood: Likelihood, offset_ev: float, directory: RunDirectory, observer: Observer
+    task: Task, likelihood: Likelihood, labels: TrainingSet, directory: RunDirectory, observer: Observer
 ) -> Sampled:
     config, potential = task.config, task.potential
     plan = make_plan(config, potential)
-    key_start, key_chains = jax.random.split(jax.random.key(config.seed))
-    level = potential.isolated_energy(task.sets.train.numbers) - offset_ev
+    key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
+    force_rms = float(np.sqrt(np.mean(task.sets.train.forces**2)))
 
     def force_rmse(params: jax.Array) -> np.ndarray:
         assert validation is not None
@@ -172,8 +177,8 @@ def _sample(
         plan,
         ensembles.flat_predictor(potential.config, with_stress=task.with_stress),
         likelihood,
-        sampling.fill(config, task.sets.train, task.graphs["train"], level),
-        first_parameters(config, potential, plan.chains, key_start),
+        labels,
+        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
         digest=task.sets.digest(),
@@ -182,13 +187,39 @@ def _sample(
     )
 
 
+def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of the starting points, of the chains and of draws around their end."""
+    start, chains, draws = jax.random.split(jax.random.key(config.seed), 3)
+    return start, chains, draws
+
+
+def _last_layer(
+    task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
+) -> tuple[Sampled, dict[str, Any]]:
+    """Draws from the posterior of the last layer in place of the optimised weights, and how it was chosen."""
+    predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
+    drawn, found = laplace.approximate(
+        task.potential, predict, likelihood, labels, optimised.samples[0],
+        count=task.config.laplace.samples, key=_keys(task.config)[2],
+    )  # fmt: skip
+    chosen = {
+        "weights": len(found.covariance),
+        "effective_weights": found.effective,
+        "prior_precision": found.prior_precision,
+        "noise_factors": list(found.noise_factors),
+    }
+    return optimised._replace(samples=drawn), chosen
+
+
 def _predict(task: Task, params: jax.Array, name: str):
     graphs = task.graphs[name]
     return evaluate.predict(task.single, params, graphs, task.config.evaluation_batch)
 
 
-def _report(task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, path: Path) -> None:
-    """Write metrics.json and the figures."""
+def _report(
+    task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, remarks: dict[str, Any], path: Path
+) -> None:
+    """Write metrics.json, with remarks of the method, and the figures."""
     limit = task.config.large_error_kcal_mol_a
     results: dict = {
         "method": task.config.method,
@@ -210,6 +241,7 @@ def _report(task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sample
         }
         if name != "train":
             shown = (used, tuned, before)
+    results |= remarks
     results["trace"] = [entry._asdict() for entry in sampled.trace]
     (path / "metrics.json").write_text(json.dumps(results, indent=1) + "\n")
     if shown is not None and shown[1].forces.sigma is not None:

@@ -109,6 +109,13 @@ def test_metrics_are_sane_and_better_than_before(fitted):
             assert 0 < tuned[quantity]["mae"] <= tuned[quantity]["rmse"] < 0.5 * before[quantity]["rmse"]
         assert set(tuned["forces_kcal_mol_a"]["coverage"]) == {"0.5", "0.8", "0.9", "0.95"}
         assert "mll" not in before["forces_kcal_mol_a"]
+        forces = tuned["forces_kcal_mol_a"]
+        split = [(part["mll"], part["count"]) for part in forces["mll_by_error"]]
+        assert sum(mll * count for mll, count in split if count) == pytest.approx(forces["count"] * forces["mll"])
+        assert forces["mll_by_error"][0]["from"] == 0.0 and forces["mll_by_error"][-1]["to"] is None
+        for level, share in forces["coverage"].items():
+            for low, high in forces["coverage_intervals"][level].values():
+                assert low <= share <= high
     forces = metrics["validation"]["fine_tuned"]["forces_kcal_mol_a"]
     assert forces["mean_sigma"] == pytest.approx(forces["rmse"], rel=1e-5), "σ is not scaled on the validation set"
     assert [entry["step"] for entry in metrics["trace"]] == [100, 200, 300]
@@ -267,6 +274,19 @@ def test_deep_ensemble_keeps_the_best_and_finds_its_constants(data, tiny_model, 
     kept = np.mean(np.sqrt(np.mean(errors**2, axis=(1, 2, 3)))) * KCAL_MOL_PER_EV
     seen = [entry["validation_rmse_kcal_mol_a"] for entry in metrics["trace"]]
     assert kept <= min(seen) * (1 + 1e-5), "the best parameters on the validation set are not kept"
+
+
+def test_laplace_spreads_the_last_layer_of_an_optimised_model(data, tiny_model, tmp_path):
+    change = {"optimizer": {"steps": 100, "learning_rate": 1e-2}, "targets": "forces", "laplace": {"samples": 5}}
+    drawn = fit(settings(data, tiny_model, tmp_path / "out", **change, method="laplace"))
+    optimised = checkpoint.newest(tmp_path / "out" / "checkpoints")[0][".samples"][0, 0]
+    moved = np.abs(np.mean(drawn.samples, axis=0) - optimised) > 1e-5
+    assert np.count_nonzero(moved) == 1, "more than the level of the force σ differs from the optimum"
+    assert np.count_nonzero(np.std(drawn.samples, axis=0) > 1e-6) == 2, "more than the last layer is spread"
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert 0 < metrics["laplace"]["effective_weights"] < metrics["laplace"]["weights"] == 2
+    forces = metrics["validation"]["fine_tuned"]["forces_kcal_mol_a"]
+    assert forces["mean_sigma"] == pytest.approx(forces["rmse"], rel=1e-5)
 
 
 def test_a_chain_that_blows_up_says_so(fitted, tmp_path, monkeypatch):

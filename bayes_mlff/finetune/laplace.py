@@ -1,0 +1,162 @@
+"""Last-layer Laplace approximation: a normal posterior of the last linear layer of the energy readout.
+
+Energies, forces and stress are linear in those weights, so that the Gauss-Newton matrix is their exact Hessian and only
+the weights before them are held at their optimum (Daxberger et al. 2021, arXiv:2106.14806, section 3).
+"""
+
+from typing import Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.models.layers import last_readout, last_sigma_bias
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.problem import prior_mean
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.training_set import TrainingSet, labels_of
+
+ITERATIONS: Final = 1000
+PRECISIONS: Final = (1e-6, 1e12)
+"""Within which the prior precision and the factors on the noise precisions are sought."""
+
+
+class Curvature(NamedTuple):
+    """What the labels of one kind say about k weights, in units of the likelihood's σ."""
+
+    gram: np.ndarray  # [k, k] Σ over labels of the outer product of the Jacobian row
+    square: float  # Σ of squared residuals
+    count: int  # labels, scalars
+
+
+class Evidence(NamedTuple):
+    """Precisions that make the labels most probable, and the posterior covariance that they give."""
+
+    prior_precision: float  # of each weight
+    noise_factors: tuple[float, ...]  # on 1/σ² of each kind of label
+    effective: float  # number of weights that the labels determine, 0 to k
+    covariance: np.ndarray  # [k, k]
+
+
+def curvatures(
+    predict: PredictFn, likelihood: Likelihood, labels: TrainingSet, params: jax.Array, index: np.ndarray
+) -> tuple[Curvature, ...]:
+    """Gauss-Newton matrices and residuals of energies, forces and stress, of those that are labelled.
+
+    Args:
+      predict: model of flat weights [p].
+      likelihood: fixed standard deviations; those of the forces are the network's.
+      labels: training frames.
+      params: [p] optimised weights.
+      index: [k] places of the weights that are uncertain.
+
+    Returns:
+      One entry for each kind of label, in that order.
+    """
+
+    def whitened(weights: jax.Array, frame: jax.Array) -> tuple[jax.Array, ...]:
+        graphs, known = labels_of(labels, frame[None])
+        prediction = predict(params.at[index].set(weights), graphs)
+        sigma = jax.lax.stop_gradient(prediction.force_sigma)[..., None]
+        atoms = known.node_mask[..., None]
+        energy = (prediction.energy - known.energy) / likelihood.energy_sigma
+        forces = jnp.where(atoms, (prediction.forces - known.forces) / sigma, 0.0)
+        rows = [jnp.where(known.has_energy, energy, 0.0), forces]
+        if likelihood.stress_sigma is not None and prediction.stress is not None:
+            stress = (prediction.stress - known.stress) / likelihood.stress_sigma
+            rows.append(jnp.where(known.has_stress[:, None, None], stress, 0.0))
+        return tuple(row.ravel() for row in rows)
+
+    def one(frame: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
+        weights = params[index]
+        jacobians, residuals = jax.jacfwd(whitened)(weights, frame), whitened(weights, frame)
+        return tuple((j.T @ j, jnp.sum(r**2)) for j, r in zip(jacobians, residuals, strict=True))
+
+    used = int(labels.count)
+    sums = jax.jit(lambda: jax.lax.map(one, jnp.arange(used)))()
+    counts = (
+        labels.has_energy[:used].sum(),
+        3 * labels.graphs.node_mask[:used].sum(),
+        9 * labels.has_stress[:used].sum(),
+    )
+    return tuple(
+        Curvature(np.asarray(gram, np.float64).sum(axis=0), float(np.asarray(square, np.float64).sum()), int(count))
+        for (gram, square), count in zip(sums, counts[: len(sums)], strict=True)
+        if int(count)
+    )
+
+
+def evidence(kinds: tuple[Curvature, ...], shift_square: float) -> Evidence:
+    """Maximise the marginal likelihood over the prior precision a and a noise factor b of each kind of label.
+
+    Fixed point of MacKay 1992 (Neural Comput. 4, 415, eqs. 4.10 to 4.12) with several noise levels:
+    S = (a I + Σ_c b_c G_c)⁻¹, a = (k - a tr S)/|w - w0|², b_c = (N_c - b_c tr(S G_c))/r_c².
+
+    Args:
+      kinds: Gauss-Newton matrix, squared residuals and number of each kind of label.
+      shift_square: |w - w0|², how far the optimum is from the centre of the prior.
+    """
+    size = len(kinds[0].gram)
+    prior, factors = 1.0, np.ones(len(kinds))
+
+    def posterior() -> np.ndarray:
+        precision = prior * np.eye(size) + sum(b * kind.gram for b, kind in zip(factors, kinds, strict=True))
+        return np.linalg.inv(precision)
+
+    for _ in range(ITERATIONS):
+        covariance = posterior()
+        before = np.array([prior, *factors])
+        determined = size - prior * np.trace(covariance)
+        prior = _bounded(determined, shift_square)
+        used = [b * np.sum(covariance * kind.gram) for b, kind in zip(factors, kinds, strict=True)]
+        factors = np.array([_bounded(kind.count - g, kind.square) for kind, g in zip(kinds, used, strict=True)])
+        if np.allclose([prior, *factors], before, rtol=1e-8, atol=0.0):
+            break
+    covariance = posterior()
+    return Evidence(prior, tuple(map(float, factors)), float(size - prior * np.trace(covariance)), covariance)
+
+
+def samples(
+    potential: Potential, params: jax.Array, index: np.ndarray, found: Evidence, forces_kind: int, count: int,
+    key: jax.Array,
+) -> jax.Array:  # fmt: skip
+    """Draw sets of weights [count, p] from the posterior; key is used up.
+
+    Their mean is the optimum exactly and their covariance (with count - 1) that of the posterior on average: from
+    independent draws their mean is subtracted. The noise factor of the forces is put into the last bias of the σ head.
+
+    Args:
+      potential: architecture.
+      params: [p] optimised weights.
+      index: [k] places of the weights that are uncertain.
+      found: their posterior.
+      forces_kind: which of its noise factors is that of the forces.
+      count: number of samples, at least 2.
+      key: of the draws.
+    """
+    root = np.linalg.cholesky(found.covariance)
+    normal = jax.random.normal(key, (count, len(index)), params.dtype)
+    shifts = (normal - jnp.mean(normal, axis=0, keepdims=True)) @ jnp.asarray(root.T, params.dtype)
+    centre = params.at[last_sigma_bias(potential)].add(-0.5 * float(np.log(found.noise_factors[forces_kind])))
+    return jnp.tile(centre[None], (count, 1)).at[:, index].add(shifts)
+
+
+def approximate(
+    potential: Potential, predict: PredictFn, likelihood: Likelihood, labels: TrainingSet, params: jax.Array,
+    *, count: int, key: jax.Array,
+) -> tuple[jax.Array, Evidence]:  # fmt: skip
+    """Samples [count, p] of the last layer's posterior around optimised weights [p], and how it was chosen.
+
+    The prior is centred on the pretrained weights.
+    """
+    index = last_readout(potential)
+    kinds = curvatures(predict, likelihood, labels, params, index)
+    shift = np.asarray(params - prior_mean(potential), np.float64)[index]
+    found = evidence(kinds, float(np.sum(shift**2)))
+    return samples(potential, params, index, found, int(bool(labels.has_energy[0])), count, key), found
+
+
+def _bounded(numerator: float, denominator: float) -> float:
+    low, high = PRECISIONS
+    return float(np.clip(max(numerator, 0.0) / max(denominator, 1e-300), low, high))

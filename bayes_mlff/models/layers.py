@@ -1,0 +1,30 @@
+"""Where certain layers of a network are in its flat weights."""
+
+import re
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from bayes_mlff.models.potential import Potential
+
+
+def last_readout(potential: Potential) -> np.ndarray:
+    """Places [k] of the weights of the last linear layer of the (last) energy readout."""
+    return _last(potential, lambda name: name[0].startswith("readout") and name[-1] == "weight")
+
+
+def last_sigma_bias(potential: Potential) -> np.ndarray:
+    """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `nequip.SIGMA_UNIT`."""
+    return _last(potential, lambda name: name[0] == "sigma" and name[-1] == "bias")
+
+
+def _last(potential: Potential, wanted: Callable[[tuple[str, ...]], bool]) -> np.ndarray:
+    """Places of the wanted array whose numbers are the highest."""
+    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))
+    last = max(filter(wanted, leaves), key=lambda name: [int(n) for n in re.findall(r"\d+", "/".join(name))])
+    marks = {name: np.full(np.shape(leaf), float(name == last)) for name, leaf in leaves.items()}
+    return np.flatnonzero(np.asarray(ravel_pytree(unflatten_dict(marks))[0]))

@@ -1,0 +1,139 @@
+"""Put the results of scenarios together: summary, tables and figures.
+
+    python -m benchmarks.transfer.collect RUNS_DIR OUT_DIR SCENARIO.yaml ... --machine TEXT
+
+OUT_DIR receives `summary.json` (one entry for each finished fine-tuning), `details.json` (intervals, errors before,
+seconds, and which ones are not finished), `tables.md` and for every scenario and molecule a figure.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.transfer import figures
+from benchmarks.transfer import scenario as scenarios
+from benchmarks.transfer.scenario import Fit, Scenario
+
+SHOWN = ("rmse_kcal_mol_a", "mae_kcal_mol_a", "mll", "auc_roc", "coverage_95")
+
+
+class Result(NamedTuple):
+    """One finished fine-tuning."""
+
+    fit: Fit
+    group: str  # scenario, with the molecule where there are several
+    metrics: dict[str, Any]  # contents of metrics.json
+
+
+def group_name(scenario: Scenario, fit: Fit) -> str:
+    """What a fine-tuning is compared within."""
+    return scenario.scenario if len(scenario.targets) == 1 else f"{scenario.scenario}-{fit.target.name}"
+
+
+def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], list[str]]:
+    """Finished fine-tunings of a scenario, and the names of the others."""
+    done, missing = [], []
+    for fit in scenarios.fits(scenario):
+        path = runs / scenario.scenario / fit.name / "metrics.json"
+        if path.is_file():
+            done.append(Result(fit, group_name(scenario, fit), json.loads(path.read_text())))
+        else:
+            missing.append(f"{scenario.scenario}/{fit.name}")
+    return done, missing
+
+
+def entry(result: Result) -> dict[str, Any]:
+    """One entry of the summary: force components of the test set."""
+    test = result.metrics["test"]
+    forces = test["fine_tuned"]["forces_kcal_mol_a"]
+    return {
+        "scenario": result.group,
+        "method": result.fit.method,
+        "m": result.fit.frames,
+        "seed": result.fit.seed,
+        "rmse_kcal_mol_a": round(forces["rmse"], 4),
+        "mae_kcal_mol_a": round(forces["mae"], 4),
+        "mll": round(forces["mll"], 4),
+        "auc_roc": None if forces["auc_roc"] is None else round(forces["auc_roc"], 4),
+        "coverage_95": round(forces["coverage"]["0.95"], 4),
+        "test_frames": test["frames"],
+    }
+
+
+def detail(result: Result) -> dict[str, Any]:
+    """What the summary has no key for."""
+    test = result.metrics["test"]
+    forces = test["fine_tuned"]["forces_kcal_mol_a"]
+    kept = ("coverage", "coverage_intervals", "crps", "mean_sigma", "share_large", "mll_by_error")
+    return {
+        **{key: entry(result)[key] for key in ("scenario", "method", "m", "seed")},
+        **{key: forces[key] for key in kept},
+        "energy_rmse_kcal_mol": test["fine_tuned"]["energy_kcal_mol"]["rmse"],
+        "zero_shot_rmse_kcal_mol_a": test["zero_shot"]["forces_kcal_mol_a"]["rmse"],
+        "zero_shot_mae_kcal_mol_a": test["zero_shot"]["forces_kcal_mol_a"]["mae"],
+        "sigma_factor": result.metrics["sigma_factors"]["forces"],
+        "samples": result.metrics["samples"],
+        "sampling_seconds": result.metrics["sampling_seconds"],
+    }
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """Means over seeds as Markdown, one row for each method and m; ± is the standard deviation over seeds."""
+    lines = ["| method | m | seeds | RMSE | MAE | MLL | AUC-ROC | within 95 % |", "|---|---|---|---|---|---|---|---|"]
+    kinds = dict.fromkeys((e["method"], e["m"]) for e in entries)
+    for method, m in kinds:
+        rows = [e for e in entries if (e["method"], e["m"]) == (method, m)]
+        cells = [_mean([e[key] for e in rows if e[key] is not None]) for key in SHOWN]
+        lines.append(f"| {method} | {m} | {len(rows)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def write(results: list[Result], missing: list[str], out: Path, *, machine: str, commit: str) -> None:
+    """Write everything."""
+    out.mkdir(parents=True, exist_ok=True)
+    entries = [entry(result) for result in results]
+    (out / "summary.json").write_text(json.dumps(entries, indent=1) + "\n")
+    about = {"machine": machine, "commit": commit, "not_run": missing, "fits": [detail(r) for r in results]}
+    (out / "details.json").write_text(json.dumps(about, indent=1) + "\n")
+    parts = ["Force components of the test sets, kcal/mol/Å; MLL in nats; mean ± standard deviation over seeds.\n"]
+    for group in dict.fromkeys(e["scenario"] for e in entries):
+        own = [e for e in entries if e["scenario"] == group]
+        before = next(detail(r) for r in results if r.group == group)
+        parts.append(
+            f"## {group}\n\n{own[0]['test_frames']} test frames. Before fine-tuning: RMSE "
+            f"{before['zero_shot_rmse_kcal_mol_a']:.2f}, MAE {before['zero_shot_mae_kcal_mol_a']:.2f}.\n\n"
+            f"{table(own)}\n"
+        )
+        (out / f"{group}.png").write_bytes(figures.comparison(own))
+    (out / "tables.md").write_text("\n".join(parts))
+
+
+def main() -> None:
+    """Gather all scenarios and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("scenarios", type=Path, nargs="+")
+    parser.add_argument("--machine", required=True)
+    args = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    gathered = [gather(scenarios.load(path), args.runs) for path in args.scenarios]
+    results = [result for done, _ in gathered for result in done]
+    missing = [name for _, absent in gathered for name in absent]
+    write(results, missing, args.out, machine=args.machine, commit=commit.stdout.strip())
+    print((args.out / "tables.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

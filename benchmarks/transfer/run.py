@@ -1,0 +1,97 @@
+"""Run the fine-tunings of a scenario that are not done yet; interrupted ones are continued.
+
+    python -m benchmarks.transfer.run SCENARIO.yaml DATA_DIR RUNS_DIR [--method METHOD ...] [--sizes M ...]
+
+Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a metrics.json is skipped. The sets are cut out of
+the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Seeds share their compiled functions where the
+environment variable JAX_COMPILATION_CACHE_DIR names a folder for them.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bayes_mlff.core.errors import DataError, RunDirectoryError
+from bayes_mlff.data.molecule_sets import MoleculeSet, NpzKeys, read_arrays, read_npz
+from bayes_mlff.finetune import config as finetuning
+from bayes_mlff.finetune import fit as finetune
+from benchmarks.transfer import scenario as scenarios
+from benchmarks.transfer.scenario import Fit, Slice, Target
+
+
+def cut(target: Target, part: Slice, data: Path) -> MoleculeSet:
+    """The frames that a slice stands for.
+
+    Raises:
+      DataError: if the file is not as the target says, or has fewer frames than asked for.
+    """
+    path = data / part.file
+    keys = NpzKeys(target.numbers_key, target.positions_key, target.energies_key, target.forces_key)
+    frames = read_npz(path, keys=keys)
+    index = np.arange(len(frames.energies)) if part.split is None else read_arrays(path, (part.split,))[0]
+    last = len(index) if part.count is None else part.first + part.count
+    if last > len(index):
+        raise DataError(f"{path}: {len(index)} frames to choose from; asked for {part.first} to {last}")
+    return frames.take(index[part.first : last])
+
+
+def prepare(fit: Fit, data: Path, folder: Path) -> None:
+    """Write the sets of a fine-tuning, the pool in the order of its seed, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = fit.target
+    for name, part in (("validation", target.validation), ("test", target.test), (f"pool-s{fit.seed}", target.pool)):
+        path = folder / f"{name}.npz"
+        if path.is_file():
+            continue
+        frames = cut(target, part, data)
+        if part is target.pool:
+            frames = frames.take(np.random.default_rng(fit.seed).permutation(len(frames.energies)))
+        unfinished = path.with_suffix(".tmp.npz")
+        np.savez(unfinished, z=frames.numbers, R=frames.positions, E=frames.energies, F=frames.forces)
+        unfinished.replace(path)
+
+
+def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:
+    """Do one fine-tuning; False if it was done before.
+
+    Raises:
+      RunDirectoryError: if it was done with other settings.
+    """
+    sets, output = runs / "data" / fit.target.name, runs / fit.name
+    prepare(fit, data, sets)
+    config = scenarios.configuration(fit, sets, output, folders=(scenario.parent, data))
+    if (output / "metrics.json").is_file():
+        if finetuning.load(output / "config.yaml") != config:
+            raise RunDirectoryError(f"{output}: was made with other settings; remove it or choose another folder")
+        return False
+    finetune(config)
+    return True
+
+
+def main() -> None:
+    """Run what is left to do, in the order of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--method", nargs="*", help="only these")
+    parser.add_argument("--sizes", nargs="*", type=int, help="only these")
+    args = parser.parse_args()
+    scenario = scenarios.load(args.scenario)
+    runs = args.runs.absolute() / scenario.scenario
+    wanted = [
+        fit
+        for fit in scenarios.fits(scenario)
+        if (not args.method or fit.method in args.method) and (not args.sizes or fit.frames in args.sizes)
+    ]
+    for number, fit in enumerate(wanted, 1):
+        began = time.perf_counter()
+        done = run(fit, args.scenario.absolute(), args.data.absolute(), runs)
+        text = f"{time.perf_counter() - began:.0f} s" if done else "was done"
+        print(f"{number} of {len(wanted)}: {fit.name}: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Pretraining that goes on from a model keeps its architecture and its energy level."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayes_mlff.data.molecule_sets import MoleculeSet
+from bayes_mlff.models import registry
+from bayes_mlff.testing.tiny import tiny_nequip
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain.py"
+
+
+def test_warm_start_keeps_weights_and_level(tmp_path):
+    specification = importlib.util.spec_from_file_location("pretrain", SCRIPT)
+    assert specification is not None and specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    start = registry.initialize(tiny_nequip((1, 6, 8), energy_shifts=(-1.0, -2.0, -3.0)), 0)
+    registry.save(start, tmp_path / "start.safetensors", {})
+    random = np.random.default_rng(0)
+    water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    positions = water + 0.05 * random.normal(size=(4, 3, 3))
+    frames = MoleculeSet(np.array([8, 1, 1]), positions, -5.0 + np.arange(4.0), random.normal(size=(4, 3, 3)))
+    args = argparse.Namespace(start=str(tmp_path / "start.safetensors"), capacity=20)
+    model, collection = script.continued([frames], args)
+    assert model.config.elements == (1, 8) and model.config.energy_shifts == (-1.0, -3.0)
+    np.testing.assert_array_equal(model.params["embedding"], start.params["embedding"][np.array([0, 2])])
+    np.testing.assert_allclose(collection.members[0].energy, np.arange(4.0), atol=1e-6)
+    assert collection.species[0].tolist() == [1, 0, 0]
+    with pytest.raises(Exception, match="--start"):
+        script.continued([frames], argparse.Namespace(start="nothing", capacity=20))
