@@ -46,7 +46,8 @@ def threefry_bits(key: jax.Array, size: int) -> jax.Array:
 
 def _written_out(key: jax.Array, size: int, dtype: jnp.dtype) -> bool:
     """Whether the generator above is JAX's own for this key and faster than its implementation."""
-    same = jax.config.read("jax_threefry_partitionable") and str(jax.random.key_impl(key)) == "threefry2x32"
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    same = partitionable and str(jax.random.key_impl(key)) == "threefry2x32"
     return same and jnp.dtype(dtype) == jnp.float32 and size < 2**32 and jax.default_backend() == "cpu"
 
 
