@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from bayes_mlff.data.collection import Collection, isolated_energies, make_member
-from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack
+from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack, write_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
@@ -115,9 +115,7 @@ def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.P
 
 def save_state(path: Path, state: FitState) -> None:
     """Write the leaves of the state, replacing the previous file at once."""
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, *[np.asarray(x) for x in jax.tree.leaves(state)])
-    temporary.replace(path)
+    write_npz(path, {f"arr_{i}": x for i, x in enumerate(jax.tree.leaves(state))})
 
 
 def load_state(path: Path, template: FitState) -> FitState:

@@ -17,15 +17,16 @@ import pytest
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is
     # kept for the next. JAX reads the environment when it is imported, child processes when they start.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-    os.environ["JAX_LOGGING_LEVEL"] = "CRITICAL"  # or else XLA complains at every function that it finds there
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    jax.config.update("jax_logging_level", "CRITICAL")
+    shared = {
+        "jax_compilation_cache_dir": tempfile.mkdtemp(prefix="jax-"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_logging_level": "CRITICAL",  # or else XLA complains at every function that it finds there
+    }
+    for name, value in shared.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+    atexit.register(shutil.rmtree, shared["jax_compilation_cache_dir"], ignore_errors=True)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
 from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.core.settings import parse_yaml
 
 EXIT_MISTAKE: Final = 2
@@ -77,14 +78,20 @@ def one_device_per_core(chains: int) -> None:
     jax.config.update("jax_num_cpu_devices", largest_divisor(chains, cores))
 
 
-def keep_compilations(folder: Path) -> None:
-    """Keep compiled functions in a folder, so that the next start of the same run compiles nothing; see ADR 0013.
+def start_jax(chains: int) -> None:
+    """Settle what JAX is to know before it starts: its devices, and where compiled functions are kept."""
+    one_device_per_core(chains)
+    keep_compilations()
 
-    JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR` names another folder and
+
+def keep_compilations() -> None:
+    """Keep compiled functions in `compiled/` of the cache folder: the same run, started again, compiles none of them.
+
+    See ADR 0013. JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR` names another folder and
     `JAX_ENABLE_COMPILATION_CACHE=false` switches this off. Starts JAX: the number of devices is fixed from here on.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if jax.default_backend() == "cpu" and "JAX_LOGGING_LEVEL" not in os.environ:
         # At every load XLA takes two of its own tuning flags for missing features of the processor, and says so.

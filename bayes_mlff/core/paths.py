@@ -1,9 +1,16 @@
-"""Files that users give: whether they are there, and reading them within bounds."""
+"""Where files are kept, and files that users give: whether they are there, and reading them within bounds."""
 
 import contextlib
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where files are kept: `bayes_mlff/` in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "bayes_mlff"
 
 
 def is_file(path: Path) -> bool:

@@ -1,14 +1,18 @@
 """Labelled sets as others publish them: npz files of molecules and extended XYZ of anything."""
 
+import io
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
 import ase.io
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
+from numpy.typing import ArrayLike
 
+from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.data.extxyz import check_file
 from bayes_mlff.data.labels import Label, check_label
@@ -117,6 +121,17 @@ def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
         raise DataError(f"{path}: no such file") from error
     except READER_ERRORS as error:
         raise DataError(f"{path}: not a readable npz file: {type(error).__name__}: {error}") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write named arrays, replacing a file that is there at once.
+
+    Raises:
+      OSError: if it cannot be written; then the file is as it was.
+    """
+    content, named = io.BytesIO(), cast(dict[str, Any], {name: np.asarray(array) for name, array in arrays.items()})
+    np.savez(content, **named)
+    write_whole(path, content.getvalue())
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -185,7 +185,7 @@ def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
     moved = moved - jnp.mean(moved, axis=0, keepdims=True)
     stretch = jnp.sqrt(jnp.linalg.eigvalsh(exact_dot(back, back.T))[-1])
     drift = 2.0 * jnp.sqrt(jnp.max(jnp.sum(moved**2, axis=-1)))
-    return spec.r_max * stretch + drift > spec.r_max + spec.skin
+    return spec.r_max * stretch + drift > spec.reach
 
 
 @partial(jax.jit, static_argnames="spec")

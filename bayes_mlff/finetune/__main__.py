@@ -8,13 +8,12 @@ import typer
 
 from bayes_mlff.core import settings
 from bayes_mlff.core.command_line import (
-    keep_compilations,
     make_console,
-    one_device_per_core,
     override,
     printable,
     put,
     run_app,
+    start_jax,
     write_new,
 )
 from bayes_mlff.core.errors import ConfigError
@@ -23,7 +22,6 @@ from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.console import ConsoleObserver, table
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.models import selfcheck
-from bayes_mlff.models.downloads import COMPILED, cache_folder
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -73,8 +71,7 @@ def finetune(
         write_new(write_config, configuration.commented(config), "--write-config")
         make_console().print(f"wrote {printable(str(write_config))}")
         return
-    one_device_per_core(config.side_by_side)
-    keep_compilations(cache_folder() / COMPILED)
+    start_jax(config.side_by_side)
     console = make_console()
     selfcheck.ensure(console.print)
     with ConsoleObserver(console) as observer:

@@ -164,8 +164,9 @@ class FinetuneConfig(Section):
         """Chains or members that are advanced together."""
         if self.method == "deep-ensemble":
             return self.optimizer.members
-        parallel = isinstance(self.schedule, ParallelSchedule) and not self.optimises
-        return self.schedule.chains if isinstance(self.schedule, ParallelSchedule) and parallel else 1
+        if self.optimises or not isinstance(self.schedule, ParallelSchedule):
+            return 1
+        return self.schedule.chains
 
     @property
     def from_random_weights(self) -> bool:

@@ -48,12 +48,13 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       config: method, schedule and prior.
       potential: pretrained weights.
     """
-    transform, chains, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
+    transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
     chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    return Plan(transform, _prior(config, potential), chains, sample_steps, chunk, largest_divisor(chunk, 100))
+    prior, thin = _prior(config, potential), largest_divisor(chunk, 100)
+    return Plan(transform, prior, config.side_by_side, sample_steps, chunk, thin)
 
 
-def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
+def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
     settings = config.optimizer
     decay = settings.final_learning_rate / settings.learning_rate
     transform = sghmc(
@@ -63,10 +64,10 @@ def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
         preconditioner=amsgrad(eps=1e-8),
         bias_correction=True,
     )
-    return transform, config.side_by_side, (settings.steps,)
+    return transform, (settings.steps,)
 
 
-def _sampler(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
+def _sampler(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
     schedule = config.schedule
     if isinstance(schedule, ParallelSchedule):
         transform = sghmc(
@@ -75,7 +76,7 @@ def _sampler(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
             friction=config.friction,
             preconditioner=amsgrad(eps=schedule.eps),
         )
-        return transform, schedule.chains, (schedule.steps,)
+        return transform, (schedule.steps,)
     transform = sghmc(
         long_chain_step_size(
             schedule.start,
@@ -89,7 +90,7 @@ def _sampler(config: FinetuneConfig) -> tuple[Sghmc, int, tuple[int, ...]]:
         bias_correction=True,
     )
     lengths = {"decay_steps": schedule.decay_steps, "cycle_steps": schedule.cycle_steps}
-    return transform, 1, long_chain_sample_steps(schedule.samples, **lengths)
+    return transform, long_chain_sample_steps(schedule.samples, **lengths)
 
 
 def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:

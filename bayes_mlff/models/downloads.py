@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.paths import cache_folder
 
 CHUNK: Final = 1 << 20
 """Bytes read at once."""
@@ -22,9 +23,6 @@ LARGEST: Final = 2 << 30
 
 TIMEOUT_S: Final = 30.0
 """Of a connection that gives nothing."""
-
-COMPILED: Final = "compiled"
-"""Folder within the `cache_folder` for compiled functions."""
 
 
 class Download(NamedTuple):
@@ -41,12 +39,6 @@ DOWNLOADS: Final[Mapping[str, Download]] = {
     "mace-mp-0-medium": Download(f"{_MACE_MP}/2023-12-03-mace-128-L1_epoch-199.model", "MIT"),
 }
 """Models by the name used in configurations; addresses are those that mace-torch itself downloads from."""
-
-
-def cache_folder() -> Path:
-    """Where files are kept: `bayes_mlff/` in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "bayes_mlff"
 
 
 def fetch(

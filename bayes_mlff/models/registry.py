@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
-from bayes_mlff.core.paths import is_file
+from bayes_mlff.core.paths import cache_folder, is_file
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
-from bayes_mlff.models.downloads import DOWNLOADS, cache_folder, fetch
+from bayes_mlff.models.downloads import DOWNLOADS, fetch
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.mace_files import read_model
 from bayes_mlff.models.potential import Potential, network

@@ -20,10 +20,10 @@ import jax
 import numpy as np
 
 from bayes_mlff.core.errors import BrokenInstallationError
+from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry, selfcheck_operations
-from bayes_mlff.models.downloads import cache_folder
 from bayes_mlff.models.energetics import Prediction, predictor
 
 REFERENCE: Final = "selfcheck.json"

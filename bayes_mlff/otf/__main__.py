@@ -9,14 +9,12 @@ import jax
 import typer
 
 from bayes_mlff.core.command_line import (
-    keep_compilations,
     make_console,
-    one_device_per_core,
     override,
     run_app,
+    start_jax,
     write_new,
 )
-from bayes_mlff.models.downloads import COMPILED, cache_folder
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import runner, systems
 from bayes_mlff.otf.config import RunConfig
@@ -60,7 +58,7 @@ def system(
         return
     systems.check_system(name)
     config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
-    _start_jax(config)
+    start_jax(config.sampler.chains)
     if profile is None:
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
@@ -90,7 +88,7 @@ def check(
 ) -> None:
     """Validate a configuration and try model and engine, without running."""
     config = _with_overrides(_read(path), overrides)
-    _start_jax(config)
+    start_jax(config.sampler.chains)
     runner.check(config, base=path.parent, console=make_console(), label=label)
 
 
@@ -98,7 +96,7 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted."""
     config = _with_overrides(_read(path), overrides)
-    _start_jax(config)
+    start_jax(config.sampler.chains)
     runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=make_console())
 
 
@@ -106,7 +104,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) ->
 def resume(path: RunPath) -> None:
     """Continue an interrupted run from its last checkpoint."""
     config = configuration.load(path / "config.yaml")
-    _start_jax(config)
+    start_jax(config.sampler.chains)
     runner.resume(config, path, console=make_console())
 
 
@@ -126,11 +124,6 @@ def report(path: RunPath) -> None:
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
-
-
-def _start_jax(config: RunConfig) -> None:
-    one_device_per_core(config.sampler.chains)
-    keep_compilations(cache_folder() / COMPILED)
 
 
 def _read(path: Path) -> dict[str, Any]:

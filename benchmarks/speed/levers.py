@@ -7,6 +7,7 @@ process to one core. Every lever is a line of `benchmarks/results/speed/levers_D
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.data.graph import Graph, edge_vectors, exact_dot, volume
+from bayes_mlff.data.graph import Graph, edge_vectors, exact_dot, flatten_neighbors, volume
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import NodeFn, NodeOutput, PredictFn, predictor
 from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff, spherical_harmonics
@@ -28,7 +29,7 @@ from bayes_mlff.posterior.potential import potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.noise import standard_normal
 from benchmarks.speed import ours
-from benchmarks.speed.cases import BATCH, CASES, CHAINS, ENERGY_SIGMA, STRESS_SIGMA, Case
+from benchmarks.speed.cases import BATCH, CASES, ENERGY_SIGMA, STRESS_SIGMA, Case
 from benchmarks.speed.run import RESULTS, commit, device_name, shipped
 
 SYSTEMS = {"ethanol": shipped, "lamno3-40": shipped, "ethanol, published size": lambda _: CASES["ethanol"]()}
@@ -58,7 +59,7 @@ def gradient(
     labels = ours.labels(case)
 
     def once() -> Any:
-        with jax.default_matmul_precision(precision) if precision else jax.disable_jit(False):
+        with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
             return jax.block_until_ready(compiled(flat, jax.random.key(0), labels))
 
     return once
@@ -109,7 +110,7 @@ def forward_over_reverse(case: Case) -> Callable[[], Any]:
 
 def _nodes(node_fn: NodeFn, params: Any, vectors: jax.Array, graphs: Graph) -> NodeOutput:
     b, n, k = graphs.neighbors.shape
-    senders = (graphs.neighbors + (n * jnp.arange(b, dtype=jnp.int32))[:, None, None]).reshape(b * n, k)
+    senders = flatten_neighbors(graphs)
     mask = graphs.edge_mask.reshape(b * n, k)
     return node_fn(params, vectors.reshape(b * n, k, 3), graphs.species.reshape(b * n), senders, mask)
 
@@ -203,13 +204,6 @@ def stop_flag(case: Case) -> Variant:
     return Variant(lambda: [ten() for _ in range(10)], hundred)
 
 
-def donation(case: Case) -> Variant:
-    """Nothing to time: the bytes that an update could write over its input."""
-    flat, _ = ours.model(case)
-    held = CHAINS * flat.nbytes * 4
-    return Variant(int, int, lambda: f"weights, momenta and both moments of {CHAINS} chains: {held / 2**20:.1f} MiB")
-
-
 LEVERS: dict[str, Callable[[Case], Variant]] = {
     "noise in one pass": noise,
     "chains one after the other in the place of all in one batch": lambda case: Variant(
@@ -232,7 +226,6 @@ LEVERS: dict[str, Callable[[Case], Variant]] = {
     ),
     "products in bfloat16": in_bfloat16,
     "stop flag read every 100 steps in the place of 10": stop_flag,
-    "donated buffers": donation,
 }
 
 
@@ -255,7 +248,7 @@ def measure(lever: str, system: str, rounds: int) -> dict[str, Any]:
         once()
     pairs = [(seconds(variant.without), seconds(variant.with_it)) for _ in range(rounds)]
     without, with_it = (statistics.median(x) for x in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs) if with_it > 0.0 else None
+    ratio = statistics.median(a / b for a, b in pairs)
     found = {"lever": lever, "system": system, "device": device_name(), "without_s": without, "with_s": with_it}
     return found | {"ratio": ratio, "note": variant.note(), "commit": commit(), "versions": f"jax {jax.__version__}"}
 

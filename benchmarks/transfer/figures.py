@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bayes_mlff.otf.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, png
 
@@ -42,7 +43,11 @@ def comparison(entries: list[dict[str, Any]]) -> bytes:
         left.set(xlabel=error, ylabel="mean log likelihood / nats", xscale="log")
         middle.set(xlabel=error, ylabel="AUC-ROC of large errors", xscale="log")
         right.set(xlabel="training frames", ylabel=error, xscale="log", yscale="log")
-        right.legend(fontsize=8)
+        for axis in (left.xaxis, middle.xaxis, right.xaxis, right.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+        left.legend(fontsize=8, loc="lower left")
         return png(figure)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
-from bayes_mlff.data.molecule_sets import MoleculeSet, NpzKeys, read_arrays, read_npz
+from bayes_mlff.data.molecule_sets import MoleculeSet, NpzKeys, read_arrays, read_npz, write_npz
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.finetune import fit as finetune
 from benchmarks.transfer import scenario as scenarios
@@ -48,9 +48,7 @@ def prepare(fit: Fit, data: Path, folder: Path) -> None:
         frames = cut(target, part, data)
         if part is target.pool:
             frames = frames.take(np.random.default_rng(fit.seed).permutation(len(frames.energies)))
-        unfinished = path.with_suffix(".tmp.npz")
-        np.savez(unfinished, z=frames.numbers, R=frames.positions, E=frames.energies, F=frames.forces)
-        unfinished.replace(path)
+        write_npz(path, {"z": frames.numbers, "R": frames.positions, "E": frames.energies, "F": frames.forces})
 
 
 def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:

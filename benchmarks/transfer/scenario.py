@@ -1,7 +1,7 @@
 """A scenario: labelled sets, methods, training-set sizes and seeds, as one YAML file, and the fits it asks for."""
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Section, Seed
 from bayes_mlff.finetune import config as finetuning
-from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.config import FinetuneConfig, Method
 
 Merged = TypeVar("Merged", bound=dict[str, Any])
 
@@ -42,7 +42,7 @@ class Target(Section):
 class Series(Section):
     """One method at several sizes of the training set."""
 
-    method: Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
+    method: Method
     sizes: tuple[Count, ...]
     seeds: tuple[Seed, ...] = (0,)
     targets: tuple[str, ...] | None = Field(default=None, description="Names of targets; all without it.")

@@ -18,6 +18,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 
+from bayes_mlff.data.molecule_sets import write_npz
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
 
@@ -25,13 +26,6 @@ TIMESTEP_FS = 1.0
 INTERVAL = 20
 """Steps between frames."""
 LEVEL = PyscfSettings(xc="pbe", basis="def2-svp", grid_level=1, conv_tol_hartree=1e-7)
-
-
-def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Replace a file at once."""
-    unfinished = path.with_suffix(".tmp.npz")
-    np.savez(unfinished, **arrays)
-    unfinished.replace(path)
 
 
 def gfn2(start: Path, frames: int, temperature_k: float, seed: int) -> dict[str, np.ndarray]:
@@ -70,7 +64,7 @@ def label(frames: dict[str, np.ndarray], count: int, path: Path) -> None:
             found = engine.label(from_ase(atoms)).label
             for key, value in (("R", atoms.positions), ("E", found.energy), ("F", found.forces)):
                 rows[key].append(value)
-            write(path, {"z": frames["z"], **{key: np.array(value) for key, value in rows.items()}})
+            write_npz(path, {"z": frames["z"], **{key: np.array(value) for key, value in rows.items()}})
             print(f"{len(rows['R'])} of {count}: {time.perf_counter() - began:.0f} s", flush=True)
 
 
@@ -86,7 +80,7 @@ def main() -> None:
     source = args.out / "source" / "gfn2.npz"
     source.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_file():
-        write(source, gfn2(args.start, args.frames, args.temperature, 0))
+        write_npz(source, gfn2(args.start, args.frames, args.temperature, 0))
     label(dict(np.load(source)), args.targets, args.out / "pbe.npz")
 
 

@@ -310,7 +310,7 @@ def test_command_line(data, tiny_model, tmp_path, monkeypatch):
     made = CliRunner().invoke(app, [*arguments, "--write-config", str(written)], catch_exceptions=False)
     assert made.exit_code == 0 and config.load(written).data.frames == 3 and not (tmp_path / "out").exists()
     assert isinstance(CliRunner().invoke(app, [*arguments, "--write-config", str(written)]).exception, ConfigError)
-    monkeypatch.setattr(cli, "one_device_per_core", lambda chains: None)  # impossible once JAX has started
+    monkeypatch.setattr(cli, "start_jax", lambda chains: None)  # impossible once JAX has started
     done = CliRunner().invoke(app, [str(written), "--set", "seed=1"])
     assert done.exit_code == 0, done.exception
     assert (tmp_path / "out" / "ensemble.safetensors").is_file() and "zero" not in done.output
