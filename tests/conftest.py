@@ -14,6 +14,9 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# What tests compile, the processes that they start included, is not kept in the user's folder.
+jax.config.update("jax_enable_compilation_cache", False)
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 if "JAX_PLATFORMS" not in os.environ:
     # Several test processes on one accelerator would each try to reserve most of its memory.
     jax.config.update("jax_platforms", "cpu")

@@ -1,5 +1,6 @@
 """What the command lines of the package share."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -74,6 +75,22 @@ def one_device_per_core(chains: int) -> None:
     """Make as many JAX devices on the CPU as cores can be used for the chains, which then run side by side."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", largest_divisor(chains, cores))
+
+
+def keep_compilations(folder: Path) -> None:
+    """Keep compiled functions in a folder, so that the next start of the same run compiles nothing; see ADR 0013.
+
+    JAX's own settings come first: `JAX_COMPILATION_CACHE_DIR` names another folder and
+    `JAX_ENABLE_COMPILATION_CACHE=false` switches this off. Starts JAX: the number of devices is fixed from here on.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if jax.default_backend() == "cpu" and "JAX_LOGGING_LEVEL" not in os.environ:
+        # At every load XLA takes two of its own tuning flags for missing features of the processor, and says so.
+        jax.config.update("jax_logging_level", "CRITICAL")
+        for name in ("jax", "jaxlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def run_app(app: typer.Typer) -> None:

@@ -7,7 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.command_line import make_console, one_device_per_core, override, printable, put, run_app, write_new
+from bayes_mlff.core.command_line import (
+    keep_compilations,
+    make_console,
+    one_device_per_core,
+    override,
+    printable,
+    put,
+    run_app,
+    write_new,
+)
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.finetune import config as configuration
@@ -15,6 +24,7 @@ from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.finetune.console import ConsoleObserver, table
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.models import selfcheck
+from bayes_mlff.models.downloads import COMPILED, cache_folder
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -65,6 +75,7 @@ def finetune(
         make_console().print(f"wrote {printable(str(write_config))}")
         return
     one_device_per_core(_side_by_side(config))
+    keep_compilations(cache_folder() / COMPILED)
     console = make_console()
     selfcheck.ensure(console.print)
     with ConsoleObserver(console) as observer:

@@ -23,6 +23,9 @@ LARGEST: Final = 2 << 30
 TIMEOUT_S: Final = 30.0
 """Of a connection that gives nothing."""
 
+COMPILED: Final = "compiled"
+"""Folder within the `cache_folder` for compiled functions."""
+
 
 class Download(NamedTuple):
     """Weights on the internet."""

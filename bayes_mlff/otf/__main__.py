@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from bayes_mlff.core.command_line import make_console, one_device_per_core, override, run_app, write_new
+from bayes_mlff.core.command_line import (
+    keep_compilations,
+    make_console,
+    one_device_per_core,
+    override,
+    run_app,
+    write_new,
+)
+from bayes_mlff.models.downloads import COMPILED, cache_folder
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import runner, systems
 from bayes_mlff.otf.config import RunConfig
@@ -52,7 +60,7 @@ def system(
         return
     systems.check_system(name)
     config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
-    one_device_per_core(config.sampler.chains)
+    _start_jax(config)
     if profile is None:
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
@@ -82,7 +90,7 @@ def check(
 ) -> None:
     """Validate a configuration and try model and engine, without running."""
     config = _with_overrides(_read(path), overrides)
-    one_device_per_core(config.sampler.chains)
+    _start_jax(config)
     runner.check(config, base=path.parent, console=make_console(), label=label)
 
 
@@ -90,7 +98,7 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted."""
     config = _with_overrides(_read(path), overrides)
-    one_device_per_core(config.sampler.chains)
+    _start_jax(config)
     runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=make_console())
 
 
@@ -98,7 +106,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) ->
 def resume(path: RunPath) -> None:
     """Continue an interrupted run from its last checkpoint."""
     config = configuration.load(path / "config.yaml")
-    one_device_per_core(config.sampler.chains)
+    _start_jax(config)
     runner.resume(config, path, console=make_console())
 
 
@@ -118,6 +126,11 @@ def report(path: RunPath) -> None:
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+
+
+def _start_jax(config: RunConfig) -> None:
+    one_device_per_core(config.sampler.chains)
+    keep_compilations(cache_folder() / COMPILED)
 
 
 def _read(path: Path) -> dict[str, Any]:

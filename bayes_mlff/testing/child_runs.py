@@ -113,6 +113,7 @@ def _work(folder: Path, arguments: Sequence[str], around: Surroundings) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(command_line, "one_device_per_core"))
+        stack.enter_context(mock.patch.object(command_line, "keep_compilations"))
         stack.enter_context(mock.patch("time.time", shifted_time))
         if around.fault is not None or around.record:
             fault = None if around.fault is None else faults.Fault.parse(around.fault)

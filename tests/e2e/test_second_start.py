@@ -1,0 +1,60 @@
+"""The second start of a run, from the command line, compiles nothing and says nothing about it."""
+
+import os
+import subprocess
+import sys
+
+from bayes_mlff.models import registry
+from bayes_mlff.testing.tiny import tiny_nequip
+
+COUNTED = """
+import atexit, collections
+import jax
+seen = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
+from bayes_mlff.models import selfcheck
+selfcheck.ensure = lambda say=None: False  # compiles whole models, once for an installation
+from bayes_mlff.otf.__main__ import main
+atexit.register(lambda: print("compiled", *(seen["/jax/compilation_cache/cache_" + x] for x in ("misses", "hits"))))
+main()
+"""
+
+CONFIG = """
+structure: ethanol
+model: {model}
+threshold: 100 eV
+sampler: {{chains: 2, steps: 10, cold_steps: 2, ramp_steps: 2, batch_size: 1}}
+dynamics: {{duration_ps: 0.001}}
+audits: {{interval_ps: 0}}
+engine: {{name: ase, calculator: "ase.calculators.emt:EMT"}}
+"""
+
+
+def start(folder, output, **environment):
+    """Output and errors of one start, and how much was compiled and how much was found."""
+    environment = (
+        os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        | environment
+    )
+    command = [sys.executable, "-c", COUNTED, "run", str(folder / "config.yaml"), "--output", str(folder / output)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    _, misses, hits = done.stdout.splitlines()[-1].split()
+    return done.stderr, int(misses), int(hits)
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    model = tmp_path / "tiny.safetensors"
+    registry.save(registry.initialize(tiny_nequip((1, 6, 8), hidden_irreps="2x0e", edge_l_max=0), 0), model, {})
+    (tmp_path / "config.yaml").write_text(CONFIG.format(model=model))
+    on = {"JAX_ENABLE_COMPILATION_CACHE": "true"}
+    _, misses, _ = start(tmp_path, "first", **on)
+    assert misses > 10
+    errors, misses_again, hits = start(tmp_path, "second", **on)
+    assert misses_again == 0 and hits >= misses
+    assert errors == ""
