@@ -18,7 +18,7 @@ from bayes_mlff.core.command_line import (
 )
 from bayes_mlff.models.downloads import COMPILED, cache_folder
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import runner, systems
+from bayes_mlff.otf import hosts, runner, systems
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.template import template
 
@@ -129,6 +129,7 @@ def schema() -> None:
 
 
 def _start_jax(config: RunConfig) -> None:
+    hosts.join()
     one_device_per_core(config.sampler.chains)
     keep_compilations(cache_folder() / COMPILED)
 
