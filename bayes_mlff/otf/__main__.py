@@ -8,15 +8,9 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from bayes_mlff.core.command_line import (
-    make_console,
-    override,
-    run_app,
-    start_jax,
-    write_new,
-)
+from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import runner, systems
+from bayes_mlff.otf import hosts, runner, systems
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.template import template
 
@@ -58,7 +52,7 @@ def system(
         return
     systems.check_system(name)
     config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
-    start_jax(config.sampler.chains)
+    _start(config)
     if profile is None:
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
@@ -88,7 +82,7 @@ def check(
 ) -> None:
     """Validate a configuration and try model and engine, without running."""
     config = _with_overrides(_read(path), overrides)
-    start_jax(config.sampler.chains)
+    _start(config)
     runner.check(config, base=path.parent, console=make_console(), label=label)
 
 
@@ -96,7 +90,7 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted."""
     config = _with_overrides(_read(path), overrides)
-    start_jax(config.sampler.chains)
+    _start(config)
     runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=make_console())
 
 
@@ -104,7 +98,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) ->
 def resume(path: RunPath) -> None:
     """Continue an interrupted run from its last checkpoint."""
     config = configuration.load(path / "config.yaml")
-    start_jax(config.sampler.chains)
+    _start(config)
     runner.resume(config, path, console=make_console())
 
 
@@ -124,6 +118,11 @@ def report(path: RunPath) -> None:
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+
+
+def _start(config: RunConfig) -> None:
+    hosts.join()
+    start_jax(config.sampler.chains)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,16 +1,18 @@
-"""Chains spread over all local devices; everything else on the first, or on each of them."""
+"""Chains spread over all devices of all processes; everything else on the first, or on each of them."""
 
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.otf import hosts
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState, Info
 
@@ -24,9 +26,17 @@ _COPIED: Final = PartitionSpec()
 
 
 def chain_mesh(chains: int) -> Mesh:
-    """As many local devices as divide the number of chains."""
-    devices = jax.local_devices()
-    return Mesh(np.array(devices[: largest_divisor(chains, len(devices))]), (_AXIS,))
+    """As many local devices as divide the number of chains; of several processes as many of each.
+
+    Raises:
+      ConfigError: if chains cannot be shared out over the processes.
+    """
+    processes = jax.process_count()
+    if chains % processes:
+        raise ConfigError("sampler.chains", chains, f"a multiple of {processes}, the number of processes")
+    each = largest_divisor(chains // processes, len(jax.local_devices()))
+    devices = [d for process in range(processes) for d in jax.local_devices(process_index=process)[:each]]
+    return Mesh(np.array(devices), (_AXIS,))
 
 
 class Budget(NamedTuple):
@@ -55,6 +65,7 @@ class FirstThatFits:
         kind = structure, *((aval.shape, aval.dtype) for aval in map(jax.typeof, leaves))
         if kind not in self._compiled:
             self._compiled[kind] = self._choose(arguments)
+        hosts.meet()
         return self._compiled[kind](*arguments)
 
     def _choose(self, arguments: tuple) -> Callable:
@@ -73,7 +84,7 @@ class FirstThatFits:
 
 
 class ChainDevices:
-    """An update of chains on as many local devices as divide their number, each with its own share of them."""
+    """An update of chains on as many devices as divide their number, each with its own share of them."""
 
     def __init__(self, chains: int, *updates: Update, memory_gib: float | None = None):
         """Prepare an update of `chains` chains, compiled once for every shape of the labels.
@@ -122,10 +133,11 @@ def memory_budget(mesh: Mesh, memory_gib: float | None = None) -> float:
     """
     if memory_gib is not None:
         return memory_gib * GIB
-    stats = mesh.devices[0].memory_stats() if mesh.devices[0].platform != "cpu" else None
+    device, *others = mesh.local_devices
+    stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return 0.8 * (stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 + len(others))
 
 
 def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
@@ -172,9 +184,31 @@ def _placed(mesh: Mesh, split: Any, copied: Any) -> tuple[Any, Any]:
     """Trees of chains [c, ...] shared out, and trees of anything else on every device; nothing moves for one device."""
     if mesh.size == 1:
         return split, copied
-    return jax.device_put(split, NamedSharding(mesh, _SPLIT)), jax.device_put(copied, NamedSharding(mesh, _COPIED))
+    put = jax.device_put if jax.process_count() == 1 else _put_everywhere
+    return put(split, NamedSharding(mesh, _SPLIT)), put(copied, NamedSharding(mesh, _COPIED))
+
+
+def _put_everywhere(tree: Any, sharding: NamedSharding) -> Any:
+    """Trees that are alike in all processes, on the devices of all."""
+
+    def put(x: Any) -> jax.Array:
+        if jnp.issubdtype(jax.typeof(x).dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(x)))
+        array = np.asarray(x)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree)
 
 
 def _gathered(mesh: Mesh, result: Any) -> Any:
-    """A result on the first device."""
-    return result if mesh.size == 1 else jax.device_put(result, mesh.devices[0])
+    """A result on the first device, of every process."""
+    if mesh.size == 1:
+        return result
+    if jax.process_count() == 1:
+        return jax.device_put(result, mesh.devices[0])
+    everywhere = jax.jit(_same, out_shardings=NamedSharding(mesh, _COPIED))(result)
+    return jax.tree.map(lambda x: x.addressable_data(0), everywhere)
+
+
+def _same(tree: Any) -> Any:
+    return tree

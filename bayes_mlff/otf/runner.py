@@ -12,18 +12,20 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import cost, run_data, systems, verdict
+from bayes_mlff.otf import cost, hosts, run_data, systems, verdict
 from bayes_mlff.otf import report as reporting
 from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.devices import GIB
+from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare
 from bayes_mlff.otf.run_data import RunData
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.state import RunState
 from bayes_mlff.otf.validate import validate
 
 
@@ -41,7 +43,12 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
       RunDirectoryError: if `path` holds another run.
     """
     structure = systems.structure(config.structure, base=base)
-    config = _with_absolute_paths(config, base)
+    config, console = _with_absolute_paths(config, base), _alone(console)
+    with hosts.run_directory(path) as own:
+        _run(config, own, structure, console)
+
+
+def _run(config: RunConfig, path: Path, structure: Structure, console: Console) -> None:
     directory = RunDirectory(path)
     if directory.config.is_file():
         if configuration.load(directory.config) != config:
@@ -49,10 +56,10 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
                 f"{path}: holds a run with another configuration; choose another --output, remove the directory, "
                 f"or continue that run with 'resume {path}'"
             )
-        resume(config, path, console=console)
+        _resume(config, path, console)
         return
     problem = _problem(config, structure, console)
-    with make_engine(config.engine, path) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
         engine.check(structure)
         directory.create(settings.dump(config))
         _work(problem, engine, directory, console)
@@ -65,21 +72,26 @@ def resume(config: RunConfig, path: Path, *, console: Console) -> None:
       ConfigError: if a setting has changed that makes it another run; see `changes.FREE`.
       RunDirectoryError: if there is no run, or another process works on it.
     """
+    with hosts.run_directory(path) as own:
+        _resume(config, own, _alone(console))
+
+
+def _resume(config: RunConfig, path: Path, console: Console) -> None:
     directory = RunDirectory(path)
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
     structure = systems.structure(config.structure, base=Path())
     problem = _problem(config, structure, console)
-    with make_engine(config.engine, path) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
         engine.check(structure)
         _work(problem, engine, directory, console, changed)
 
 
 def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
     """Validate everything that can be validated without a run; optionally pay for one label."""
-    structure = systems.structure(config.structure, base=base)
+    structure, console = systems.structure(config.structure, base=base), _alone(console)
     problem = _problem(_with_absolute_paths(config, base), structure, console)
-    with make_engine(config.engine) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine)) as engine:
         engine.check(structure)
         _introduce(problem, engine.description, console)
         spent = cost.measure(problem)
@@ -152,8 +164,17 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
+def _alone(console: Console) -> Console:
+    """Of several processes the first alone speaks."""
+    return console if hosts.first() else Console(quiet=True)
+
+
 def _work(
-    problem: Problem, engine, directory: RunDirectory, console: Console, changed: tuple[Change, ...] = ()
+    problem: Problem,
+    engine: hosts.SharedEngine,
+    directory: RunDirectory,
+    console: Console,
+    changed: tuple[Change, ...] = (),
 ) -> None:
     started = time.perf_counter()
     directory.open()
@@ -164,17 +185,11 @@ def _work(
             session = Session(problem, engine, directory, observer)
             observer.working("compiling, and labelling the first structure")
             state = session.finish(session.resume())
-            if problem.config.validation_frames > 0:
-                validate(
-                    problem,
-                    engine,
-                    directory,
-                    state,
-                    lambda done, of: observer.working(f"reference energy of random frame {done} of {of}"),
-                )
-        path = report(directory.path)
+            path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer)))
     finally:
         directory.close()
+    if not hosts.first():
+        return
     run = run_data.read(directory.path)
     _print_verdict(run, console)
     console.print(
@@ -182,6 +197,21 @@ def _work(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _conclude(
+    problem: Problem, engine: Engine, directory: RunDirectory, state: RunState, observer: ConsoleObserver
+) -> Path:
+    """Look back at a run that has ended, and return the path of the report."""
+    if problem.config.validation_frames > 0:
+        validate(
+            problem,
+            engine,
+            directory,
+            state,
+            lambda done, of: observer.working(f"reference energy of random frame {done} of {of}"),
+        )
+    return report(directory.path)
 
 
 def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, console: Console) -> None:

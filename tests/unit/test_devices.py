@@ -161,6 +161,12 @@ def test_chains_in_groups_predict_the_same_with_less_memory(at_rest):
     assert all(more > 1.3 * less for more, less in itertools.pairwise(memory)), memory
 
 
+def test_chains_that_cannot_be_shared_out_over_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(ConfigError, match=r"sampler\.chains: got 8; allowed: a multiple of 3"):
+        chain_mesh(8)
+
+
 def test_by_default_an_update_may_take_half_of_the_machine():
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     assert jax.default_backend() != "cpu" or 0.0 < memory_budget(chain_mesh(2)) / GIB <= 0.5 * total
