@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
-from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.core.numbers import largest_divisor, usable_cores
 from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.core.settings import parse_yaml
 
@@ -74,8 +74,7 @@ def write_new(path: Path, text: str, key: str) -> None:
 
 def one_device_per_core(chains: int) -> None:
     """Make as many JAX devices on the CPU as cores can be used for the chains, which then run side by side."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", largest_divisor(chains, cores))
+    jax.config.update("jax_num_cpu_devices", largest_divisor(chains, usable_cores()))
 
 
 def start_jax(chains: int) -> None:

@@ -12,6 +12,7 @@ FREE = (
     "validation_frames",
     "calibration.decay",
     "sampler.steps",
+    "sampler.rounds",
     "sampler.step_size",
     "sampler.batch_size",
     "sampler.friction",

@@ -35,6 +35,11 @@ class SamplerConfig(Section):
 
     chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
     steps: Count = Field(default=2000, ge=10, description="Steps of every chain after each label.")
+    rounds: Count = Field(
+        default=1,
+        description="At most so many times `steps` after a label: the chains go on while their mean energy of that "
+        "label is off by more than twice the energy σ of the likelihood.",
+    )
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
     batch_size: Count = Field(default=5, description="Labels in a minibatch.")
     friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")

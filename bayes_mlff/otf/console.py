@@ -57,9 +57,10 @@ class ConsoleObserver:
         """Print the sentence."""
         self.say(f"  {step * self._config.dynamics.timestep_fs / 1000.0:7.3f} ps  {text}")
 
-    def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
+    def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
         """Print the size of the training set and the cost of the update."""
-        line = f"             chains continued on {labels} label{'s' if labels > 1 else ''} ({seconds:.1f} s)"
+        took = f"{seconds:.1f} s" if rounds == 1 else f"{rounds} rounds, {seconds:.1f} s"
+        line = f"             chains continued on {labels} label{'s' if labels > 1 else ''} ({took})"
         if force_error_ev_a is not None:
             line += f"  force RMSE before {force_error_ev_a * KCAL_MOL_PER_EV:.2f} kcal/mol/Å"
         self.say(line)

@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
     def run_s(self, config: RunConfig, *, labels: int, label_s: float) -> float:
         """Estimate for a run with so many labels of so many seconds each."""
-        return config.n_steps * self.step_s + labels * (self.update_s + label_s)
+        return config.n_steps * self.step_s + labels * (config.sampler.rounds * self.update_s + label_s)
 
 
 def measure(problem: Problem) -> Cost:

@@ -9,7 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.graph import pad_slots
+from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
@@ -22,6 +22,7 @@ from bayes_mlff.otf.problem import (
     Problem,
     chain_update,
     dynamics_chunk,
+    ensemble,
     first_dynamics,
     first_parameters,
     learning_graph,
@@ -41,7 +42,7 @@ class Session:
 
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
-        self._update = chain_update(problem)
+        self._update, self._ensemble = chain_update(problem), ensemble(problem)
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run)
@@ -308,18 +309,27 @@ class Session:
             known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
         graph = pad_slots(graph, known.graphs.neighbors.shape[2])
         known = training.append(known, graph, energy, record.label.forces, record.label.stress)
-        params, chains, info = self._update(device.params, device.chains, known)
-        if not bool(jnp.all(info.finite)):
-            raise RunStoppedError(
-                f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
-            )
+        params, chains, rounds = device.params, device.chains, 0
+        while rounds == 0 or (rounds < self.problem.config.sampler.rounds and not self._fits(params, graph, energy)):
+            params, chains, info = self._update(params, chains, known)
+            if not bool(jnp.all(info.finite)):
+                raise RunStoppedError(
+                    f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
+                )
+            rounds += 1
         seconds = time.perf_counter() - started
         force_error = None
         if record.predicted_forces_mean is not None:
             force_error = float(np.sqrt(np.mean((record.predicted_forces_mean - record.label.forces) ** 2)))
-        self.observer.update(step=host.step, labels=int(known.count), seconds=seconds, force_error_ev_a=force_error)
-        self.run.log("update", step=host.step, labels=int(known.count), seconds=round(seconds, 3))
+        count = int(known.count)
+        self.observer.update(step=host.step, labels=count, rounds=rounds, seconds=seconds, force_error_ev_a=force_error)
+        self.run.log("update", step=host.step, labels=count, rounds=rounds, seconds=round(seconds, 3))
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
+
+    def _fits(self, params: jax.Array, graph: Graph, energy: float) -> bool:
+        """True if the mean energy of a label, eV on the network's scale, is within two σ of the likelihood."""
+        error = float(self._ensemble(params, graph).energy_mean[0]) - energy
+        return abs(error) <= 2.0 * self.problem.energy_sigma
 
     def _grow_neighbors(self, state: RunState, crowded: MDState) -> RunState:
         """Make room for the geometry that did not fit, and go back to the last committed step."""

@@ -110,5 +110,5 @@ class Observer(Protocol):
     def notice(self, *, step: int, text: str) -> None:
         """Something happened that a user should know: a guard tripped, a label was refused, σ was raised."""
 
-    def update(self, *, step: int, labels: int, seconds: float, force_error_ev_a: float | None) -> None:
+    def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
         """The chains were continued."""

@@ -20,7 +20,7 @@ from bayes_mlff.core.errors import (
     EngineSetupError,
 )
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft import install_gpaw, worker, worker_process
+from bayes_mlff.otf.dft import gpaw_settings, install_gpaw, worker, worker_process
 from bayes_mlff.otf.dft.ase_engine import AseSettings, level_hash
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.dft.gpaw_engine import GpawEngine
@@ -633,6 +633,66 @@ def test_gpaws_own_convergence_error_leads_to_more_damping_and_then_back(fake_gp
         (fake_gpaw / "engine" / "hard").touch()
         with pytest.raises(EngineFailedError, match="attempt 1 of 1"):
             engine.label(copper())
+
+
+PLANTED_MPI = """
+import os, pickle, time
+
+class world:
+    rank = int(os.environ.get("RANK", "0"))
+
+count = 0
+
+def broadcast(message, root=0, *, comm):
+    global count
+    assert (message is None) == (world.rank != root)  # GPAW's own demand
+    count, name = count + 1, f"message{count}"
+    if world.rank == 0:
+        with open(name + ".part", "wb") as file:
+            pickle.dump(message, file)
+        os.rename(name + ".part", name)
+    while not os.path.exists(name):
+        time.sleep(0.01)
+    with open(name, "rb") as file:
+        return pickle.load(file)
+"""
+
+PLANTED_MPIEXEC = """#!{python}
+import os, subprocess, sys
+command, count = sys.argv[3:], int(sys.argv[2])
+others = [subprocess.Popen(command, stdin=-3, stdout=-3, env=os.environ | {{"RANK": str(i)}}) for i in range(1, count)]
+code = subprocess.call(command)
+for other in others:
+    other.kill() if code else other.wait()
+sys.exit(code)
+"""
+
+
+def test_several_processes_get_every_request_and_one_replies(fake_gpaw, monkeypatch):
+    place = fake_gpaw.parent
+    (place / "gpaw").mkdir()
+    (place / "gpaw.py").rename(place / "gpaw" / "__init__.py")
+    (place / "gpaw" / "mpi.py").write_text(PLANTED_MPI)
+    (place / "_gpaw.py").write_text("Communicator = None\n")
+    mpiexec = place / "mpiexec"
+    mpiexec.write_text(PLANTED_MPIEXEC.format(python=sys.executable))
+    mpiexec.chmod(0o755)
+    monkeypatch.setattr(gpaw_settings, "_mpiexec", lambda python: str(mpiexec))
+    monkeypatch.setattr(gpaw_settings, "usable_cores", lambda: 2)
+    with gpaw_like(fake_gpaw) as alone, gpaw_like(fake_gpaw, processes=3) as together:
+        assert together.description == f"{alone.description}, 3 processes"
+        expected, got = alone.label(copper()), together.label(copper())
+        np.testing.assert_array_equal(got.label.forces, expected.label.forces)
+        together.label(copper(1))
+        assert together.settings_hash == alone.settings_hash
+    calls = (fake_gpaw / "engine" / "calls").read_text().split("\n")[:-1]
+    assert len(calls) == 1 + 2 * 3
+    assert "2 processes" in gpaw_like(fake_gpaw, processes="auto", kpts=[4, 1, 1]).description
+    assert "processes" not in gpaw_like(fake_gpaw, processes="auto").description  # one k-point
+    (place / "_gpaw.py").write_text("")
+    assert "processes" not in gpaw_like(fake_gpaw, processes="auto", kpts=[4, 1, 1]).description
+    with pytest.raises(EngineSetupError, match=r"engine\.processes: got 3; no GPAW built with MPI"):
+        gpaw_like(fake_gpaw, processes=3)
 
 
 def test_the_hash_follows_the_level_of_theory():

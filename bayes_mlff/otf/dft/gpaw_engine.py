@@ -15,7 +15,7 @@ from bayes_mlff.core.units import GPA
 from bayes_mlff.data.labels import check_label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf.dft.engine import EngineResult, hash_settings
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, gpaw_arguments, worker_settings
+from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, gpaw_arguments, mpi_of, worker_settings
 from bayes_mlff.otf.dft.moments import check_count, moments_of_elements
 from bayes_mlff.otf.dft.plane_waves import energy_correction
 from bayes_mlff.otf.dft.worker import WorkerEngine, read_state
@@ -39,10 +39,11 @@ class GpawEngine:
         """Find the interpreter.
 
         Raises:
-          EngineSetupError: if there is no such interpreter.
+          EngineSetupError: if there is no such interpreter, or it cannot run so many processes.
         """
         self._settings = settings
-        self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE)
+        self._mpi = mpi_of(settings)
+        self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE, mpi=self._mpi)
         self._numbers: np.ndarray | None = None  # of the structure that the initial moments are for
         self._virial = _known_virial(settings)  # [3, 3] eV, of the missing stress; None if still to be found
 
@@ -68,9 +69,10 @@ class GpawEngine:
         if s.stress == "pulay-corrected":
             how = "first structure also" if s.pulay_virial_ev is None else "given, found"
             stress += f" ({how} at {s.pulay_cutoff_ev:g} eV)"
+        processes = "" if self._mpi is None else f", {self._mpi.launcher[-1]} processes"
         return (
             f"GPAW {s.xc}{hubbard}, plane waves {s.cutoff_ev:g} eV, k-points {grid}, "
-            f"Fermi-Dirac {s.smearing_ev:g} eV, {s.convergence} convergence{order}{stress}"
+            f"Fermi-Dirac {s.smearing_ev:g} eV, {s.convergence} convergence{order}{stress}{processes}"
         )
 
     def check(self, structure: Structure) -> None:

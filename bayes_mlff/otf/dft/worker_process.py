@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bayes_mlff.core.errors import EngineRetryError, EngineSetupError
 
@@ -47,14 +47,21 @@ def child_environment(python: str, threads: int, extra: Mapping[str, str]) -> di
     return kept | dict.fromkeys(_THREADS, str(threads)) | dict(extra)
 
 
+class Mpi(NamedTuple):
+    """How to start several processes that work together."""
+
+    launcher: tuple[str, ...]  # such as mpiexec -n 4
+    module: str  # of the calculator's package, with `world` and `broadcast`
+
+
 class WorkerProcess:
     """One child with a session and process group of its own; it ends with its pipes if this process dies.
 
     A child that has not answered in time, has died or was interrupted is ended, and cannot be asked again.
     """
 
-    def __init__(self, python: str, environment: Mapping[str, str], directory: Path):
-        """Start the child in `directory`, where it also leaves its standard error.
+    def __init__(self, python: str, environment: Mapping[str, str], directory: Path, mpi: Mpi | None = None):
+        """Start the child in `directory`, where it also leaves its standard error; with `mpi` several of them.
 
         Raises:
           EngineSetupError: if the process cannot be started.
@@ -65,7 +72,7 @@ class WorkerProcess:
             with self._stderr.open("ab") as stderr:
                 self._stderr_start = stderr.tell()
                 self._process = subprocess.Popen(
-                    [python, str(CHILD)],
+                    [python, str(CHILD)] if mpi is None else [*mpi.launcher, python, str(CHILD), mpi.module],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
