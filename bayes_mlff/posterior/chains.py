@@ -111,10 +111,10 @@ def otf_chains(
     def init(params: Params, key: jax.Array) -> ChainState:
         return init_chains(params, key, transform(1))
 
-    def update(params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000):
+    def update_chains(params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000):
         if n_steps <= cold_steps + ramp_steps:
             allowed = f"more than cold_steps + ramp_steps = {cold_steps + ramp_steps}"
             raise ConfigError("sghmc.n_steps", n_steps, allowed)
         return compiled(params, state, (prior, training_set), n_steps=n_steps)
 
-    return OtfChains(init, update)
+    return OtfChains(init, update_chains)

@@ -30,6 +30,7 @@ CONFIG = {
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 HIT_EVENT = "/jax/compilation_cache/cache_hits"
+MISS_EVENT = "/jax/compilation_cache/cache_misses"
 
 
 def main() -> None:
@@ -39,14 +40,13 @@ def main() -> None:
     folder.mkdir(parents=True)
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(CONFIG))
-    requested, hits = collections.Counter(), 0
+    requested, events = collections.Counter(), collections.Counter()
 
     def compiled(event: str, _: float, fun_name: str = "", **__: str | int) -> None:
         requested[fun_name] += event == COMPILE_EVENT
 
     def found(event: str, **_: str | int) -> None:
-        nonlocal hits
-        hits += event == HIT_EVENT
+        events[event] += 1
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
     jax.monitoring.register_event_listener(found)
@@ -62,9 +62,10 @@ def main() -> None:
         "seconds": time.perf_counter() - started,
         "labels": labels,
         "dynamics": requested["jit(run)"],
-        "update": requested["jit(update)"],
+        "update": requested["jit(update_chains)"],
         "all": sum(requested.values()),
-        "from_cache": hits,
+        "from_cache": events[HIT_EVENT],
+        "compiled": events[MISS_EVENT],
         "names": dict(requested.most_common(12)),
     }
     print("\n" + json.dumps(result), flush=True)
