@@ -635,44 +635,21 @@ def test_gpaws_own_convergence_error_leads_to_more_damping_and_then_back(fake_gp
             engine.label(copper())
 
 
-PLANTED_MPI = """
-import os, pickle, time
-
-class world:
-    rank = int(os.environ.get("RANK", "0"))
-
-count = 0
-
-def broadcast(message, root=0, *, comm):
-    global count
-    assert (message is None) == (world.rank != root)  # GPAW's own demand
-    count, name = count + 1, f"message{count}"
-    if world.rank == 0:
-        with open(name + ".part", "wb") as file:
-            pickle.dump(message, file)
-        os.rename(name + ".part", name)
-    while not os.path.exists(name):
-        time.sleep(0.01)
-    with open(name, "rb") as file:
-        return pickle.load(file)
-"""
-
 PLANTED_MPIEXEC = """#!{python}
 import os, subprocess, sys
 command, count = sys.argv[3:], int(sys.argv[2])
-others = [subprocess.Popen(command, stdin=-3, stdout=-3, env=os.environ | {{"RANK": str(i)}}) for i in range(1, count)]
-code = subprocess.call(command)
-for other in others:
-    other.kill() if code else other.wait()
-sys.exit(code)
+if os.path.exists("fails"):
+    sys.exit(42)
+ranks = [subprocess.Popen(command, env=os.environ | {{"RANK": str(i)}}) for i in range(count)]
+sys.exit(max(rank.wait() for rank in ranks))
 """
 
 
-def test_several_processes_get_every_request_and_one_replies(fake_gpaw, monkeypatch):
+def test_several_processes_share_each_label_and_one_replies(fake_gpaw, monkeypatch):
     place = fake_gpaw.parent
     (place / "gpaw").mkdir()
     (place / "gpaw.py").rename(place / "gpaw" / "__init__.py")
-    (place / "gpaw" / "mpi.py").write_text(PLANTED_MPI)
+    (place / "gpaw" / "mpi.py").write_text("import os\nclass world:\n    rank = int(os.environ['RANK'])\n")
     (place / "_gpaw.py").write_text("Communicator = None\n")
     mpiexec = place / "mpiexec"
     mpiexec.write_text(PLANTED_MPIEXEC.format(python=sys.executable))
@@ -685,6 +662,9 @@ def test_several_processes_get_every_request_and_one_replies(fake_gpaw, monkeypa
         np.testing.assert_array_equal(got.label.forces, expected.label.forces)
         together.label(copper(1))
         assert together.settings_hash == alone.settings_hash
+        (fake_gpaw / "engine" / "fails").touch()
+        with pytest.raises(EngineFailedError, match=r"mpiexec -n 3 ended with status 42 and no result"):
+            together.label(copper())
     calls = (fake_gpaw / "engine" / "calls").read_text().split("\n")[:-1]
     assert len(calls) == 1 + 2 * 3
     assert "2 processes" in gpaw_like(fake_gpaw, processes="auto", kpts=[4, 1, 1]).description

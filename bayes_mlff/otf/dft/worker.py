@@ -83,7 +83,8 @@ class WorkerEngine:
           directory: of the run; as long as it does not exist, the engine works in a temporary folder.
           probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
             why these elements cannot be calculated, or None.
-          mpi: starts several processes, for a calculator that shares its work out over the processes it runs in.
+          mpi: starts several processes for each label, by a calculator that shares its work out over those it runs in,
+            and is not kept from label to label.
 
         Raises:
           EngineSetupError: if there is no such interpreter.

@@ -2,8 +2,9 @@
 
 This file is executed by its path in another process, often of another environment: it imports nothing of this
 package. Requests and replies are one JSON object a line with the same `id`; every other line on stdout is noise.
-Where a launcher has started several such processes, the only argument is the calculator's own module of MPI, with
-`world` and `broadcast`: all of them get the requests of the first, which alone replies.
+With the arguments `serve MODULE LAUNCHER...` it starts several processes for each label (LAUNCHER: mpiexec -n 4, say),
+which work together by the calculator's own MODULE of MPI: `once MODULE REQUEST REPLY`. They live no longer than the
+calculation, since waiting processes of MPI take a core each.
 """
 
 import sys
@@ -23,7 +24,7 @@ import signal
 import subprocess
 import threading
 import traceback
-from typing import Any, Dict, List, Optional, Tuple  # noqa: UP035 (Python 3.8)
+from typing import Any, Dict, List, Optional, Sequence, Tuple  # noqa: UP035 (Python 3.8)
 
 Message = Dict[str, Any]  # noqa: UP006
 
@@ -142,6 +143,35 @@ class Server:
         return self._calculator
 
 
+class ParallelServer(Server):
+    """Has each label calculated by processes of their own, which start from nothing."""
+
+    def __init__(self, mpi: str, launcher: Sequence[str]) -> None:
+        super().__init__()
+        self._mpi, self._launcher, self._started = mpi, launcher, {}
+
+    def start(self, message: Message) -> Message:
+        """Import the calculator's class here, too."""
+        self._started = message
+        return super().start(message)
+
+    def label(self, message: Message) -> Message:
+        """Energy, forces and stress of one geometry."""
+        request, reply = "request.json", "reply.json"
+        for left in (request, reply):
+            if os.path.exists(left):
+                os.remove(left)
+        with open(request, "w", encoding="utf-8") as file:
+            json.dump({**self._started, **message}, file)
+        command = [*self._launcher, sys.executable, __file__, "once", self._mpi, request, reply]
+        status = subprocess.call(command, stdin=subprocess.DEVNULL)
+        if not os.path.exists(reply):
+            failed = importlib.import_module("ase.calculators.calculator").CalculationFailed
+            raise failed(f"{' '.join(self._launcher)} ended with status {status} and no result")
+        with open(reply, encoding="utf-8") as file:
+            return json.load(file)
+
+
 def _version(root: str) -> str:
     """Distribution and version behind a package; the bare name if it belongs to no distribution."""
     metadata = importlib.import_module("importlib.metadata")
@@ -187,8 +217,6 @@ def _read(source: Any, requests: Any, busy: Any) -> None:
 
 def _end_family() -> None:
     """End this process group; who ignores that is killed by a process outside it, which survives this one."""
-    if len(sys.argv) > 1:
-        os._exit(1)  # the launcher, who leads the group, ends the others
     if os.getpgrp() != os.getpid():
         return
     subprocess.Popen(
@@ -201,7 +229,21 @@ def _end_family() -> None:
     os.killpg(0, signal.SIGTERM)
 
 
-def main(mpi: Optional[str] = None) -> None:  # noqa: UP045 (Python 3.8)
+def once(mpi: str, request: str, reply: str) -> None:
+    """Label by all processes of a launcher; the first writes the reply to a file."""
+    first = importlib.import_module(mpi).world.rank == 0
+    with open(request, encoding="utf-8") as file:
+        message = json.load(file)
+    server = Server()
+    server.start(message)
+    answer = _answer(server, message)
+    if first:
+        with open(reply + ".part", "w", encoding="utf-8") as file:
+            json.dump(answer, file, default=_plain)
+        os.replace(reply + ".part", reply)
+
+
+def main(mpi: Optional[str] = None, *launcher: str) -> None:  # noqa: UP045 (Python 3.8)
     """Serve until stdin ends. File descriptors 0 and 1 are taken away from the engine and its children."""
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -209,30 +251,23 @@ def main(mpi: Optional[str] = None) -> None:  # noqa: UP045 (Python 3.8)
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
-    parallel: Any = None if mpi is None else importlib.import_module(mpi)
-    first = parallel is None or parallel.world.rank == 0
     requests: Any = queue.Queue()
     busy = threading.Event()
-    if first:
-        threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
-    server, parent = Server(), os.getppid()
+    threading.Thread(target=_read, args=(source, requests, busy), daemon=True).start()
+    server, parent = Server() if mpi is None else ParallelServer(mpi, launcher), os.getppid()
     while True:
-        received = [requests.get()] if first else None
-        if parallel is not None:
-            received = parallel.broadcast(received, root=0, comm=parallel.world)
-        message = received[0]
+        message = requests.get()
         if message is None:
             break
         busy.set()
         reply = {"id": message["id"], **_answer(server, message)}
         busy.clear()
-        if first:
-            replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
-            replies.flush()
+        replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
+        replies.flush()
     server.drop({})
     if os.getppid() != parent:  # killed, so that nobody else ends what the calculator has started and not ended
         _end_family()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    {"serve": main, "once": once}[sys.argv[1] if len(sys.argv) > 1 else "serve"](*sys.argv[2:])

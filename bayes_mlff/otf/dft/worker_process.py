@@ -48,10 +48,10 @@ def child_environment(python: str, threads: int, extra: Mapping[str, str]) -> di
 
 
 class Mpi(NamedTuple):
-    """How to start several processes that work together."""
+    """How to start several processes that calculate a label together."""
 
     launcher: tuple[str, ...]  # such as mpiexec -n 4
-    module: str  # of the calculator's package, with `world` and `broadcast`
+    module: str  # of the calculator's package, with `world`
 
 
 class WorkerProcess:
@@ -61,7 +61,7 @@ class WorkerProcess:
     """
 
     def __init__(self, python: str, environment: Mapping[str, str], directory: Path, mpi: Mpi | None = None):
-        """Start the child in `directory`, where it also leaves its standard error; with `mpi` several of them.
+        """Start the child in `directory`, where it also leaves its standard error; with `mpi` it starts others.
 
         Raises:
           EngineSetupError: if the process cannot be started.
@@ -72,7 +72,7 @@ class WorkerProcess:
             with self._stderr.open("ab") as stderr:
                 self._stderr_start = stderr.tell()
                 self._process = subprocess.Popen(
-                    [python, str(CHILD)] if mpi is None else [*mpi.launcher, python, str(CHILD), mpi.module],
+                    [python, str(CHILD), *(() if mpi is None else ("serve", mpi.module, *mpi.launcher))],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
