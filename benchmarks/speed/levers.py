@@ -199,7 +199,7 @@ def segments(case: Case) -> Variant:
 
 
 def stop_flag(case: Case) -> Variant:
-    """A thousandth of a thousand steps in calls of ten, and in calls of a hundred."""
+    """A hundred steps in calls of ten, and in one call."""
     ten, hundred = ours.dynamics(case, steps=10), ours.dynamics(case, steps=100)
     return Variant(lambda: [ten() for _ in range(10)], hundred)
 

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -94,7 +94,7 @@ class GpawSettings(CommonSettings):
     python: str | None = Field(default=None, description="Interpreter that has GPAW; by default this one.")
     timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
     threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
-    processes: int | Literal["auto"] = Field(
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default=1,
         description="MPI processes that share a calculation out; auto: for each k-point one, as far as there are "
         "cores, where GPAW was built with MPI.",
@@ -116,13 +116,6 @@ class GpawSettings(CommonSettings):
         except (TypeError, ValueError):
             return raw  # the cutoff itself is refused later
         return {**raw, "subtract_net_force": low}
-
-    @field_validator("processes")
-    @classmethod
-    def _some(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("a positive number, or auto")
-        return value
 
     @field_validator("kpts")
     @classmethod
@@ -168,7 +161,7 @@ def mpi_of(settings: GpawSettings) -> Mpi | None:
         raise EngineSetupError(
             f"engine.processes: got {wanted}; {lacking}; python -m bayes_mlff.otf.dft.install_gpaw, or processes: 1"
         )
-    return Mpi((mpiexec, "-n", str(wanted)), "gpaw.mpi")
+    return Mpi((mpiexec, "-n", str(wanted)), "gpaw.mpi", MPI_ENVIRONMENT)
 
 
 def _mpiexec(python: str) -> str | None:
@@ -221,5 +214,5 @@ def worker_settings(settings: GpawSettings) -> WorkerSettings:
         python=s.python,
         timeout_s=s.timeout_s,
         threads=s.threads,
-        environment={**MPI_ENVIRONMENT, **s.environment} if s.processes != 1 else s.environment,
+        environment=s.environment,
     )

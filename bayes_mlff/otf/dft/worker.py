@@ -283,8 +283,8 @@ class WorkerEngine:
         if self._process is not None:
             self._process.end(orderly=True)
         s = self._settings
-        environment = child_environment(self._python, s.threads, s.environment)
-        process = WorkerProcess(self._python, environment, directory, self._mpi)
+        extra = s.environment if self._mpi is None else {**self._mpi.environment, **s.environment}
+        process = WorkerProcess(self._python, child_environment(self._python, s.threads, extra), directory, self._mpi)
         self._process = process
         reply = self._set_up("start", process, {"calculator": s.calculator, "output": s.output_check})
         found = level_hash(s, reply["ase"], reply["package"])

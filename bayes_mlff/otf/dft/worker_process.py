@@ -52,6 +52,7 @@ class Mpi(NamedTuple):
 
     launcher: tuple[str, ...]  # such as mpiexec -n 4
     module: str  # of the calculator's package, with `world`
+    environment: Mapping[str, str]  # variables that the processes need
 
 
 class WorkerProcess:
