@@ -126,14 +126,19 @@ def run(
       RunDirectoryError: if the checkpoints belong to other labels.
     """
 
-    def value_and_grad(params: jax.Array, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
-        prior, labels = data
-        function = potential_and_gradient(predict, prior, likelihood, config.batch_size, prefer_newest=False)
-        return function(params, key, labels)
+    def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
+        def value_and_grad(params: jax.Array, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
+            prior, labels = data
+            function = potential_and_gradient(
+                predict, prior, likelihood, config.batch_size, prefer_newest=False, batch_axis=batch_axis
+            )
+            return function(params, key, labels)
 
-    axis = preferred_axis()
-    run = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis)
-    advance = ChainDevices(plan.chains, lambda p, c, labels: run(p, c, (plan.prior, labels), labels.count))
+        axis = preferred_axis()
+        run = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis)
+        return run(params, chains, (plan.prior, labels), labels.count)
+
+    advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)
     state, trace, before = _first(plan, start, key, folder, digest, observer)
     last, began = plan.sample_steps[-1], time.perf_counter()
     while int(state.step) < last:

@@ -1,8 +1,9 @@
-"""Chains spread over all devices of all processes; everything else on the first, or on each of them."""
+"""Chains, and their minibatches, spread over all devices of all processes; everything else on each of them."""
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,21 @@ from bayes_mlff.otf import hosts
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState, Info
 
-Update = Callable[[jax.Array, ChainState, TrainingSet], tuple[jax.Array, ChainState, Info]]
+
+class Update(Protocol):
+    """Continues chains [c, ...] with labels."""
+
+    def __call__(
+        self, params: jax.Array, state: ChainState, training_set: TrainingSet, /, *, batch_axis: str | None = None
+    ) -> tuple[jax.Array, ChainState, Info]:
+        """Update the chains; the devices along `batch_axis` of the mesh, if given, share their minibatches."""
+        ...
+
 
 GIB: Final = 2**30
 
 _AXIS: Final = "chains"
+_BATCH_AXIS: Final = "batch"
 _SPLIT: Final = PartitionSpec(_AXIS)
 _COPIED: Final = PartitionSpec()
 
@@ -31,12 +42,23 @@ def chain_mesh(chains: int) -> Mesh:
     Raises:
       ConfigError: if chains cannot be shared out over the processes.
     """
+    return Mesh(update_mesh(chains, 1).devices[:, 0], (_AXIS,))
+
+
+def update_mesh(chains: int, batch_size: int) -> Mesh:
+    """The same devices along one axis, and along another those left over, which share the minibatch of a chain.
+
+    Raises:
+      ConfigError: if chains cannot be shared out over the processes.
+    """
     processes = jax.process_count()
     if chains % processes:
         raise ConfigError("sampler.chains", chains, f"a multiple of {processes}, the number of processes")
-    each = largest_divisor(chains // processes, len(jax.local_devices()))
-    devices = [d for process in range(processes) for d in jax.local_devices(process_index=process)[:each]]
-    return Mesh(np.array(devices), (_AXIS,))
+    local = len(jax.local_devices())
+    each = largest_divisor(chains // processes, local)
+    share = min(batch_size, local // each)
+    devices = [d for process in range(processes) for d in jax.local_devices(process_index=process)[: each * share]]
+    return Mesh(np.array(devices).reshape(-1, share), (_AXIS, _BATCH_AXIS))
 
 
 class Budget(NamedTuple):
@@ -84,18 +106,22 @@ class FirstThatFits:
 
 
 class ChainDevices:
-    """An update of chains on as many devices as divide their number, each with its own share of them."""
+    """An update of chains on as many devices as divide their number, each with its own share of them.
 
-    def __init__(self, chains: int, *updates: Update, memory_gib: float | None = None):
+    Where there are several times as many devices, as many as can share the minibatches.
+    """
+
+    def __init__(self, chains: int, *updates: Update, batch_size: int = 1, memory_gib: float | None = None):
         """Prepare an update of `chains` chains, compiled once for every shape of the labels.
 
         Args:
           chains: c.
+          batch_size: labels of a minibatch.
           updates: one or more functions that map chains [c, ...] and labels to chains and differ only in how much
             they do at once; the first one that fits into the memory is taken.
           memory_gib: of each device, for intermediate results; by default what `memory_budget` says.
         """
-        self._mesh = chain_mesh(chains)
+        self._mesh = update_mesh(chains, batch_size)
         budget = Budget(memory_budget(self._mesh, memory_gib), "sampler.memory_gib", "one chain and one label")
         self._update = FirstThatFits([self._jit(update) for update in updates], budget)
 
@@ -113,13 +139,14 @@ class ChainDevices:
     def _jit(self, update: Update) -> jax.stages.Wrapped:
         if self._mesh.size == 1:
             return jax.jit(update)
+        if self._mesh.shape[_BATCH_AXIS] > 1:
+            update = partial(update, batch_axis=_BATCH_AXIS)
         # Chains do not communicate: left to the partitioner, a loop over the chains of a device would.
         shared = jax.shard_map(
             update,
             mesh=self._mesh,
             in_specs=(_SPLIT, _SPLIT, _COPIED),
             out_specs=_SPLIT,
-            axis_names={_AXIS},
             check_vma=False,
         )
         return jax.jit(shared)
@@ -205,7 +232,7 @@ def _gathered(mesh: Mesh, result: Any) -> Any:
     if mesh.size == 1:
         return result
     if jax.process_count() == 1:
-        return jax.device_put(result, mesh.devices[0])
+        return jax.device_put(result, mesh.devices.flat[0])
     everywhere = jax.jit(_same, out_shardings=NamedSharding(mesh, _COPIED))(result)
     return jax.tree.map(lambda x: x.addressable_data(0), everywhere)
 

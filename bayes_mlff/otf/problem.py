@@ -207,7 +207,7 @@ def chain_update(problem: Problem) -> ChainDevices:
     """The update of all chains after a label, on all devices and within their memory."""
     sampler = problem.config.sampler
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.thrifty_chains))
-    return ChainDevices(sampler.chains, *updates, memory_gib=sampler.memory_gib)
+    return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch_size, memory_gib=sampler.memory_gib)
 
 
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:

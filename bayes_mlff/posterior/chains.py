@@ -28,9 +28,17 @@ class UpdateChains(Protocol):
     """Continue the chains after a label."""
 
     def __call__(
-        self, params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000
+        self,
+        params: Params,
+        state: ChainState,
+        training_set: TrainingSet,
+        n_steps: int = 2000,
+        batch_axis: str | None = None,
     ) -> tuple[Params, ChainState, Info]:
-        """Restart momentum, mass and schedule and run K = n_steps; one sample a chain at the end."""
+        """Restart momentum, mass and schedule and run K = n_steps; one sample a chain at the end.
+
+        With `batch_axis`, inside `jax.shard_map`, the devices along that axis share each minibatch.
+        """
         ...
 
 
@@ -80,9 +88,9 @@ def otf_chains(
 
     Returns:
       `init(params [c, ...], key) -> state` and
-      `update(params, state, training_set, n_steps=2000) -> (params, state, info)`. `update` compiles once for
-      each n_steps and for each shape of the training set, however many labels it holds. It needs at least one
-      label, else `info.finite` is False.
+      `update(params, state, training_set, n_steps=2000, batch_axis=None) -> (params, state, info)`. `update`
+      compiles once for each n_steps and for each shape of the training set, however many labels it holds. It
+      needs at least one label, else `info.finite` is False.
 
     Raises:
       ConfigError: if a setting is out of range; from `update`, if n_steps ends before the chains are at T = 1
@@ -96,25 +104,39 @@ def otf_chains(
         gamma = cosine_step_size(step_size, n_steps)
         return sghmc(gamma, temperature=temperature, friction=friction, preconditioner=mass)
 
-    def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
-        current_prior, training_set = data
-        function = potential_and_gradient(predict, current_prior, likelihood, batch_size, at_once=at_once)
-        return function(params, key, training_set)
+    def continue_chains(
+        params: Params,
+        state: ChainState,
+        data: tuple[GaussianPrior, TrainingSet],
+        n_steps: int,
+        batch_axis: str | None,
+    ):
+        def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
+            current_prior, training_set = data
+            function = potential_and_gradient(
+                predict, current_prior, likelihood, batch_size, at_once=at_once, batch_axis=batch_axis
+            )
+            return function(params, key, training_set)
 
-    def continue_chains(params: Params, state: ChainState, data: tuple[GaussianPrior, TrainingSet], n_steps: int):
         sampler = transform(n_steps)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis)
         return run(params, restart(params, state, sampler), data, data[1].count)
 
-    compiled = jax.jit(continue_chains, static_argnames="n_steps")
+    compiled = jax.jit(continue_chains, static_argnames=("n_steps", "batch_axis"))
 
     def init(params: Params, key: jax.Array) -> ChainState:
         return init_chains(params, key, transform(1))
 
-    def update_chains(params: Params, state: ChainState, training_set: TrainingSet, n_steps: int = 2000):
+    def update_chains(
+        params: Params,
+        state: ChainState,
+        training_set: TrainingSet,
+        n_steps: int = 2000,
+        batch_axis: str | None = None,
+    ):
         if n_steps <= cold_steps + ramp_steps:
             allowed = f"more than cold_steps + ramp_steps = {cold_steps + ramp_steps}"
             raise ConfigError("sghmc.n_steps", n_steps, allowed)
-        return compiled(params, state, (prior, training_set), n_steps=n_steps)
+        return compiled(params, state, (prior, training_set), n_steps=n_steps, batch_axis=batch_axis)
 
     return OtfChains(init, update_chains)

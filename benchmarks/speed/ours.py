@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ def update(case: Case, *, chains: int = CHAINS, chain_axis: ChainAxis | None = N
     )
     known, params = labels(case), chains_of(flat, chains)
     state = sampler.init(params, jax.random.key(1))
-    run = ChainDevices(chains, lambda p, c, t: sampler.update(p, c, t, THIN))
+    run = ChainDevices(chains, partial(sampler.update, n_steps=THIN), batch_size=BATCH)
 
     def once() -> None:
         nonlocal params, state

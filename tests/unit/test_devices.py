@@ -23,6 +23,7 @@ from bayes_mlff.testing.structures import ethanol
 EIGHT = """
 import jax, numpy as np
 jax.config.update("jax_num_cpu_devices", 8)
+from functools import partial
 from pathlib import Path
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, devices, systems
@@ -51,6 +52,21 @@ assert moved > 1e-3, moved
 np.testing.assert_allclose(spread[0], alone[0], rtol=0, atol=1e-3 * moved)
 assert len(spread[0].sharding.device_set) == 1
 
+assert dict(devices.update_mesh(2, 5).shape) == {"chains": 2, "batch": 4}
+assert dict(devices.update_mesh(1, 5).shape) == {"chains": 1, "batch": 5}
+for chains_of, count in ((2, 7), (2, 3), (1, 7)):  # labels: more than a minibatch holds, and fewer
+    labels = training.allocate(state.graph, 8)
+    for i in range(count):
+        labels = training.append(labels, state.graph, -0.1 * i, np.full((9, 3), 0.1 * i), None)
+    few, held = params[:chains_of], jax.tree.map(lambda x: x[:chains_of], chains)
+    on_eight = devices.ChainDevices(chains_of, partial(problem.chains.update, n_steps=20), batch_size=5)
+    spread = on_eight(few, held, labels)
+    alone = problem.chains.update(few, held, labels, 20)
+    moved = np.abs(spread[0] - few).max()
+    assert moved > 1e-3, moved
+    np.testing.assert_allclose(spread[0], alone[0], rtol=0, atol=1e-3 * moved)
+    np.testing.assert_allclose(spread[2].potential, alone[2].potential, rtol=1e-4)
+
 md = initial_state(state.graph.positions, structure.numbers, 300.0, jax.random.key(2), cell=state.graph.cell)
 results = [make_chunk(problem.evaluate, problem.integrator, spec, 10, mesh=mesh)(params, md, state, np.float32(1e9), 10)
            for mesh in (None, devices.chain_mesh(8))]
@@ -64,9 +80,50 @@ np.testing.assert_allclose(results[1].md.position, results[0].md.position, rtol=
 """
 
 
-def test_eight_devices_do_the_work_of_one():
+SHARES = """
+from collections import Counter
+import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
+from jax.sharding import Mesh, PartitionSpec
+from bayes_mlff.data import neighbors
+from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior import training_set as training
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.potential import potential_and_gradient
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.testing.structures import ethanol
+
+_, state = neighbors.allocate(ethanol(), (1, 6, 8), 3.0)
+labels = training.allocate(state.graph, 8)
+for i in range(8):
+    labels = training.append(labels, state.graph, float(i), np.zeros((9, 3)), None)
+seen = Counter()
+
+def predict(params, graphs):
+    structures, atoms = graphs.positions.shape[:2]
+    jax.debug.callback(lambda device: seen.update({int(device): structures}), jax.lax.axis_index("devices"))
+    still = jnp.zeros((structures, atoms, 3))
+    return Prediction(jnp.full(structures, params[0]), still, None, jnp.ones((structures, atoms)))
+
+prior = GaussianPrior(jnp.zeros(1), 1.0)
+for size, count, expected in ((5, 8, [2, 1, 1, 1]), (8, 8, [2, 2, 2, 2]), (5, 2, [1, 1]), (3, 8, [1, 1, 1])):
+    seen.clear()
+    gradient = potential_and_gradient(predict, prior, Likelihood(1.0, None), size, batch_axis="devices")
+    everywhere = jax.shard_map(gradient, mesh=Mesh(np.array(jax.devices()), ("devices",)), in_specs=PartitionSpec(),
+                               out_specs=PartitionSpec(), check_vma=False)
+    few = labels._replace(count=jnp.asarray(count, jnp.int32))
+    value, slope = jax.jit(everywhere)(jnp.ones(1), jax.random.key(0), few)
+    jax.effects_barrier()
+    assert [seen[device] for device in sorted(seen)] == expected, (size, count, seen)
+    if count <= size:  # every label once: 1/n (prior) + mean of (1 - energy)
+        np.testing.assert_allclose(slope, 1.0 / count + 1.0 - np.mean(np.arange(count)), rtol=1e-6)
+"""
+
+
+@pytest.mark.parametrize("script", [EIGHT, SHARES], ids=["to rounding", "in fair shares"])
+def test_many_devices_do_the_work_of_one(script):
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
