@@ -38,7 +38,7 @@ class SamplerConfig(Section):
     rounds: Count = Field(
         default=1,
         description="At most so many times `steps` after a label: the chains go on while their mean energy of that "
-        "label is off by more than twice the energy σ of the likelihood.",
+        "label is off by more than half of the threshold.",
     )
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
     batch_size: Count = Field(default=5, description="Labels in a minibatch.")

@@ -327,9 +327,9 @@ class Session:
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
 
     def _fits(self, params: jax.Array, graph: Graph, energy: float) -> bool:
-        """True if the mean energy of a label, eV on the network's scale, is within two σ of the likelihood."""
+        """True if the mean energy of a label, eV on the network's scale, is off by at most half of the threshold."""
         error = float(self._ensemble(params, graph).energy_mean[0]) - energy
-        return abs(error) <= 2.0 * self.problem.energy_sigma
+        return abs(error) <= 0.5 * self.problem.threshold_ev
 
     def _grow_neighbors(self, state: RunState, crowded: MDState) -> RunState:
         """Make room for the geometry that did not fit, and go back to the last committed step."""

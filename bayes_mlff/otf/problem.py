@@ -56,7 +56,6 @@ class Problem(NamedTuple):
     structure: Structure  # the initial one
     potential: Potential
     threshold_ev: float  # of the total energy
-    energy_sigma: float  # eV, of the likelihood
     isolated_ev: float  # energy of the isolated atoms, added to the network's energies
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p]
@@ -113,7 +112,6 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         structure,
         potential,
         threshold,
-        energy_sigma,
         potential.isolated_energy(structure.numbers),
         prior,
         flat[None, :],

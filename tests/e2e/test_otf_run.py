@@ -165,11 +165,11 @@ def test_a_failed_label_leaves_the_run_resumable(reference_run, open_session, tm
     np.testing.assert_array_equal(final.device.params, state.device.params)
 
 
-@pytest.mark.parametrize(("energy_sigma", "rounds"), [(1e9, 1), (0.0, 3)])
-def test_chains_go_on_until_they_fit_the_newest_label(open_session, tmp_path, tiny_problem, energy_sigma, rounds):
+@pytest.mark.parametrize(("threshold", "rounds"), [(1e9, 1), (0.0, 3)])
+def test_chains_go_on_until_they_fit_the_newest_label(open_session, tmp_path, tiny_problem, threshold, rounds):
     sampler = tiny_problem.config.sampler.model_copy(update={"rounds": 3})
     config = tiny_problem.config.model_copy(update={"sampler": sampler})
-    problem = tiny_problem._replace(config=config, energy_sigma=energy_sigma)
+    problem = tiny_problem._replace(config=config, threshold_ev=threshold)
     session = open_session(tmp_path / "run", make_engine(config.engine), problem)
     session.start()
     events = [json.loads(line) for line in session.run.events.read_text().splitlines()]
