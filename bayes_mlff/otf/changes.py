@@ -9,6 +9,7 @@ FREE = (
     "threshold",
     "confidence",
     "max_labels",
+    "min_steps_between_labels",
     "validation_frames",
     "calibration.decay",
     "sampler.steps",

@@ -202,6 +202,13 @@ class RunConfig(Section):
         default=0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often."
     )
     max_labels: Count = Field(default=500, description="Stop, resumably, when this many labels have been paid for.")
+    min_steps_between_labels: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Steps after a label in which uncertainty asks for no other, since neighbours in time are much "
+        "alike; the stated confidence holds at 0 only.",
+    )
     validation_frames: int = Field(
         default=0, ge=0, lt=2**31, description="Random frames of the trajectory to label at the end."
     )

@@ -129,6 +129,9 @@ class Session:
         host, device = state.host, state.device
         sigma_crit = self.sigma_crit(host)
         limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
+        unasked = self._unasked(host.step)
+        if unasked > 0:
+            limit = min(limit, unasked)
         dtype = device.md.position.dtype
         audit = host.clock.due - host.step if host.clock.due else 0
         known = self._reference.sigmas_before(host.step)
@@ -137,7 +140,7 @@ class Session:
             device.params,
             device.md,
             device.neighbors,
-            jnp.asarray(sigma_crit, dtype),
+            jnp.asarray(jnp.inf if unasked > 0 else sigma_crit, dtype),
             jnp.asarray(limit, jnp.int32),
             allowed,
         )
@@ -216,6 +219,11 @@ class Session:
         problem = self.problem
         sigma = calibration.critical_sigma(host.calibration, problem.threshold_ev, confidence=problem.config.confidence)
         return float(sigma)
+
+    def _unasked(self, step: int) -> int:
+        """Steps from here on in which uncertainty asks for no label."""
+        last = max((labelled for labelled in self._reference.labels if labelled <= step), default=0)
+        return last + self.problem.config.min_steps_between_labels - step
 
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:

@@ -224,6 +224,8 @@ def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: Run
 
 def _introduce(problem: Problem, engine: str, console: Console) -> None:
     config, dynamics = problem.config, problem.config.dynamics
+    apart = config.min_steps_between_labels
+    spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     console.print(
         f"{Path(config.structure).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
@@ -232,7 +234,7 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
         f"{config.sampler.steps} steps of each after a label\n"
         f"  reference  {engine}\n"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
-        f"at most {config.max_labels} labels{validation}",
+        f"at most {config.max_labels} labels{spacing}{validation}",
         highlight=False,
         soft_wrap=True,
     )

@@ -176,6 +176,20 @@ def test_chains_go_on_until_they_fit_the_newest_label(open_session, tmp_path, ti
     assert [e["rounds"] for e in events if e["event"] == "update"] == [rounds]
 
 
+@pytest.mark.parametrize("between", [0, 3, 9])  # a chunk has 8 steps
+def test_labels_that_uncertainty_asks_for_keep_their_distance(open_session, tmp_path, tiny_problem, between):
+    guards = tiny_problem.config.guards.model_copy(update={"sigma_ratio": 1e12, "label_sigmas": 1e12})
+    config = tiny_problem.config.model_copy(update={"min_steps_between_labels": between, "guards": guards})
+    problem = tiny_problem._replace(config=config)
+    session = open_session(tmp_path / "run", make_engine(config.engine), problem)
+    session.sigma_crit = lambda host: 1e-9  # every step is uncertain
+    session.finish(session.resume())
+    records = dataset.read(session.run.dataset)
+    waited = np.diff([r.step for r in records])[[r.reason == "uncertain" for r in records[1:]]]
+    assert len(waited) > 2
+    np.testing.assert_array_equal(waited, between + 1)
+
+
 def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
     few = tiny_problem._replace(config=tiny_problem.config.model_copy(update={"max_labels": 1}))
     session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine), few)

@@ -1,0 +1,82 @@
+"""How good the corrected stress of a finished run is: the same frames with a large plane-wave cutoff.
+
+python benchmarks/pulay_stress.py RUN_DIR OUT_DIR [--frames 10] [--cutoff 800]
+
+Goes on where it stopped: OUT_DIR/converged.extxyz keeps what has been calculated. Writes OUT_DIR/stress.json; stresses
+in GPa, tension positive.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bayes_mlff.core.units import GPA
+from bayes_mlff.data import dataset
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.otf import run_data
+from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
+from bayes_mlff.otf.dft.registry import make_engine
+
+
+def main() -> None:
+    """Label frames of a run once more, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--frames", type=int, default=10, help="spread evenly over the labels, the first one left out")
+    parser.add_argument("--cutoff", type=float, default=800.0, help="eV")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    data = run_data.read(args.run)
+    settings = data.config.engine
+    if not isinstance(settings, GpawSettings):
+        raise SystemExit(f"{args.run}: got engine {settings.name}; allowed: gpaw")
+    if len(data.records) <= args.frames:
+        raise SystemExit(f"{args.run}: {len(data.records)} labels; allowed: more than --frames {args.frames}")
+    engine = make_engine(settings.model_copy(update={"cutoff_ev": args.cutoff, "stress": "raw"}), args.out)
+    chosen = np.linspace(1, len(data.records) - 1, args.frames).round().astype(int)
+    path = args.out / "converged.extxyz"
+    known = {r.step: r for r in dataset.read(path)} if path.exists() else {}
+    rows = []
+    for record in (data.records[i] for i in chosen):
+        again = known.get(record.step) or _relabel(engine, record, path)
+        if record.label.stress is None or again.label.stress is None:
+            raise SystemExit(f"step {record.step}: a label without stress")
+        corrected, converged = (np.asarray(x.label.stress) / GPA for x in (record, again))
+        rows.append({"step": record.step, "corrected": _voigt(corrected), "converged": _voigt(converged)})
+        print(json.dumps(rows[-1]), flush=True)
+    corrected, converged = (np.array([row[name] for row in rows]) for name in ("corrected", "converged"))
+    pressures = [-np.mean(x[:, :3], axis=1) for x in (corrected, converged)]
+    summary = {
+        "frames": len(rows),
+        "cutoffs_ev": [settings.cutoff_ev, args.cutoff],
+        "rmse_gpa": _rms(corrected - converged),
+        "rmse_pressure_gpa": _rms(pressures[0] - pressures[1]),
+        "mean_difference_gpa": np.mean(corrected - converged, axis=0).tolist(),
+        "spread_of_converged_gpa": _rms(converged - np.mean(converged, axis=0)),
+        "each": rows,
+    }
+    (args.out / "stress.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _relabel(engine, record: LabelRecord, path: Path) -> LabelRecord:
+    result = engine.label(record.structure)
+    again = record._replace(label=result.label, engine_hash=engine.settings_hash, engine_seconds=result.seconds)
+    dataset.append(path, again)
+    return again
+
+
+def _voigt(stress: np.ndarray) -> list[float]:
+    """Components xx, yy, zz, yz, xz, xy, rounded."""
+    return [round(float(stress[i, j]), 4) for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+if __name__ == "__main__":
+    main()
