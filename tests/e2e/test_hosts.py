@@ -46,7 +46,7 @@ CONFIG = """
 structure: ethanol
 model: {model}
 threshold: 100 eV
-sampler: {{chains: 2, steps: 10, cold_steps: 2, ramp_steps: 2, batch_size: 1, step_size: 1.0e-2}}
+sampler: {{chains: 2, steps: 10, cold_steps: 2, ramp_steps: 2, batch_size: 2, step_size: 1.0e-2}}
 dynamics: {{duration_ps: {duration_ps}, chunk_steps: 5, trajectory_every: 2}}
 audits: {{interval_ps: 0.0015}}
 engine: {{name: ase, calculator: "ase.calculators.emt:EMT"}}
