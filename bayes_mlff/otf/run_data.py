@@ -227,16 +227,21 @@ def _references(records: list[LabelRecord]) -> np.ndarray:
 
 
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
-    """Each session lasts from its `run_started` to the last event before the next one."""
+    """Each session lasts from its `run_started` to the last event before the next one.
+
+    What comes before the first one, the initial label and its update, has begun as long before it was logged as it
+    took.
+    """
     sessions: list[tuple[float, float]] = []
     spent = {"label": 0.0, "label_refused": 0.0, "update": 0.0}
     for event in events:
         name, now = event["event"], float(event["time"])
+        took = float(event[NUMBERS[name][0]]) if name in spent else 0.0
         if name == "run_started" or not sessions:
             sessions.append((now, now))
-        sessions[-1] = (sessions[-1][0], now)
+        sessions[-1] = (min(sessions[-1][0], now - took), now)
         if name in spent:
-            spent[name] += float(event[NUMBERS[name][0]])
+            spent[name] += took
     total = sum(end - start for start, end in sessions)
     asked = spent["label"] + spent["label_refused"]
     return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])

@@ -23,6 +23,7 @@ accelerator, `paper` has the length of the published run."""
 DURATIONS = {
     ("ethanol", "demo"): "about 10 minutes on two cores",
     ("ethanol", "paper"): "about an hour on two cores",
+    ("lamno3", "demo"): "about 12 minutes on two cores",
 }
 """What was measured; `bayes-mlff check` measures the cost of any other run before it starts."""
 
