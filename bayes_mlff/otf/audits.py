@@ -65,8 +65,7 @@ class Audit(NamedTuple):
 
     step: int
     error: float  # predicted minus reference
-    sigma: float  # not calibrated
-    sigma_crit: float
+    asked: bool  # uncertainty asked for a label, too
     threshold: float
     pit: float  # predictive distribution function at the error
     raised: bool  # the calibration was raised after it
@@ -166,8 +165,8 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
                 audit = Audit(
                     step=int(event["step"]),
                     error=float(event["error_ev"]),
-                    sigma=float(event["sigma_ev"]),
-                    sigma_crit=float(event["sigma_crit_ev"]),
+                    # Before this was logged, uncertainty asked whenever σ was above its limit.
+                    asked=bool(event.get("asked", float(event["sigma_ev"]) > float(event["sigma_crit_ev"]))),
                     threshold=float(event["threshold_ev"]),
                     pit=float(event["pit"]),
                     raised=bool(event["raised"]),
@@ -188,7 +187,7 @@ def since_raise(audits: Sequence[Audit]) -> list[Audit]:
 
 def statement(audits: Sequence[Audit]) -> Statement:
     """Coverage at 50, 80, 90 and 95 %, and how often a trusted prediction was wrong by more than the threshold."""
-    trusted = [a for a in audits if a.sigma <= a.sigma_crit]
+    trusted = [a for a in audits if not a.asked]
     above = sum(abs(a.error) > a.threshold for a in trusted)
     return Statement(
         len(audits),

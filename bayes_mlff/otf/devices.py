@@ -42,23 +42,27 @@ def chain_mesh(chains: int) -> Mesh:
     Raises:
       ConfigError: if chains cannot be shared out over the processes.
     """
-    return Mesh(update_mesh(chains, 1).devices[:, 0], (_AXIS,))
+    return Mesh(_devices(chains, 1).ravel(), (_AXIS,))
 
 
 def update_mesh(chains: int, batch_size: int) -> Mesh:
-    """The same devices along one axis, and along another those left over, which share the minibatch of a chain.
+    """As many rows of devices as `chain_mesh` has devices; those of a row share the minibatches of its chains.
 
     Raises:
       ConfigError: if chains cannot be shared out over the processes.
     """
+    return Mesh(_devices(chains, batch_size), (_AXIS, _BATCH_AXIS))
+
+
+def _devices(chains: int, batch_size: int) -> np.ndarray:
     processes = jax.process_count()
     if chains % processes:
         raise ConfigError("sampler.chains", chains, f"a multiple of {processes}, the number of processes")
-    local = len(jax.local_devices())
+    local = min(len(jax.local_devices(process_index=process)) for process in range(processes))
     each = largest_divisor(chains // processes, local)
     share = min(batch_size, local // each)
     devices = [d for process in range(processes) for d in jax.local_devices(process_index=process)[: each * share]]
-    return Mesh(np.array(devices).reshape(-1, share), (_AXIS, _BATCH_AXIS))
+    return np.array(devices).reshape(-1, share)
 
 
 class Budget(NamedTuple):

@@ -129,8 +129,8 @@ class Session:
         host, device = state.host, state.device
         sigma_crit = self.sigma_crit(host)
         limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
-        unasked = self._unasked(host.step)
-        if unasked > 0:
+        unasked = self._unasked_steps(host)
+        if unasked:
             limit = min(limit, unasked)
         dtype = device.md.position.dtype
         audit = host.clock.due - host.step if host.clock.due else 0
@@ -140,7 +140,7 @@ class Session:
             device.params,
             device.md,
             device.neighbors,
-            jnp.asarray(jnp.inf if unasked > 0 else sigma_crit, dtype),
+            jnp.asarray(jnp.inf if unasked else sigma_crit, dtype),
             jnp.asarray(limit, jnp.int32),
             allowed,
         )
@@ -168,7 +168,7 @@ class Session:
         potential = np.asarray(chunk.thermo.potential[:steps], np.float64) + self.problem.isolated_ev
         if labelled:
             try:
-                moved = self._intervene(moved, chunk, sigma_crit, audited=Stop.AUDIT in stop)
+                moved = self._intervene(moved, chunk, sigma_crit, stop)
             except EngineFailedError as error:
                 setback = Setback(moved.host.step, "reference", str(error))
                 return self._roll_back(state, chunk, sigma_crit, setback)
@@ -220,10 +220,15 @@ class Session:
         sigma = calibration.critical_sigma(host.calibration, problem.threshold_ev, confidence=problem.config.confidence)
         return float(sigma)
 
-    def _unasked(self, step: int) -> int:
-        """Steps from here on in which uncertainty asks for no label."""
-        last = max((labelled for labelled in self._reference.labels if labelled <= step), default=0)
-        return last + self.problem.config.min_steps_between_labels - step
+    def _unasked_steps(self, host: HostState) -> int:
+        """Steps from here on in which uncertainty asks for no label, since one was just learnt or gone back to.
+
+        Labels that are on disk but not learnt yet are reached as if nothing had come between.
+        """
+        labels, between = self._reference.labels, self.problem.config.min_steps_between_labels
+        last = max((step for step in (*labels, *(s.step for s in host.setbacks)) if step <= host.step), default=0)
+        ahead = min((step for step in labels if step > host.step), default=last + between + 1)
+        return max(0, min(last + between, ahead - 1) - host.step)
 
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:
         if self._chunk is None or self._chunk[0] != spec:
@@ -231,7 +236,7 @@ class Session:
             self._chunk = spec, dynamics_chunk(self.problem, spec, length)
         return self._chunk[1]
 
-    def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, *, audited: bool) -> RunState:
+    def _intervene(self, state: RunState, chunk: Chunk, sigma_crit: float, stop: Stop) -> RunState:
         """Label the geometry at which MD stopped, learn, and finish the step with the reference forces."""
         host, config = state.host, self.problem.config
         calls = self._reference.calls_before(host.step)
@@ -240,7 +245,7 @@ class Session:
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
         storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
-        structure, reason = self._structure(chunk.md), "audit" if audited else "uncertain"
+        structure, reason = self._structure(chunk.md), "audit" if Stop.AUDIT in stop else "uncertain"
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference.ask(
             host.step,
@@ -257,18 +262,16 @@ class Session:
         self.observer.label(
             step=host.step, reason=reason, error_ev=error, sigma_ev=sigma, seconds=record.engine_seconds
         )
-        host = self._calibrated(host, error, sigma, sigma_crit, audited=audited)
+        host = self._calibrated(host, error, sigma, sigma_crit, stop)
         clock = audits.kept_up(host.clock, config.seed, host.step, self._audit_steps)
         state = state._replace(host=host._replace(trusted_ev=reference, clock=clock, anchor=None))
         state = self._learn(state, record)
         md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 
-    def _calibrated(
-        self, host: HostState, error: float, sigma: float, sigma_crit: float, *, audited: bool
-    ) -> HostState:
+    def _calibrated(self, host: HostState, error: float, sigma: float, sigma_crit: float, stop: Stop) -> HostState:
         """Learn from one error, and say so if an audit has shown that the stated confidence does not hold."""
-        config, before = self.problem.config, host.calibration
+        config, before, audited = self.problem.config, host.calibration, Stop.AUDIT in stop
         outcome = audits.learn(
             before,
             host.scores,
@@ -285,6 +288,7 @@ class Session:
                 error_ev=error,
                 sigma_ev=sigma,
                 sigma_crit_ev=sigma_crit,
+                asked=Stop.UNCERTAIN in stop,
                 threshold_ev=self.problem.threshold_ev,
                 pit=calibration.probability_integral(before, error, sigma),
                 log_bayes_factor=outcome.evidence.log_bayes_factor,

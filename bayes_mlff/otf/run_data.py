@@ -24,6 +24,7 @@ from bayes_mlff.otf.config import RunConfig
 NUMBERS: Final = {
     "label": ("engine_s",),
     "label_refused": ("engine_s",),
+    "random_frame": ("engine_s",),
     "update": ("seconds",),
     "rolled_back": ("step",),
 }
@@ -227,23 +228,23 @@ def _references(records: list[LabelRecord]) -> np.ndarray:
 
 
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
-    """Each session lasts from its `run_started` to the last event before the next one.
+    """Each session lasts from its `session_started` to the last event before the next one.
 
-    What comes before the first one, the initial label and its update, has begun as long before it was logged as it
-    took.
+    Runs of before that was logged have `run_started` only, which comes after the initial label.
     """
     sessions: list[tuple[float, float]] = []
-    spent = {"label": 0.0, "label_refused": 0.0, "update": 0.0}
+    spent = {"label": 0.0, "label_refused": 0.0, "random_frame": 0.0, "update": 0.0}
+    begun = False
     for event in events:
         name, now = event["event"], float(event["time"])
-        took = float(event[NUMBERS[name][0]]) if name in spent else 0.0
-        if name == "run_started" or not sessions:
+        if name == "session_started" or (name == "run_started" and not begun) or not sessions:
             sessions.append((now, now))
-        sessions[-1] = (min(sessions[-1][0], now - took), now)
+        begun = name == "session_started" or (begun and name != "run_started")
+        sessions[-1] = (sessions[-1][0], now)
         if name in spent:
-            spent[name] += took
+            spent[name] += float(event[NUMBERS[name][0]])
     total = sum(end - start for start, end in sessions)
-    asked = spent["label"] + spent["label_refused"]
+    asked = spent["label"] + spent["label_refused"] + spent["random_frame"]
     return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])
 
 

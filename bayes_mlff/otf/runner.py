@@ -179,6 +179,7 @@ def _work(
     started = time.perf_counter()
     directory.open()
     try:
+        directory.log("session_started")
         _introduce(problem, engine.description, console)
         _put_in_force(problem.config, changed, directory, console)
         with ConsoleObserver(console, problem.config) as observer:

@@ -115,4 +115,5 @@ def _label(
         engine_seconds=result.seconds,
     )
     dataset.append(run.validation, record)
+    run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
     return record

@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from bayes_mlff.otf import audits
 from bayes_mlff.otf.audits import Statement
 from bayes_mlff.otf.run_data import RunData
@@ -63,6 +65,11 @@ def judge(run: RunData) -> Verdict:
         missing.append(
             f"{recent / half_ps:.3g} labels per ps asked for in the second half, at most {QUIET_PER_PS:g} expected"
         )
+    if run.config.min_steps_between_labels and half_ps > 0.0:
+        late_steps = run.steps > middle
+        beyond = np.mean(run.thermo.sigma_ev[late_steps] > run.thermo.sigma_crit_ev[late_steps])
+        if beyond > 1.0 - run.config.confidence:
+            missing.append(f"{beyond:.0%} of the steps in the second half are above the limit of σ")
     late = sum(step > middle for step in back)
     if late:
         missing.append(f"{_count(late, 'roll-back')} in the second half")

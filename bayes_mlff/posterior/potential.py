@@ -71,8 +71,8 @@ def potential_and_gradient(
       likelihood: fixed standard deviations.
       batch_size: b.
       prefer_newest: draw the newest label more often.
-      at_once: structures evaluated together, a divisor of b; by default as many as suit the device. While there
-        are fewer labels than b, groups that would hold copies of weight zero only are left out.
+      at_once: structures evaluated together; by default as many as suit the device. While there are fewer labels
+        than b, groups that would hold copies of weight zero only are left out.
       batch_axis: name of a mesh axis whose devices share the groups out among them; all of them get the sum. Only
         for use inside `jax.shard_map`.
 
@@ -82,8 +82,11 @@ def potential_and_gradient(
 
     def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> tuple[jax.Array, Params]:
         batch = _draw(key, training_set, batch_size, prefer_newest)
-        devices = 1 if batch_axis is None else jax.lax.axis_size(batch_axis)
-        group = at_once or _preferred_group(batch_size, training_set, devices)
+        here, devices = 0, 1
+        if batch_axis is not None:
+            here, devices = jax.lax.axis_index(batch_axis), jax.lax.axis_size(batch_axis)
+        group = at_once or _preferred_group(-(-batch_size // devices), training_set)
+        batch = jax.tree.map(lambda x: jnp.pad(x, (0, -batch_size % group)), batch)  # with copies of weight zero
 
         def data_term(params: Params, first: jax.Array) -> jax.Array:
             indices = jax.lax.dynamic_slice_in_dim(batch.indices, first, group)
@@ -97,24 +100,20 @@ def potential_and_gradient(
         start = jax.value_and_grad(_prior_term)(params, prior, training_set)
         used = jnp.minimum(training_set.count, batch_size)
         groups = (used + group - 1) // group
-        if batch_axis is None:
-            return jax.lax.fori_loop(0, groups, add, start)
-        here = jax.lax.axis_index(batch_axis)
         own = jax.tree.map(lambda x: jnp.where(here == 0, x, jnp.zeros_like(x)), start)  # the prior counts once
-        own = jax.lax.fori_loop(
-            0, (groups - here + devices - 1) // devices, lambda i, t: add(here + i * devices, t), own
-        )
-        return jax.lax.psum(own, batch_axis)
+        mine = (groups - here + devices - 1) // devices
+        own = jax.lax.fori_loop(0, mine, lambda i, total: add(here + i * devices, total), own)
+        return own if batch_axis is None else jax.lax.psum(own, batch_axis)
 
     return evaluate
 
 
-def _preferred_group(batch_size: int, training_set: TrainingSet, devices: int) -> int:
-    share = -(-batch_size // devices)
+def _preferred_group(share: int, training_set: TrainingSet) -> int:
+    """Structures evaluated together by a device that has `share` of them to do."""
     if jax.default_backend() != "cpu":
-        return largest_divisor(batch_size, share)
+        return share
     _, atoms, slots = training_set.graphs.neighbors.shape
-    return largest_divisor(batch_size, min(share, max(1, CACHED_SLOTS // (atoms * slots))))
+    return largest_divisor(share, max(1, CACHED_SLOTS // (atoms * slots)))
 
 
 def _draw(key: jax.Array, training_set: TrainingSet, batch_size: int, prefer_newest: bool) -> Minibatch:

@@ -107,12 +107,12 @@ def test_a_raise_never_narrows():
     assert calibration.interval(outcome.calibration, 1.0) >= calibration.interval(updated, 1.0)
 
 
-def audit(step, error, *, sigma=0.01, crit=0.02, pit=0.5, raised=False):
-    return Audit(step, error, sigma, crit, 0.05, pit, raised)
+def audit(step, error, *, asked=False, pit=0.5, raised=False):
+    return Audit(step, error, asked, 0.05, pit, raised)
 
 
 def test_the_statement_counts_trusted_audits_only():
-    found = [audit(1, 0.01), audit(2, -0.06), audit(3, 0.2, sigma=0.03), audit(4, 0.0, pit=0.999)]
+    found = [audit(1, 0.01), audit(2, -0.06), audit(3, 0.2, asked=True), audit(4, 0.0, pit=0.999)]
     said = statement(found)
     assert (said.count, said.trusted, said.above) == (4, 3, 1)
     assert said.share_above.observed == pytest.approx(1 / 3) and said.share_above.upper > 0.8

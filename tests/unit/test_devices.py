@@ -16,7 +16,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
-from bayes_mlff.otf.devices import GIB, ChainDevices, chain_mesh, memory_budget
+from bayes_mlff.otf.devices import GIB, ChainDevices, chain_mesh, memory_budget, update_mesh
 from bayes_mlff.otf.integrators import initial_state, velocity_verlet
 from bayes_mlff.testing.structures import ethanol
 
@@ -106,7 +106,7 @@ def predict(params, graphs):
     return Prediction(jnp.full(structures, params[0]), still, None, jnp.ones((structures, atoms)))
 
 prior = GaussianPrior(jnp.zeros(1), 1.0)
-for size, count, expected in ((5, 8, [2, 1, 1, 1]), (8, 8, [2, 2, 2, 2]), (5, 2, [1, 1]), (3, 8, [1, 1, 1])):
+for size, count, expected in ((5, 8, [2, 2, 2]), (8, 8, [2, 2, 2, 2]), (5, 2, [2]), (3, 8, [1, 1, 1])):
     seen.clear()
     gradient = potential_and_gradient(predict, prior, Likelihood(1.0, None), size, batch_axis="devices")
     everywhere = jax.shard_map(gradient, mesh=Mesh(np.array(jax.devices()), ("devices",)), in_specs=PartitionSpec(),
@@ -222,6 +222,21 @@ def test_chains_that_cannot_be_shared_out_over_processes_are_refused(monkeypatch
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     with pytest.raises(ConfigError, match=r"sampler\.chains: got 8; allowed: a multiple of 3"):
         chain_mesh(8)
+
+
+def test_processes_with_unlike_devices_agree_on_the_mesh(monkeypatch):
+    owned = [[f"{process}.{i}" for i in range(count)] for process, count in enumerate((5, 4))]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("bayes_mlff.otf.devices.Mesh", lambda array, names: (array.tolist(), names))
+    meshes = []
+    for here in (0, 1):
+        monkeypatch.setattr(
+            jax,
+            "local_devices",
+            lambda process_index=None, here=here: owned[here if process_index is None else process_index],
+        )
+        meshes.append(update_mesh(2, 5))
+    assert meshes[0] == meshes[1] == ([owned[0][:4], owned[1][:4]], ("chains", "batch"))
 
 
 def test_by_default_an_update_may_take_half_of_the_machine():

@@ -42,7 +42,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
     (path / "config.yaml").write_text(CONFIG)
     state = calibration.init()
     times = np.concatenate([[0], np.sort(rng.choice(np.arange(1, steps), max(labels - 1, 0), replace=False))])
-    events = [{"event": "run_started", "time": 990.0}]
+    events = [{"event": "run_started", "time": 1000.0}]
     kept = []
     crit = np.full(steps, calibration.critical_sigma(state, THRESHOLD))
     for i, step in enumerate(times[:labels]):
@@ -81,7 +81,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
         now = 1000.0 + 10.0 * i
         events.append({"event": "label", "time": now, "step": int(step), "engine_s": 2.0})
         events.append({"event": "update", "time": now, "step": int(step), "seconds": 3.0})
-    events.append({"event": "finished", "time": 1990.0})
+    events.append({"event": "finished", "time": 2000.0})
     (path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     _write_thermo(path / "thermo.csv", steps, crit, rng)
     stamped = [_ethanol(180 * np.cos(s / 300)) if atoms is None else atoms.copy() for s in range(0, steps, 10)]
@@ -205,21 +205,27 @@ def test_unfinished_last_lines_are_left_out(tmp_path):
     assert report.summary(tmp_path, threshold_ev=THRESHOLD).steps == 19
 
 
-def test_the_initial_label_counts_though_it_comes_before_the_first_start(tmp_path):
+def test_all_of_a_session_counts_and_nothing_between_sessions(tmp_path):
     write_run(tmp_path, labels=2, steps=5, frames=0)
     events = (
+        {"event": "session_started", "time": 60.0},
         {"event": "engine_remark", "time": 100.0, "remark": ""},
-        {"event": "label", "time": 100.0, "engine_s": 40.0},
+        {"event": "label", "time": 100.0, "engine_s": 39.0},
         {"event": "update", "time": 110.0, "seconds": 10.0},
         {"event": "run_started", "time": 110.0},
         {"event": "chunk", "time": 115.0, "steps": 5, "seconds": 5.0},
+        {"event": "session_started", "time": 86400.0},
+        {"event": "resumed", "time": 86405.0},
+        {"event": "run_started", "time": 86405.0},
+        {"event": "finished", "time": 86410.0},
+        {"event": "random_frame", "time": 86440.0, "engine_s": 30.0},
     )
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     wall = report.summary(tmp_path, threshold_ev=THRESHOLD).wall
-    assert wall == report.WallTime(total_s=55.0, md_s=5.0, dft_s=40.0, update_s=10.0)
+    assert wall == report.WallTime(total_s=95.0, md_s=16.0, dft_s=69.0, update_s=10.0)
 
 
-def test_sessions_of_a_resumed_run_add_up(tmp_path):
+def test_sessions_of_an_older_run_add_up(tmp_path):
     write_run(tmp_path, labels=2, steps=5, frames=0)
     times = (
         ("run_started", 0.0),

@@ -18,9 +18,9 @@ def record(step, reason="uncertain"):
     return LabelRecord(still, Label(0.0, np.zeros((1, 3))), step, 0.5 * step, reason, 0.0, None, "x", 1.0)
 
 
-def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005):
+def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005, **more):
     return {"event": "audit", "time": 0.0, "step": step, "error_ev": error, "sigma_ev": sigma, "sigma_crit_ev": 0.01,
-            "threshold_ev": 0.02, "pit": pit, "raised": raised}  # fmt: skip
+            "threshold_ev": 0.02, "pit": pit, "raised": raised, **more}  # fmt: skip
 
 
 def run(labels=(0, 5, 40, 300), events=None, refused=()):
@@ -45,6 +45,25 @@ def test_a_quiet_run_with_sound_audits_is_trained():
     table = dict(verdict.rows(judged))
     assert table["Audits"] == "19" and "19 of 19 trusted" in table["Audit pass rate"]
     assert all(level in table["Coverage of predicted intervals, audits only"] for level in ("50%", "80%", "90%", "95%"))
+
+
+@pytest.mark.parametrize(("share", "trained"), [(0.2, False), (0.01, True)])
+def test_steps_beyond_the_limit_count_where_uncertainty_may_not_ask(share, trained):
+    sigma = np.where(np.arange(STEPS) % 100 < 100 * share, 0.02, 0.005)
+    none = np.full(STEPS, np.nan)
+    thermo = ThermoSeries(none, none, none, none, sigma, np.full(STEPS, 0.01))
+    quiet = run()
+    spaced = quiet._replace(config=quiet.config.model_copy(update={"min_steps_between_labels": 2000}), thermo=thermo)
+    judged = verdict.judge(spaced)
+    assert judged.trained == trained and ("above the limit" in verdict.sentence(judged)) != trained
+
+
+def test_audits_count_though_sigma_is_above_a_limit_that_was_not_in_force():
+    beyond = [audit(i, error=0.03, sigma=0.05, pit=(i + 0.5) / 19, asked=False) for i in range(19)]
+    said = verdict.judge(run(events=beyond)).statement
+    assert (said.trusted, said.above) == (19, 19)
+    before_it_was_logged = [{k: v for k, v in event.items() if k != "asked"} for event in beyond]
+    assert verdict.judge(run(events=before_it_was_logged)).statement.trusted == 0
 
 
 BUSY = tuple(range(15_000, 15_006))
