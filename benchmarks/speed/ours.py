@@ -96,7 +96,7 @@ def update(case: Case, *, chains: int = CHAINS, chain_axis: ChainAxis | None = N
     )
     known, params = labels(case), chains_of(flat, chains)
     state = sampler.init(params, jax.random.key(1))
-    run = ChainDevices(chains, partial(sampler.update, n_steps=THIN), batch_size=BATCH)
+    run = ChainDevices(chains, partial(sampler.update, n_steps=THIN))
 
     def once() -> None:
         nonlocal params, state
