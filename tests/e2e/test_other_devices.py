@@ -40,7 +40,7 @@ def go_on(name, count, chunks):
     if not run.config.exists():
         run.create(settings.dump(parsed))
     run.open()
-    with mock.patch.object(devices.jax, "local_devices", lambda: everywhere[:count]):
+    with mock.patch.object(devices.jax, "local_devices", lambda process_index=None: everywhere[:count]):
         assert devices.chain_mesh(8).size == count
         session = Session(problem, make_engine(parsed.engine), run, observer)
         state = session.resume()
