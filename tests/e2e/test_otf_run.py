@@ -14,6 +14,7 @@ from bayes_mlff.otf import loop
 from bayes_mlff.otf.__main__ import app
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.state import Setback
 
 
 class Interrupted(BaseException):
@@ -195,6 +196,28 @@ def test_labels_that_uncertainty_asks_for_keep_their_distance(open_session, tmp_
     waited = np.diff([r.step for r in records])[[r.reason == "uncertain" for r in records[1:]]]
     assert len(waited) > 2
     np.testing.assert_array_equal(waited, between + 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "labels", "setbacks", "left"),
+    [
+        (0, [0], [], 15),
+        (9, [0], [], 6),
+        (15, [0], [], 0),
+        (100, [0, 90], [], 5),
+        (180, [0, 100], [180], 15),  # back at the geometry of step 100
+        (101, [0, 100, 110], [], 8),  # paid for, but not learnt before the run was killed
+        (109, [0, 100, 110], [], 0),
+    ],
+)
+def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
+    open_session, tmp_path, tiny_problem, step, labels, setbacks, left
+):
+    config = tiny_problem.config.model_copy(update={"min_steps_between_labels": 15})
+    session = open_session(tmp_path / "run", make_engine(config.engine), tiny_problem._replace(config=config))
+    host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
+    session._reference.labels = dict.fromkeys(labels)
+    assert session._unasked_steps(host) == left
 
 
 def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
