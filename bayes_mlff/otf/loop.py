@@ -223,11 +223,12 @@ class Session:
     def _unasked_steps(self, host: HostState) -> int:
         """Steps from here on in which uncertainty asks for no label, since one was just learnt or gone back to.
 
-        Labels that are on disk but not learnt yet are reached as if nothing had come between.
+        What uncertainty had asked for before a kill, and a longer silence was configured, is asked for again.
         """
         labels, between = self._reference.labels, self.problem.config.min_steps_between_labels
         last = max((step for step in (*labels, *(s.step for s in host.setbacks)) if step <= host.step), default=0)
-        ahead = min((step for step in labels if step > host.step), default=last + between + 1)
+        paid = (step for step, r in labels.items() if step > host.step and r.reason == "uncertain")
+        ahead = min(paid, default=last + between + 1)
         return max(0, min(last + between, ahead - 1) - host.step)
 
     def _run_chunk(self, spec: NeighborSpec) -> RunChunk:

@@ -1,6 +1,7 @@
 """The loop end to end over a cheap real calculator: accounting, interruption, and what a user sees."""
 
 import json
+from unittest import mock
 
 import jax
 import numpy as np
@@ -208,6 +209,7 @@ def test_labels_that_uncertainty_asks_for_keep_their_distance(open_session, tmp_
         (180, [0, 100], [180], 15),  # back at the geometry of step 100
         (101, [0, 100, 110], [], 8),  # paid for, but not learnt before the run was killed
         (109, [0, 100, 110], [], 0),
+        (101, [0, 100, -110], [], 14),  # an audit, which is due whatever σ
     ],
 )
 def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
@@ -216,7 +218,7 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     config = tiny_problem.config.model_copy(update={"min_steps_between_labels": 15})
     session = open_session(tmp_path / "run", make_engine(config.engine), tiny_problem._replace(config=config))
     host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
-    session._reference.labels = dict.fromkeys(labels)
+    session._reference.labels = {abs(s): mock.Mock(reason="audit" if s < 0 else "uncertain") for s in labels}
     assert session._unasked_steps(host) == left
 
 
