@@ -3,7 +3,7 @@
 python benchmarks/pulay_stress.py RUN_DIR OUT_DIR --machine "..." [--frames 10] [--cutoff 800]
 
 Goes on where it stopped: OUT_DIR/converged.extxyz keeps what has been calculated. Writes OUT_DIR/stress.json; stresses
-in GPa, tension positive.
+in GPa, tension positive, in the order xx, yy, zz, yz, xz, xy.
 """
 
 import argparse
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from bayes_mlff.core.units import GPA
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.ensemble import metrics
 from bayes_mlff.otf import run_data
 from bayes_mlff.otf.dft.engine import VerifiedEngine
 from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
@@ -51,10 +53,10 @@ def main() -> None:
     summary = {
         "frames": len(rows),
         "cutoffs_ev": [settings.cutoff_ev, args.cutoff],
-        "rmse_gpa": _rms(corrected - converged),
-        "rmse_pressure_gpa": _rms(pressures[0] - pressures[1]),
+        "rmse_gpa": metrics.rmse(corrected - converged),
+        "rmse_pressure_gpa": metrics.rmse(pressures[0] - pressures[1]),
         "mean_difference_gpa": np.mean(corrected - converged, axis=0).tolist(),
-        "spread_of_converged_gpa": _rms(converged - np.mean(converged, axis=0)),
+        "spread_of_converged_gpa": metrics.rmse(converged - np.mean(converged, axis=0)),
         "each": rows,
         "commit": commit,
         "machine": args.machine,
@@ -75,7 +77,7 @@ def _compare(engine: VerifiedEngine, record: LabelRecord, path: Path) -> dict[st
         dataset.append(path, again, repeats=True)
     if record.label.stress is None or again.label.stress is None:
         raise SystemExit(f"step {record.step}: a label without stress")
-    corrected, converged = (_voigt(np.asarray(x.label.stress) / GPA) for x in (record, again))
+    corrected, converged = (full_3x3_to_voigt_6_stress(x.label.stress / GPA).tolist() for x in (record, again))
     row = {"step": record.step, "corrected": corrected, "converged": converged, "seconds": again.engine_seconds}
     print(json.dumps(row), flush=True)
     return row
@@ -87,15 +89,6 @@ def _same(known: LabelRecord, record: LabelRecord, engine: VerifiedEngine) -> bo
         and known.step == record.step
         and np.allclose(known.structure.positions, record.structure.positions, rtol=0.0, atol=1e-6)
     )
-
-
-def _voigt(stress: np.ndarray) -> list[float]:
-    """Components xx, yy, zz, yz, xz, xy, rounded."""
-    return [round(float(stress[i, j]), 4) for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))]
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import potential_and_gradient
-from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState, chain_runner, init_chains, preferred_axis
 
@@ -127,16 +126,12 @@ def run(
     """
 
     def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
-        def value_and_grad(params: jax.Array, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
-            prior, labels = data
-            function = potential_and_gradient(
-                predict, prior, likelihood, config.batch_size, prefer_newest=False, batch_axis=batch_axis
-            )
-            return function(params, key, labels)
-
+        value_and_grad = potential_and_gradient(
+            predict, plan.prior, likelihood, config.batch_size, prefer_newest=False, batch_axis=batch_axis
+        )
         axis = preferred_axis()
         run = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis)
-        return run(params, chains, (plan.prior, labels), labels.count)
+        return run(params, chains, labels, labels.count)
 
     advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)
     state, trace, before = _first(plan, start, key, folder, digest, observer)

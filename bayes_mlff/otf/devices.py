@@ -112,7 +112,7 @@ class FirstThatFits:
 class ChainDevices:
     """An update of chains on as many devices as divide their number, each with its own share of them.
 
-    Where there are several times as many devices, as many as can share the minibatches.
+    Devices that this leaves over share the minibatches.
     """
 
     def __init__(self, chains: int, *updates: Update, batch_size: int = 1, memory_gib: float | None = None):

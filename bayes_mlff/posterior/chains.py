@@ -33,6 +33,7 @@ class UpdateChains(Protocol):
         state: ChainState,
         training_set: TrainingSet,
         n_steps: int = 2000,
+        *,
         batch_axis: str | None = None,
     ) -> tuple[Params, ChainState, Info]:
         """Restart momentum, mass and schedule and run K = n_steps; one sample a chain at the end.
@@ -111,16 +112,13 @@ def otf_chains(
         n_steps: int,
         batch_axis: str | None,
     ):
-        def value_and_grad(params: Params, key: jax.Array, data: tuple[GaussianPrior, TrainingSet]):
-            current_prior, training_set = data
-            function = potential_and_gradient(
-                predict, current_prior, likelihood, batch_size, at_once=at_once, batch_axis=batch_axis
-            )
-            return function(params, key, training_set)
-
+        current_prior, training_set = data
+        value_and_grad = potential_and_gradient(
+            predict, current_prior, likelihood, batch_size, at_once=at_once, batch_axis=batch_axis
+        )
         sampler = transform(n_steps)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis)
-        return run(params, restart(params, state, sampler), data, data[1].count)
+        return run(params, restart(params, state, sampler), training_set, training_set.count)
 
     compiled = jax.jit(continue_chains, static_argnames=("n_steps", "batch_axis"))
 
@@ -132,6 +130,7 @@ def otf_chains(
         state: ChainState,
         training_set: TrainingSet,
         n_steps: int = 2000,
+        *,
         batch_axis: str | None = None,
     ):
         if n_steps <= cold_steps + ramp_steps:

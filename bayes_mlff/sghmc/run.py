@@ -22,7 +22,7 @@ def preferred_axis() -> ChainAxis:
 class ValueAndGrad(Protocol):
     """The per-datum potential of one chain and its gradient, estimated from the data."""
 
-    def __call__(self, params: Params, key: jax.Array, data: Any) -> tuple[jax.Array, Params]:
+    def __call__(self, params: Params, key: jax.Array, data: Any, /) -> tuple[jax.Array, Params]:
         """Evaluate U [] and dU/dparams; `key` chooses the minibatch."""
         ...
 
