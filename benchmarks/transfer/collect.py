@@ -3,7 +3,8 @@
     python -m benchmarks.transfer.collect RUNS_DIR OUT_DIR SCENARIO.yaml ... --machine TEXT
 
 OUT_DIR receives `summary.json` (one entry for each finished fine-tuning), `details.json` (intervals, errors before,
-seconds, and which ones are not finished), `tables.md` and for every scenario and molecule a figure.
+seconds, and which ones are not finished), `tables.md` and for every scenario and molecule a figure. It keeps what it
+has of fine-tunings whose directories are gone.
 """
 
 import argparse
@@ -34,15 +35,15 @@ def group_name(scenario: Scenario, fit: Fit) -> str:
     return scenario.scenario if len(scenario.targets) == 1 else f"{scenario.scenario}-{fit.target.name}"
 
 
-def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], list[str]]:
-    """Finished fine-tunings of a scenario, and the names of the others."""
-    done, missing = [], []
+def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any, ...], str]]:
+    """Finished fine-tunings of a scenario, and the names of the others by `identity`."""
+    done, missing = [], {}
     for fit in scenarios.fits(scenario):
         path = runs / scenario.scenario / fit.name / "metrics.json"
         if path.is_file():
             done.append(Result(fit, group_name(scenario, fit), json.loads(path.read_text())))
         else:
-            missing.append(f"{scenario.scenario}/{fit.name}")
+            missing[group_name(scenario, fit), fit.method, fit.frames, fit.seed] = f"{scenario.scenario}/{fit.name}"
     return done, missing
 
 
@@ -99,17 +100,40 @@ def _mean(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
-def write(results: list[Result], missing: list[str], out: Path, *, machine: str, commit: str) -> None:
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells fine-tunings apart."""
+    return tuple(row[key] for key in ("scenario", "method", "m", "seed"))
+
+
+def kept(out: Path, name: str) -> list[dict[str, Any]]:
+    """Rows of a file of an earlier collection; none if there was none."""
+    path = out / name
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())
+    return found if isinstance(found, list) else [{"commit": found["commit"]} | row for row in found["fits"]]
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Old rows, replaced by new ones of the same fine-tuning, and after them the other new ones."""
+    rows = {identity(row): row for row in old} | {identity(row): row for row in new}
+    return list(rows.values())
+
+
+def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path, *, machine: str, commit: str) -> None:
     """Write everything."""
     out.mkdir(parents=True, exist_ok=True)
-    entries = [entry(result) for result in results]
+    entries = merged(kept(out, "summary.json"), [entry(result) for result in results])
+    details = merged(kept(out, "details.json"), [{"commit": commit} | detail(result) for result in results])
     (out / "summary.json").write_text(json.dumps(entries, indent=1) + "\n")
-    about = {"machine": machine, "commit": commit, "not_run": missing, "fits": [detail(r) for r in results]}
+    known = {identity(row) for row in entries}
+    not_run = [name for fit, name in missing.items() if fit not in known]
+    about = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}
     (out / "details.json").write_text(json.dumps(about, indent=1) + "\n")
     parts = ["Force components of the test sets, kcal/mol/Å; MLL in nats; mean ± standard deviation over seeds.\n"]
     for group in dict.fromkeys(e["scenario"] for e in entries):
         own = [e for e in entries if e["scenario"] == group]
-        before = next(detail(r) for r in results if r.group == group)
+        before = next(d for d in details if d["scenario"] == group)
         parts.append(
             f"## {group}\n\n{own[0]['test_frames']} test frames. Before fine-tuning: RMSE "
             f"{before['zero_shot_rmse_kcal_mol_a']:.2f}, MAE {before['zero_shot_mae_kcal_mol_a']:.2f}.\n\n"
@@ -130,7 +154,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     gathered = [gather(scenarios.load(path), args.runs) for path in args.scenarios]
     results = [result for done, _ in gathered for result in done]
-    missing = [name for _, absent in gathered for name in absent]
+    missing = {fit: name for _, absent in gathered for fit, name in absent.items()}
     write(results, missing, args.out, machine=args.machine, commit=commit.stdout.strip())
     print((args.out / "tables.md").read_text())
 

@@ -128,7 +128,7 @@ def test_summary_tables_and_figures_of_what_is_finished(made, tmp_path):
         (tmp_path / "water" / name).mkdir(parents=True)
         (tmp_path / "water" / name / "metrics.json").write_text(json.dumps(metrics(rmse)))
     results, missing = collect.gather(loaded, tmp_path)
-    assert missing == ["water/h2o-sghmc-m4-s0", "water/h2o-sghmc-m4-s1"]
+    assert list(missing.values()) == ["water/h2o-sghmc-m4-s0", "water/h2o-sghmc-m4-s1"]
     collect.write(results, missing, tmp_path / "out", machine="none", commit="abc")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary[0] == {
@@ -139,4 +139,23 @@ def test_summary_tables_and_figures_of_what_is_finished(made, tmp_path):
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "| sghmc | 2 | 2 | 0.600 ± 0.141 |" in text and "| adam | 4 | 1 | 0.050 | 0.040 | -0.050 | - |" in text
     assert (tmp_path / "out" / "water.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "out" / "details.json").read_text())["not_run"] == missing
+    assert json.loads((tmp_path / "out" / "details.json").read_text())["not_run"] == list(missing.values())
+
+
+def test_a_later_collection_keeps_what_has_no_directory_any_more_and_replaces_what_was_run_again(made, tmp_path):
+    loaded, _ = made
+
+    def collected(name, rmse, runs, commit):
+        (runs / "water" / name).mkdir(parents=True)
+        (runs / "water" / name / "metrics.json").write_text(json.dumps(metrics(rmse)))
+        collect.write(*collect.gather(loaded, runs), tmp_path / "out", machine="none", commit=commit)
+
+    collected("h2o-sghmc-m2-s0", 0.5, tmp_path / "one", "abc")
+    collected("h2o-sghmc-m4-s0", 0.3, tmp_path / "one", "abc")
+    collected("h2o-sghmc-m4-s0", 0.2, tmp_path / "two", "def")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    details = json.loads((tmp_path / "out" / "details.json").read_text())
+    assert [(e["m"], e["rmse_kcal_mol_a"]) for e in summary] == [(2, 0.5), (4, 0.2)]
+    assert [(e["m"], e["commit"]) for e in details["fits"]] == [(2, "abc"), (4, "def")]
+    assert details["not_run"] == ["water/h2o-sghmc-m2-s1", "water/h2o-sghmc-m4-s1", "water/h2o-adam-m4-s0"]
+    assert "| sghmc | 2 | 1 | 0.500 |" in (tmp_path / "out" / "tables.md").read_text()
