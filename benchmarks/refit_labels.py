@@ -47,10 +47,10 @@ def main() -> None:
     found = [learning_graph(problem, record.structure) for record in data.records]
     slots = max(graph.neighbors.shape[1] for graph in found)
     graphs = [pad_slots(graph, slots) for graph in found]
-    energies = [r.label.energy + (data.records[0].energy_offset or 0.0) - problem.isolated_ev for r in data.records]
+    energies = [r.label.energy + data.records[0].energy_offset - problem.isolated_ev for r in data.records]
     labels = training.allocate(graphs[0], args.labels)
-    for record, graph, energy in list(zip(data.records, graphs, energies, strict=True))[: args.labels]:
-        labels = training.append(labels, graph, energy, record.label.forces, record.label.stress)
+    for i, record in enumerate(data.records[: args.labels]):
+        labels = training.append(labels, graphs[i], energies[i], record.label.forces, record.label.stress)
 
     key_params, key_chains = jax.random.split(jax.random.key(config.seed))
     params = first_parameters(problem, key_params)
@@ -80,10 +80,9 @@ class Report:
         """Print two lines; energy kcal/mol, forces kcal/mol/Å, stress GPa."""
         found = [self._ensemble(params, graph) for graph in self._graphs]
         labels = [record.label for record in self._records]
-        atoms = len(self._records[0].structure.numbers)
         energy = (np.array([float(p.energy_mean[0]) for p in found]) - self._energies) * KCAL_MOL_PER_EV
-        forces = np.array([p.forces_mean[0][:atoms] - x.forces for p, x in zip(found, labels, strict=True)])
-        sigma = np.array([p.forces_sigma[0][:atoms] for p in found])
+        forces = np.array([p.forces_mean[0] - x.forces for p, x in zip(found, labels, strict=True)])
+        sigma = np.array([p.forces_sigma[0] for p in found])
         stress = [
             rmse(np.asarray(p.stress_mean[0]) - x.stress) / GPA if p.stress_mean is not None else np.nan
             for p, x in zip(found, labels, strict=True)

@@ -19,6 +19,9 @@ from benchmarks.transfer import figures
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Scenario
 
+IDENTITY = ("scenario", "method", "m", "seed")
+"""What tells fine-tunings apart; a scenario is named with the molecule where there are several."""
+
 SHOWN = ("rmse_kcal_mol_a", "mae_kcal_mol_a", "mll", "auc_roc", "coverage_95")
 
 
@@ -35,6 +38,11 @@ def group_name(scenario: Scenario, fit: Fit) -> str:
     return scenario.scenario if len(scenario.targets) == 1 else f"{scenario.scenario}-{fit.target.name}"
 
 
+def identity(group: str, fit: Fit) -> tuple[Any, ...]:
+    """Values of `IDENTITY`."""
+    return group, fit.method, fit.frames, fit.seed
+
+
 def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any, ...], str]]:
     """Finished fine-tunings of a scenario, and the names of the others by `identity`."""
     done, missing = [], {}
@@ -43,7 +51,7 @@ def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any
         if path.is_file():
             done.append(Result(fit, group_name(scenario, fit), json.loads(path.read_text())))
         else:
-            missing[group_name(scenario, fit), fit.method, fit.frames, fit.seed] = f"{scenario.scenario}/{fit.name}"
+            missing[identity(group_name(scenario, fit), fit)] = f"{scenario.scenario}/{fit.name}"
     return done, missing
 
 
@@ -52,10 +60,7 @@ def entry(result: Result) -> dict[str, Any]:
     test = result.metrics["test"]
     forces = test["fine_tuned"]["forces_kcal_mol_a"]
     return {
-        "scenario": result.group,
-        "method": result.fit.method,
-        "m": result.fit.frames,
-        "seed": result.fit.seed,
+        **dict(zip(IDENTITY, identity(result.group, result.fit), strict=True)),
         "rmse_kcal_mol_a": round(forces["rmse"], 4),
         "mae_kcal_mol_a": round(forces["mae"], 4),
         "mll": round(forces["mll"], 4),
@@ -71,7 +76,7 @@ def detail(result: Result) -> dict[str, Any]:
     forces = test["fine_tuned"]["forces_kcal_mol_a"]
     kept = ("coverage", "coverage_intervals", "crps", "mean_sigma", "share_large", "mll_by_error")
     return {
-        **{key: entry(result)[key] for key in ("scenario", "method", "m", "seed")},
+        **dict(zip(IDENTITY, identity(result.group, result.fit), strict=True)),
         **{key: forces[key] for key in kept},
         "energy_rmse_kcal_mol": test["fine_tuned"]["energy_kcal_mol"]["rmse"],
         "zero_shot_rmse_kcal_mol_a": test["zero_shot"]["forces_kcal_mol_a"]["rmse"],
@@ -100,36 +105,25 @@ def _mean(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells fine-tunings apart."""
-    return tuple(row[key] for key in ("scenario", "method", "m", "seed"))
-
-
-def kept(out: Path, name: str) -> list[dict[str, Any]]:
-    """Rows of a file of an earlier collection; none if there was none."""
-    path = out / name
-    if not path.is_file():
-        return []
-    found = json.loads(path.read_text())
-    return found if isinstance(found, list) else [{"commit": found["commit"]} | row for row in found["fits"]]
-
-
-def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Old rows, replaced by new ones of the same fine-tuning, and after them the other new ones."""
-    rows = {identity(row): row for row in old} | {identity(row): row for row in new}
-    return list(rows.values())
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows by identity: old ones, replaced by new ones of the same fine-tuning, and after them the other new ones."""
+    return {tuple(row[key] for key in IDENTITY): row for row in (*old, *new)}
 
 
 def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path, *, machine: str, commit: str) -> None:
     """Write everything."""
     out.mkdir(parents=True, exist_ok=True)
-    entries = merged(kept(out, "summary.json"), [entry(result) for result in results])
-    details = merged(kept(out, "details.json"), [{"commit": commit} | detail(result) for result in results])
-    (out / "summary.json").write_text(json.dumps(entries, indent=1) + "\n")
-    known = {identity(row) for row in entries}
+    summary, about = out / "summary.json", out / "details.json"
+    old_entries = json.loads(summary.read_text()) if summary.is_file() else []
+    old = json.loads(about.read_text()) if about.is_file() else {"fits": []}
+    known = merged(old_entries, [entry(result) for result in results])
+    entries = list(known.values())
+    old_details = [{"commit": old["commit"]} | row for row in old["fits"]]
+    details = list(merged(old_details, [{"commit": commit} | detail(result) for result in results]).values())
     not_run = [name for fit, name in missing.items() if fit not in known]
-    about = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}
-    (out / "details.json").write_text(json.dumps(about, indent=1) + "\n")
+    summary.write_text(json.dumps(entries, indent=1) + "\n")
+    contents = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}
+    about.write_text(json.dumps(contents, indent=1) + "\n")
     parts = ["Force components of the test sets, kcal/mol/Å; MLL in nats; mean ± standard deviation over seeds.\n"]
     for group in dict.fromkeys(e["scenario"] for e in entries):
         own = [e for e in entries if e["scenario"] == group]
