@@ -5,13 +5,15 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.models import registry
-from bayes_mlff.models.layers import with_force_sigma
+from bayes_mlff.models.layers import last_sigma_bias
+from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import around_prior_mean, prior_mean
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -101,24 +103,26 @@ def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
 
 
 def first_parameters(
-    config: FinetuneConfig, potential: Potential, chains: int, key: jax.Array, *, force_sigma_ev_a: float
+    config: FinetuneConfig, potential: Potential, chains: int, key: jax.Array, *, force_rms_ev_a: float
 ) -> jax.Array:
-    """Starting points [c, p] of the chains, with σ heads that begin near `force_sigma_ev_a`.
+    """Starting points [c, p] of the chains.
 
-    Random weights for the methods without pretrained ones. Otherwise the pretrained weights, with `initial_spread`
-    times the scale of the prior added for parallel chains, and σ heads drawn from the prior but for their last bias.
+    Random weights for the methods without pretrained ones, with σ heads that begin near `force_rms_ev_a`, the RMS force
+    component of the training frames: a σ far below the error would make the first gradients so large that AMSGrad,
+    which remembers the largest, keeps all later steps small. Otherwise the pretrained weights, with `initial_spread`
+    times the scale of the prior added for parallel chains, and σ heads drawn from the prior.
     """
     if config.from_random_weights:
         # Seeds may be traced: they become keys only.
         seeds = jax.random.randint(key, (chains,), 0, jnp.iinfo(jnp.int32).max, jnp.int32)
+        bias, level = last_sigma_bias(potential), float(np.log(force_rms_ev_a / SIGMA_UNIT))
 
         def draw(seed: jax.Array) -> jax.Array:
-            return ravel_pytree(registry.widened(registry.initialize(potential.config, cast(int, seed))).params)[0]
+            random = registry.widened(registry.initialize(potential.config, cast(int, seed)))
+            return ravel_pytree(random.params)[0].at[bias].set(level)
 
-        start = jax.jit(jax.vmap(draw))(seeds)
-    else:
-        parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
-        spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
-        centre = GaussianPrior(prior_mean(potential), config.prior.scale)
-        start = around_prior_mean(potential, centre, spread, chains, key)
-    return with_force_sigma(potential, start, force_sigma_ev_a)
+        return jax.jit(jax.vmap(draw))(seeds)
+    parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
+    spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
+    centre = GaussianPrior(prior_mean(potential), config.prior.scale)
+    return around_prior_mean(potential, centre, spread, chains, key)

@@ -125,11 +125,8 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
     isolated = potential.isolated_energy(train.numbers)
     pretrained = potential.flat()[0][None, :]
-    before = _predict(task, pretrained, "train")
-    offset = float(np.mean(before.energy[0] + isolated - train.energy))
-    # What the errors of the forces are to begin with; random networks know none.
-    known_forces = 0.0 if config.from_random_weights else before.forces[0]
-    force_sigma = float(np.sqrt(np.mean((known_forces - train.forces) ** 2)))
+    pretrained_energy = _predict(task, pretrained, "train").energy[0] + isolated
+    offset = float(np.mean(pretrained_energy - train.energy))
     # Random networks know no level: their labels are given a mean of zero.
     learnt = isolated - float(np.mean(train.energy)) if config.from_random_weights else offset
     energy_sigma = units.parse_energy(config.energy_sigma, n_atoms=len(train.numbers), key="energy_sigma")
@@ -141,7 +138,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
 
     likelihood = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
     labels = sampling.fill(config, train, task.graphs["train"], isolated - learnt)
-    sampled = _sample(task, likelihood, labels, force_sigma, directory, observer)
+    sampled = _sample(task, likelihood, labels, directory, observer)
     remarks: dict[str, Any] = {}
     if config.method == "laplace":
         sampled, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
@@ -162,17 +159,13 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
 
 
 def _sample(
-    task: Task,
-    likelihood: Likelihood,
-    labels: TrainingSet,
-    force_sigma: float,
-    directory: RunDirectory,
-    observer: Observer,
+    task: Task, likelihood: Likelihood, labels: TrainingSet, directory: RunDirectory, observer: Observer
 ) -> Sampled:
     config, potential = task.config, task.potential
     plan = make_plan(config, potential)
     key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
+    force_rms = float(np.sqrt(np.mean(task.sets.train.forces**2)))
 
     def force_rmse(params: jax.Array) -> np.ndarray:
         assert validation is not None
@@ -185,7 +178,7 @@ def _sample(
         ensembles.flat_predictor(potential.config, with_stress=task.with_stress),
         likelihood,
         labels,
-        first_parameters(config, potential, plan.chains, key_start, force_sigma_ev_a=force_sigma),
+        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
         digest=task.sets.digest(),

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.potential import Potential
 
 
@@ -22,16 +20,6 @@ def last_readout(potential: Potential) -> np.ndarray:
 def last_sigma_bias(potential: Potential) -> np.ndarray:
     """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `nequip.SIGMA_UNIT`."""
     return _last(potential, lambda name: name[0] == "sigma" and name[-1] == "bias")
-
-
-def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float) -> jax.Array:
-    """Flat weights [..., p] with the last bias of the σ head at the logarithm of `sigma_ev_a`, at least `SIGMA_UNIT`.
-
-    Where chains begin, the force σ must not be far below the errors of the forces: gradients go as 1/σ², and AMSGrad,
-    which remembers the largest, would keep all later steps small.
-    """
-    level = jnp.log(max(sigma_ev_a / SIGMA_UNIT, 1.0))
-    return params.at[..., last_sigma_bias(potential)].set(level.astype(params.dtype))
 
 
 def _last(potential: Potential, wanted: Callable[[tuple[str, ...]], bool]) -> np.ndarray:

@@ -14,20 +14,19 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.models.layers import with_force_sigma
 from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState
 from bayes_mlff.otf.problem import (
     Problem,
-    before_fine_tuning,
     chain_update,
     dynamics_chunk,
     ensemble,
     first_dynamics,
     first_parameters,
     learning_graph,
+    pretrained_energy,
 )
 from bayes_mlff.otf.reference import Reference
 from bayes_mlff.otf.rundir import RunDirectory
@@ -44,7 +43,7 @@ class Session:
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
-        self._before = before_fine_tuning(problem)
+        self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run)
 
@@ -55,14 +54,12 @@ class Session:
         config, structure = self.problem.config, self.problem.structure
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = self._template(key_md, key_params, key_chains)
-        pretrained, forces = self._before(state.device.neighbors.graph)
+        pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference.ask(0, "initial", structure, pretrained=pretrained, predictive=None, host=state.host)
         offset = pretrained - record.label.energy
         clock = audits.draw(config.seed, 0, 0, self._audit_steps)
         host = state.host._replace(offset_ev=offset, trusted_ev=record.label.energy + offset, clock=clock)
-        error = float(np.sqrt(np.mean((forces - record.label.forces) ** 2)))
-        params = with_force_sigma(self.problem.potential, state.device.params, error)
-        state = state._replace(host=host, device=state.device._replace(params=params))
+        state = state._replace(host=host)
         self.observer.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
         state = self._learn(state, record)
         force, stress = _on_device(record.label, state.device.md)
@@ -250,7 +247,7 @@ class Session:
             )
         storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
         structure, reason = self._structure(chunk.md), "audit" if Stop.AUDIT in stop else "uncertain"
-        pretrained, _ = self._before(state.device.neighbors.graph)
+        pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference.ask(
             host.step,
             reason,

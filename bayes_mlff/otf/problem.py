@@ -208,15 +208,10 @@ def chain_update(problem: Problem) -> ChainDevices:
     return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch_size, memory_gib=sampler.memory_gib)
 
 
-def before_fine_tuning(problem: Problem) -> Callable[[Graph], tuple[float, np.ndarray]]:
-    """Total energy, eV, and forces [n, 3], eV/Å, of one graph from the pretrained weights; compiled once."""
+def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
+    """Total energy of one graph, eV, from the model before fine-tuning; compiled once."""
     single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
-
-    def predict(graph: Graph) -> tuple[float, np.ndarray]:
-        found = single(problem.pretrained[0], graph)
-        return float(found.energy[0]) + problem.isolated_ev, np.asarray(found.forces[0], np.float64)
-
-    return predict
+    return lambda graph: float(single(problem.pretrained[0], graph).energy[0]) + problem.isolated_ev
 
 
 def prior_mean(potential: Potential) -> jax.Array:

@@ -12,7 +12,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf import trajectory
 from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.problem import Problem, before_fine_tuning, ensemble
+from bayes_mlff.otf.problem import Problem, ensemble, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunState
 
@@ -63,7 +63,7 @@ def validate(
         dataset.recover(run.validation)
     known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
     evaluate = ensemble(problem)
-    before = before_fine_tuning(problem)
+    pretrained = pretrained_energy(problem)
     rows = []
     for done, (step, structure) in enumerate(frames):
         record = known.get(step) or _label(problem, engine, run, step, structure, state.host.offset_ev)
@@ -84,7 +84,7 @@ def validate(
                 record.label.energy + state.host.offset_ev,
                 float(predictive.energy_mean[0]) + problem.isolated_ev,
                 float(predictive.energy_sigma[0]),
-                before(graph)[0],
+                pretrained(graph),
             )
         )
         progress(done + 1, len(frames))

@@ -25,7 +25,7 @@ from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
 TIMESTEP_FS = 1.0
 INTERVAL = 20
 """Steps between frames."""
-LEVEL = PyscfSettings(xc="pbe", basis="def2-svp", grid_level=1, conv_tol_hartree=1e-7, memory_mb=10000)
+LEVEL = PyscfSettings(xc="pbe", basis="def2-svp", grid_level=1, conv_tol_hartree=1e-7)
 
 
 def gfn2(start: Path, frames: int, temperature_k: float, seed: int) -> dict[str, np.ndarray]:

@@ -11,12 +11,9 @@ from typer.testing import CliRunner
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
-from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.otf import loop
 from bayes_mlff.otf.__main__ import app
 from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.problem import before_fine_tuning, learning_graph
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import Setback
 
@@ -94,23 +91,6 @@ def test_a_labelled_step_is_finished_with_the_reference(reference_run):
         if record is not None:
             assert row["potential_ev"] == pytest.approx(record.label.energy + record.energy_offset, rel=1e-6)
     assert records[0].energy_offset == pytest.approx(records[0].pretrained_energy - records[0].label.energy)
-
-
-def test_chains_begin_with_the_force_error_of_the_pretrained_model_as_sigma(open_session, tiny_problem, tmp_path):
-    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
-    with mock.patch.object(session, "_update", side_effect=Interrupted) as update, pytest.raises(Interrupted):
-        session.start()
-    start = np.asarray(update.call_args.args[0])
-    (record,) = dataset.read(tmp_path / "run" / "dataset.extxyz")
-    _, forces = before_fine_tuning(tiny_problem)(learning_graph(tiny_problem, record.structure))
-    error = np.sqrt(np.mean((forces - record.label.forces) ** 2))
-    assert error > 10 * SIGMA_UNIT, "too small for this test"
-    level = last_sigma_bias(tiny_problem.potential)
-    np.testing.assert_allclose(SIGMA_UNIT * np.exp(start[:, level]), error, rtol=1e-4)
-    drawn = np.asarray(session._template(*jax.random.split(jax.random.key(0), 3)).device.params)
-    np.testing.assert_array_equal(np.delete(start, level, axis=1), np.delete(drawn, level, axis=1))
-    exact = np.asarray(with_force_sigma(tiny_problem.potential, tiny_problem.pretrained, 0.0))
-    assert not exact[:, level].any(), "no error at all must not make σ zero"
 
 
 def test_calibration_uses_every_label_but_the_first(reference_run):
