@@ -18,8 +18,7 @@ from bayes_mlff.core.units import GPA, KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.models import registry
-from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.layers import with_force_sigma
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import run_data
 from bayes_mlff.otf.problem import Problem, chain_update, ensemble, first_parameters, learning_graph, prepare
@@ -55,8 +54,7 @@ def main() -> None:
     key_params, key_chains = jax.random.split(jax.random.key(config.seed))
     params = first_parameters(problem, key_params)
     if args.force_sigma is not None:
-        level = float(np.log(args.force_sigma * KCAL_MOL / SIGMA_UNIT))
-        params = params.at[:, last_sigma_bias(potential)].set(level)
+        params = with_force_sigma(potential, params, args.force_sigma * KCAL_MOL)
     state, update = problem.chains.init(params, key_chains), chain_update(problem)
     say = Report(problem, data, graphs, energies, args.labels)
     say("start", params)

@@ -5,15 +5,13 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.models import registry
-from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.layers import with_force_sigma
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import around_prior_mean, prior_mean
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -115,13 +113,12 @@ def first_parameters(
     if config.from_random_weights:
         # Seeds may be traced: they become keys only.
         seeds = jax.random.randint(key, (chains,), 0, jnp.iinfo(jnp.int32).max, jnp.int32)
-        bias, level = last_sigma_bias(potential), float(np.log(force_rms_ev_a / SIGMA_UNIT))
 
         def draw(seed: jax.Array) -> jax.Array:
             random = registry.widened(registry.initialize(potential.config, cast(int, seed)))
-            return ravel_pytree(random.params)[0].at[bias].set(level)
+            return ravel_pytree(random.params)[0]
 
-        return jax.jit(jax.vmap(draw))(seeds)
+        return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
     parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
     spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
     centre = GaussianPrior(prior_mean(potential), config.prior.scale)

@@ -9,6 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
+from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.potential import Potential
 
 
@@ -20,6 +21,11 @@ def last_readout(potential: Potential) -> np.ndarray:
 def last_sigma_bias(potential: Potential) -> np.ndarray:
     """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `nequip.SIGMA_UNIT`."""
     return _last(potential, lambda name: name[0] == "sigma" and name[-1] == "bias")
+
+
+def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float) -> jax.Array:
+    """Flat weights [..., p] with the last bias of the σ head at the logarithm of a force σ, eV/Å."""
+    return params.at[..., last_sigma_bias(potential)].set(float(np.log(sigma_ev_a / SIGMA_UNIT)))
 
 
 def _last(potential: Potential, wanted: Callable[[tuple[str, ...]], bool]) -> np.ndarray:
