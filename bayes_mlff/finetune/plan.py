@@ -11,11 +11,15 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.models import registry
-from bayes_mlff.models.layers import with_force_sigma
+from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
+from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import around_prior_mean, prior_mean
+from bayes_mlff.posterior.force_level import force_sigma_level, while_cold
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
+from bayes_mlff.sghmc.run import Adjust
 from bayes_mlff.sghmc.schedules import (
     cosine_step_size,
     long_chain_freeze_step,
@@ -48,8 +52,22 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
     """
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
     chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    prior, thin = _prior(config, potential), largest_divisor(chunk, 100)
+    prior, thin = _prior(config, potential), largest_divisor(chunk, 50)
     return Plan(transform, prior, config.side_by_side, sample_steps, chunk, thin)
+
+
+def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn) -> Adjust | None:
+    """Levelling of the force σ during the cold steps of parallel chains; None for all other methods.
+
+    Args:
+      config: method and schedule.
+      potential: network.
+      predict: the network as a function of flat weights.
+    """
+    if config.optimises or not isinstance(config.schedule, ParallelSchedule):
+        return None
+    level = force_sigma_level(predict, last_sigma_bias(potential), config.batch_size, floor_ev_a=SIGMA_UNIT)
+    return while_cold(level, config.schedule.cold_steps)
 
 
 def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import DataSets, Frames
-from bayes_mlff.finetune.plan import first_parameters, make_plan
+from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
@@ -172,10 +172,11 @@ def _sample(
         error = _predict(task, params, "validation").forces - validation.forces[None]
         return np.sqrt(np.mean(error**2, axis=(1, 2, 3)))
 
+    predict = ensembles.flat_predictor(potential.config, with_stress=task.with_stress)
     return sampling.run(
         config,
         plan,
-        ensembles.flat_predictor(potential.config, with_stress=task.with_stress),
+        predict,
         likelihood,
         labels,
         first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
@@ -184,6 +185,7 @@ def _sample(
         digest=task.sets.digest(),
         observer=observer,
         validate=force_rmse if validation is not None else None,
+        adjust=adjustment(config, potential, predict),
     )
 
 

@@ -22,7 +22,7 @@ from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
-from bayes_mlff.sghmc.run import ChainState, chain_runner, init_chains, preferred_axis
+from bayes_mlff.sghmc.run import Adjust, ChainState, chain_runner, init_chains, preferred_axis
 
 
 class Observer(Protocol):
@@ -102,6 +102,7 @@ def run(
     digest: str,
     observer: Observer,
     validate: Validate | None = None,
+    adjust: Adjust | None = None,
 ) -> Sampled:
     """Run all steps of a plan, from the newest checkpoint if there is one.
 
@@ -119,6 +120,7 @@ def run(
       digest: of the labels; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
+      adjust: of the parameters between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
@@ -130,7 +132,9 @@ def run(
             predict, plan.prior, likelihood, config.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
-        run = chain_runner(value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis)
+        run = chain_runner(
+            value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis, adjust=adjust
+        )
         return run(params, chains, labels, labels.count)
 
     advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)

@@ -19,6 +19,8 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
+from bayes_mlff.models.layers import last_sigma_bias
+from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.barostat import cell_rescaling
 from bayes_mlff.otf.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
@@ -35,6 +37,7 @@ from bayes_mlff.otf.integrators import (
 )
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
+from bayes_mlff.posterior.force_level import force_sigma_level
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
@@ -99,9 +102,12 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,
             ramp_steps=sampler.ramp_steps,
-            thin=largest_divisor(sampler.steps, 100),
+            thin=largest_divisor(sampler.steps, 50),
             chain_axis=axis,
             at_once=at_once,
+            level=force_sigma_level(
+                predict, last_sigma_bias(potential), sampler.batch_size, floor_ev_a=SIGMA_UNIT, at_once=at_once
+            ),
         )
 
     def evaluate(at_once: int | None) -> Callable[..., Predictive]:

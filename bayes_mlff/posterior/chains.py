@@ -6,6 +6,7 @@ import jax
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Params, PredictFn
+from bayes_mlff.posterior.force_level import LevelFn, while_cold
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -65,6 +66,7 @@ def otf_chains(
     thin: int = 100,
     chain_axis: ChainAxis | None = None,
     at_once: int | None = None,
+    level: LevelFn | None = None,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -86,6 +88,7 @@ def otf_chains(
       thin: steps between entries of the traces; must divide the steps of an update.
       chain_axis: 'vmap', or 'map' for one chain after the other; by default what suits the device.
       at_once: labels of a minibatch that are evaluated together; by default what suits the device.
+      level: applied every `thin` steps until the temperature rises.
 
     Returns:
       `init(params [c, ...], key) -> state` and
@@ -117,7 +120,8 @@ def otf_chains(
             predict, current_prior, likelihood, batch_size, at_once=at_once, batch_axis=batch_axis
         )
         sampler = transform(n_steps)
-        run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis)
+        adjust = None if level is None else while_cold(level, cold_steps)
+        run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis, adjust=adjust)
         return run(params, restart(params, state, sampler), training_set, training_set.count)
 
     compiled = jax.jit(continue_chains, static_argnames=("n_steps", "batch_axis"))

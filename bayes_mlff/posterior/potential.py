@@ -85,7 +85,7 @@ def potential_and_gradient(
         here, devices = 0, 1
         if batch_axis is not None:
             here, devices = jax.lax.axis_index(batch_axis), jax.lax.axis_size(batch_axis)
-        group = at_once or _preferred_group(-(-batch_size // devices), training_set)
+        group = at_once or preferred_group(-(-batch_size // devices), training_set)
         batch = jax.tree.map(lambda x: jnp.pad(x, (0, -batch_size % group)), batch)  # with copies of weight zero
 
         def data_term(params: Params, first: jax.Array) -> jax.Array:
@@ -108,7 +108,7 @@ def potential_and_gradient(
     return evaluate
 
 
-def _preferred_group(share: int, training_set: TrainingSet) -> int:
+def preferred_group(share: int, training_set: TrainingSet) -> int:
     """Structures evaluated together by a device that has `share` of them to do."""
     if jax.default_backend() != "cpu":
         return share

@@ -27,6 +27,14 @@ class ValueAndGrad(Protocol):
         ...
 
 
+class Adjust(Protocol):
+    """Change the parameters of one chain between steps."""
+
+    def __call__(self, params: Params, step: jax.Array, data: Any, /) -> Params:
+        """New parameters; `step` [] int32 is absolute since the restart."""
+        ...
+
+
 class ChainState(NamedTuple):
     """What chains carry from run to run, beside their parameters."""
 
@@ -76,6 +84,7 @@ def chain_runner(
     n_steps: int,
     thin: int = 1,
     chain_axis: ChainAxis = "vmap",
+    adjust: Adjust | None = None,
 ) -> Callable[..., tuple[Params, ChainState, Info]]:
     """Build the function that advances every chain by `n_steps`.
 
@@ -89,6 +98,7 @@ def chain_runner(
       n_steps: steps of one call, a positive multiple of `thin`.
       thin: steps between two entries of the traces.
       chain_axis: 'vmap' or 'map'.
+      adjust: applied before every window of `thin` steps.
 
     Returns:
       `run(params, state, data, n_data) -> (params, state, info)`, pure and jitted; `data` is any pytree, the
@@ -116,6 +126,8 @@ def chain_runner(
             return (params, cast(SghmcState, sampler)), (potential, _all_finite((potential, grads, params)))
 
         def window(carry: tuple[Params, SghmcState], _: None):
+            if adjust is not None:
+                carry = adjust(carry[0], carry[1].count, data), carry[1]
             carry, (potential, finite) = jax.lax.scan(step, carry, length=thin)
             temperature = transform.kinetic_temperature(carry[1], n_data)
             return carry, Info(potential[-1], temperature, jnp.all(finite))

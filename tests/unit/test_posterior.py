@@ -9,8 +9,10 @@ from scipy import stats
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior import force_level
 from bayes_mlff.posterior import prior as priors
 from bayes_mlff.posterior.chains import otf_chains
+from bayes_mlff.posterior.force_level import force_sigma_level, while_cold
 from bayes_mlff.posterior.likelihood import Labels, Likelihood, log_likelihood
 from bayes_mlff.posterior.potential import potential, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -343,3 +345,71 @@ def test_otf_chains_reach_the_posterior():
     draws = np.asarray(params)[:, 0]
     assert abs(draws.mean() - mean) < 4.5 * draws.std(ddof=1) / np.sqrt(512)
     assert 0.75 < draws.std(ddof=1) * np.sqrt(precision) < 1.25
+
+
+def uneven_predict(params, graphs):
+    """As `toy_predict` with a σ that differs from atom to atom and never is the same in two structures."""
+    found = toy_predict(params, graphs)
+    return found._replace(force_sigma=found.force_sigma * (1.0 + graphs.positions[..., 0] ** 2))
+
+
+def standardised(params, training_set, rows):
+    """Mean of (ΔF/σ)² and geometric mean of σ over the three real atoms of some labels, by numpy."""
+    r = np.asarray(training_set.graphs.positions)[rows, :3]
+    sigma = np.exp(params[1]) * (1 + r[..., 0] ** 2)
+    error = -2 * params[0] * r - np.asarray(training_set.forces)[rows, :3]
+    return np.mean((error / sigma[..., None]) ** 2), np.exp(np.mean(np.log(sigma)))
+
+
+LEVELLED = np.array([1])
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 9, None])
+def test_level_makes_squared_errors_one(at_once):
+    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3, at_once=at_once)
+    for count, bias in ((1, 4.0), (7, -6.0)):
+        training_set = filled(count, 9)
+        params = np.asarray(jax.jit(level)(jnp.asarray([0.4, bias]), training_set))
+        assert params[0] == 0.4
+        assert standardised(params, training_set, range(count))[0] == pytest.approx(1.0, rel=1e-9)
+
+
+def test_level_is_taken_from_labels_spread_over_the_set(monkeypatch):
+    monkeypatch.setattr(force_level, "MOST", 4)
+    training_set = filled(7, 9)
+    level = force_sigma_level(uneven_predict, LEVELLED, 3, floor_ev_a=1e-3)
+    params = np.asarray(level(PARAMS, training_set))
+    assert standardised(params, training_set, [0, 1, 3, 5])[0] == pytest.approx(1.0, rel=1e-9)
+
+
+def test_level_has_a_floor():
+    """A label that is fitted exactly, as a single one can be, leaves σ at the floor and finite."""
+    training_set = append(filled(0, 2), toy_graph(0), 0.0, -0.8 * np.asarray(toy_graph(0).positions))
+    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=0.02)
+    params = np.asarray(level(jnp.asarray([0.4, 3.0]), training_set))
+    assert standardised(params, training_set, [0])[1] == pytest.approx(0.02, rel=1e-9)
+
+
+def test_level_ends_with_the_cold_steps():
+    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
+    adjust, training_set = while_cold(level, 40), filled(7, 9)
+    levelled = np.asarray(level(PARAMS, training_set))
+    assert not np.allclose(levelled, PARAMS)
+    for step in (0, 40):
+        np.testing.assert_allclose(np.asarray(adjust(PARAMS, jnp.int32(step), training_set)), levelled, rtol=1e-12)
+    np.testing.assert_array_equal(np.asarray(adjust(PARAMS, jnp.int32(41), training_set)), PARAMS)
+
+
+def test_otf_update_levels_a_sigma_that_its_steps_would_not_reach():
+    """Steps of 1e-9 move nothing: what differs after an update is the level, which every chain has its own of."""
+    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
+    params = jnp.asarray([[0.4, -6.0], [0.9, 2.0]])
+    training_set, made = filled(7, 9), {}
+    for name, chosen in (("levelled", level), ("left", None)):
+        chains = otf_chains(
+            uneven_predict, PRIOR, SIGMAS, step_size=1e-9, cold_steps=20, ramp_steps=10, thin=20, level=chosen
+        )
+        made[name] = np.asarray(chains.update(params, chains.init(params, jax.random.key(0)), training_set, 40)[0])
+    np.testing.assert_allclose(made["left"], params, atol=1e-3)
+    for chain in made["levelled"]:
+        assert standardised(chain, training_set, range(7))[0] == pytest.approx(1.0, rel=1e-2)

@@ -57,6 +57,26 @@ def test_resumes_bit_for_bit(chain_axis):
     assert_equal(whole[2], joined)
 
 
+@pytest.mark.parametrize("chain_axis", ["vmap", "map"])
+def test_adjusts_before_every_window(chain_axis):
+    """Nothing else moves the parameters: they add up the absolute steps 0, 4 and 8, in one call or in two."""
+    params = {"w": jnp.zeros([3, 2])}
+    transform = sghmc(0.1, preconditioner=identity(), temperature=0.0)
+
+    def run(n, params, state):
+        runner = chain_runner(
+            lambda p, key, data: (jnp.zeros([]), jax.tree.map(jnp.zeros_like, p)), transform, n_steps=n, thin=4,
+            chain_axis=chain_axis, adjust=lambda p, step, data: {"w": p["w"] + step.astype(float) * data},
+        )  # fmt: skip
+        return runner(params, state, 10.0, 1)
+
+    state = init_chains(params, jax.random.key(0), transform)
+    whole, _, _ = run(12, params, state)
+    np.testing.assert_array_equal(np.asarray(whole["w"]), 120.0)
+    middle = run(4, params, state)
+    np.testing.assert_array_equal(np.asarray(run(8, *middle[:2])[0]["w"]), 120.0)
+
+
 def test_map_equals_vmap():
     params, state, transform = start()
     one, two = (
