@@ -16,7 +16,7 @@ from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import around_prior_mean, prior_mean
-from bayes_mlff.posterior.force_level import force_sigma_level, while_cold
+from bayes_mlff.posterior.noise_levels import noise_levels, while_cold
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import Adjust
@@ -56,18 +56,19 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
     return Plan(transform, prior, config.side_by_side, sample_steps, chunk, thin)
 
 
-def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn) -> Adjust | None:
-    """Levelling of the force σ during the cold steps of parallel chains; None for all other methods.
+def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn, thin: int) -> Adjust | None:
+    """Noise levels during the cold steps of parallel chains; None for all other methods.
 
     Args:
       config: method and schedule.
       potential: network.
       predict: the network as a function of flat weights.
+      thin: of the plan.
     """
     if config.optimises or not isinstance(config.schedule, ParallelSchedule):
         return None
-    level = force_sigma_level(predict, last_sigma_bias(potential), config.batch_size, floor_ev_a=SIGMA_UNIT)
-    return while_cold(level, config.schedule.cold_steps)
+    level = noise_levels(predict, last_sigma_bias(potential), config.batch_size, floor_ev_a=SIGMA_UNIT)
+    return while_cold(level, config.schedule.cold_steps, thin)
 
 
 def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:

@@ -185,7 +185,7 @@ def _sample(
         digest=task.sets.digest(),
         observer=observer,
         validate=force_rmse if validation is not None else None,
-        adjust=adjustment(config, potential, predict),
+        adjust=adjustment(config, potential, predict, plan.thin),
     )
 
 

@@ -20,7 +20,7 @@ from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import potential_and_gradient
+from bayes_mlff.posterior.noise_levels import Evidence, gradient_of_evidence
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import Adjust, ChainState, chain_runner, init_chains, preferred_axis
 
@@ -120,7 +120,7 @@ def run(
       digest: of the labels; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
-      adjust: of the parameters between steps.
+      adjust: of parameters and likelihood between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
@@ -128,14 +128,14 @@ def run(
     """
 
     def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
-        value_and_grad = potential_and_gradient(
-            predict, plan.prior, likelihood, config.batch_size, prefer_newest=False, batch_axis=batch_axis
+        value_and_grad = gradient_of_evidence(
+            predict, plan.prior, config.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
         run = chain_runner(
             value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis, adjust=adjust
         )
-        return run(params, chains, labels, labels.count)
+        return run(params, chains, Evidence(labels, likelihood), labels.count)
 
     advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)
     state, trace, before = _first(plan, start, key, folder, digest, observer)

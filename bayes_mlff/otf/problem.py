@@ -37,8 +37,8 @@ from bayes_mlff.otf.integrators import (
 )
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
-from bayes_mlff.posterior.force_level import force_sigma_level
 from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.noise_levels import noise_levels
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
@@ -105,7 +105,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
             thin=largest_divisor(sampler.steps, 50),
             chain_axis=axis,
             at_once=at_once,
-            level=force_sigma_level(
+            level=noise_levels(
                 predict, last_sigma_bias(potential), sampler.batch_size, floor_ev_a=SIGMA_UNIT, at_once=at_once
             ),
         )

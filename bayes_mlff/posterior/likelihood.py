@@ -12,8 +12,8 @@ from bayes_mlff.models.energetics import Prediction
 class Likelihood(NamedTuple):
     """Fixed standard deviations of the labels; those of the forces come from the network."""
 
-    energy_sigma: float  # eV, total energy
-    stress_sigma: float | None = None  # eV/Å³; None leaves stress out
+    energy_sigma: float | jax.Array  # eV, total energy
+    stress_sigma: float | jax.Array | None = None  # eV/Å³; None leaves stress out
 
 
 class Labels(NamedTuple):

@@ -1,6 +1,7 @@
 """Many steps of many chains as one compiled function."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
@@ -28,10 +29,10 @@ class ValueAndGrad(Protocol):
 
 
 class Adjust(Protocol):
-    """Change the parameters of one chain between steps."""
+    """Change what one chain goes on with."""
 
-    def __call__(self, params: Params, step: jax.Array, data: Any, /) -> Params:
-        """New parameters; `step` [] int32 is absolute since the restart."""
+    def __call__(self, params: Params, step: jax.Array, data: Any, /) -> tuple[Params, Any]:
+        """New parameters, and the data for the coming window; `step` [] int32 is absolute since the restart."""
         ...
 
 
@@ -98,7 +99,7 @@ def chain_runner(
       n_steps: steps of one call, a positive multiple of `thin`.
       thin: steps between two entries of the traces.
       chain_axis: 'vmap' or 'map'.
-      adjust: applied before every window of `thin` steps.
+      adjust: applied before every window of `thin` steps, always to the same data.
 
     Returns:
       `run(params, state, data, n_data) -> (params, state, info)`, pure and jitted; `data` is any pytree, the
@@ -117,7 +118,9 @@ def chain_runner(
     def advance(params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any):
         chain_key = jax.random.fold_in(key, restarts)
 
-        def step(carry: tuple[Params, SghmcState], _: None) -> tuple[tuple[Params, SghmcState], Any]:
+        def step(
+            data: Any, carry: tuple[Params, SghmcState], _: None
+        ) -> tuple[tuple[Params, SghmcState], tuple[jax.Array, jax.Array]]:
             params, sampler = carry
             batch_key, noise_key = jax.random.split(jax.random.fold_in(chain_key, sampler.count))
             potential, grads = value_and_grad(params, batch_key, data)
@@ -126,9 +129,11 @@ def chain_runner(
             return (params, cast(SghmcState, sampler)), (potential, _all_finite((potential, grads, params)))
 
         def window(carry: tuple[Params, SghmcState], _: None):
+            used = data
             if adjust is not None:
-                carry = adjust(carry[0], carry[1].count, data), carry[1]
-            carry, (potential, finite) = jax.lax.scan(step, carry, length=thin)
+                params, used = adjust(carry[0], carry[1].count, data)
+                carry = params, carry[1]
+            carry, (potential, finite) = jax.lax.scan(partial(step, used), carry, length=thin)
             temperature = transform.kinetic_temperature(carry[1], n_data)
             return carry, Info(potential[-1], temperature, jnp.all(finite))
 

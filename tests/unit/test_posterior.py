@@ -9,11 +9,11 @@ from scipy import stats
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.models.energetics import Prediction
-from bayes_mlff.posterior import force_level
+from bayes_mlff.posterior import noise_levels as noise_levels_module
 from bayes_mlff.posterior import prior as priors
 from bayes_mlff.posterior.chains import otf_chains
-from bayes_mlff.posterior.force_level import force_sigma_level, while_cold
 from bayes_mlff.posterior.likelihood import Labels, Likelihood, log_likelihood
+from bayes_mlff.posterior.noise_levels import Evidence, noise_levels, while_cold
 from bayes_mlff.posterior.potential import potential, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import allocate, append, grow
@@ -364,52 +364,84 @@ def standardised(params, training_set, rows):
 LEVELLED = np.array([1])
 
 
+def levelled(params, training_set, likelihood=SIGMAS, **options):
+    level = noise_levels(uneven_predict, LEVELLED, 5, **({"floor_ev_a": 1e-3} | options))
+    params, evidence = jax.jit(level)(jnp.asarray(params), Evidence(training_set, likelihood))
+    assert evidence.training_set.capacity == training_set.capacity
+    return np.asarray(params), evidence.likelihood
+
+
 @pytest.mark.parametrize("at_once", [1, 3, 9, None])
-def test_level_makes_squared_errors_one(at_once):
-    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3, at_once=at_once)
+def test_levels_are_the_errors(at_once):
+    """The mean of (ΔF/σ)² becomes 1 from either side; σ of energy and stress become the root mean square errors."""
     for count, bias in ((1, 4.0), (7, -6.0)):
         training_set = filled(count, 9)
-        params = np.asarray(jax.jit(level)(jnp.asarray([0.4, bias]), training_set))
+        params, likelihood = levelled([0.4, bias], training_set, Likelihood(1e-3, 1e-4), at_once=at_once)
         assert params[0] == 0.4
         assert standardised(params, training_set, range(count))[0] == pytest.approx(1.0, rel=1e-9)
+        r = np.asarray(training_set.graphs.positions)[:count, :3]
+        energy = 0.4 * (r**2).sum(axis=(1, 2)) - np.asarray(training_set.energy)[:count]
+        assert float(likelihood.energy_sigma) == pytest.approx(np.sqrt(np.mean(energy**2)), rel=1e-9)
+        stress = 0.4 * np.eye(3) - np.asarray(training_set.stress)[:count]
+        assert float(likelihood.stress_sigma) == pytest.approx(np.sqrt(np.mean(stress**2)), rel=1e-9)
 
 
-def test_level_is_taken_from_labels_spread_over_the_set(monkeypatch):
-    monkeypatch.setattr(force_level, "MOST", 4)
+def test_levels_never_fall_below_the_likelihood():
+    _, likelihood = levelled([0.4, 0.0], filled(7, 9), Likelihood(50.0, 60.0))
+    assert float(likelihood.energy_sigma) == 50.0 and float(likelihood.stress_sigma) == 60.0
+    _, likelihood = levelled([0.4, 0.0], filled(7, 9), Likelihood(50.0))
+    assert likelihood.stress_sigma is None
+
+
+def test_levels_count_only_labels_that_exist():
+    training_set = append(filled(3, 9), toy_graph(3), None, np.zeros((N, 3)))
+    _, with_gap = levelled([0.4, 0.0], training_set, Likelihood(1e-3, 1e-4))
+    _, without = levelled([0.4, 0.0], filled(3, 9), Likelihood(1e-3, 1e-4))
+    np.testing.assert_allclose(np.asarray(with_gap), np.asarray(without), rtol=1e-12)
+    nothing = append(allocate(toy_graph(0), 2), toy_graph(0), None, np.zeros((N, 3)))
+    _, likelihood = levelled([0.4, 0.0], nothing, Likelihood(1e-3, 1e-4))
+    assert float(likelihood.energy_sigma) == 1e-3 and float(likelihood.stress_sigma) == 1e-4
+
+
+def test_levels_are_taken_from_labels_spread_over_the_set(monkeypatch):
+    monkeypatch.setattr(noise_levels_module, "MOST", 4)
     training_set = filled(7, 9)
-    level = force_sigma_level(uneven_predict, LEVELLED, 3, floor_ev_a=1e-3)
-    params = np.asarray(level(PARAMS, training_set))
+    params, _ = levelled(PARAMS, training_set)
     assert standardised(params, training_set, [0, 1, 3, 5])[0] == pytest.approx(1.0, rel=1e-9)
 
 
-def test_level_has_a_floor():
+def test_force_level_has_a_floor():
     """A label that is fitted exactly, as a single one can be, leaves σ at the floor and finite."""
     training_set = append(filled(0, 2), toy_graph(0), 0.0, -0.8 * np.asarray(toy_graph(0).positions))
-    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=0.02)
-    params = np.asarray(level(jnp.asarray([0.4, 3.0]), training_set))
+    params, _ = levelled([0.4, 3.0], training_set, floor_ev_a=0.02)
     assert standardised(params, training_set, [0])[1] == pytest.approx(0.02, rel=1e-9)
 
 
-def test_level_ends_with_the_cold_steps():
-    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
-    adjust, training_set = while_cold(level, 40), filled(7, 9)
-    levelled = np.asarray(level(PARAMS, training_set))
-    assert not np.allclose(levelled, PARAMS)
-    for step in (0, 40):
-        np.testing.assert_allclose(np.asarray(adjust(PARAMS, jnp.int32(step), training_set)), levelled, rtol=1e-12)
-    np.testing.assert_array_equal(np.asarray(adjust(PARAMS, jnp.int32(41), training_set)), PARAMS)
+def test_levels_end_with_the_cold_steps():
+    """Windows of 20 steps that begin at 0 and 20 are cold to their end at 40; one that begins at 21 is not."""
+    level = noise_levels(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
+    evidence = Evidence(filled(7, 9), Likelihood(1e-3, 1e-4))
+    adjust, expected = while_cold(level, 40, 20), level(PARAMS, evidence)
+    for step in (0, 20):
+        params, used = adjust(PARAMS, jnp.int32(step), evidence)
+        np.testing.assert_allclose(np.asarray(params), np.asarray(expected[0]), rtol=1e-12)
+        assert float(used.likelihood.energy_sigma) == pytest.approx(float(expected[1].likelihood.energy_sigma))
+        assert float(used.likelihood.energy_sigma) > 0.1
+    params, used = adjust(PARAMS, jnp.int32(21), evidence)
+    np.testing.assert_array_equal(np.asarray(params), PARAMS)
+    assert float(used.likelihood.energy_sigma) == 1e-3 and float(used.likelihood.stress_sigma) == 1e-4
 
 
 def test_otf_update_levels_a_sigma_that_its_steps_would_not_reach():
     """Steps of 1e-9 move nothing: what differs after an update is the level, which every chain has its own of."""
-    level = force_sigma_level(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
+    level = noise_levels(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
     params = jnp.asarray([[0.4, -6.0], [0.9, 2.0]])
     training_set, made = filled(7, 9), {}
     for name, chosen in (("levelled", level), ("left", None)):
         chains = otf_chains(
             uneven_predict, PRIOR, SIGMAS, step_size=1e-9, cold_steps=20, ramp_steps=10, thin=20, level=chosen
         )
-        made[name] = np.asarray(chains.update(params, chains.init(params, jax.random.key(0)), training_set, 40)[0])
-    np.testing.assert_allclose(made["left"], params, atol=1e-3)
-    for chain in made["levelled"]:
+        made[name], _, _ = chains.update(params, chains.init(params, jax.random.key(0)), training_set, 40)
+    np.testing.assert_allclose(np.asarray(made["left"]), params, atol=1e-3)
+    for chain in np.asarray(made["levelled"]):
         assert standardised(chain, training_set, range(7))[0] == pytest.approx(1.0, rel=1e-2)

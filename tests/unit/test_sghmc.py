@@ -63,18 +63,22 @@ def test_adjusts_before_every_window(chain_axis):
     params = {"w": jnp.zeros([3, 2])}
     transform = sghmc(0.1, preconditioner=identity(), temperature=0.0)
 
+    def adjust(params, step, data):
+        return {"w": params["w"] + step.astype(float)}, data + step.astype(float)
+
     def run(n, params, state):
         runner = chain_runner(
-            lambda p, key, data: (jnp.zeros([]), jax.tree.map(jnp.zeros_like, p)), transform, n_steps=n, thin=4,
-            chain_axis=chain_axis, adjust=lambda p, step, data: {"w": p["w"] + step.astype(float) * data},
+            lambda p, key, data: (data, jax.tree.map(jnp.zeros_like, p)), transform, n_steps=n, thin=4,
+            chain_axis=chain_axis, adjust=adjust,
         )  # fmt: skip
-        return runner(params, state, 10.0, 1)
+        return runner(params, state, jnp.float64(0.5), 1)
 
     state = init_chains(params, jax.random.key(0), transform)
-    whole, _, _ = run(12, params, state)
-    np.testing.assert_array_equal(np.asarray(whole["w"]), 120.0)
+    whole, _, info = run(12, params, state)
+    np.testing.assert_array_equal(np.asarray(whole["w"]), 12.0)
+    np.testing.assert_array_equal(np.asarray(info.potential), [[0.5, 4.5, 8.5]] * 3)
     middle = run(4, params, state)
-    np.testing.assert_array_equal(np.asarray(run(8, *middle[:2])[0]["w"]), 120.0)
+    np.testing.assert_array_equal(np.asarray(run(8, *middle[:2])[0]["w"]), 12.0)
 
 
 def test_map_equals_vmap():

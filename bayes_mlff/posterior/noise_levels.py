@@ -1,0 +1,134 @@
+"""σ of energies, forces and stress that follow the errors on the training set while chains are cold."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.models.energetics import Params, PredictFn
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.potential import potential_and_gradient, preferred_group
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.training_set import TrainingSet, labels_of
+from bayes_mlff.sghmc.run import Adjust, ValueAndGrad
+
+MOST: Final = 64
+"""Labels that levels are taken from, spread evenly over the training set if it holds more."""
+
+
+class Evidence(NamedTuple):
+    """What chains learn from."""
+
+    training_set: TrainingSet
+    likelihood: Likelihood  # floats, or arrays [] once levelled
+
+
+LevelFn = Callable[[Params, Evidence], tuple[Params, Evidence]]
+
+
+class _Sums(NamedTuple):
+    """Over labels, in the dtype of the parameters; squares in units of σ² for forces, eV² and (eV/Å³)² for the rest."""
+
+    forces: jax.Array
+    log_sigma: jax.Array  # of force σ over its floor
+    atoms: jax.Array
+    energy: jax.Array
+    energies: jax.Array
+    stress: jax.Array
+    stresses: jax.Array
+
+
+def noise_levels(
+    predict: PredictFn, sigma_bias: np.ndarray, batch_size: int, *, floor_ev_a: float, at_once: int | None = None
+) -> LevelFn:
+    """Build the function that makes every σ of a chain at least as large as its errors on the training set.
+
+    Where errors are far above σ, gradients are far larger than later on; the AMSGrad mass, which forgets nothing, keeps
+    all later steps small, and the few numbers with the smallest σ, the energies, are learnt at the cost of the many
+    forces. The σ of the forces comes from the network: of all weights the one that multiplies it is set to where, all
+    others given, the likelihood is highest, so that the mean of (ΔF/σ)² is 1. The σ of energy and stress are fixed by
+    the likelihood: the root mean square error takes their place where it is larger.
+
+    Args:
+      predict: model of flat weights; with stress if the likelihood has a stress σ.
+      sigma_bias: place [1] in the flat weights of the logarithm of a factor of all force σ.
+      batch_size: labels evaluated together unless at_once or the caches of the device say fewer.
+      floor_ev_a: smallest geometric mean of force σ, eV/Å: few labels can be fitted exactly.
+      at_once: labels evaluated together; by default as many of `batch_size` as suit the device.
+
+    Returns:
+      `(params [p], evidence) -> (params [p], evidence)` for one chain; it changes that weight and the likelihood. The
+      set must hold a label.
+    """
+
+    def level(params: Params, evidence: Evidence) -> tuple[Params, Evidence]:
+        training_set, likelihood = evidence
+        used = jnp.minimum(training_set.count, MOST)
+        group = at_once or preferred_group(batch_size, training_set)
+
+        def add(i: jax.Array, total: _Sums) -> _Sums:
+            rank = i * group + jnp.arange(group, dtype=jnp.int32)
+            graphs, labels = labels_of(training_set, jnp.minimum(rank, used - 1) * training_set.count // used)
+            found, new = predict(params, graphs), rank < used
+            atoms = labels.node_mask & new[:, None]
+            sigma = jnp.where(atoms, found.force_sigma, 1.0)
+            z2 = _squares(found.forces, labels.forces, atoms[..., None]) / sigma[..., None] ** 2
+            energies, stresses = labels.has_energy & new, jnp.zeros_like(new)
+            stress = jnp.zeros([])
+            if likelihood.stress_sigma is not None:
+                assert found.stress is not None
+                stresses = labels.has_stress & new
+                stress = _squares(found.stress, labels.stress, stresses[:, None, None]) / 9.0
+            sums = _Sums(
+                jnp.sum(z2) / 3.0,
+                jnp.sum(jnp.where(atoms, jnp.log(sigma / floor_ev_a), 0.0)),
+                jnp.sum(atoms, dtype=jnp.int32),
+                jnp.sum(_squares(found.energy, labels.energy, energies)),
+                jnp.sum(energies, dtype=jnp.int32),
+                jnp.sum(stress),
+                jnp.sum(stresses, dtype=jnp.int32),
+            )
+            return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, sums)
+
+        nothing = _Sums(*[jnp.zeros([], params.dtype)] * len(_Sums._fields))
+        sums = jax.lax.fori_loop(0, (used + group - 1) // group, add, nothing)
+        change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.atoms), -sums.log_sigma / sums.atoms)
+        stress_sigma = likelihood.stress_sigma
+        levelled = Likelihood(
+            _at_least(likelihood.energy_sigma, sums.energy, sums.energies),
+            None if stress_sigma is None else _at_least(stress_sigma, sums.stress, sums.stresses),
+        )
+        return params.at[sigma_bias].add(change), Evidence(training_set, levelled)
+
+    return level
+
+
+def _squares(one: jax.Array, other: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, one - other.astype(one.dtype), 0.0) ** 2
+
+
+def _at_least(sigma: float | jax.Array, squares: jax.Array, count: jax.Array) -> jax.Array:
+    return jnp.maximum(jnp.asarray(sigma, squares.dtype), jnp.sqrt(squares / jnp.maximum(count, 1.0)))
+
+
+def while_cold(level: LevelFn, cold_steps: int, thin: int) -> Adjust:
+    """Level before each window of `thin` steps that ends at temperature 0: later it would change the law."""
+
+    def adjust(params: Params, step: jax.Array, evidence: Any) -> tuple[Params, Evidence]:
+        fixed = jax.tree.map(lambda x: jnp.asarray(x, params.dtype), evidence.likelihood)
+        evidence = evidence._replace(likelihood=fixed)
+        return jax.lax.cond(step + thin <= cold_steps, level, lambda *same: same, params, evidence)
+
+    return adjust
+
+
+def gradient_of_evidence(predict: PredictFn, prior: GaussianPrior, batch_size: int, **options: Any) -> ValueAndGrad:
+    """`potential_and_gradient`, which takes these arguments, with the likelihood among the data."""
+
+    def evaluate(params: Params, key: jax.Array, evidence: Evidence) -> tuple[jax.Array, Params]:
+        value_and_grad = potential_and_gradient(predict, prior, evidence.likelihood, batch_size, **options)
+        return value_and_grad(params, key, evidence.training_set)
+
+    return evaluate
