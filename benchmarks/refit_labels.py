@@ -2,8 +2,7 @@
 
     python benchmarks/refit_labels.py RUN_DIR [--labels 33] [--updates 2] [--set sampler.step_size=1e-2 ...]
 
-Pays for nothing and writes nothing; prints errors before and after each update. `--force-sigma` lets the force σ begin
-elsewhere than at the prior mean of 0.1 kcal/mol/Å.
+Pays for nothing and writes nothing; prints errors before and after each update.
 """
 
 import argparse
@@ -14,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core.command_line import override
-from bayes_mlff.core.units import GPA, KCAL_MOL, KCAL_MOL_PER_EV
+from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.models import registry
-from bayes_mlff.models.layers import with_force_sigma
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import run_data
 from bayes_mlff.otf.problem import Problem, chain_update, ensemble, first_parameters, learning_graph, prepare
@@ -31,7 +29,6 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--labels", type=int, default=33, help="how many of the oldest are fitted")
     parser.add_argument("--updates", type=int, default=2, help="of sampler.steps each")
-    parser.add_argument("--force-sigma", type=float, help="kcal/mol/Å, where the chains begin")
     parser.add_argument("--set", action="append", help="override a key of the configuration; repeatable")
     args = parser.parse_args()
     data = run_data.read(args.run)
@@ -53,8 +50,6 @@ def main() -> None:
 
     key_params, key_chains = jax.random.split(jax.random.key(config.seed))
     params = first_parameters(problem, key_params)
-    if args.force_sigma is not None:
-        params = with_force_sigma(potential, params, args.force_sigma * KCAL_MOL)
     state, update = problem.chains.init(params, key_chains), chain_update(problem)
     say = Report(problem, data, graphs, energies, args.labels)
     say("start", params)
