@@ -139,6 +139,20 @@ def critical_sigma(state: Calibration, threshold: ArrayLike, *, confidence: floa
     return _scalar(_positive("threshold", threshold) / (_scale(state) * _quantile(state, confidence)))
 
 
+def largest_critical_sigma(a: float, b: float, decay: float, *, confidence: float = 0.95) -> float:
+    """What `critical_sigma` over the threshold rises to after endless interventions without any error.
+
+    Args:
+      a: prior shape.
+      b: prior rate.
+      decay: of `update`; with 1 nothing is forgotten and there is no bound.
+      confidence: in (0, 1).
+    """
+    if decay == 1.0:
+        return float("inf")
+    return float(critical_sigma(init(a, b)._replace(n=1.0 / (1.0 - decay)), 1.0, confidence=confidence))
+
+
 def interval(state: Calibration, sigma: ArrayLike, *, confidence: float = 0.95) -> Real:
     """Half width of the central interval that holds the error with the given probability.
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
 from bayes_mlff.otf.dft.registry import EngineSettings
@@ -236,6 +237,19 @@ class RunConfig(Section):
                 "dynamics.ensemble",
                 "npt",
                 "an ensemble of constant cell, or an engine that gives the stress (ase with engine.stress: true)",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_must_become_unnecessary(self) -> "RunConfig":
+        prior, fraction = self.calibration, self.sampler.energy_sigma_fraction
+        largest = largest_critical_sigma(prior.a, prior.b, prior.decay, confidence=self.confidence)
+        if fraction >= largest:
+            raise ConfigError(
+                "sampler.energy_sigma_fraction",
+                fraction,
+                f"less than {largest:.3g}: σ is never below this part of the threshold, and calibration.decay "
+                f"{prior.decay:g} lets no σ above that pass without a label, however small the errors are",
             )
         return self
 

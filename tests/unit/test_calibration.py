@@ -107,6 +107,16 @@ def test_forgetting():
     assert (paper.n, paper.s) == (2.0, 9.25)
 
 
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_the_critical_sigma_has_a_bound_where_errors_are_forgotten(decay):
+    state = calibration.init(1.5, 10.0)
+    for _ in range(400):
+        state = calibration.update(state, 0.0, 0.1, decay=decay)
+    bound = calibration.largest_critical_sigma(1.5, 10.0, decay)
+    assert calibration.critical_sigma(state, 1.0) == pytest.approx(bound, rel=1e-9)
+    assert calibration.largest_critical_sigma(1.5, 10.0, 1.0) == np.inf
+
+
 def test_large_errors_lower_the_critical_sigma_and_small_ones_raise_it():
     start = calibration.init()
     bad = calibration.update(start, 10.0, 1.0)

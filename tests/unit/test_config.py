@@ -52,6 +52,11 @@ def test_template_has_every_key_at_its_default():
         ({"engine": {"name": "vasp"}}, "engine", "pyscf"),
         ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
         ({"sampler": {"chains": 1}}, "sampler.chains", "2"),
+        (
+            {"sampler": {"energy_sigma_fraction": 0.2}, "calibration": {"a": 1.5, "b": 10, "decay": 0.5}},
+            "sampler.energy_sigma_fraction",
+            "less than 0.195",
+        ),
     ],
 )
 def test_mistakes_are_named(change, key, phrase):
