@@ -59,7 +59,12 @@ class ParallelSchedule(Section):
     chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
     steps: Count = Field(default=2000, ge=10, description="Steps of every chain.")
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
-    cold_steps: int = Field(default=400, ge=0, lt=2**31, description="Steps at temperature 0.")
+    cold_steps: int = Field(
+        default=400,
+        ge=0,
+        lt=2**31,
+        description="Steps at temperature 0; four fifths of all where the model has much to learn.",
+    )
     ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
     initial_spread: float = Field(
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."

@@ -44,7 +44,12 @@ class SamplerConfig(Section):
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
     batch_size: Count = Field(default=5, description="Labels in a minibatch.")
     friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")
-    cold_steps: int = Field(default=400, ge=0, lt=2**31, description="Steps at temperature 0.")
+    cold_steps: int = Field(
+        default=400,
+        ge=0,
+        lt=2**31,
+        description="Steps at temperature 0; four fifths of all where the model has much to learn.",
+    )
     ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
     prior_scale: Positive = Field(default=0.2, description="σ_TL around the pretrained weights.")
     initial_spread: float = Field(

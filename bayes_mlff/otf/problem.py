@@ -102,7 +102,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,
             ramp_steps=sampler.ramp_steps,
-            thin=largest_divisor(sampler.steps, 50),
+            thin=largest_divisor(sampler.steps, min(50, sampler.cold_steps // 2 or 50)),  # levels while cold
             chain_axis=axis,
             at_once=at_once,
             level=noise_levels(
