@@ -114,12 +114,19 @@ def _at_least(sigma: float | jax.Array, squares: jax.Array, count: jax.Array) ->
 
 
 def while_cold(level: LevelFn, cold_steps: int, thin: int) -> Adjust:
-    """Level before each window of `thin` steps that ends at temperature 0: later it would change the law."""
+    """Level before each window of `thin` steps that ends at temperature 0: later it would change the law.
+
+    The levels of energy and stress are multiplied by the part of the cold steps that is left, so that they fall to the
+    σ of the likelihood: energies are to be learnt, too, and a weight that jumps would make for long steps.
+    """
 
     def adjust(params: Params, step: jax.Array, evidence: Any) -> tuple[Params, Evidence]:
         fixed = jax.tree.map(lambda x: jnp.asarray(x, params.dtype), evidence.likelihood)
-        evidence = evidence._replace(likelihood=fixed)
-        return jax.lax.cond(step + thin <= cold_steps, level, lambda *same: same, params, evidence)
+        same = evidence._replace(likelihood=fixed)
+        params, new = jax.lax.cond(step + thin <= cold_steps, level, lambda *same: same, params, same)
+        left = 1.0 - step.astype(params.dtype) / max(cold_steps, 1)
+        falling = jax.tree.map(lambda least, level: jnp.maximum(least, left * level), fixed, new.likelihood)
+        return params, new._replace(likelihood=falling)
 
     return adjust
 
