@@ -57,7 +57,7 @@ class ParallelSchedule(Section):
 
     kind: Literal["parallel"] = "parallel"
     chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
-    steps: Count = Field(default=2000, ge=10, description="Steps of every chain.")
+    steps: Count = Field(default=2000, ge=10, multiple_of=10, description="Steps of every chain.")
     step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
     cold_steps: int = Field(
         default=400,

@@ -16,7 +16,7 @@ from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import around_prior_mean, prior_mean
-from bayes_mlff.posterior.noise_levels import noise_levels, while_cold
+from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import Adjust
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     chains: int
     sample_steps: tuple[int, ...]  # ascending step counts after which every chain is sampled
     chunk: int  # steps of one compiled call; divides every sample step
-    thin: int  # steps between entries of the traces; divides the chunk
+    thin: int  # steps between entries of the traces and between adjustments; divides the chunk
 
 
 def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
@@ -52,8 +52,10 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
     """
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
     chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    prior, thin = _prior(config, potential), largest_divisor(chunk, 50)
-    return Plan(transform, prior, config.side_by_side, sample_steps, chunk, thin)
+    cold_steps = config.schedule.cold_steps if isinstance(config.schedule, ParallelSchedule) else 0
+    return Plan(
+        transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, window(chunk, cold_steps)
+    )
 
 
 def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn, thin: int) -> Adjust | None:

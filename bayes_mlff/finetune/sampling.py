@@ -20,7 +20,7 @@ from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.noise_levels import Evidence, gradient_of_evidence
+from bayes_mlff.posterior.potential import Observations, gradient_of_observations
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import Adjust, ChainState, chain_runner, init_chains, preferred_axis
 
@@ -128,14 +128,14 @@ def run(
     """
 
     def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
-        value_and_grad = gradient_of_evidence(
+        value_and_grad = gradient_of_observations(
             predict, plan.prior, config.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
         run = chain_runner(
             value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis, adjust=adjust
         )
-        return run(params, chains, Evidence(labels, likelihood), labels.count)
+        return run(params, chains, Observations(labels, likelihood), labels.count)
 
     advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)
     state, trace, before = _first(plan, start, key, folder, digest, observer)

@@ -35,7 +35,7 @@ class SamplerConfig(Section):
     """SGHMC chains."""
 
     chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
-    steps: Count = Field(default=2000, ge=10, description="Steps of every chain after each label.")
+    steps: Count = Field(default=2000, ge=10, multiple_of=10, description="Steps of every chain after each label.")
     rounds: Count = Field(
         default=1,
         description="At most so many times `steps` after a label: the chains go on while their mean energy of that "

@@ -22,7 +22,7 @@ class Cost(NamedTuple):
     """Of the parts of a run besides the reference; compilation is not counted."""
 
     step_s: float  # of dynamics, with all chains
-    update_s: float  # of all chains after a label, once there are enough labels for a whole minibatch
+    update_s: float  # of all chains after a label, with a whole minibatch, without the noise levels (about a tenth)
     memory_bytes: int  # most that was in use so far, on the device, or of the process on a CPU
     label_bytes: int  # of memory for every label
 

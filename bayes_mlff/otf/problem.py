@@ -12,7 +12,6 @@ from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
@@ -38,7 +37,7 @@ from bayes_mlff.otf.integrators import (
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.noise_levels import noise_levels
+from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
@@ -102,7 +101,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,
             ramp_steps=sampler.ramp_steps,
-            thin=largest_divisor(sampler.steps, min(50, sampler.cold_steps // 2 or 50)),  # levels while cold
+            thin=window(sampler.steps, sampler.cold_steps),
             chain_axis=axis,
             at_once=at_once,
             level=noise_levels(

@@ -7,7 +7,8 @@ import jax
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.noise_levels import Evidence, LevelFn, gradient_of_evidence, while_cold
+from bayes_mlff.posterior.noise_levels import LevelFn, while_cold
+from bayes_mlff.posterior.potential import Observations, gradient_of_observations
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.precondition import amsgrad
@@ -84,7 +85,7 @@ def otf_chains(
       ramp_steps: steps from T = 0 to T = 1.
       freeze_mass_after: steps after which the mass is constant; None adapts it throughout.
       eps: ε of the mass.
-      thin: steps between entries of the traces; must divide the steps of an update.
+      thin: steps between entries of the traces and between levels; must divide the steps of an update.
       chain_axis: 'vmap', or 'map' for one chain after the other; by default what suits the device.
       at_once: labels of a minibatch that are evaluated together; by default what suits the device.
       level: applied every `thin` steps until the temperature rises; None keeps the likelihood as it is.
@@ -115,14 +116,14 @@ def otf_chains(
         batch_axis: str | None,
     ):
         current_prior, training_set = data
-        value_and_grad = gradient_of_evidence(
+        value_and_grad = gradient_of_observations(
             predict, current_prior, batch_size, at_once=at_once, batch_axis=batch_axis
         )
         sampler = transform(n_steps)
         adjust = None if level is None else while_cold(level, cold_steps, thin)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis, adjust=adjust)
-        evidence = Evidence(training_set, likelihood)
-        return run(params, restart(params, state, sampler), evidence, training_set.count)
+        observations = Observations(training_set, likelihood)
+        return run(params, restart(params, state, sampler), observations, training_set.count)
 
     compiled = jax.jit(continue_chains, static_argnames=("n_steps", "batch_axis"))
 

@@ -1,31 +1,24 @@
 """σ of energies, forces and stress that follow the errors on the training set while chains are cold."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import potential_and_gradient, preferred_group
-from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.training_set import TrainingSet, labels_of
-from bayes_mlff.sghmc.run import Adjust, ValueAndGrad
+from bayes_mlff.posterior.potential import Observations, preferred_group
+from bayes_mlff.posterior.training_set import labels_of
+from bayes_mlff.sghmc.run import Adjust
 
 MOST: Final = 64
 """Labels that levels are taken from, spread evenly over the training set if it holds more."""
 
 
-class Evidence(NamedTuple):
-    """What chains learn from."""
-
-    training_set: TrainingSet
-    likelihood: Likelihood  # floats, or arrays [] once levelled
-
-
-LevelFn = Callable[[Params, Evidence], tuple[Params, Evidence]]
+LevelFn = Callable[[Params, Observations], tuple[Params, Likelihood]]
 
 
 class _Sums(NamedTuple):
@@ -43,7 +36,7 @@ class _Sums(NamedTuple):
 def noise_levels(
     predict: PredictFn, sigma_bias: np.ndarray, batch_size: int, *, floor_ev_a: float, at_once: int | None = None
 ) -> LevelFn:
-    """Build the function that makes every σ of a chain at least as large as its errors on the training set.
+    """Build the function that takes every σ of a chain from its errors on the training set.
 
     Where errors are far above σ, gradients are far larger than later on; the AMSGrad mass, which forgets nothing, keeps
     all later steps small, and the few numbers with the smallest σ, the energies, are learnt at the cost of the many
@@ -59,12 +52,12 @@ def noise_levels(
       at_once: labels evaluated together; by default as many of `batch_size` as suit the device.
 
     Returns:
-      `(params [p], evidence) -> (params [p], evidence)` for one chain; it changes that weight and the likelihood. The
-      set must hold a label.
+      `(params [p], observations) -> (params [p], likelihood)` for one chain, with that weight changed. The set must
+      hold a label.
     """
 
-    def level(params: Params, evidence: Evidence) -> tuple[Params, Evidence]:
-        training_set, likelihood = evidence
+    def level(params: Params, observations: Observations) -> tuple[Params, Likelihood]:
+        training_set, likelihood = observations
         used = jnp.minimum(training_set.count, MOST)
         group = at_once or preferred_group(batch_size, training_set)
 
@@ -100,7 +93,7 @@ def noise_levels(
             _at_least(likelihood.energy_sigma, sums.energy, sums.energies),
             None if stress_sigma is None else _at_least(stress_sigma, sums.stress, sums.stresses),
         )
-        return params.at[sigma_bias].add(change), Evidence(training_set, levelled)
+        return params.at[sigma_bias].add(change), levelled
 
     return level
 
@@ -113,6 +106,11 @@ def _at_least(sigma: float | jax.Array, squares: jax.Array, count: jax.Array) ->
     return jnp.maximum(jnp.asarray(sigma, squares.dtype), jnp.sqrt(squares / jnp.maximum(count, 1.0)))
 
 
+def window(steps: int, cold_steps: int) -> int:
+    """Steps between two levels: a divisor of all steps, at most 50 and at least two of them while cold."""
+    return largest_divisor(steps, min(50, cold_steps // 2 or 50))
+
+
 def while_cold(level: LevelFn, cold_steps: int, thin: int) -> Adjust:
     """Level before each window of `thin` steps that ends at temperature 0: later it would change the law.
 
@@ -120,22 +118,15 @@ def while_cold(level: LevelFn, cold_steps: int, thin: int) -> Adjust:
     σ of the likelihood: energies are to be learnt, too, and a weight that jumps would make for long steps.
     """
 
-    def adjust(params: Params, step: jax.Array, evidence: Any) -> tuple[Params, Evidence]:
-        fixed = jax.tree.map(lambda x: jnp.asarray(x, params.dtype), evidence.likelihood)
-        same = evidence._replace(likelihood=fixed)
-        params, new = jax.lax.cond(step + thin <= cold_steps, level, lambda *same: same, params, same)
+    def adjust(params: Params, step: jax.Array, observations: Observations) -> tuple[Params, Observations]:
+        fixed = jax.tree.map(lambda x: jnp.asarray(x, params.dtype), observations.likelihood)
         left = 1.0 - step.astype(params.dtype) / max(cold_steps, 1)
-        falling = jax.tree.map(lambda least, level: jnp.maximum(least, left * level), fixed, new.likelihood)
-        return params, new._replace(likelihood=falling)
+
+        def levelled(params: Params) -> tuple[Params, Likelihood]:
+            params, levels = level(params, observations)
+            return params, jax.tree.map(lambda least, x: jnp.maximum(least, left * x), fixed, levels)
+
+        params, likelihood = jax.lax.cond(step + thin <= cold_steps, levelled, lambda params: (params, fixed), params)
+        return params, observations._replace(likelihood=likelihood)
 
     return adjust
-
-
-def gradient_of_evidence(predict: PredictFn, prior: GaussianPrior, batch_size: int, **options: Any) -> ValueAndGrad:
-    """`potential_and_gradient`, which takes these arguments, with the likelihood among the data."""
-
-    def evaluate(params: Params, key: jax.Array, evidence: Evidence) -> tuple[jax.Array, Params]:
-        value_and_grad = potential_and_gradient(predict, prior, evidence.likelihood, batch_size, **options)
-        return value_and_grad(params, key, evidence.training_set)
-
-    return evaluate

@@ -1,6 +1,7 @@
 """The per-datum potential: prior and minibatch likelihood as one function of the parameters."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,14 @@ from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 
 CACHED_SLOTS = 400
 """Neighbour slots whose work the caches of a CPU core hold; more structures than that at once are slower."""
+
+
+class Observations(NamedTuple):
+    """Labels, and how exactly they are to be met."""
+
+    training_set: TrainingSet
+    likelihood: Likelihood  # of floats, or of arrays [] that may be traced
+
 
 PotentialFn = Callable[[Params, jax.Array, TrainingSet], jax.Array]
 
@@ -104,6 +113,32 @@ def potential_and_gradient(
         mine = (groups - here + devices - 1) // devices
         own = jax.lax.fori_loop(0, mine, lambda i, total: add(here + i * devices, total), own)
         return own if batch_axis is None else jax.lax.psum(own, batch_axis)
+
+    return evaluate
+
+
+def gradient_of_observations(
+    predict: PredictFn,
+    prior: GaussianPrior,
+    batch_size: int,
+    *,
+    prefer_newest: bool = True,
+    at_once: int | None = None,
+    batch_axis: str | None = None,
+) -> Callable[[Params, jax.Array, Observations], tuple[jax.Array, Params]]:
+    """As `potential_and_gradient`, whose arguments these are, with the likelihood among the data."""
+
+    def evaluate(params: Params, key: jax.Array, observations: Observations) -> tuple[jax.Array, Params]:
+        value_and_grad = potential_and_gradient(
+            predict,
+            prior,
+            observations.likelihood,
+            batch_size,
+            prefer_newest=prefer_newest,
+            at_once=at_once,
+            batch_axis=batch_axis,
+        )
+        return value_and_grad(params, key, observations.training_set)
 
     return evaluate
 

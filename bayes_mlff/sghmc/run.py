@@ -97,7 +97,7 @@ def chain_runner(
       value_and_grad: potential of one chain.
       transform: the sampler.
       n_steps: steps of one call, a positive multiple of `thin`.
-      thin: steps between two entries of the traces.
+      thin: steps between two entries of the traces, and between two adjustments.
       chain_axis: 'vmap' or 'map'.
       adjust: applied before every window of `thin` steps, always to the same data.
 
@@ -115,7 +115,15 @@ def chain_runner(
     if chain_axis not in ("vmap", "map"):
         raise ConfigError("sghmc.chain_axis", chain_axis, "'vmap' or 'map'")
 
-    def advance(params: Params, key: jax.Array, restarts: jax.Array, sampler: SghmcState, data: Any, n_data: Any):
+    def advance(
+        params: Params,
+        key: jax.Array,
+        restarts: jax.Array,
+        sampler: SghmcState,
+        first: jax.Array,
+        data: Any,
+        n_data: Any,
+    ):
         chain_key = jax.random.fold_in(key, restarts)
 
         def step(
@@ -128,26 +136,28 @@ def chain_runner(
             params = optax.apply_updates(params, updates)
             return (params, cast(SghmcState, sampler)), (potential, _all_finite((potential, grads, params)))
 
-        def window(carry: tuple[Params, SghmcState], _: None):
+        def window(carry: tuple[Params, SghmcState], begin: jax.Array):
             used = data
             if adjust is not None:
-                params, used = adjust(carry[0], carry[1].count, data)
+                params, used = adjust(carry[0], begin, data)
                 carry = params, carry[1]
             carry, (potential, finite) = jax.lax.scan(partial(step, used), carry, length=thin)
             temperature = transform.kinetic_temperature(carry[1], n_data)
             return carry, Info(potential[-1], temperature, jnp.all(finite))
 
-        (params, sampler), info = jax.lax.scan(window, (params, sampler), length=n_steps // thin)
+        begins = first + thin * jnp.arange(n_steps // thin, dtype=first.dtype)
+        (params, sampler), info = jax.lax.scan(window, (params, sampler), begins)
         return params, sampler, info
 
     def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
+        first = state.sampler.count[0]  # the same for all chains; without a chain axis `adjust` can branch on it
         if chain_axis == "vmap":
-            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None))
-            params, sampler, info = many(params, *state, data, n_data)
+            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None, None))
+            params, sampler, info = many(params, *state, first, data, n_data)
         else:
 
             def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
-                return advance(*one, data, n_data)
+                return advance(*one, first, data, n_data)
 
             params, sampler, info = jax.lax.map(single, (params, *state))
         return params, state._replace(sampler=sampler), info

@@ -17,7 +17,9 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.otf.problem import prior_mean
+from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.minibatch import draw
+from bayes_mlff.posterior.potential import Observations
 from bayes_mlff.testing.tiny import tiny_nequip
 
 MINIMAL = {"data": {"train": "a.npz"}}
@@ -156,6 +158,22 @@ def test_plans_sample_where_the_schedules_say():
     assert parallel.sample_steps == (2000,) and parallel.chains == 8
     assert float(parallel.prior.scale) == 0.2
     assert LongSchedule().start == 3e-3
+
+
+def test_only_parallel_chains_level(monkeypatch):
+    """A level that adds one, in place of the true one, is taken by cold parallel chains and by nothing else."""
+    monkeypatch.setattr(plan, "noise_levels", lambda *_, **__: lambda params, data: (params + 1.0, data.likelihood))
+    potential = registry.initialize(TINY, 0)
+
+    def adjust(change):
+        parsed = config.parse(MINIMAL | change)
+        return plan.adjustment(parsed, potential, lambda params, graphs: None, plan.make_plan(parsed, potential).thin)
+
+    assert adjust({"method": "adam"}) is None and adjust({"schedule": {"kind": "long"}}) is None
+    observations = Observations(None, Likelihood(1.0))
+    for step, moved in ((0, 1.0), (350, 1.0), (351, 0.0)):
+        params, _ = adjust({})(jnp.zeros(2), jnp.int32(step), observations)
+        np.testing.assert_array_equal(np.asarray(params), moved)
 
 
 def test_starting_points_and_priors_of_the_methods():

@@ -13,8 +13,8 @@ from bayes_mlff.posterior import noise_levels as noise_levels_module
 from bayes_mlff.posterior import prior as priors
 from bayes_mlff.posterior.chains import otf_chains
 from bayes_mlff.posterior.likelihood import Labels, Likelihood, log_likelihood
-from bayes_mlff.posterior.noise_levels import Evidence, noise_levels, while_cold
-from bayes_mlff.posterior.potential import potential, potential_and_gradient
+from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
+from bayes_mlff.posterior.potential import Observations, potential, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import allocate, append, grow
 
@@ -366,9 +366,8 @@ LEVELLED = np.array([1])
 
 def levelled(params, training_set, likelihood=SIGMAS, **options):
     level = noise_levels(uneven_predict, LEVELLED, 5, **({"floor_ev_a": 1e-3} | options))
-    params, evidence = jax.jit(level)(jnp.asarray(params), Evidence(training_set, likelihood))
-    assert evidence.training_set.capacity == training_set.capacity
-    return np.asarray(params), evidence.likelihood
+    params, found = jax.jit(level)(jnp.asarray(params), Observations(training_set, likelihood))
+    return np.asarray(params), found
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 9, None])
@@ -417,31 +416,47 @@ def test_force_level_has_a_floor():
     assert standardised(params, training_set, [0])[1] == pytest.approx(0.02, rel=1e-9)
 
 
-def test_levels_end_with_the_cold_steps():
+@pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
+def test_levels_end_with_the_cold_steps(dtype, rtol):
     """Windows of 10 steps that begin at 0 to 30 are cold to their end at 40; one that begins at 31 is not."""
     level = noise_levels(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
-    evidence = Evidence(filled(7, 9), Likelihood(1e-3, 1e-4))
-    adjust, expected = while_cold(level, 40, 10), level(PARAMS, evidence)
-    assert float(expected[1].likelihood.energy_sigma) > 0.1
+    start, observations = PARAMS.astype(dtype), Observations(filled(7, 9, dtype), Likelihood(1e-3, 1e-4))
+    adjust, expected = while_cold(level, 40, 10), level(start, observations)
+    assert expected[0].dtype == expected[1].energy_sigma.dtype == dtype
+    assert float(expected[1].energy_sigma) > 0.1
     for step, part in ((0, 1.0), (20, 0.5), (30, 0.25)):
-        params, used = adjust(PARAMS, jnp.int32(step), evidence)
-        np.testing.assert_allclose(np.asarray(params), np.asarray(expected[0]), rtol=1e-12)
-        np.testing.assert_allclose(used.likelihood, part * np.asarray(expected[1].likelihood), rtol=1e-12)
-    params, used = adjust(PARAMS, jnp.int32(31), evidence)
-    np.testing.assert_array_equal(np.asarray(params), PARAMS)
-    assert float(used.likelihood.energy_sigma) == 1e-3 and float(used.likelihood.stress_sigma) == 1e-4
+        params, used = adjust(start, jnp.int32(step), observations)
+        np.testing.assert_allclose(np.asarray(params), np.asarray(expected[0]), rtol=rtol)
+        np.testing.assert_allclose(used.likelihood, part * np.asarray(expected[1]), rtol=rtol)
+    for end, step in ((40, 31), (0, 0)):
+        params, used = while_cold(level, end, 10)(start, jnp.int32(step), observations)
+        np.testing.assert_array_equal(np.asarray(params), start)
+        np.testing.assert_allclose(used.likelihood, [1e-3, 1e-4], rtol=1e-6)
 
 
-def test_otf_update_levels_a_sigma_that_its_steps_would_not_reach():
-    """Steps of 1e-9 move nothing: what differs after an update is the level, which every chain has its own of."""
+def test_levels_are_taken_at_least_twice_while_cold():
+    assert [window(1000, 400), window(200, 70), window(30, 5), window(500, 0), window(10, 1)] == [50, 25, 2, 50, 10]
+
+
+@pytest.mark.parametrize("chain_axis", ["vmap", "map"])
+def test_otf_update_levels_a_sigma_that_its_steps_would_not_reach(chain_axis):
+    """Steps of 1e-9 move nothing: what differs after an update is the level, which every chain has its own of.
+
+    The level stays a branch, which warm windows do not take, also where the chains have an axis.
+    """
     level = noise_levels(uneven_predict, LEVELLED, 5, floor_ev_a=1e-3)
     params = jnp.asarray([[0.4, -6.0], [0.9, 2.0]])
-    training_set, made = filled(7, 9), {}
+    training_set, made, branches = filled(7, 9), {}, {}
     for name, chosen in (("levelled", level), ("left", None)):
         chains = otf_chains(
-            uneven_predict, PRIOR, SIGMAS, step_size=1e-9, cold_steps=20, ramp_steps=10, thin=20, level=chosen
-        )
-        made[name], _, _ = chains.update(params, chains.init(params, jax.random.key(0)), training_set, 40)
+            uneven_predict, PRIOR, SIGMAS, step_size=1e-9, cold_steps=20, ramp_steps=10, thin=20,
+            level=chosen, chain_axis=chain_axis,
+        )  # fmt: skip
+        state = chains.init(params, jax.random.key(0))
+        made[name], _, _ = chains.update(params, state, training_set, 40)
+        program = str(jax.make_jaxpr(lambda p, s, t, c=chains: c.update(p, s, t, 40))(params, state, training_set))
+        branches[name] = program.count("cond[")
+    assert branches["levelled"] > branches["left"]
     np.testing.assert_allclose(np.asarray(made["left"]), params, atol=1e-3)
     for chain in np.asarray(made["levelled"]):
         assert standardised(chain, training_set, range(7))[0] == pytest.approx(1.0, rel=1e-2)
