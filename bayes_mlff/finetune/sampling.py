@@ -20,7 +20,7 @@ from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import Observations, gradient_of_observations
+from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import Adjust, ChainState, chain_runner, init_chains, preferred_axis
 
@@ -128,7 +128,7 @@ def run(
     """
 
     def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
-        value_and_grad = gradient_of_observations(
+        value_and_grad = potential_and_gradient(
             predict, plan.prior, config.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()

@@ -8,7 +8,7 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import LevelFn, while_cold
-from bayes_mlff.posterior.potential import Observations, gradient_of_observations
+from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.precondition import amsgrad
@@ -116,7 +116,7 @@ def otf_chains(
         batch_axis: str | None,
     ):
         current_prior, training_set = data
-        value_and_grad = gradient_of_observations(
+        value_and_grad = potential_and_gradient(
             predict, current_prior, batch_size, at_once=at_once, batch_axis=batch_axis
         )
         sampler = transform(n_steps)

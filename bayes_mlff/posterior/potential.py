@@ -65,19 +65,19 @@ def potential(
 def potential_and_gradient(
     predict: PredictFn,
     prior: GaussianPrior,
-    likelihood: Likelihood,
     batch_size: int,
     *,
     prefer_newest: bool = True,
     at_once: int | None = None,
     batch_axis: str | None = None,
-) -> Callable[[Params, jax.Array, TrainingSet], tuple[jax.Array, Params]]:
+) -> Callable[[Params, jax.Array, Observations], tuple[jax.Array, Params]]:
     """Build U of `potential` together with its gradient, evaluated a few structures at a time.
+
+    The likelihood comes with the labels, since cold chains change it.
 
     Args:
       predict: model; as for `potential`.
       prior: prior over its params.
-      likelihood: fixed standard deviations.
       batch_size: b.
       prefer_newest: draw the newest label more often.
       at_once: structures evaluated together; by default as many as suit the device. While there are fewer labels
@@ -86,10 +86,11 @@ def potential_and_gradient(
         for use inside `jax.shard_map`.
 
     Returns:
-      `(params, key, training_set) -> (U [], dU/dparams)` for one chain.
+      `(params, key, observations) -> (U [], dU/dparams)` for one chain.
     """
 
-    def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> tuple[jax.Array, Params]:
+    def evaluate(params: Params, key: jax.Array, observations: Observations) -> tuple[jax.Array, Params]:
+        training_set, likelihood = observations
         batch = _draw(key, training_set, batch_size, prefer_newest)
         here, devices = 0, 1
         if batch_axis is not None:
@@ -113,32 +114,6 @@ def potential_and_gradient(
         mine = (groups - here + devices - 1) // devices
         own = jax.lax.fori_loop(0, mine, lambda i, total: add(here + i * devices, total), own)
         return own if batch_axis is None else jax.lax.psum(own, batch_axis)
-
-    return evaluate
-
-
-def gradient_of_observations(
-    predict: PredictFn,
-    prior: GaussianPrior,
-    batch_size: int,
-    *,
-    prefer_newest: bool = True,
-    at_once: int | None = None,
-    batch_axis: str | None = None,
-) -> Callable[[Params, jax.Array, Observations], tuple[jax.Array, Params]]:
-    """As `potential_and_gradient`, whose arguments these are, with the likelihood among the data."""
-
-    def evaluate(params: Params, key: jax.Array, observations: Observations) -> tuple[jax.Array, Params]:
-        value_and_grad = potential_and_gradient(
-            predict,
-            prior,
-            observations.likelihood,
-            batch_size,
-            prefer_newest=prefer_newest,
-            at_once=at_once,
-            batch_axis=batch_axis,
-        )
-        return value_and_grad(params, key, observations.training_set)
 
     return evaluate
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from bayes_mlff.data.graph import Graph, edge_vectors, exact_dot, flatten_neighbors, volume
 from bayes_mlff.models import registry
-from bayes_mlff.models.energetics import NodeFn, NodeOutput, PredictFn, predictor
+from bayes_mlff.models.energetics import NodeFn, NodeOutput, predictor
 from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff, spherical_harmonics
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood, log_likelihood
-from bayes_mlff.posterior.potential import potential_and_gradient
+from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.noise import standard_normal
 from benchmarks.speed import ours
@@ -54,20 +54,17 @@ def gradient(
     potential = registry.initialize(case.config, 0)
     flat, unravel = potential.flat()
     predict_tree = predictor(wrap(potential.node_fn), with_stress=case.with_stress)
-    function = _gradient(case, lambda params, graphs: predict_tree(unravel(params), graphs), flat, at_once)
+    prior = GaussianPrior(flat, 0.2)
+    function = potential_and_gradient(lambda p, graphs: predict_tree(unravel(p), graphs), prior, BATCH, at_once=at_once)
     compiled = jax.jit(function)
-    labels = ours.labels(case)
+    likelihood = Likelihood(ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    observations = Observations(ours.labels(case), likelihood)
 
     def once() -> Any:
         with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-            return jax.block_until_ready(compiled(flat, jax.random.key(0), labels))
+            return jax.block_until_ready(compiled(flat, jax.random.key(0), observations))
 
     return once
-
-
-def _gradient(case: Case, predict: PredictFn, flat: jax.Array, at_once: int | None):
-    likelihood = Likelihood(ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
-    return potential_and_gradient(predict, GaussianPrior(flat, 0.2), likelihood, BATCH, at_once=at_once)
 
 
 def forward_over_reverse(case: Case) -> Callable[[], Any]:

@@ -89,7 +89,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
-from bayes_mlff.posterior.potential import potential_and_gradient
+from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.testing.structures import ethanol
 
@@ -108,11 +108,12 @@ def predict(params, graphs):
 prior = GaussianPrior(jnp.zeros(1), 1.0)
 for size, count, expected in ((5, 8, [2, 2, 2]), (8, 8, [2, 2, 2, 2]), (5, 2, [2]), (3, 8, [1, 1, 1])):
     seen.clear()
-    gradient = potential_and_gradient(predict, prior, Likelihood(1.0, None), size, batch_axis="devices")
+    gradient = potential_and_gradient(predict, prior, size, batch_axis="devices")
     everywhere = jax.shard_map(gradient, mesh=Mesh(np.array(jax.devices()), ("devices",)), in_specs=PartitionSpec(),
                                out_specs=PartitionSpec(), check_vma=False)
     few = labels._replace(count=jnp.asarray(count, jnp.int32))
-    value, slope = jax.jit(everywhere)(jnp.ones(1), jax.random.key(0), few)
+    observations = Observations(few, Likelihood(1.0, None))
+    value, slope = jax.jit(everywhere)(jnp.ones(1), jax.random.key(0), observations)
     jax.effects_barrier()
     assert [seen[device] for device in sorted(seen)] == expected, (size, count, seen)
     if count <= size:  # every label once: 1/n (prior) + mean of (1 - energy)
