@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bayes_mlff.data.collection import Collection, isolated_energies, make_member
+from bayes_mlff.data.collection import Collection, draw, isolated_energies, layout, make_member
 from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack, write_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
-from bayes_mlff.posterior.fit import FitState, make_fit
+from bayes_mlff.posterior.fit import FitState, make_fit, predict_frames
 
 
 def read(path: Path, *, held_out: bool) -> MoleculeSet:
@@ -67,10 +67,28 @@ def collect(
 
 
 def continued(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.Potential, Collection]:
-    """A trained model for the elements of the data, and the data on its energy level."""
+    """A trained model for the elements of the data, its energies of isolated atoms moved to the level of the data."""
     model = registry.restrict(registry.load(args.start, key="--start"), elements_of(sets))
-    shifts = np.asarray(model.config.energy_shifts)
-    return model, collect(sets, model.config.elements, shifts, model.config.r_max, args.capacity)
+    config = model.config
+    known = np.asarray(config.energy_shifts)
+    moved = known + isolated_energies(
+        [s.numbers for s in sets], mean_errors(model, sets, args.capacity), config.elements
+    )
+    config = config.model_copy(update={"energy_shifts": tuple(float(x) for x in moved)})
+    return registry.Potential(config, model.params), collect(sets, config.elements, moved, config.r_max, args.capacity)
+
+
+def mean_errors(model: registry.Potential, sets: list[MoleculeSet], capacity: int, count: int = 20) -> list[float]:
+    """By how much the labels of each set lie above the model's energies, eV, in the mean of its first frames."""
+    config, errors = model.config, []
+    for whole in sets:
+        few = whole.take(np.arange(min(count, len(whole.energies))))
+        level = collect([few], config.elements, np.asarray(config.energy_shifts), config.r_max, capacity)
+        species, frame = layout(level, len(few.energies))
+        batch = draw(level, (jnp.arange(len(few.energies)),))
+        said = predict_frames(model.node_fn, model.params, batch, species, frame)
+        errors.append(float(jnp.mean(batch.energy - said.energy)))
+    return errors
 
 
 def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.Potential, Collection]:
@@ -95,6 +113,7 @@ def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.P
             num_layers=args.layers,
             edge_l_max=args.l_max,
             embedding_features=args.embedding,
+            self_connection=args.self_connection,
             radial_depth=args.radial_depth,
             radial_width=args.radial_width,
             energy_scales=(scale,) * len(elements),
@@ -138,6 +157,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--l-max", type=int, default=2)
     parser.add_argument("--correlation", type=int, default=2, help="of MACE")
     parser.add_argument("--embedding", type=int, default=16, help="of NequIP")
+    parser.add_argument(
+        "--self-connection", choices=["embedding", "element", "linear"], default="embedding", help="of NequIP"
+    )
     parser.add_argument("--radial-depth", type=int, default=1)
     parser.add_argument("--radial-width", type=int, default=32)
     parser.add_argument("--r-max", type=float, default=4.0)

@@ -78,9 +78,20 @@ def one_device_per_core(chains: int) -> None:
 
 
 def start_jax(chains: int) -> None:
-    """Settle what JAX is to know before it starts: its devices, and where compiled functions are kept."""
+    """Settle what JAX is to know before it works: devices, where compiled functions are kept, precision of products."""
     one_device_per_core(chains)
     keep_compilations()
+    multiply_in_full()
+
+
+def multiply_in_full() -> None:
+    """Have accelerators multiply float32 numbers as such, unless `JAX_DEFAULT_MATMUL_PRECISION` says otherwise.
+
+    Left alone, JAX rounds the factors to ten bits there (TF32). On an H100 the shipped models are then off by up to
+    1.4e-3 of the largest force or stress, and by 1e-5 in full. Processors always multiply in full.
+    """
+    if jax.default_backend() != "cpu" and "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def keep_compilations() -> None:

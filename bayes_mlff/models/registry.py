@@ -1,5 +1,6 @@
 """Models by name or path: configuration, weights and the functions made of them."""
 
+import math
 import os
 from collections.abc import Callable
 from importlib import resources
@@ -89,6 +90,25 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
     axes = {k: _element_axis(config, k.split("/")) for k in flat}
     params = {k: v if axes[k] is None else jnp.take(jnp.asarray(v), index, axis=axes[k]) for k, v in flat.items()}
     return Potential(smaller, unflatten_dict(params, sep="/"))
+
+
+def per_element(potential: Potential) -> Potential:
+    """The same NequIP with one self-connection matrix of each element in place of those linear in the embedding.
+
+    Energies are identical; where the embedding is wider than there are elements there are fewer weights to sample.
+    """
+    config = potential.config
+    if not isinstance(config, NequIPConfig) or config.self_connection != "embedding":
+        return potential
+    flat = cast(dict[str, jax.Array], flatten_dict(potential.params, sep="/"))  # annotated as nested
+    table = flat["embedding"]
+    if config.one_hot_embedding:
+        table = table / math.sqrt(config.declared_elements)
+    scale = math.sqrt(config.declared_elements / config.embedding_features)
+    for name, weight in flat.items():
+        if "/self_connection/" in name:
+            flat[name] = scale * jnp.einsum("uvw,sv->usw", weight, table, precision="highest")
+    return Potential(config.model_copy(update={"self_connection": "element"}), unflatten_dict(flat, sep="/"))
 
 
 def _element_axis(config: NequIPConfig | MACEConfig, path: list[str]) -> int | None:

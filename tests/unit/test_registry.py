@@ -12,7 +12,18 @@ from safetensors.numpy import load_file, save_file
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 from bayes_mlff.models.mace import MACE
-from bayes_mlff.models.registry import SHIPPED, Potential, cached, fill, initialize, load, network, restrict, save
+from bayes_mlff.models.registry import (
+    SHIPPED,
+    Potential,
+    cached,
+    fill,
+    initialize,
+    load,
+    network,
+    per_element,
+    restrict,
+    save,
+)
 from bayes_mlff.models.sevennet_files import CHECKPOINTS
 from bayes_mlff.testing.tiny import tiny_nequip
 
@@ -81,6 +92,22 @@ def test_restriction_to_some_elements_keeps_the_energies(potential):
     whole = jax.jit(potential.node_fn)(potential.params, vectors, species, neighbors, mask)
     alone = jax.jit(part.node_fn)(part.params, vectors, 0 * species, neighbors, mask)
     np.testing.assert_allclose(alone.energy, whole.energy, rtol=1e-13)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_self_connections_of_each_element_keep_the_energies(one_hot):
+    wide = CONFIG.model_copy(update={"embedding_features": 9, "one_hot_embedding": one_hot})
+    before = initialize(wide, 0, jnp.float64)
+    after = per_element(before)
+    assert after.config.self_connection == "element" and per_element(after) is after
+    assert after.flat()[0].size < before.flat()[0].size
+    vectors = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
+    neighbors, mask = jnp.array([[1, 2], [0, 2], [0, 1]]), jnp.ones((3, 2), bool)
+    species = jnp.array([0, 1, 0])
+    said = [jax.jit(p.node_fn)(p.params, vectors, species, neighbors, mask) for p in (before, after)]
+    np.testing.assert_allclose(said[1].energy, said[0].energy, rtol=1e-12)
+    template = jax.eval_shape(lambda: initialize(after.config, 0, jnp.float64).params)
+    assert jax.tree.map(jnp.shape, after.params) == jax.tree.map(jnp.shape, template)
 
 
 @pytest.mark.parametrize("elements", [(), (1, 6)])
