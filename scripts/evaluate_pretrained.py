@@ -7,36 +7,18 @@ import argparse
 import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from pretrain import files, read
+from pretrain import compare, files, read
 
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
-from bayes_mlff.data.collection import Collection, draw, layout, make_member
 from bayes_mlff.data.molecule_sets import MoleculeSet
-from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
-from bayes_mlff.posterior.fit import predict_frames
 
 
 def errors(model: registry.Potential, data: MoleculeSet) -> dict[str, float]:
     """Errors of energy, kcal/mol, forces, kcal/mol/Å, and for crystals stress, GPa."""
-    energy = data.energies - model.isolated_energy(data.numbers)
-    member = make_member(
-        data.positions,
-        data.forces,
-        energy,
-        r_max=model.config.r_max,
-        capacity=200,
-        cells=data.cells,
-        stress=data.stress,
-    )
-    collection = Collection((member,), (species_index(data.numbers, model.config.elements),))
-    species, frame = layout(collection, len(energy))
-    batch = draw(collection, (jnp.arange(len(energy)),))
-    predict = jax.jit(lambda params: predict_frames(model.node_fn, params, batch, species, frame))
-    predicted = predict(model.params)
+    predicted, batch = compare(model, data, capacity=200)
     shift = float(jnp.mean(predicted.energy - batch.energy))
     found = {
         "force_mae_kcal_mol_a": float(jnp.mean(jnp.abs(predicted.forces - batch.forces))) * KCAL_MOL_PER_EV,

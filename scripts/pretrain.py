@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bayes_mlff.data.collection import Collection, draw, isolated_energies, layout, make_member
+from bayes_mlff.data.collection import Collection, Draw, draw, isolated_energies, layout, make_member
 from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack, write_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
-from bayes_mlff.posterior.fit import FitState, make_fit, predict_frames
+from bayes_mlff.posterior.fit import FitState, FramePrediction, make_fit, predict_frames
 
 
 def read(path: Path, *, held_out: bool) -> MoleculeSet:
@@ -80,15 +80,20 @@ def continued(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[regist
 
 def mean_errors(model: registry.Potential, sets: list[MoleculeSet], capacity: int, count: int = 20) -> list[float]:
     """By how much the labels of each set lie above the model's energies, eV, in the mean of its first frames."""
-    config, errors = model.config, []
+    errors = []
     for whole in sets:
-        few = whole.take(np.arange(min(count, len(whole.energies))))
-        level = collect([few], config.elements, np.asarray(config.energy_shifts), config.r_max, capacity)
-        species, frame = layout(level, len(few.energies))
-        batch = draw(level, (jnp.arange(len(few.energies)),))
-        said = predict_frames(model.node_fn, model.params, batch, species, frame)
+        said, batch = compare(model, whole.take(np.arange(min(count, len(whole.energies)))), capacity)
         errors.append(float(jnp.mean(batch.energy - said.energy)))
     return errors
+
+
+def compare(model: registry.Potential, data: MoleculeSet, capacity: int) -> tuple[FramePrediction, Draw]:
+    """What a model says of all frames of a set at once, and their labels on its energy level."""
+    config = model.config
+    collection = collect([data], config.elements, np.asarray(config.energy_shifts), config.r_max, capacity)
+    species, frame = layout(collection, len(data.energies))
+    batch = draw(collection, (jnp.arange(len(data.energies)),))
+    return jax.jit(lambda params: predict_frames(model.node_fn, params, batch, species, frame))(model.params), batch
 
 
 def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.Potential, Collection]:

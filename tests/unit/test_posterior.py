@@ -168,10 +168,8 @@ def test_expected_potential_and_gradient_do_not_depend_on_batch_size(batch_size)
 def test_groups_of_structures_add_up(count, at_once):
     training_set, key = filled(count, 16), jax.random.key(5)
     expected = jax.value_and_grad(potential(toy_predict, PRIOR, SIGMAS, 6))(PARAMS, key, training_set)
-    function, observations = (
-        potential_and_gradient(toy_predict, PRIOR, 6, at_once=at_once),
-        Observations(training_set, SIGMAS),
-    )
+    function = potential_and_gradient(toy_predict, PRIOR, 6, at_once=at_once)
+    observations = Observations(training_set, SIGMAS)
     for found in (function(PARAMS, key, observations), jax.jit(function)(PARAMS, key, observations)):
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
