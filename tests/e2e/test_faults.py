@@ -331,6 +331,26 @@ def test_another_number_of_devices_continues_to_rounding(lab, whole, half):
     assert differences(half / "run", whole / "run", rtol=2e-3) == []
 
 
+@pytest.mark.parametrize("moved", [1e-5, 1e-2])
+def test_a_paid_label_is_found_again_where_numbers_are_rounded_otherwise(lab, whole, tmp_path, moved):
+    """Killed between label and checkpoint, it goes on where its geometry comes out a little different, or too much."""
+    folder = tmp_path / "work"
+    assert lab.run(folder, fault="kill@label_synced:3").code == -signal.SIGKILL
+    path = folder / "run" / "dataset.extxyz"
+    *records, last = dataset.read(path)
+    path.unlink()
+    there = last.structure._replace(positions=last.structure.positions + moved)
+    for record in (*records, last._replace(structure=there)):
+        dataset.append(path, record)
+    outcome = lab.run(folder)
+    if moved > 1e-3:
+        refused(outcome, "dataset.extxyz", f"the label of step {last.step} belongs to another geometry")
+        return
+    assert outcome.code == 0, outcome.output
+    assert len(faulty_engines.calls(folder)) == len(faulty_engines.calls(whole))
+    assert differences(folder / "run", whole / "run", rtol=2e-3) == []
+
+
 def test_an_engine_process_that_is_killed_is_replaced_and_leaves_nobody_behind(lab, whole, tmp_path):
     """The calculator dies of SIGSEGV at one call and hangs at another; both are tried again."""
     folder = tmp_path / "work"
