@@ -1,6 +1,6 @@
 # Two commands: `make ethanol` runs the example, `make check` runs everything that has to pass.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto --maxprocesses 4
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope
 
 BIN := .venv/bin
 

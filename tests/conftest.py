@@ -31,6 +31,21 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+OPTIMIZED = {"parity", "physics", "statistical"}
+"""Folders of tests that compute for longer than XLA compiles, or compare numbers with those of other programs."""
+
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child processes
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Most tests compile for longer than they compute: XLA spares them what takes it longest.
+
+    `JAX_DISABLE_MOST_OPTIMIZATIONS=0` leaves everything as users have it.
+    """
+    spared = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and item.path.parent.name not in OPTIMIZED
+    jax.config.update("jax_disable_most_optimizations", spared)
+
+
 if "JAX_PLATFORMS" not in os.environ:
     # Several test processes on one accelerator would each try to reserve most of its memory.
     jax.config.update("jax_platforms", "cpu")

@@ -184,6 +184,4 @@ class Reference:
 
 
 def _same(left: Structure, right: Structure) -> bool:
-    return all(
-        np.allclose(a, b, rtol=0.0, atol=SAME_GEOMETRY) for a, b in zip(left[1:3], right[1:3], strict=True)
-    )
+    return all(np.allclose(a, b, rtol=0.0, atol=SAME_GEOMETRY) for a, b in zip(left[1:3], right[1:3], strict=True))
