@@ -20,12 +20,12 @@ EXIT_ENGINE: Final = 3
 
 
 def override(raw: dict[str, Any], items: list[str] | None) -> None:
-    """Put values of the form `section.key=value` into settings read from YAML.
+    """Put values of the form `section.key=value` into settings read from YAML, the names of sections first.
 
     Raises:
       ConfigError: for an item without "=" or with a section that is not one.
     """
-    for item in items or []:
+    for item in sorted(items or [], key=lambda text: not text.partition("=")[0].endswith(".name")):
         key, separator, value = item.partition("=")
         if not separator:
             raise ConfigError("--set", item, "key=value, e.g. seed=1")
@@ -34,6 +34,8 @@ def override(raw: dict[str, Any], items: list[str] | None) -> None:
 
 def put(raw: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key, making the sections that are missing.
+
+    A section with a `name` is one of several kinds; another name starts it anew, since its other keys are of that kind.
 
     Raises:
       ConfigError: if something on the way is not a section.
@@ -44,6 +46,8 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(key, value, "a dotted key whose sections exist")
+    if sections and last == "name" and target.get(last, value) != value:
+        target.clear()
     target[last] = value
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import vesin
+from ase.data import chemical_symbols
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data.graph import Graph, exact_dot, pad_slots
@@ -61,9 +62,8 @@ def species_index(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
     table = {z: i for i, z in enumerate(elements)}
     unknown = sorted({int(z) for z in numbers} - set(table))
     if unknown:
-        raise DataError(
-            f"structure: got elements {unknown}; allowed: the model's elements {list(elements)} (atomic numbers)"
-        )
+        got, known = ([chemical_symbols[z] for z in some] for some in (unknown, elements))
+        raise DataError(f"structure: got elements {got}; allowed: the model's elements {known}")
     return np.array([table[int(z)] for z in numbers], np.int32)
 
 

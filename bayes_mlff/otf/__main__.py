@@ -9,6 +9,7 @@ import jax
 import typer
 
 from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import hosts, runner, systems
 from bayes_mlff.otf.config import RunConfig
@@ -50,20 +51,9 @@ def system(
     """Run a built-in system, or continue it if it was interrupted."""
     if context.invoked_subcommand is not None or name is None:
         return
-    systems.check_system(name)
-    config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
-    _start(config)
-    if profile is None:
-        profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
-        config = _with_overrides(systems.settings(name, profile), overrides)
+    config, profile = _built_in(name, profile, overrides)
     path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
-    duration = systems.DURATIONS.get((name, profile), "duration not measured (bayes-mlff check tells what it costs)")
-    make_console().print(
-        f"profile {profile} of {', '.join(systems.SYSTEMS[name])} (--profile): {duration}; every setting can be "
-        "changed with --set, e.g. --set model=..., --set engine.name=...",
-        highlight=False,
-        soft_wrap=True,
-    )
+    make_console().print(systems.introduction(name, profile))
     runner.run(config, path, base=Path(), console=make_console())
 
 
@@ -76,14 +66,21 @@ def init(path: ConfigPath = Path("config.yaml")) -> None:
 
 @app.command()
 def check(
-    path: ConfigPath,
+    path: Annotated[Path | None, typer.Argument(help="YAML configuration; or name a built-in system.")] = None,
+    name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of the built-in system.")] = None,
     label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Validate a configuration and try model and engine, without running."""
-    config = _with_overrides(_read(path), overrides)
-    _start(config)
-    runner.check(config, base=path.parent, console=make_console(), label=label)
+    """Validate a configuration, try model and engine and say what a run costs, without running."""
+    if (path is None) == (name is None):
+        raise ConfigError("check", str(path), "the path of a configuration or --system, one of them")
+    if path is None:
+        config, _ = _built_in(str(name), profile, overrides)
+    else:
+        config = _with_overrides(_read(path), overrides)
+        _start(config)
+    runner.check(config, base=Path() if path is None else path.parent, console=make_console(), label=label)
 
 
 @app.command()
@@ -118,6 +115,17 @@ def report(path: RunPath) -> None:
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+
+
+def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> tuple[RunConfig, str]:
+    """Settings and profile of a built-in system, and start JAX, which tells what the default profile is."""
+    systems.check_system(name)
+    config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
+    _start(config)
+    if profile is None:
+        profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
+        config = _with_overrides(systems.settings(name, profile), overrides)
+    return config, profile
 
 
 def _start(config: RunConfig) -> None:

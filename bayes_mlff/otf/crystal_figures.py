@@ -13,7 +13,18 @@ from ase.geometry import minkowski_reduce
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayes_mlff.otf.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, Panel, band, png
+from bayes_mlff.otf.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    STYLE,
+    Panel,
+    band,
+    label_ticks,
+    mark_segments,
+    png,
+)
 from bayes_mlff.otf.run_data import ThermoSeries
 from bayes_mlff.otf.schedule import Schedule
 from bayes_mlff.otf.trajectory import Trajectory
@@ -274,20 +285,6 @@ def _cut(schedule: Schedule, target: np.ndarray, end_fs: float) -> np.ndarray:
 
 
 def _mark(axes: Axes, schedule: Schedule | None, time_fs: np.ndarray, label_time_fs: np.ndarray) -> None:
-    """Labels as ticks at the bottom; ends of segments as lines, with the temperatures above the first axes."""
-    across, last = axes.get_xaxis_transform(), float(time_fs[-1])
-    axes.plot(label_time_fs / 1e3, np.full(label_time_fs.size, 0.02), "|", color="black", markersize=8,
-              transform=across, label="labels")  # fmt: skip
-    if schedule is None or schedule.begin_fs.size < 2:
-        return
-    place = axes.get_subplotspec()
-    first = place is None or place.is_first_row()
-    for begin, end, (cool, warm) in zip(schedule.begin_fs, schedule.end_fs, schedule.temperature_k, strict=True):
-        if begin >= last:
-            break
-        if end < last:
-            axes.axvline(end / 1e3, color=GREY, linestyle="--", linewidth=0.9)
-        if not first:
-            continue
-        text = f"{cool:g} K" if cool == warm else f"{cool:g} to {warm:g} K"
-        axes.text(5e-4 * (begin + min(end, last)), 1.01, text, transform=across, ha="center", va="bottom", color=GREY)
+    """Labels as ticks at the bottom, and the segments of the schedule."""
+    label_ticks(axes, label_time_fs)
+    mark_segments(axes, schedule, float(time_fs[-1]))

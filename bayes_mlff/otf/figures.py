@@ -18,6 +18,7 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, ThermoSeries, Validation
+from bayes_mlff.otf.schedule import Schedule
 
 # Okabe & Ito's colours stay distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
@@ -45,7 +46,9 @@ class Panel(NamedTuple):
     png: bytes | None = None
 
 
-def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int, end_fs: float = 0.0) -> Panel:
+def labels_panel(
+    labels: LabelSeries, *, threshold_ev: float, n_atoms: int, end_fs: float = 0.0, schedule: Schedule | None = None
+) -> Panel:
     """Error of every label against the threshold and the interval predicted before the call; labels up to the end."""
     title = "Errors at the labels"
     if labels.error_ev.size == 0:
@@ -79,6 +82,8 @@ def labels_panel(labels: LabelSeries, *, threshold_ev: float, n_atoms: int, end_
         bottom.step(np.concatenate([[0.0], np.sort(time), [end]]), count, where="post", color=BLUE)
         bottom.set(xlabel="time / ps", ylabel="labels", ylim=(0, None))
         bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for axes in (top, bottom):
+            mark_segments(axes, schedule, 1e3 * end)
         caption = "Bars that leave the frame are cut. An error is predicted minus reference total energy."
         return Panel(title, caption, png(figure))
 
@@ -155,7 +160,7 @@ def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Pa
         return Panel(title, "Whiskers: 95 % Clopper-Pearson intervals.", png(figure))
 
 
-def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray) -> Panel:
+def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray, *, schedule: Schedule | None = None) -> Panel:
     """Uncertainty and the critical one along the run."""
     title = "Uncertainty along the run"
     if thermo.time_fs.size < 2:
@@ -166,8 +171,8 @@ def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray) -> Panel:
         band(axes, thermo.time_fs / 1e3, thermo.sigma_ev * KCAL_MOL_PER_EV, BLUE, "σ of the energy")
         critical = thermo.sigma_crit_ev * KCAL_MOL_PER_EV
         axes.step(thermo.time_fs / 1e3, critical, color=RED, where="post", label="critical σ", zorder=4)
-        axes.plot(label_time_fs / 1e3, np.full(label_time_fs.size, 0.02), "|", color="black", markersize=8,
-                  transform=axes.get_xaxis_transform(), label="labels")  # fmt: skip
+        label_ticks(axes, label_time_fs)
+        mark_segments(axes, schedule, float(thermo.time_fs[-1]))
         axes.set(yscale="log", xlabel="time / ps", ylabel="uncalibrated σ / kcal/mol")
         _plain_log(axes.yaxis)
         figure.legend(loc="outside upper center", ncols=3)
@@ -249,6 +254,30 @@ def parity_panel(validation: Validation | None, *, threshold_ev: float) -> Panel
         figure.legend(loc="outside upper center", ncols=3)
         caption = f"{reference.size} frames, energies relative to the mean reference energy."
         return Panel(title, caption, png(figure))
+
+
+def label_ticks(axes: Axes, label_time_fs: np.ndarray) -> None:
+    """Labels as ticks at the bottom."""
+    axes.plot(label_time_fs / 1e3, np.full(label_time_fs.size, 0.02), "|", color="black", markersize=8,
+              transform=axes.get_xaxis_transform(), label="labels")  # fmt: skip
+
+
+def mark_segments(axes: Axes, schedule: Schedule | None, last_fs: float) -> None:
+    """Ends of segments as lines, with the temperatures above axes in the first row; nothing for a single segment."""
+    if schedule is None or schedule.begin_fs.size < 2:
+        return
+    place = axes.get_subplotspec()
+    first = place is None or place.is_first_row()
+    for begin, end, (cool, warm) in zip(schedule.begin_fs, schedule.end_fs, schedule.temperature_k, strict=True):
+        if begin >= last_fs:
+            break
+        if end < last_fs:
+            axes.axvline(end / 1e3, color=GREY, linestyle="--", linewidth=0.9)
+        if not first:
+            continue
+        text, middle = f"{cool:g} K" if cool == warm else f"{cool:g} to {warm:g} K", 5e-4 * (begin + min(end, last_fs))
+        across = axes.get_xaxis_transform()
+        axes.text(middle, 1.01, text, transform=across, ha="center", va="bottom", color=GREY)
 
 
 def hydroxyl(structure: Structure) -> tuple[int, int, int, int] | None:

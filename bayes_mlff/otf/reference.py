@@ -132,7 +132,8 @@ class Reference:
         problem, label = self._problem, result.label
         if problem.integrator.needs_stress and label.stress is None:
             raise EngineSetupError(
-                f"step {step}: {self._engine.description} gave no stress, which dynamics.ensemble 'npt' needs"
+                f"step {step}: {self._engine.description} gave no stress; allowed: an engine that does, with "
+                "engine.stress on, or a dynamics.ensemble other than 'npt'"
             )
         record = LabelRecord(
             structure=structure,

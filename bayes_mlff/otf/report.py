@@ -13,6 +13,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.otf import audits, crystal_figures, figures, run_data, trajectory, verdict
+from bayes_mlff.otf.dft import moments
 from bayes_mlff.otf.figures import Panel
 from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, WallTime, summary
 
@@ -48,6 +49,11 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
     rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev)]
     rows += [(f"Not believed, step {r.step}", r.reason) for r in run.refused]
+    rows += [
+        (f"Reference, step {e['step']}", str(e["remark"]))
+        for e in run.events
+        if e["event"] == "engine_remark" and str(e["remark"]).startswith(moments.CHANGED)
+    ]
     (target := run_dir / "report.html").write_text(_page(title, rows, shown, run), encoding="utf-8")
     return target
 
@@ -60,11 +66,12 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         error = run.validation.predicted_ev - run.validation.reference_ev
         pit = np.atleast_1d(calibration.probability_integral(state, error, run.validation.sigma_ev))
     n_atoms = len(run.records[0].structure.numbers) if run.records else 1
+    schedule, end_fs = run_data.schedule(run), _end(run.thermo.time_fs)
     return [
-        figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=_end(run.thermo.time_fs)),
+        figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=end_fs, schedule=schedule),
         figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
-        figures.sigma_panel(run.thermo, np.array([r.time_fs for r in run.records])),
+        figures.sigma_panel(run.thermo, np.array([r.time_fs for r in run.records]), schedule=schedule),
         figures.thermo_panel(run.thermo),
         *_conformation(run_dir, run.records),
         *_crystal(run_dir, run),
@@ -147,9 +154,8 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     """Bonds of a perovskite, cell, temperature and pressure if the run is of a crystal."""
     if not run.records or not run.records[0].structure.is_periodic or figures.hydroxyl(run.records[0].structure):
         return []
-    dynamics = run.config.dynamics
-    schedule = None if dynamics.ensemble == "nve" else dynamics.conditions()
-    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=dynamics.ensemble == "npt")
+    schedule = run_data.schedule(run)
+    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=run.config.dynamics.ensemble == "npt")
     try:
         frames = trajectory.read(run_dir / "trajectory.extxyz")
     except RunDirectoryError as error:
@@ -190,6 +196,7 @@ def _table(s: RunSummary, threshold_ev: float) -> list[tuple[str, str]]:
     ]
     if s.validation_frames:
         rows += [
+            ("Random frames above the threshold", f"{s.validation_above} of {s.validation_frames}"),
             (f"RMSE on {s.validation_frames} random frames", energy(s.validation_rmse_ev)),
             ("The same, not fine-tuned", energy(s.validation_pretrained_rmse_ev)),
         ]

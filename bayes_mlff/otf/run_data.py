@@ -20,6 +20,7 @@ from bayes_mlff.data.structure import to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.otf import config, plausibility
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.schedule import Schedule
 
 NUMBERS: Final = {
     "label": ("engine_s",),
@@ -106,6 +107,7 @@ class RunSummary(NamedTuple):
     rmse_pretrained_ev: float | None  # same labels, not fine-tuned
     force_rmse_ev_a: float | None
     validation_frames: int
+    validation_above: int  # of them above the threshold
     validation_rmse_ev: float | None
     validation_pretrained_rmse_ev: float | None
     sigma_crit_ev: float | None  # last
@@ -191,6 +193,7 @@ def summarise(run: RunData, threshold_ev: float) -> RunSummary:
         rmse_pretrained_ev=metrics.rmse(pretrained) if pretrained.size else None,
         force_rmse_ev_a=metrics.rmse(np.concatenate(force)) if force else None,
         validation_frames=0 if run.validation is None else run.validation.reference_ev.size,
+        validation_above=_above(run.validation, threshold_ev),
         validation_rmse_ev=_rmse(run.validation, "predicted_ev"),
         validation_pretrained_rmse_ev=_rmse(run.validation, "pretrained_ev"),
         sigma_crit_ev=float(crit[-1]) if crit.size else None,
@@ -199,6 +202,17 @@ def summarise(run: RunData, threshold_ev: float) -> RunSummary:
         steps_per_s=steps / wall.md_s if wall.md_s > 0 and steps else None,
         finished=any(e["event"] == "finished" for e in run.events),
     )
+
+
+def schedule(run: RunData) -> Schedule | None:
+    """Temperatures and pressures that the thermostat and the barostat held; None for NVE."""
+    return None if run.config.dynamics.ensemble == "nve" else run.config.dynamics.conditions()
+
+
+def _above(validation: Validation | None, threshold_ev: float) -> int:
+    if validation is None:
+        return 0
+    return int(np.sum(np.abs(validation.predicted_ev - validation.reference_ev) > threshold_ev))
 
 
 def _rmse(validation: Validation | None, field: str) -> float | None:

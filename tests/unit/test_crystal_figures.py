@@ -1,10 +1,14 @@
 """Figures of a crystal: on a perovskite whose distances are known, and on run directories that these tests write."""
 
+import json
+from functools import partial
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.geometry import get_distances
+from matplotlib.figure import Figure
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL
@@ -13,8 +17,10 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.otf import crystal_figures as crystals
-from bayes_mlff.otf import report, run_data, schedule, trajectory
+from bayes_mlff.otf import figures, report, run_data, schedule, trajectory
 from bayes_mlff.otf.crystal_figures import Octahedra
+from bayes_mlff.otf.dft.moments import moment_remarks
+from bayes_mlff.otf.run_data import LabelSeries
 from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.otf.schedule import Segment
 from bayes_mlff.otf.trajectory import Trajectory
@@ -248,6 +254,36 @@ def test_page_of_a_perovskite_shows_bonds_cell_and_conditions(tmp_path):
     assert "averages over 0.16 ps" in page
     assert "Lengths are divided" in page
     assert "has not been logged" not in page
+
+
+def test_jumps_are_marked_where_they_happen(tmp_path):
+    built = schedule.build(
+        [Segment(duration_ps=t, temperature_k=k) for t, k in ((0.2, 300.0), (0.4, 800.0), (0.2, 300.0))],
+        temperature_k=1.0,
+        pressure_gpa=0.0,
+    )
+    rows = Figure().subplots(2, 1)
+    for axes in rows:
+        figures.mark_segments(axes, built, 800.0)
+    assert [[line.get_xdata()[0] for line in axes.lines] for axes in rows] == [pytest.approx([0.2, 0.6])] * 2
+    assert [[text.get_text() for text in axes.texts] for axes in rows] == [["300 K", "800 K", "300 K"], []]
+    write_run(tmp_path, shaken(81))
+    thermo, one = run_data.read(tmp_path).thermo, np.ones(1)
+    labels = LabelSeries(400.0 * one, 0.1 * one, one, one, one > 2.0, None, None, 0.95)
+    for draw in (
+        partial(figures.labels_panel, labels, threshold_ev=1.0, n_atoms=20, end_fs=800.0),
+        partial(figures.sigma_panel, thermo, np.array([400.0])),
+    ):
+        assert draw(schedule=built).png != draw().png == draw(schedule=None).png
+
+
+def test_magnetic_moments_that_turned_over_are_in_the_table(tmp_path):
+    write_run(tmp_path, shaken(3))
+    [said] = moment_remarks([4.0], [-4.0], from_ase(Atoms("Mn")), jumps=True)
+    lines = [{"event": "engine_remark", "time": 1.0, "step": 7, "remark": text} for text in ("else", said)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = report.write_report(tmp_path, threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
+    assert f"<th>Reference, step 7</th><td>{said}</td>" in page and ">else<" not in page
 
 
 def test_crystal_at_constant_cell_without_octahedra_or_pressure(tmp_path):

@@ -34,7 +34,8 @@ from bayes_mlff.core.errors import (
     EngineSetupError,
 )
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.data.structure import Structure, from_ase, to_ase
+from bayes_mlff.otf import systems
 from bayes_mlff.otf.dft.ase_engine import AseEngine, AseSettings
 from bayes_mlff.otf.dft.calculator import EngineCalculator
 from bayes_mlff.otf.dft.engine import (
@@ -457,21 +458,8 @@ def recipe(calculator: str) -> WorkerSettings:
 
 
 def lanthanum_manganite(settings: WorkerSettings) -> ase.Atoms:
-    """Pbnm LaMnO3 in the order that the recipes are for, with their moments."""
-    sites = {
-        "La": [(0.9922, 0.0490, 0.25)],
-        "Mn": [(0.5, 0.0, 0.0)],
-        "O": [(0.0745, 0.4874, 0.25), (0.7256, 0.3066, 0.0384)],
-    }
-    symbols, positions = [], []
-    for symbol, first in sites.items():
-        for x, y, z in first:
-            images = [(x, y, z), (-x, -y, z + 0.5), (0.5 - x, 0.5 + y, z), (0.5 + x, 0.5 - y, z + 0.5)]
-            if symbol == "O" and z != 0.25:
-                images += [(-a, -b, -c) for a, b, c in images]
-            symbols += [symbol] * len(images)
-            positions += images
-    atoms = ase.Atoms(symbols, scaled_positions=positions, cell=[5.5367, 5.7473, 7.6929], pbc=True)
+    """The built-in structure that the recipes are for, with their moments."""
+    atoms = to_ase(systems.structure("lamno3", base=Path()))
     if settings.initial_magmoms is not None:
         atoms.set_initial_magnetic_moments(settings.initial_magmoms)
     return atoms
@@ -496,7 +484,7 @@ def test_the_vasp_recipe_writes_its_input(tmp_path, monkeypatch):
     incar = dict(re.findall(r"^\s*(\w+) = (.*?)\s*$", (tmp_path / "INCAR").read_text(), re.MULTILINE))
     assert incar["ENCUT"].startswith("500") and incar["ISPIN"] == "2" and incar["LDAU"] == ".TRUE."
     assert incar["LDAUL"].split() == ["-1", "2", "-1"] and incar["LDAUU"].split() == ["0.000", "4.000", "0.000"]
-    assert incar["MAGMOM"].split() == ["4*0.0000", *["1*4.0000", "1*-4.0000"] * 2, "12*0.0000"]
+    assert incar["MAGMOM"].split() == ["4*0.0000", "1*4.0000", "2*-4.0000", "1*4.0000", "12*0.0000"]
     assert incar["GGA"] == "PE" and incar["ISYM"] == "0" and incar["NELM"] == "120"
     assert (tmp_path / "POTCAR").read_text().split() == ["PAW_PBE", "La", "PAW_PBE", "Mn_pv", "PAW_PBE", "O"]
     assert "4 4 4" in (tmp_path / "KPOINTS").read_text()
@@ -519,7 +507,7 @@ def test_the_espresso_recipe_writes_its_input(tmp_path):
     names = [name for name, _ in species]
     up, down = (float(values[f"starting_magnetization({names.index(name) + 1})"]) for name in ("Mn", "Mn1"))
     assert up == -down == 4.0 and not settings.carry_moments and len(names) == 4
-    assert re.findall(r"^(Mn1?)\s", text.partition("ATOMIC_POSITIONS")[2], re.MULTILINE) == ["Mn", "Mn1"] * 2
+    assert re.findall(r"^(Mn1?)\s", text.partition("ATOMIC_POSITIONS")[2], re.MULTILINE) == ["Mn", "Mn1", "Mn1", "Mn"]
     assert re.search(r"HUBBARD \(ortho-atomic\)\nU Mn-3d 4.0\nU Mn1-3d 4.0", text)
 
 

@@ -153,7 +153,9 @@ def test_summary_counts_and_errors(full):
     assert got.rmse_ev == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-9)
     assert 0.6 * KCAL_MOL < got.rmse_pretrained_ev < 1.4 * KCAL_MOL
     assert got.force_rmse_ev_a == pytest.approx(0.05, rel=1e-9)
-    assert got.validation_frames == 150
+    with np.load(path / "validation.npz") as frames:
+        above = int(np.sum(np.abs(frames["predicted_ev"] - frames["reference_ev"]) > THRESHOLD))
+    assert (got.validation_frames, got.validation_above) == (150, above)
     assert got.validation_rmse_ev < 0.5 * got.validation_pretrained_rmse_ev
     assert got.wall == report.WallTime(total_s=1000.0, md_s=800.0, dft_s=80.0, update_s=120.0)
     assert got.steps_per_s == pytest.approx(1999 / 800, rel=1e-12)
@@ -163,6 +165,7 @@ def test_summary_counts_and_errors(full):
 def test_table_shows_both_units(full):
     page = report.write_report(full[0], threshold_ev=THRESHOLD, title="t").read_text(encoding="utf-8")
     assert "0.5 kcal/mol = 2.41 meV/atom" in page
+    assert "<th>Random frames above the threshold</th>" in page
     assert "0:16:40 h: dynamics and rest 0:13:20 h, reference calculations 0:01:20 h, sampling 0:02:00 h" in page
 
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import re
 import subprocess
+import sys
 import time
 from pathlib import PurePath
 from types import TracebackType
@@ -27,11 +28,11 @@ from bayes_mlff.otf.dft.worker_child import OutputCheck
 LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
 """Settings that identify the level of theory; the others are speed, effort and checks."""
 
-INSTALL: Final = {
-    "gpaw": "python -m bayes_mlff.otf.dft.install_gpaw, or with a C++ compiler and a siteconfig.py of your own: "
-    "GPAW_CONFIG=siteconfig.py pip install gpaw gpaw-data",
-    "tblite": "pip install 'bayes-mlff[xtb]'",
-    "chgnet": "pip install torch chgnet",
+_INSTALL: Final = {
+    "gpaw": "python -m bayes_mlff.otf.dft.install_gpaw --python {python}, or with a C++ compiler and a siteconfig.py "
+    "of your own: GPAW_CONFIG=siteconfig.py {python} -m pip install gpaw gpaw-data",
+    "tblite": "{python} -m pip install 'bayes-mlff[xtb]'",
+    "chgnet": "{python} -m pip install torch chgnet",
 }
 
 SETUP_EXCEPTIONS: Final = (
@@ -152,7 +153,7 @@ class AseEngine:
         wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
         missing = [name for name in wanted if name not in self._calculator.implemented_properties]
         if missing:
-            raise EngineSetupError(f"{self.description}: the calculator has no {' and no '.join(missing)}")
+            raise EngineSetupError(lacking(self._settings, missing))
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
@@ -265,6 +266,20 @@ def describe(settings: CalculatorSettings) -> str:
     return f"ASE {settings.calculator}({arguments})"
 
 
+def lacking(settings: CalculatorSettings, missing: list[str]) -> str:
+    """What to say about a calculator without some properties."""
+    without = ", or engine.stress: false" if missing == ["stress"] else ""
+    return (
+        f"engine.calculator: {settings.calculator} has no {' and no '.join(missing)}; "
+        f"allowed: one that has energy, forces{' and stress' if settings.stress else ''}{without}"
+    )
+
+
+def install_command(package: str, python: str) -> str:
+    """How to install the package of a calculator for an interpreter."""
+    return _INSTALL.get(package, "{python} -m pip install " + package).format(python=python)
+
+
 def root_package(path: str) -> str:
     """First part of an import path."""
     return path.replace(":", ".").split(".")[0]
@@ -276,7 +291,7 @@ def _import_object(path: str, key: str) -> Any:
     if not module or not name:
         raise EngineSetupError(f"{key}: got {path!r}; allowed: 'package.module:Name'")
     root = root_package(path)
-    install = INSTALL.get(root, f"pip install {root}")
+    install = install_command(root, sys.executable)
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:

@@ -15,6 +15,9 @@ JUMP: Final = 0.5
 PLANE_GAP: Final = 1.0
 """Magnetic atoms whose heights differ by more, Å, are in different planes."""
 
+CHANGED: Final = "magnetic moments changed"
+"""How the remark on them begins."""
+
 SIGN: Final = 0.1
 """Smaller moments, μB, have no sign."""
 
@@ -98,4 +101,4 @@ def moment_remarks(
         f"{chemical_symbols[int(structure.numbers[i])]} {i}: {first[i]:+.2f} to {last[i]:+.2f}"
         for i in np.flatnonzero(changed)
     )
-    return (f"magnetic moments changed (μB): {atoms}; this label may be of another magnetic state",)
+    return (f"{CHANGED} (μB): {atoms}; this label may be of another magnetic state",)

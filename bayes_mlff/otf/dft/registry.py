@@ -1,7 +1,7 @@
 """Which reference engines can be named in a configuration."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
 from bayes_mlff.otf.dft.worker import WorkerEngine, WorkerSettings
 
 AnySettings = PyscfSettings | AseSettings | WorkerSettings | GpawSettings | ChgnetSettings
+
+NAMES = tuple(kind.model_fields["name"].default for kind in get_args(AnySettings))
 
 EngineSettings = Annotated[AnySettings, Field(discriminator="name")]
 """Settings of any engine; the field `name` says of which."""

@@ -16,11 +16,12 @@ from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryErro
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure, from_ase
 from bayes_mlff.otf.dft.ase_engine import (
-    INSTALL,
     RETRY_EXCEPTIONS,
     SETUP_EXCEPTIONS,
     CalculatorSettings,
     describe,
+    install_command,
+    lacking,
     level_hash,
     root_package,
 )
@@ -134,7 +135,7 @@ class WorkerEngine:
         wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
         missing = [name for name in wanted if name not in reply["properties"]]
         if missing:
-            raise EngineSetupError(f"{self.description}: the calculator has no {' and no '.join(missing)}")
+            raise EngineSetupError(lacking(self._settings, missing))
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
@@ -306,7 +307,7 @@ class WorkerEngine:
         )
         if op == "start" and "ImportError" in reply["kinds"]:
             root = root_package(self._settings.calculator)
-            text += f"; {INSTALL.get(root, f'pip install {root}')}"
+            text += f"; {install_command(root, self._python)}"
         elif op == "check":
             text += f"; engine.arguments: {self._settings.arguments}"
         raise EngineSetupError(text)

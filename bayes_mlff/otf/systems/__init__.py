@@ -15,6 +15,8 @@ from bayes_mlff.core.settings import read_yaml
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.extxyz import check_file
 from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.models import registry
+from bayes_mlff.otf.dft import registry as engines
 
 SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 """Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an
@@ -25,10 +27,11 @@ DURATIONS = {
     ("ethanol", "paper"): "about an hour on two cores",
     ("lamno3", "demo"): "about 12 minutes on two cores",
 }
-"""What was measured; `bayes-mlff check` measures the cost of any other run before it starts."""
+"""What was measured."""
 
 STRUCTURES = ("ethanol", "lamno3", "lamno3-40")
-"""Initial structures accepted in place of a file: also LaMnO3 (Pbnm, 20 atoms; 2x2x2 pseudo-cubic, 40 atoms)."""
+"""Initial structures accepted in place of a file. LaMnO3 has the Pbnm cell of 20 atoms at room temperature of
+Rodríguez-Carvajal et al. 1998, Phys. Rev. B 57, R3189, or the 2x2x2 pseudo-cubic one of 40 atoms made of it."""
 
 CLOSEST = 0.3
 """Distance, Å, below which two atoms of a first structure are one atom twice, or not in Å."""
@@ -71,6 +74,17 @@ def default_profile(system: str, *, accelerator: bool) -> str:
     """
     check_system(system)
     return "large" if accelerator and "large" in SYSTEMS[system] else "demo"
+
+
+def introduction(system: str, profile: str) -> str:
+    """Which profile was chosen, what is known about its cost, and how to change what was chosen."""
+    asked = f"python -m bayes_mlff.otf check --system {system} --profile {profile}"
+    duration = DURATIONS.get((system, profile), f"duration not measured; its cost: {asked} [--label]")
+    return (
+        f"profile {profile} of {', '.join(SYSTEMS[system])} (--profile): {duration}; every setting can be changed with "
+        f"--set, e.g. --set model=NAME ({', '.join(registry.NAMES)}, or a file), "
+        f"--set engine.name=NAME ({', '.join(engines.NAMES)})"
+    )
 
 
 def structure(name: str, *, base: Path) -> Structure:
