@@ -112,6 +112,20 @@ def report(path: RunPath) -> None:
 
 
 @app.command()
+def export(
+    path: RunPath,
+    output: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    template: Annotated[
+        Path | None, typer.Option(help="The .model file that the run started from: write .model files for mace-torch.")
+    ] = None,
+    trust: Annotated[bool, typer.Option(help="Run the programs that the template contains.")] = False,
+) -> None:
+    """Write the weights of each chain to a file: a model to start from, or with --template one of mace-torch."""
+    written = runner.export(path, output, template=template, trust=trust)
+    make_console().print(f"wrote {len(written)} chains to {output}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")

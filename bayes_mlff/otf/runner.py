@@ -14,6 +14,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import cost, hosts, run_data, systems, verdict
+from bayes_mlff.otf import export as exporting
 from bayes_mlff.otf import report as reporting
 from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -141,6 +142,11 @@ def report(path: Path) -> Path:
     config, structure = _stored(path)
     title = f"On-the-fly run of {Path(config.structure).stem}"
     return reporting.write_report(path, threshold_ev=config.threshold_ev(len(structure.numbers)), title=title)
+
+
+def export(path: Path, folder: Path, *, template: Path | None, trust: bool) -> list[Path]:
+    """Write the chains of a run to files; see `exporting.export`."""
+    return exporting.export(path, *_stored(path), folder, template=template, trust=trust)
 
 
 def _stored(path: Path) -> tuple[RunConfig, Structure]:

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import EngineFailedError, RunDirectoryError
+from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
 from bayes_mlff.otf.__main__ import app
 from bayes_mlff.otf.dft.registry import make_engine
@@ -227,6 +228,20 @@ def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
     session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine), few)
     with pytest.raises(loop.RunStoppedError, match="max_labels"):
         session.finish(session.resume())
+
+
+def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
+    state = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine)).resume()
+    arguments = ["export", str(tmp_path / "run"), str(tmp_path / "chains")]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    paths = sorted((tmp_path / "chains").iterdir())
+    assert [path.name for path in paths] == ["chain_0.safetensors", "chain_1.safetensors"]
+    for path, chain in zip(paths, np.asarray(state.device.params), strict=True):
+        np.testing.assert_array_equal(registry.load(str(path)).flat()[0], chain)
+    assert "empty folder" in str(CliRunner().invoke(app, arguments).exception)
+    (tmp_path / "a.model").write_bytes(b"anything")
+    refused = CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "b"), "--template", str(tmp_path / "a.model")])
+    assert isinstance(refused.exception, ConfigError) and "architecture" in str(refused.exception)
 
 
 def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):

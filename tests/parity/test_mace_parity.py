@@ -291,7 +291,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     write_models(part, chains, tmp_path / "before.model", paths, trust=True)
     structure = reference.STRUCTURES["triclinic"]._replace(numbers=np.array([6, 8, 6, 8, 8]))
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=True)
-    energies = []
+    energies, forces = [], []
     for params, path in zip(chains, paths, strict=True):
         atoms.calc = MACECalculator(model_paths=[str(path)], device="cpu", default_dtype="float64")
         blank = jax.tree.map(np.zeros_like, params["sigma"])
@@ -299,7 +299,13 @@ def test_files_and_calculator_of_mace(tmp_path):
         stress = atoms.get_stress(voigt=False) * atoms.get_volume()
         assert_same(got, (atoms.get_potential_energy(), atoms.get_forces(), stress))
         energies.append(got[0])
+        forces.append(got[1])
     assert abs(energies[0] - energies[1]) > 1e-3
+    atoms.calc = MACECalculator(model_paths=[str(path) for path in paths], device="cpu", default_dtype="float64")
+    np.testing.assert_allclose(atoms.get_potential_energy(), np.mean(energies), rtol=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), np.mean(forces, axis=0), rtol=0.0, atol=1e-9)
+    np.testing.assert_allclose(atoms.calc.results["energies"], energies, rtol=1e-9)
+    np.testing.assert_allclose(atoms.calc.results["energy_var"], np.var(energies), rtol=1e-6)
     assert state_of(model).keys() == state_of(torch.load(paths[0], weights_only=False)).keys()
     untouched = restrict(read_model(paths[0]), (1,)).params
     jax.tree.map(
