@@ -19,7 +19,7 @@ from bayes_mlff.models.mace_files import describe, read_model, read_state, state
 from bayes_mlff.models.mace_product import symmetrized
 from bayes_mlff.models.mace_torch import from_mace, to_mace
 from bayes_mlff.models.nequip import SIGMA_UNIT
-from bayes_mlff.models.registry import Potential, restrict
+from bayes_mlff.models.registry import Potential, initialize, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 
@@ -239,6 +239,11 @@ def test_files_that_are_no_models_are_refused(tmp_path):
         read_state(path, frozen_case("scalars")[0])
 
 
+def test_sigma_head_of_medium_reads_the_invariants_of_all_interactions():
+    shapes = jax.eval_shape(lambda: initialize(frozen_case("medium")[0], 0).params["sigma"])
+    assert [shapes[f"dense_{i}"]["weight"].shape for i in range(3)] == [(2 * 128, 64), (64, 16), (16, 1)]
+
+
 def test_frozen_file_is_small_and_says_where_it_comes_from():
     assert reference.PATH.stat().st_size < 200_000
     assert "mace-torch 0.3.16" in frozen()[0]["provenance"]
@@ -304,7 +309,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     atoms.calc = MACECalculator(model_paths=[str(path) for path in paths], device="cpu", default_dtype="float64")
     np.testing.assert_allclose(atoms.get_potential_energy(), np.mean(energies), rtol=1e-9)
     np.testing.assert_allclose(atoms.get_forces(), np.mean(forces, axis=0), rtol=0.0, atol=1e-9)
-    np.testing.assert_allclose(atoms.calc.results["energies"], energies, rtol=1e-9)
+    np.testing.assert_allclose(atoms.calc.results["energy_comm"], energies, rtol=1e-9)
     np.testing.assert_allclose(atoms.calc.results["energy_var"], np.var(energies), rtol=1e-6)
     assert state_of(model).keys() == state_of(torch.load(paths[0], weights_only=False)).keys()
     untouched = restrict(read_model(paths[0]), (1,)).params
