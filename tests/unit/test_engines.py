@@ -86,8 +86,9 @@ def planted(behaviour: str) -> type[Calculator]:
             if behaviour == "stale numbers" and kept is not None:
                 self.results = kept
             self.results_before = copy.deepcopy(self.results)
-            if behaviour == "nan":
-                self.results["forces"][1, 2] = np.nan
+            if behaviour in (spoilt := {"nan": ("forces", (1, 2)), "stress nan": ("stress", 3)}):
+                name, place = spoilt[behaviour]
+                self.results[name][place] = np.nan
             if behaviour == "energy nan":
                 self.results["energy"] = self.results["free_energy"] = float("nan")
             if behaviour == "shape":
@@ -203,11 +204,23 @@ def test_the_same_geometry_again_is_no_old_result():
         assert first.energy == again.energy
 
 
-@pytest.mark.parametrize(("behaviour", "what"), [("nan", "forces"), ("energy nan", "energy"), ("shape", "shape")])
+@pytest.mark.parametrize(
+    ("behaviour", "what"),
+    [("nan", "forces"), ("energy nan", "energy"), ("stress nan", r"label\.stress: .*not finite"), ("shape", "shape")],
+)
 def test_unusable_results_are_refused(plant, behaviour, what):
     plant(behaviour)
-    with make_engine(FAULTY) as engine, pytest.raises(EngineFailedError, match=what):
+    settings = FAULTY.model_copy(update={"stress": True})
+    with make_engine(settings) as engine, pytest.raises(EngineFailedError, match=what):
         engine.label(copper())
+
+
+def test_a_calculator_without_stress_is_refused_before_it_calculates(plant):
+    plant("none").implemented_properties = ["energy", "forces"]
+    said = r"engine\.calculator: planted_package:Faulty has no stress; allowed: .*and stress, or engine\.stress: false"
+    settings = FAULTY.model_copy(update={"stress": True})
+    with make_engine(settings) as engine, pytest.raises(EngineSetupError, match=said):
+        engine.check(copper())
 
 
 @pytest.mark.parametrize(

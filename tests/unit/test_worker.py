@@ -543,6 +543,11 @@ def test_without_gpaw_the_message_says_how_to_get_it(tmp_path):
         ({"hubbard": {"Mn": {"u_ev": 4.0}}}, copper(), r"engine\.hubbard.*'Mn'.*Cu"),
         ({"stress": "raw"}, copper()._replace(pbc=np.zeros(3, bool)), r"engine\.stress"),
         ({}, copper()._replace(pbc=np.zeros(3, bool), cell=np.zeros((3, 3))), "box"),
+        (
+            {},
+            copper()._replace(pbc=np.array([True, True, False]), cell=3.6 * np.diag([1.0, 1.0, 0.0])),
+            "three cell vectors",
+        ),
     ],
 )
 def test_what_does_not_fit_the_structure_is_refused_before_anything_starts(settings, structure, said):
