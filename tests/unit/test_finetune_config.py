@@ -142,7 +142,7 @@ def test_graphs_share_their_shapes_and_unknown_elements_are_named(tmp_path):
     made = frames.graphs(sets.named(), (1, 8), 1.2)
     assert made["train"].neighbors.shape[1:] == made["validation"].neighbors.shape[1:]
     assert made["train"].positions.shape == (6, 3, 3)
-    with pytest.raises(DataError, match=r"elements \[8\]"):
+    with pytest.raises(DataError, match=r"elements \['O'\]"):
         frames.graphs(sets.named(), (1, 6), 1.2)
 
 
