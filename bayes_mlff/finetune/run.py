@@ -11,7 +11,6 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import ensemble as ensembles
 from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
@@ -87,9 +86,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     sets = frames.read(config, base=base)
     beside = base / config.model
     whole = registry.load(str(beside) if is_file(beside) else config.model)
-    numbers = sets.train.numbers
-    species_index(numbers, whole.config.elements)
-    potential = registry.restrict(whole, tuple(int(z) for z in np.unique(numbers)))
+    potential = registry.for_atoms(whole, sets.train.numbers)
     elements, r_max = potential.config.elements, potential.config.r_max
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")

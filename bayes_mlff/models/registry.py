@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
 from bayes_mlff.core.paths import cache_folder, is_file
+from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
 from bayes_mlff.models.downloads import DOWNLOADS, fetch
 from bayes_mlff.models.energetics import Params
@@ -90,6 +91,16 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
     axes = {k: _element_axis(config, k.split("/")) for k in flat}
     params = {k: v if axes[k] is None else jnp.take(jnp.asarray(v), index, axis=axes[k]) for k, v in flat.items()}
     return Potential(smaller, unflatten_dict(params, sep="/"))
+
+
+def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
+    """The same potential for the elements of these atoms: absent ones would be sampled from the prior for nothing.
+
+    Raises:
+      DataError: if the potential does not know one of them.
+    """
+    species_index(numbers, potential.config.elements)
+    return restrict(potential, tuple(int(z) for z in np.unique(numbers)))
 
 
 def per_element(potential: Potential) -> Potential:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jax.numpy as jnp
-import numpy as np
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Structure
@@ -47,8 +46,7 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("output", str(folder), "a new or an empty folder")
     arrays, metadata, _ = checkpoint.newest(run / "checkpoints")
-    potential = registry.load(config.model)
-    potential = registry.restrict(potential, tuple(int(z) for z in np.unique(structure.numbers)))
+    potential = registry.for_atoms(registry.load(config.model), structure.numbers)
     _, unravel = potential.flat()
     chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
     folder.mkdir(parents=True, exist_ok=True)

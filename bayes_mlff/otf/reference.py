@@ -1,5 +1,6 @@
 """Asking the reference: paid labels are found again, answers are doubted, refused ones are kept."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -185,4 +186,9 @@ class Reference:
 
 
 def _same(left: Structure, right: Structure) -> bool:
-    return all(np.allclose(a, b, rtol=0.0, atol=SAME_GEOMETRY) for a, b in zip(left[1:3], right[1:3], strict=True))
+    close = partial(np.allclose, rtol=0.0, atol=SAME_GEOMETRY)
+    return (
+        np.array_equal(left.numbers, right.numbers)
+        and close(left.positions, right.positions)
+        and close(left.cell, right.cell)
+    )

@@ -9,7 +9,6 @@ from rich.console import Console
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
@@ -156,11 +155,7 @@ def _stored(path: Path) -> tuple[RunConfig, Structure]:
 
 def _problem(config: RunConfig, structure: Structure, console: Console) -> Problem:
     selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
-    potential = registry.load(config.model)
-    species_index(structure.numbers, potential.config.elements)
-    # Weights of absent elements would be sampled from the prior for nothing.
-    potential = registry.restrict(potential, tuple(int(z) for z in np.unique(structure.numbers)))
-    return prepare(config, structure, potential)
+    return prepare(config, structure, registry.for_atoms(registry.load(config.model), structure.numbers))
 
 
 def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
