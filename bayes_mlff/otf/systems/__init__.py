@@ -25,7 +25,7 @@ accelerator, `paper` has the length of the published run."""
 DURATIONS = {
     ("ethanol", "demo"): "about 10 minutes on two cores",
     ("ethanol", "paper"): "about an hour on two cores",
-    ("lamno3", "demo"): "about 12 minutes on two cores",
+    ("lamno3", "demo"): "15 to 20 minutes on two cores",
 }
 """What was measured."""
 
