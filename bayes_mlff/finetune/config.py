@@ -24,8 +24,13 @@ class DataConfig(Section):
     )
     test: str | None = Field(default=None, description="Path of frames that are only predicted.")
     frames: Count | None = Field(default=None, description="Training frames to use; all without it.")
+    validation_frames: Count | None = Field(
+        default=None, description="In place of validation: so many frames of the training file, drawn at random."
+    )
+    test_frames: Count | None = Field(default=None, description="In place of test: the same.")
     draw_seed: Seed | None = Field(
-        default=None, description="Draw the frames at random with this seed; without it they are the first."
+        default=None,
+        description="Draw the frames at random with this seed; without it they are the first of those not set aside.",
     )
     numbers_key: str = Field(default="z", description="npz: atomic numbers.")
     positions_key: str = Field(default="R", description="npz: positions, Å.")
@@ -33,14 +38,28 @@ class DataConfig(Section):
     forces_key: str = Field(default="F", description="npz: forces.")
     xyz_energy_key: str = Field(default="REF_energy", description="extended XYZ: energy of a structure.")
     xyz_forces_key: str = Field(default="REF_forces", description="extended XYZ: forces.")
-    xyz_stress_key: str = Field(default="REF_stress", description="extended XYZ: stress, eV/Å³, tension positive.")
+    xyz_stress_key: str = Field(default="REF_stress", description="extended XYZ: stress.")
     energy_unit: Literal["eV", "kcal/mol", "kJ/mol", "hartree"] = Field(default="eV", description="Of the files.")
     forces_unit: Literal["eV/A", "kcal/mol/A", "kJ/mol/A", "hartree/bohr"] = Field(
         default="eV/A", description="Of the files."
     )
+    stress_unit: Literal["eV/A^3", "GPa", "kbar"] = Field(default="eV/A^3", description="Of the files.")
+    stress_sign: Literal["tension", "compression"] = Field(
+        default="tension", description="What is positive in the files; compression for what VASP prints."
+    )
+    doubtful_units: Literal["refuse", "allow"] = Field(
+        default="refuse", description="What to do where another unit agrees far better with the pretrained model."
+    )
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse", description="What to do about a geometry that is there twice, in one set or in two."
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "DataConfig":
+        for name in ("validation", "test"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_frames") is not None:
+                raise ValueError(f"{name} and {name}_frames are both given; allowed: one of them")
+        return self
 
 
 class PriorConfig(Section):

@@ -1,24 +1,29 @@
 """Predictions of labelled frames by every sample, and how good they and their σ are."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
 from bayes_mlff.ensemble.resampling import structure_share
+from bayes_mlff.finetune.config import DataConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import Frames
+from bayes_mlff.finetune.label_units import ENERGY_UNITS, FORCE_UNITS, STRESS_SIGNS, STRESS_UNITS, likelier
 from bayes_mlff.models.energetics import Prediction
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
 """Intervals of force errors, in units of what counts as a large error."""
+FRAMES_TO_DOUBT: Final = 8
+"""Frames from which on the scatter of their energies, and that of their stress, says something about the unit."""
 Single = Callable[[jax.Array, Graph], Prediction]
 """One set of weights [p] and a batch of graphs; compiled."""
 
@@ -62,6 +67,37 @@ def predict(single: Single, params: jax.Array, graphs: Graph, batch: int) -> Pre
             parts.append(jax.tree.map(lambda x, n=used: np.asarray(x, np.float64)[:n], part))
         rows.append(jax.tree.map(lambda *x: np.concatenate(x), *parts))
     return jax.tree.map(lambda *x: np.stack(x), *rows)
+
+
+def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: str) -> None:
+    """Doubt units by which the labels of a set are far from the predictions of the pretrained model.
+
+    Args:
+      prediction: of the pretrained model, fields [1, f, ...].
+      frames: labels, converted from the stated units.
+      data: the units stated.
+      name: of the set.
+
+    Raises:
+      DataError: naming the key, its value and the unit that fits far better.
+    """
+    forces = {**FORCE_UNITS, **{f"-{unit}": -factor for unit, factor in FORCE_UNITS.items()}}
+    found = {"forces_unit": likelier(frames.forces, prediction.forces[0], forces, data.forces_unit, times=2.0)}
+    if frames.size >= FRAMES_TO_DOUBT:
+        energies = (x - np.mean(x) for x in (frames.energy, prediction.energy[0]))
+        found["energy_unit"] = likelier(*energies, ENERGY_UNITS, data.energy_unit, times=3.0)
+    if frames.size >= FRAMES_TO_DOUBT and frames.stress is not None and prediction.stress is not None:
+        stress = (x - np.mean(x, axis=0) for x in (frames.stress, prediction.stress[0]))
+        factors = {f"{unit}, {sign}": a * b for unit, a in STRESS_UNITS.items() for sign, b in STRESS_SIGNS.items()}
+        stated = f"{data.stress_unit}, {data.stress_sign}"
+        found["stress_unit, stress_sign"] = likelier(*stress, factors, stated, times=3.0)
+    for key, unit in found.items():
+        if unit is not None:
+            got = ", ".join(getattr(data, part) for part in key.split(", "))
+            raise DataError(
+                f"data.{key}: got {got}, but by the pretrained model the labels of data.{name} look like {unit} "
+                "(a minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
+            )
 
 
 def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_sigma: bool = True) -> Outcome:

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.spatial import cKDTree
 
-from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph
@@ -16,23 +16,14 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import LabelledStructure, NpzKeys, read_extxyz, read_npz
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.label_units import ENERGY_UNITS, FORCE_UNITS, STRESS_SIGNS, STRESS_UNITS
 
-ENERGY_UNITS: Final = {
-    "eV": 1.0,
-    "kcal/mol": units.KCAL_MOL,
-    "kJ/mol": units.KCAL_MOL / 4.184,
-    "hartree": units.HARTREE,
-}
-FORCE_UNITS: Final = {
-    "eV/A": 1.0,
-    "kcal/mol/A": units.KCAL_MOL,
-    "kJ/mol/A": units.KCAL_MOL / 4.184,
-    "hartree/bohr": units.HARTREE / units.BOHR,
-}
 LARGEST_FORCE: Final = 10.0
 """RMS force component above which the unit is doubted, eV/Å; 300 to 1000 K give 0.5 to 3."""
 CLOSEST_PAIR: Final = 0.5
 """Distance of two atoms below which positions are not in Å."""
+SAME_GEOMETRY: Final = 1e-3
+"""Å by which no coordinate and no component of the cell differs between geometries that count as one."""
 
 
 class Frames(NamedTuple):
@@ -93,30 +84,32 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
       The sets; of the training set only the frames to use.
 
     Raises:
-      ConfigError: if a file has another suffix, there are fewer frames than asked for, or stress is to be learnt
-        and not known.
+      ConfigError: if a file has another suffix, or there are fewer frames than asked for.
       DataError: if a label is missing or not finite, sets differ in their atoms, a number cannot be in the unit
-        stated, or a geometry is there twice; the message names the set and the frames.
+        stated, stress is to be learnt and a frame of any set lacks it, or a geometry is there twice; the message names
+        the set and the frames.
     """
     data = config.data
     paths = {"train": data.train, "validation": data.validation, "test": data.test}
-    sets = {name: _read(base / path, data, f"data.{name}") for name, path in paths.items() if path is not None}
+    with_stress = config.targets.endswith("stress")
+    sets = {
+        name: _read(base / path, data, f"data.{name}", with_stress=with_stress)
+        for name, path in paths.items()
+        if path is not None
+    }
+    sets |= _set_aside(sets["train"], data)
     sets["train"] = _choose(sets["train"], data)
     first = sets["train"]
     for name, frames in sets.items():
         if not np.array_equal(frames.numbers, first.numbers) or not np.array_equal(frames.pbc, first.pbc):
             raise DataError(f"data.{name}: other atoms, another order of atoms or another pbc than data.train")
         _check_numbers(frames, f"data.{name}")
-    if config.targets.endswith("stress") and (first.stress is None or not first.pbc.all()):
-        raise ConfigError(
-            "targets", config.targets, "without stress, since the training frames are not crystals that all have it"
-        )
     if data.duplicates == "refuse":
         _check_duplicates(sets)
     return DataSets(first, sets.get("validation"), sets.get("test"))
 
 
-def _read(path: Path, data: DataConfig, key: str) -> Frames:
+def _read(path: Path, data: DataConfig, key: str, *, with_stress: bool) -> Frames:
     if path.suffix == ".npz":
         keys = NpzKeys(data.numbers_key, data.positions_key, data.energies_key, data.forces_key)
         found = read_npz(path, keys=keys)
@@ -126,12 +119,28 @@ def _read(path: Path, data: DataConfig, key: str) -> Frames:
         labelled = read_extxyz(
             path, energy_key=data.xyz_energy_key, forces_key=data.xyz_forces_key, stress_key=data.xyz_stress_key
         )
+        if with_stress:
+            _check_stress(labelled, data.xyz_stress_key, key)
         frames = _stack(labelled, key)
     else:
         raise ConfigError(key, str(path), "a file with the suffix .npz, .xyz or .extxyz")
+    if with_stress and not frames.pbc.all():
+        raise DataError(f"{key}: {path} holds no crystals; allowed: targets without stress")
+    factor = STRESS_UNITS[data.stress_unit] * STRESS_SIGNS[data.stress_sign]
     return frames._replace(
-        energy=frames.energy * ENERGY_UNITS[data.energy_unit], forces=frames.forces * FORCE_UNITS[data.forces_unit]
+        energy=frames.energy * ENERGY_UNITS[data.energy_unit],
+        forces=frames.forces * FORCE_UNITS[data.forces_unit],
+        stress=None if frames.stress is None else frames.stress * factor,
     )
+
+
+def _check_stress(labelled: list[LabelledStructure], stress_key: str, key: str) -> None:
+    for index, (_, label) in enumerate(labelled):
+        if label.stress is None:
+            raise DataError(
+                f"{key}: frame {index} lacks {stress_key}; allowed: stress in every frame of every set "
+                "(data.xyz_stress_key names it), or targets without stress"
+            )
 
 
 def _stack(labelled: list[LabelledStructure], key: str) -> Frames:
@@ -154,10 +163,27 @@ def _stack(labelled: list[LabelledStructure], key: str) -> Frames:
     )
 
 
+def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
+    """Disjoint sets drawn from the training file: those asked for by their number of frames, and what is left."""
+    counts = {"validation": data.validation_frames or 0, "test": data.test_frames or 0}
+    taken = sum(counts.values())
+    if taken == 0:
+        return {}
+    if taken >= whole.size:
+        raise ConfigError(
+            "data.validation_frames + data.test_frames", taken, f"less than the {whole.size} frames of {data.train}"
+        )
+    order = np.random.default_rng(data.draw_seed or 0).permutation(whole.size)
+    ends = np.cumsum([*counts.values()])
+    drawn = dict(zip(counts, np.split(order[:taken], ends[:-1]), strict=True))
+    sets = {name: whole.take(np.sort(index)) for name, index in drawn.items() if len(index)}
+    return sets | {"train": whole.take(np.sort(order[taken:]))}
+
+
 def _choose(frames: Frames, data: DataConfig) -> Frames:
     count = frames.size if data.frames is None else data.frames
     if count > frames.size:
-        raise ConfigError("data.frames", count, f"at most the {frames.size} frames of {data.train}")
+        raise ConfigError("data.frames", count, f"at most the {frames.size} frames of {data.train} that are left")
     if data.draw_seed is None:
         return frames.take(np.arange(count))
     return frames.take(np.sort(np.random.default_rng(data.draw_seed).choice(frames.size, count, replace=False)))
@@ -182,20 +208,17 @@ def _check_numbers(frames: Frames, key: str) -> None:
 
 
 def _check_duplicates(sets: dict[str, Frames]) -> None:
-    seen: dict[bytes, str] = {}
-    pairs = []
-    for name, frames in sets.items():
-        for index in range(frames.size):
-            rounded = np.concatenate([frames.positions[index], frames.cells[index]]).round(6) + 0.0
-            here = f"{name} {index}"
-            before = seen.setdefault(rounded.tobytes(), here)
-            if before != here:
-                pairs.append(f"{here} = {before}")
-    if pairs:
+    names = [f"{name} {index}" for name, frames in sets.items() for index in range(frames.size)]
+    geometries = np.concatenate(
+        [np.concatenate([frames.positions, frames.cells], axis=1).reshape(frames.size, -1) for frames in sets.values()]
+    )
+    found = cKDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf, output_type="ndarray")
+    if len(found):
+        pairs = [f"{names[later]} = {names[before]}" for before, later in sorted(map(tuple, np.sort(found, axis=1)))]
         shown = ", ".join(pairs[:10]) + (", ..." if len(pairs) > 10 else "")
         raise DataError(
-            f"data: {len(pairs)} geometries are there twice ({shown}; frames counted from 0 among those used); "
-            "allowed: each once, or data.duplicates: allow"
+            f"data: {len(pairs)} pairs of geometries are the same to {SAME_GEOMETRY} Å ({shown}; frames counted from 0 "
+            "among those used); allowed: each once, or data.duplicates: allow"
         )
 
 
@@ -225,4 +248,4 @@ def graphs(
     }
     slots = max(spec.capacity for rows in made.values() for spec, _ in rows)
     wide = {name: [neighbors.widen(state, slots).graph for _, state in rows] for name, rows in made.items()}
-    return {name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows) for name, rows in wide.items()}
+    return {name: jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *rows) for name, rows in wide.items()}

@@ -70,6 +70,8 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     task = prepare(config, base=base)
     sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
     observer.say(f"{config.method} on {sizes} frames of {len(task.sets.train.numbers)} atoms")
+    if task.sets.validation is None:
+        observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
     directory = _open(config, base / config.output)
     try:
         return _work(task, directory, observer)
@@ -91,7 +93,12 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
-    return Task(config, sets, graphs, potential, with_stress, single)
+    task = Task(config, sets, graphs, potential, with_stress, single)
+    if not config.from_random_weights and config.data.doubtful_units == "refuse":
+        pretrained = potential.flat()[0][None, :]
+        for name, used in sets.named().items():
+            evaluate.check_units(_predict(task, pretrained, name), used, config.data, name)
+    return task
 
 
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:

@@ -1,5 +1,7 @@
 """Fine-tuning configuration and data: defaults, refusals that name key or frame, before anything is computed."""
 
+import ase
+import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,12 @@ from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError
-from bayes_mlff.core.units import BOHR, HARTREE, KCAL_MOL
-from bayes_mlff.finetune import config, frames, plan
+from bayes_mlff.core.units import BOHR, GPA, HARTREE, KCAL_MOL
+from bayes_mlff.finetune import config, evaluate, frames, plan
 from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
+from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry
+from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.otf.problem import prior_mean
@@ -67,6 +71,11 @@ def test_both_dumps_read_back_as_the_same():
         ({"schedule": {"kind": "short"}}, "schedule", "long"),
         ({"prior": {"scal": 1}}, "prior.scal", "did you mean 'scale'"),
         ({"optimizer": {"members": 0}}, "optimizer.members", "greater than"),
+        (
+            {"data": {"train": "a.npz", "test": "b.npz", "test_frames": 3}},
+            "data",
+            "test and test_frames are both given",
+        ),
     ],
 )
 def test_mistakes_are_named(change, key, phrase):
@@ -108,9 +117,15 @@ def test_units_are_converted(tmp_path):
         ({"train": {k: v for k, v in water(6).items() if k != "F"}}, DataError, "no array F; present: E, R, z"),
         ({"train": water(6) | {"E": np.full(6, np.nan)}}, DataError, "E is not finite"),
         ({"validation": water(3, 1) | {"z": np.array([1, 8, 1])}}, DataError, "data.validation: other atoms"),
-        ({"validation": water(2)}, DataError, r"2 geometries are there twice \(validation 0 = train 0, validation 1"),
+        (
+            {"validation": water(2)},
+            DataError,
+            r"2 pairs of geometries are the same .*\(validation 0 = train 0, val",
+        ),
         ({"frames": 7}, ConfigError, "at most the 6 frames"),
-        ({"targets": "energy+forces+stress"}, ConfigError, "not crystals"),
+        ({"targets": "energy+forces+stress"}, DataError, "holds no crystals; allowed: targets without stress"),
+        ({"validation_frames": 4, "test_frames": 2}, ConfigError, "less than the 6 frames"),
+        ({"validation_frames": 2, "frames": 5}, ConfigError, "at most the 4 frames"),
         ({"energies_key": "energy"}, DataError, "no array energy"),
     ],
 )
@@ -121,9 +136,91 @@ def test_unusable_data_are_refused(tmp_path, change, error, phrase):
 
 def test_duplicates_may_be_allowed_and_are_found_within_a_set(tmp_path):
     twice = {key: value if key == "z" else value[[0, 1, 0]] for key, value in water(2).items()}
-    with pytest.raises(DataError, match=r"1 geometries are there twice \(train 2 = train 0"):
+    with pytest.raises(DataError, match=r"1 pairs of geometries are the same .*\(train 2 = train 0"):
         read(tmp_path, train=twice)
     assert len(read(tmp_path, train=twice, duplicates="allow").train.energy) == 3
+
+
+def test_rounded_copies_are_duplicates_and_neighbouring_frames_are_not(tmp_path):
+    """A file with eight decimals against one with all; 0.01 Å is a femtosecond of a slow atom."""
+    copy, moved = water(2), water(2)
+    copy["R"] = copy["R"].round(4)
+    with pytest.raises(DataError, match="2 pairs"):
+        read(tmp_path, train=water(2), validation=copy)
+    moved["R"][:, 0, 0] += 0.01
+    assert read(tmp_path, train=water(2), validation=moved).validation is not None
+
+
+def test_sets_drawn_from_one_file_are_disjoint_and_depend_on_the_seed_alone(tmp_path):
+    whole = water(20)
+    sets = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=6)
+    parts = [set(part.energy) for part in sets]
+    assert [len(part) for part in parts] == [6, 5, 3] and len(set.union(*parts)) == 14
+    assert set.union(*parts) < set(whole["E"])
+    more = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=9)
+    assert parts[0] < set(more.train.energy) and parts[1:] == [set(part.energy) for part in more[1:]]
+    other = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=6, draw_seed=1)
+    assert set(other.test.energy) != parts[2]
+
+
+def crystals(tmp_path, name, stresses):
+    """Frames of two atoms; None leaves the stress out."""
+    made = []
+    for index, stress in enumerate(stresses):
+        atoms = ase.Atoms("Al2", [[0, 0, 0], [2.5, 0.1 * index, 0]], cell=[5, 5, 5], pbc=True)
+        atoms.info["REF_energy"], atoms.arrays["REF_forces"] = 1.0, np.zeros((2, 3))
+        if stress is not None:
+            atoms.info["REF_stress"] = stress * np.eye(3)
+        made.append(atoms)
+    path = tmp_path / f"{name}.xyz"
+    ase.io.write(path, made, format="extxyz")
+    return str(path)
+
+
+def test_stress_is_converted_and_wanted_of_every_frame_of_every_set(tmp_path):
+    whole, lacking = crystals(tmp_path, "whole", [1.0, 2.0]), crystals(tmp_path, "lacking", [1.0, None])
+    data = {"train": whole, "stress_unit": "kbar", "stress_sign": "compression", "duplicates": "allow"}
+    read_stress = frames.read(config.parse({"data": data, "targets": "energy+forces+stress"})).train.stress
+    np.testing.assert_allclose(read_stress, [-0.1 * GPA * np.eye(3), -0.2 * GPA * np.eye(3)])
+    for key in ("validation", "test"):
+        wanted = {"data": data | {key: lacking}, "targets": "energy+forces+stress"}
+        with pytest.raises(DataError, match=rf"data.{key}: frame 1 lacks REF_stress"):
+            frames.read(config.parse(wanted))
+        assert frames.read(config.parse(wanted | {"targets": "forces"})).train.size == 2
+
+
+def labels_like(predicted, correlation, seed=3):
+    random = np.random.default_rng(seed)
+    return correlation * predicted + np.sqrt(1 - correlation**2) * predicted.std() * random.normal(size=predicted.shape)
+
+
+def test_units_that_the_pretrained_model_contradicts_are_named():
+    random = np.random.default_rng(0)
+    predicted = Prediction(
+        energy=random.normal(size=(1, 10)),
+        forces=random.normal(size=(1, 10, 3, 3)),
+        force_sigma=np.ones((1, 10, 3)),
+        stress=0.01 * random.normal(size=(1, 10, 3, 3)),
+    )
+    energy, forces, stress = (labels_like(x[0], 0.95) for x in (predicted.energy, predicted.forces, predicted.stress))
+    stated = config.parse({"data": {"train": "a.npz"}}).data
+
+    def check(energy=energy, forces=forces, stress=stress, **change):
+        used = Frames(np.array([8, 1, 1]), np.ones(3, bool), *np.zeros((2, 10, 3, 3)), energy + 500.0, forces, stress)
+        evaluate.check_units(predicted, used, stated.model_copy(update=change), "train")
+
+    check()
+    check(forces=labels_like(predicted.forces[0], 0.1))  # a poor model raises no doubt
+    check(forces=3.0 * forces, energy=0.3 * energy)
+    for unit, factor in (("kcal/mol/A", KCAL_MOL), ("hartree/bohr", HARTREE / BOHR), ("-eV/A", -1.0)):
+        with pytest.raises(DataError, match=rf"data.forces_unit: got eV/A, .* data.train look like {unit} "):
+            check(forces=forces / factor)
+    with pytest.raises(DataError, match=r"data.forces_unit: got kcal/mol/A, .* look like eV/A "):
+        check(forces=forces * KCAL_MOL, forces_unit="kcal/mol/A")
+    with pytest.raises(DataError, match=r"data.energy_unit: got eV, .* look like kcal/mol "):
+        check(energy=energy / KCAL_MOL)
+    with pytest.raises(DataError, match=r"stress_sign: got eV/A\^3, tension, .* look like kbar, compression"):
+        check(stress=-stress / (0.1 * GPA))
 
 
 def test_extxyz_names_the_frame_without_a_label(tmp_path):
