@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.finetune import config as finetuning
 from benchmarks.transfer import figures
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Scenario
@@ -44,11 +46,21 @@ def identity(group: str, fit: Fit) -> tuple[Any, ...]:
 
 
 def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any, ...], str]]:
-    """Finished fine-tunings of a scenario, and the names of the others by `identity`."""
+    """Finished fine-tunings of a scenario, and the names of the others by `identity`.
+
+    Raises:
+      RunDirectoryError: if one was made with other settings than the scenario asks for.
+    """
     done, missing = [], {}
     for fit in scenarios.fits(scenario):
         path = runs / scenario.scenario / fit.name / "metrics.json"
         if path.is_file():
+            stored = finetuning.load(path.with_name("config.yaml"))
+            wanted = scenarios.configuration(fit, Path(), Path(), folders=())
+            if scenarios.settings_of(stored) != scenarios.settings_of(wanted):
+                raise RunDirectoryError(
+                    f"{path.parent}: was made with other settings than {scenario.scenario}; remove it"
+                )
             done.append(Result(fit, group_name(scenario, fit), json.loads(path.read_text())))
         else:
             missing[identity(group_name(scenario, fit), fit)] = f"{scenario.scenario}/{fit.name}"
@@ -110,6 +122,21 @@ def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[tuple[A
     return {tuple(row[key] for key in IDENTITY): row for row in (*old, *new)}
 
 
+def check_comparable(details: list[dict[str, Any]]) -> None:
+    """Refuse to compare fine-tunings of different models or on different test sets.
+
+    Raises:
+      RunDirectoryError: if errors before fine-tuning differ within a group.
+    """
+    for group in dict.fromkeys(row["scenario"] for row in details):
+        before = [row["zero_shot_rmse_kcal_mol_a"] for row in details if row["scenario"] == group]
+        if not np.allclose(before, before[0], rtol=1e-3, atol=0.0):
+            raise RunDirectoryError(
+                f"{group}: RMSE before fine-tuning from {min(before):.3f} to {max(before):.3f} kcal/mol/Å: models or "
+                "test sets differ; remove the older results"
+            )
+
+
 def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path, *, machine: str, commit: str) -> None:
     """Write everything."""
     out.mkdir(parents=True, exist_ok=True)
@@ -120,6 +147,7 @@ def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path,
     entries = list(known.values())
     old_details = [{"commit": old["commit"]} | row for row in old["fits"]]
     details = list(merged(old_details, [{"commit": commit} | detail(result) for result in results]).values())
+    check_comparable(details)
     not_run = [name for fit, name in missing.items() if fit not in known]
     summary.write_text(json.dumps(entries, indent=1) + "\n")
     contents = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}

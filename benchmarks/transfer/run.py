@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
-from bayes_mlff.data.molecule_sets import MoleculeSet, NpzKeys, read_arrays, read_npz, write_npz
+from bayes_mlff.data.molecule_sets import SGDML_KEYS, MoleculeSet, NpzKeys, read_arrays, read_npz, write_npz
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.finetune import fit as finetune
 from benchmarks.transfer import scenario as scenarios
@@ -38,17 +38,22 @@ def cut(target: Target, part: Slice, data: Path) -> MoleculeSet:
 
 
 def prepare(fit: Fit, data: Path, folder: Path) -> None:
-    """Write the sets of a fine-tuning, the pool in the order of its seed, unless they are there."""
+    """Write the sets of a fine-tuning, the pool in the order of its seed, unless they are there.
+
+    Raises:
+      RunDirectoryError: if another set is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = fit.target
     for name, part in (("validation", target.validation), ("test", target.test), (f"pool-s{fit.seed}", target.pool)):
         path = folder / f"{name}.npz"
-        if path.is_file():
-            continue
         frames = cut(target, part, data)
         if part is target.pool:
             frames = frames.take(np.random.default_rng(fit.seed).permutation(len(frames.energies)))
-        write_npz(path, {"z": frames.numbers, "R": frames.positions, "E": frames.energies, "F": frames.forces})
+        if not path.is_file():
+            write_npz(path, {"z": frames.numbers, "R": frames.positions, "E": frames.energies, "F": frames.forces})
+        elif not all(map(np.array_equal, frames[:4], read_npz(path, keys=SGDML_KEYS)[:4])):
+            raise RunDirectoryError(f"{path}: other frames than asked for; remove it or choose another folder")
 
 
 def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:

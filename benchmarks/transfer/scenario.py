@@ -129,6 +129,12 @@ def configuration(fit: Fit, sets: Path, output: Path, *, folders: tuple[Path, ..
     return finetuning.parse(merge(fit.settings, fixed))
 
 
+def settings_of(config: FinetuneConfig) -> FinetuneConfig:
+    """The same without its paths."""
+    data = config.data.model_copy(update={"train": "", "validation": None, "test": None})
+    return config.model_copy(update={"data": data, "model": "", "output": ""})
+
+
 def merge(first: Merged, second: Merged) -> dict[str, Any]:
     """The keys of both, of the second where both have one; sections are merged key by key."""
     joined: dict[str, Any] = dict(first)

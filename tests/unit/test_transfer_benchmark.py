@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
 from benchmarks.transfer import collect, run, scenario
 
@@ -92,6 +93,9 @@ def test_sets_are_cut_and_the_pool_is_in_the_order_of_the_seed(made, tmp_path):
     assert (energies["validation"], energies["test"]) == ([11, 7], [9, 1])
     assert set(energies["pool-s0"]) == set(energies["pool-s1"]) == {2, 3, 4, 5, 6}
     assert energies["pool-s0"] != energies["pool-s1"]
+    other = fits[0].target.model_copy(update={"test": scenario.Slice(file="a.npz", split="chosen", first=1, count=2)})
+    with pytest.raises(RunDirectoryError, match=r"test\.npz: other frames"):
+        run.prepare(fits[0]._replace(target=other), tmp_path, tmp_path / "sets")
     short = fits[0].target.model_copy(update={"pool": scenario.Slice(file="a.npz", first=9, count=5)})
     with pytest.raises(DataError, match="12 frames to choose from"):
         run.cut(short, short.pool, tmp_path)
@@ -122,11 +126,36 @@ def metrics(rmse):
     return {"test": test, "sigma_factors": {"forces": 1.5}, "samples": 4, "sampling_seconds": 9.0}
 
 
+def finished(loaded, runs, name, rmse, before=6.0):
+    """A directory as a fine-tuning leaves it."""
+    fit = next(fit for fit in scenario.fits(loaded) if fit.name == name)
+    folder = runs / loaded.scenario / name
+    folder.mkdir(parents=True)
+    config = scenario.configuration(fit, Path("elsewhere"), folder, folders=())
+    (folder / "config.yaml").write_text(settings.dump(config))
+    found = metrics(rmse)
+    found["test"]["zero_shot"]["forces_kcal_mol_a"]["rmse"] = before
+    (folder / "metrics.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_results_of_other_settings_or_another_model_are_not_compared(made, tmp_path):
+    loaded, _ = made
+    finished(loaded, tmp_path / "one", "h2o-sghmc-m2-s0", 0.5)
+    collect.write(*collect.gather(loaded, tmp_path / "one"), tmp_path / "out", machine="none", commit="abc")
+    finished(loaded, tmp_path / "two", "h2o-sghmc-m2-s1", 0.5, before=3.0)
+    with pytest.raises(RunDirectoryError, match=r"water: RMSE before fine-tuning from 3\.000 to 6\.000"):
+        collect.write(*collect.gather(loaded, tmp_path / "two"), tmp_path / "out", machine="none", commit="def")
+    series = [*loaded.series[:-1], loaded.series[-1].model_copy(update={"settings": {"targets": "energy+forces"}})]
+    finished(loaded.model_copy(update={"series": series}), tmp_path / "three", "h2o-adam-m4-s0", 0.5)
+    with pytest.raises(RunDirectoryError, match="other settings than water asks"):
+        collect.gather(loaded, tmp_path / "three")
+
+
 def test_summary_tables_and_figures_of_what_is_finished(made, tmp_path):
     loaded, _ = made
     for name, rmse in (("h2o-sghmc-m2-s0", 0.5), ("h2o-sghmc-m2-s1", 0.7), ("h2o-adam-m4-s0", 0.05)):
-        (tmp_path / "water" / name).mkdir(parents=True)
-        (tmp_path / "water" / name / "metrics.json").write_text(json.dumps(metrics(rmse)))
+        finished(loaded, tmp_path, name, rmse)
     results, missing = collect.gather(loaded, tmp_path)
     assert list(missing.values()) == ["water/h2o-sghmc-m4-s0", "water/h2o-sghmc-m4-s1"]
     collect.write(results, missing, tmp_path / "out", machine="none", commit="abc")
@@ -146,8 +175,7 @@ def test_a_later_collection_keeps_what_has_no_directory_any_more_and_replaces_wh
     loaded, _ = made
 
     def collected(name, rmse, runs, commit):
-        (runs / "water" / name).mkdir(parents=True)
-        (runs / "water" / name / "metrics.json").write_text(json.dumps(metrics(rmse)))
+        finished(loaded, runs, name, rmse)
         collect.write(*collect.gather(loaded, runs), tmp_path / "out", machine="none", commit=commit)
 
     collected("h2o-sghmc-m2-s0", 0.5, tmp_path / "one", "abc")
