@@ -82,15 +82,17 @@ def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: 
       DataError: naming the key, its value and the unit that fits far better.
     """
     forces = {**FORCE_UNITS, **{f"-{unit}": -factor for unit, factor in FORCE_UNITS.items()}}
-    found = {"forces_unit": likelier(frames.forces, prediction.forces[0], forces, data.forces_unit, times=2.0)}
+    found = {
+        "forces_unit": likelier(frames.forces, np.asarray(prediction.forces[0]), forces, data.forces_unit, times=2.0)
+    }
     if frames.size >= FRAMES_TO_DOUBT:
-        energies = (x - np.mean(x) for x in (frames.energy, prediction.energy[0]))
-        found["energy_unit"] = likelier(*energies, ENERGY_UNITS, data.energy_unit, times=3.0)
+        labels, predicted = (x - np.mean(x) for x in (frames.energy, np.asarray(prediction.energy[0])))
+        found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
     if frames.size >= FRAMES_TO_DOUBT and frames.stress is not None and prediction.stress is not None:
-        stress = (x - np.mean(x, axis=0) for x in (frames.stress, prediction.stress[0]))
+        labels, predicted = (x - np.mean(x, axis=0) for x in (frames.stress, np.asarray(prediction.stress[0])))
         factors = {f"{unit}, {sign}": a * b for unit, a in STRESS_UNITS.items() for sign, b in STRESS_SIGNS.items()}
         stated = f"{data.stress_unit}, {data.stress_sign}"
-        found["stress_unit, stress_sign"] = likelier(*stress, factors, stated, times=3.0)
+        found["stress_unit, stress_sign"] = likelier(labels, predicted, factors, stated, times=3.0)
     for key, unit in found.items():
         if unit is not None:
             got = ", ".join(getattr(data, part) for part in key.split(", "))

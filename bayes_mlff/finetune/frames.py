@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import neighbors
@@ -212,7 +212,7 @@ def _check_duplicates(sets: dict[str, Frames]) -> None:
     geometries = np.concatenate(
         [np.concatenate([frames.positions, frames.cells], axis=1).reshape(frames.size, -1) for frames in sets.values()]
     )
-    found = cKDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf, output_type="ndarray")
+    found = KDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf, output_type="ndarray")
     if len(found):
         pairs = [f"{names[later]} = {names[before]}" for before, later in sorted(map(tuple, np.sort(found, axis=1)))]
         shown = ", ".join(pairs[:10]) + (", ..." if len(pairs) > 10 else "")

@@ -148,7 +148,7 @@ def test_results_of_other_settings_or_another_model_are_not_compared(made, tmp_p
         collect.write(*collect.gather(loaded, tmp_path / "two"), tmp_path / "out", machine="none", commit="def")
     series = [*loaded.series[:-1], loaded.series[-1].model_copy(update={"settings": {"targets": "energy+forces"}})]
     finished(loaded.model_copy(update={"series": series}), tmp_path / "three", "h2o-adam-m4-s0", 0.5)
-    with pytest.raises(RunDirectoryError, match="other settings than water asks"):
+    with pytest.raises(RunDirectoryError, match="other settings than water; remove"):
         collect.gather(loaded, tmp_path / "three")
 
 
