@@ -12,7 +12,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
-from bayes_mlff.core.errors import ConfigError, RunDirectoryError, WeightsError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, load_ensemble, run, sampling
 from bayes_mlff.finetune import __main__ as cli
@@ -160,6 +160,22 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
     monkeypatch.setattr(run, "_lasting", lambda c: c.seed)
     with pytest.raises(RunDirectoryError, match="other labels"):
         fit(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "unit", "said"),
+    [
+        ("forces_unit", "kcal/mol/A", "data.train look like eV/A "),
+        ("energy_unit", "hartree", "data.train look like eV "),
+    ],
+)
+def test_a_unit_that_contradicts_the_model_is_refused_or_allowed(data, tiny_model, tmp_path, key, unit, said):
+    stated = {"data": data | {key: unit}}
+    with pytest.raises(DataError, match=said):
+        run.prepare(settings(data, tiny_model, tmp_path / "out", **stated))
+    for change in ({"data": data | {key: unit, "doubtful_units": "allow"}}, stated | {"method": "scratch"}):
+        assert run.prepare(settings(data, tiny_model, tmp_path / "out", **change)).sets.train.size == 12
+    assert not (tmp_path / "out").exists()
 
 
 def test_saved_ensemble_reads_back_and_foreign_files_are_refused(fitted, tiny_model, tmp_path):
