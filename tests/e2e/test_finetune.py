@@ -170,11 +170,12 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
     ],
 )
 def test_a_unit_that_contradicts_the_model_is_refused_or_allowed(data, tiny_model, tmp_path, key, unit, said):
-    stated = {"data": data | {key: unit}}
+    stated = data | {key: unit}
     with pytest.raises(DataError, match=said):
-        run.prepare(settings(data, tiny_model, tmp_path / "out", **stated))
-    for change in ({"data": data | {key: unit, "doubtful_units": "allow"}}, stated | {"method": "scratch"}):
-        assert run.prepare(settings(data, tiny_model, tmp_path / "out", **change)).sets.train.size == 12
+        run.prepare(settings(stated, tiny_model, tmp_path / "out"))
+    allowed = settings(stated | {"doubtful_units": "allow"}, tiny_model, tmp_path / "out")
+    for parsed in (allowed, settings(stated, tiny_model, tmp_path / "out", method="scratch")):
+        assert run.prepare(parsed).sets.train.size == 12
     assert not (tmp_path / "out").exists()
 
 
