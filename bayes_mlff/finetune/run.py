@@ -1,5 +1,6 @@
 """From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,11 +180,19 @@ def _sample(
         first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
-        digest=task.sets.digest(),
+        digest=_digest(task.sets, potential),
         observer=observer,
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
+
+
+def _digest(sets: DataSets, potential: Potential) -> str:
+    """SHA-256 of labels and pretrained model, as far as its weights and architecture are used."""
+    total = hashlib.sha256(sets.digest().encode())
+    total.update(potential.config.model_dump_json().encode())
+    total.update(np.asarray(potential.flat()[0]).tobytes())
+    return total.hexdigest()
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:

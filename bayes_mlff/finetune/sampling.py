@@ -117,14 +117,14 @@ def run(
       start: first parameters [c, p].
       key: of the chains.
       folder: of the checkpoints.
-      digest: of the labels; a checkpoint made with others is refused.
+      digest: of labels and pretrained model; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
       adjust: of parameters and likelihood between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
-      RunDirectoryError: if the checkpoints belong to other labels.
+      RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
 
     def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
@@ -171,7 +171,10 @@ def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: s
     for remark in remarks:
         observer.say(remark)
     if metadata["digest"] != digest:
-        raise RunDirectoryError(f"{folder}: its checkpoints were made with other labels; choose another output")
+        raise RunDirectoryError(
+            f"{folder}: its checkpoints were made with other labels or another pretrained model than the files of data "
+            "and model hold now; restore those, or choose another output"
+        )
     observer.say(f"continuing from step {metadata['step']}")
     return checkpoint.restore(fresh, arrays), [Trace(*row) for row in metadata["trace"]], float(metadata["seconds"])
 

@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
+from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, load_ensemble, run, sampling
@@ -158,8 +159,22 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
     fewer = parsed.data.model_copy(update={"train": data["validation"], "validation": None, "test": None})
     changed = parsed.model_copy(update={"data": fewer})
     monkeypatch.setattr(run, "_lasting", lambda c: c.seed)
-    with pytest.raises(RunDirectoryError, match="other labels"):
+    with pytest.raises(RunDirectoryError, match="other labels or another pretrained model"):
         fit(changed)
+
+
+def test_another_model_under_the_same_name_is_refused(fitted, data, tmp_path, tiny_model):
+    _, path, parsed, _ = fitted
+    shutil.copytree(path, tmp_path / "out")
+    other = registry.initialize(SMALL, 1)
+    replaced = tmp_path / tiny_model.name
+    shutil.copy(tiny_model, replaced)
+    moved = parsed.model_copy(update={"output": str(tmp_path / "out"), "model": tiny_model.name})
+    (tmp_path / "out" / "config.yaml").write_text(core_settings.dump(moved))
+    fit(moved, base=tmp_path)
+    registry.save(other, replaced, {})
+    with pytest.raises(RunDirectoryError, match="another pretrained model"):
+        fit(moved, base=tmp_path)
 
 
 def test_saved_ensemble_reads_back_and_foreign_files_are_refused(fitted, tiny_model, tmp_path):
