@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from bayes_mlff.core import settings, units
+from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
@@ -227,7 +228,7 @@ def _predict(task: Task, params: jax.Array, name: str):
 def _report(
     task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, remarks: dict[str, Any], path: Path
 ) -> None:
-    """Write metrics.json, with remarks of the method, and the figures."""
+    """Write the figures, and at last metrics.json with remarks of the method: where it is, all else is there, too."""
     limit = task.config.large_error_kcal_mol_a
     results: dict = {
         "method": task.config.method,
@@ -251,10 +252,10 @@ def _report(
             shown = (used, tuned, before)
     results |= remarks
     results["trace"] = [entry._asdict() for entry in sampled.trace]
-    (path / "metrics.json").write_text(json.dumps(results, indent=1) + "\n")
     if shown is not None and shown[1].forces.sigma is not None:
         _, tuned, before = shown
         sigma = shown[1].forces.sigma
-        (path / "forces_parity.png").write_bytes(figures.parity(tuned.forces, before.forces))
-        (path / "sigma_error.png").write_bytes(figures.sigma_error(tuned.forces, sigma))
-        (path / "calibration.png").write_bytes(figures.calibration(tuned.forces, sigma, tuned.energy))
+        write_whole(path / "forces_parity.png", figures.parity(tuned.forces, before.forces))
+        write_whole(path / "sigma_error.png", figures.sigma_error(tuned.forces, sigma))
+        write_whole(path / "calibration.png", figures.calibration(tuned.forces, sigma, tuned.energy))
+    write_whole(path / "metrics.json", (json.dumps(results, indent=1) + "\n").encode())

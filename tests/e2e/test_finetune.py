@@ -154,6 +154,15 @@ def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypat
         fit(parsed.model_copy(update={"batch_size": 2}))
 
 
+def test_metrics_are_there_only_once_all_else_is(fitted, tmp_path, monkeypatch):
+    _, path, parsed, _ = fitted
+    shutil.copytree(path, tmp_path / "out", ignore=shutil.ignore_patterns("*.png", "metrics.json"))
+    names, original = [], run.write_whole
+    monkeypatch.setattr(run, "write_whole", lambda path, content: (names.append(path.name), original(path, content)))
+    fit(parsed.model_copy(update={"output": str(tmp_path / "out")}))
+    assert names == [*PICTURES, "metrics.json"] and all((tmp_path / "out" / name).is_file() for name in names)
+
+
 def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, tiny_model, monkeypatch):
     *_, parsed, _ = fitted
     fewer = parsed.data.model_copy(update={"train": data["validation"], "validation": None, "test": None})
