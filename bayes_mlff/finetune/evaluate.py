@@ -123,7 +123,8 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
-      nominal level with its 95 % intervals, binomial and with structures as independent, `calibration_curve`, and for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
+      nominal level with its 95 % intervals, binomial and with structures as independent, `calibration_curve`, and
+      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
     """
     structures = result.energy.error.size
     summary = {

@@ -58,7 +58,7 @@ def test_impossible_input_is_named():
     for arguments in ((hits, 7), (hits, 1), ([], 2)):
         with pytest.raises(ValueError, match="structures"):
             structure_share(*arguments)
-    with pytest.raises(ValueError, match="hits: got numbers from 0.5 to 0.5"):
+    with pytest.raises(ValueError, match=r"hits: got numbers from 0\.5 to 0\.5"):
         structure_share(0.5 * hits, 20)
     with pytest.raises(ValueError, match="confidence"):
         structure_share(hits, 20, confidence=1.0)
