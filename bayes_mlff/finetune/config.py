@@ -142,7 +142,10 @@ class FinetuneConfig(Section):
         default=1.0, description="Force errors above it are those that σ should point to (AUC-ROC)."
     )
     evaluation_batch: Count = Field(default=32, description="Frames predicted at once.")
-    checkpoint_steps: Count = Field(default=500, description="Steps between checkpoints, at most.")
+    checkpoint_steps: Count = Field(
+        default=500,
+        description="Steps between checkpoints, at most; no fewer than those between two noise levels, up to 50.",
+    )
     seed: Seed = 0
 
     @field_validator("schedule", mode="before")
@@ -172,6 +175,11 @@ class FinetuneConfig(Section):
         if self.optimises or not isinstance(self.schedule, ParallelSchedule):
             return 1
         return self.schedule.chains
+
+    @property
+    def levels_noise(self) -> bool:
+        """True for parallel chains of samplers, whose noise levels are adjusted while they are cold."""
+        return not self.optimises and isinstance(self.schedule, ParallelSchedule)
 
     @property
     def from_random_weights(self) -> bool:

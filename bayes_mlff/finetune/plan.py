@@ -1,5 +1,6 @@
 """What a method means: the moves of the chains, their prior, where they start and when they are sampled."""
 
+from itertools import pairwise
 from math import gcd
 from typing import NamedTuple, cast
 
@@ -37,8 +38,12 @@ class Plan(NamedTuple):
     prior: GaussianPrior  # over flat parameters [p]; of infinite scale where a method has none
     chains: int
     sample_steps: tuple[int, ...]  # ascending step counts after which every chain is sampled
-    chunk: int  # steps of one compiled call; divides every sample step
-    thin: int  # steps between entries of the traces and between adjustments; divides the chunk
+    chunk: int  # steps of a stretch, at most; the last one before a sample may be shorter
+    thin: int  # steps between entries of the traces and between adjustments; divides the chunk and every sample step
+
+    def stretch_end(self, step: int) -> int:
+        """Step count at which the stretch that begins at `step` ends."""
+        return min(step + self.chunk, *(sample for sample in self.sample_steps if sample > step))
 
 
 def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
@@ -51,11 +56,25 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       potential: pretrained weights.
     """
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
-    chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    cold_steps = config.schedule.cold_steps if isinstance(config.schedule, ParallelSchedule) else 0
-    return Plan(
-        transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, window(chunk, cold_steps)
-    )
+    chunk, thin = _stretches(config, sample_steps)
+    return Plan(transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, thin)
+
+
+def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[int, int]:
+    """Chunk and thin of a plan: stretches of one length where they are not much shorter than they may be.
+
+    Chains whose noise levels are adjusted are so every `thin` steps, which therefore must not depend on the steps
+    between checkpoints.
+    """
+    common, most = gcd(*sample_steps), config.checkpoint_steps
+    even = largest_divisor(common, most)
+    thin = window(even, 0)
+    if config.levels_noise and isinstance(config.schedule, ParallelSchedule):
+        thin = window(common, config.schedule.cold_steps)
+    between = [after - before for before, after in pairwise((0, *sample_steps))]
+    if even % thin == 0 and 2 * even >= min(most, *between):
+        return even, thin
+    return thin * max(1, min(most, max(between)) // thin), thin
 
 
 def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn, thin: int) -> Adjust | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.finetune import config as configuration
@@ -23,6 +23,7 @@ from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -102,22 +103,26 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
         directory.create(settings.dump(config))
     else:
         stored = configuration.load(directory.config)
-        if _lasting(stored) != _lasting(config):
-            left, right = _lasting(stored).model_dump(), _lasting(config).model_dump()
-            changed = [key for key in left if left[key] != right[key]]
+        found = changes(_lasting(stored), _lasting(config))
+        if found:
+            named = "; ".join(f"{c.key} {shown(c.before)}, got {shown(c.after)}" for c in found)
             raise RunDirectoryError(
-                f"{path}: holds a fine-tuning with another {', '.join(changed)}; choose another output"
+                f"{path}: holds a fine-tuning with {named}; allowed: the settings that it holds, or another output"
             )
     directory.open()
     return directory
 
 
 def _lasting(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration without what concerns only the evaluation, which may change."""
+    """The configuration without what may change: what concerns only the evaluation, and how often chains are kept.
+
+    The steps between checkpoints are also those after which optimisers choose their best parameters.
+    """
     data: DataConfig = config.data.model_copy(update={"test": None})
     default = FinetuneConfig.model_fields
-    free = {key: default[key].default for key in ("evaluation_batch", "large_error_kcal_mol_a", "output")}
-    return config.model_copy(update={"data": data, **free})
+    names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
+    names += ["checkpoint_steps"] if config.levels_noise else []
+    return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:

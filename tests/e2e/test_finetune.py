@@ -143,6 +143,17 @@ def test_an_interrupted_fit_ends_with_the_same_bits(fitted, tmp_path, monkeypatc
     assert before["test"] == after["test"] and before["trace"] == after["trace"]
 
 
+def test_other_steps_between_checkpoints_sample_the_same(fitted, tmp_path, monkeypatch):
+    whole, path, parsed, _ = fitted
+    copy = tmp_path / "out"
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns("000000300.ckpt"))
+    original, steps = checkpoint.write, []
+    monkeypatch.setattr(sampling.checkpoint, "write", lambda *a: (steps.append(a[1]), original(*a)))
+    result = fit(parsed.model_copy(update={"output": str(copy), "checkpoint_steps": 150}))
+    assert steps == [300], "the last stretch is not a shorter one"
+    np.testing.assert_allclose(result.samples, whole.samples, rtol=1e-5, atol=1e-6)
+
+
 def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypatch):
     whole, path, parsed, _ = fitted
     monkeypatch.setattr(sampling.checkpoint, "write", None)
@@ -150,8 +161,10 @@ def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypat
     np.testing.assert_array_equal(fit(other_test).samples, whole.samples)
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["test"]["fine_tuned"]["forces_kcal_mol_a"]["large_error"] == 0.5
-    with pytest.raises(RunDirectoryError, match="another batch_size"):
-        fit(parsed.model_copy(update={"batch_size": 2}))
+    faster = parsed.schedule.model_copy(update={"step_size": 0.05})
+    named = r"with schedule\.step_size 0\.01, got 0\.05; batch_size 3, got 2; allowed"
+    with pytest.raises(RunDirectoryError, match=named):
+        fit(parsed.model_copy(update={"batch_size": 2, "schedule": faster}))
 
 
 def test_metrics_are_there_only_once_all_else_is(fitted, tmp_path, monkeypatch):
@@ -167,7 +180,7 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
     *_, parsed, _ = fitted
     fewer = parsed.data.model_copy(update={"train": data["validation"], "validation": None, "test": None})
     changed = parsed.model_copy(update={"data": fewer})
-    monkeypatch.setattr(run, "_lasting", lambda c: c.seed)
+    monkeypatch.setattr(run, "_lasting", lambda c: c.model_copy(update={"data": parsed.data}))
     with pytest.raises(RunDirectoryError, match="other labels or another pretrained model"):
         fit(changed)
 

@@ -1,13 +1,15 @@
 """Parts of a fine-tuning run: what makes it the same one, its stretches and its output directory."""
 
 import numpy as np
+import pytest
 
-from bayes_mlff.finetune import run
+from bayes_mlff.finetune import config, plan, run
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
 from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY = tiny_nequip((1, 8))
+LONG = {"kind": "long", "samples": 2}
 
 
 def water(count, seed=0):
@@ -17,6 +19,42 @@ def water(count, seed=0):
         np.array([8, 1, 1]), np.ones(3, bool), random.normal(size=(count, 3, 3)), np.ones((count, 3, 3)),
         random.normal(size=count), random.normal(size=(count, 3, 3)), random.normal(size=(count, 3, 3)),
     )  # fmt: skip
+
+
+def stretches(change):
+    """Plan of a configuration, and the step counts of its checkpoints."""
+    made = plan.make_plan(config.parse({"data": {"train": "a.npz"}} | change), registry.initialize(TINY, 0))
+    ends = [0]
+    while ends[-1] < made.sample_steps[-1]:
+        ends.append(made.stretch_end(ends[-1]))
+        assert (ends[-1] - ends[-2]) % made.thin == 0
+    assert set(made.sample_steps) <= set(ends) and made.chunk % made.thin == 0
+    return made, ends[1:]
+
+
+@pytest.mark.parametrize(
+    ("change", "ends"),
+    [
+        ({"checkpoint_steps": 500}, [500, 1000, 1500, 2000]),
+        ({"method": "adam", "optimizer": {"steps": 100}}, [100]),
+        ({"method": "adam", "optimizer": {"steps": 1200}}, [400, 800, 1200]),
+        ({"method": "adam", "optimizer": {"steps": 101}, "checkpoint_steps": 50}, [50, 100, 101]),
+        ({"schedule": {"steps": 1010}}, [500, 1000, 1010]),
+        ({"schedule": LONG | {"decay_steps": 400, "cycle_steps": 100}}, [100, 200, 300, 400, 500]),
+        ({"schedule": LONG | {"decay_steps": 600, "cycle_steps": 503}}, [500, 600, 1100, 1103]),
+    ],
+)  # fmt: skip
+def test_stretches_are_even_if_they_can_be_and_else_few(change, ends):
+    assert stretches(change)[1] == ends
+
+
+def test_windows_of_the_noise_levels_do_not_depend_on_checkpoints():
+    for steps in (600, 1010, 2000):
+        thin = {
+            stretches({"schedule": {"steps": steps}, "checkpoint_steps": every})[0].thin
+            for every in (1, 30, 100, 130, 9999)
+        }
+        assert len(thin) == 1, steps
 
 
 def test_the_digest_covers_all_labels_atoms_and_the_model():
