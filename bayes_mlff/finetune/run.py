@@ -137,15 +137,17 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
-    def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
-        return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress_sigma, text)
-
-    likelihood = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
+    likelihood = noise = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
     labels = sampling.fill(config, train, task.graphs["train"], isolated - learnt)
     sampled = _sample(task, likelihood, labels, directory, observer)
     remarks: dict[str, Any] = {}
     if config.method == "laplace":
-        sampled, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
+        sampled, noise, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
+
+    def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
+        stress = stress_sigma if noise.stress_sigma is None else float(noise.stress_sigma)
+        return Ensemble(potential.config, params, offsets, SigmaFactors(), float(noise.energy_sigma), stress, text)
+
     offsets = np.full(len(sampled.samples), learnt)
     if config.targets == "forces":
         # Forces leave every sample its own constant of integration.
@@ -209,8 +211,9 @@ def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _last_layer(
     task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
-) -> tuple[Sampled, dict[str, Any]]:
-    """Draws from the posterior of the last layer in place of the optimised weights, and how it was chosen."""
+) -> tuple[Sampled, Likelihood, dict[str, Any]]:
+    """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels as they turned out
+    to be, and how the posterior was chosen."""
     predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],
@@ -222,7 +225,7 @@ def _last_layer(
         "prior_precision": found.prior_precision,
         "noise_factors": list(found.noise_factors),
     }
-    return optimised._replace(samples=drawn), chosen
+    return optimised._replace(samples=drawn), laplace.fitted(likelihood, labels, found), chosen
 
 
 def _predict(task: Task, params: jax.Array, name: str):

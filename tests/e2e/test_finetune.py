@@ -314,13 +314,14 @@ def test_deep_ensemble_keeps_the_best_and_finds_its_constants(data, tiny_model, 
 
 
 def test_laplace_spreads_the_last_layer_of_an_optimised_model(data, tiny_model, tmp_path):
-    change = {"optimizer": {"steps": 100, "learning_rate": 1e-2}, "targets": "forces", "laplace": {"samples": 5}}
+    change = {"optimizer": {"steps": 100, "learning_rate": 1e-2}, "laplace": {"samples": 5}}
     drawn = fit(settings(data, tiny_model, tmp_path / "out", **change, method="laplace"))
     optimised = checkpoint.newest(tmp_path / "out" / "checkpoints")[0][".samples"][0, 0]
     moved = np.abs(np.mean(drawn.samples, axis=0) - optimised) > 1e-5
     assert np.count_nonzero(moved) == 1, "more than the level of the force σ differs from the optimum"
     assert np.count_nonzero(np.std(drawn.samples, axis=0) > 1e-6) == 2, "more than the last layer is spread"
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert drawn.energy_sigma_ev == pytest.approx(2e-3 / np.sqrt(metrics["laplace"]["noise_factors"][0]))
     assert 0 < metrics["laplace"]["effective_weights"] < metrics["laplace"]["weights"] == 2
     forces = metrics["validation"]["fine_tuned"]["forces_kcal_mol_a"]
     assert forces["mean_sigma"] == pytest.approx(forces["rmse"], rel=1e-5)
