@@ -49,7 +49,9 @@ class PriorConfig(Section):
     kind: Literal["transfer", "normal"] = Field(
         default="transfer", description="Centred on the pretrained weights, or N(0, 1)."
     )
-    scale: Positive = Field(default=0.2, description="σ_TL of transfer; 0.2 for NequIP, 0.5 for MACE.")
+    scale: Positive | None = Field(
+        default=None, description="σ_TL of transfer; without it that of the architecture, 0.2 for NequIP, 0.5 for MACE."
+    )
 
 
 class ParallelSchedule(Section):

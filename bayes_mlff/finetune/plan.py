@@ -16,7 +16,7 @@ from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.problem import around_prior_mean, prior_mean
+from bayes_mlff.otf.problem import around_prior_mean, prior_mean, transfer_scale
 from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
@@ -137,7 +137,12 @@ def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
         return GaussianPrior(mean, float("inf"))
     if config.method == "scratch" or config.prior.kind == "normal":
         return GaussianPrior(jnp.zeros_like(mean), 1.0)
-    return GaussianPrior(mean, config.prior.scale)
+    return GaussianPrior(mean, prior_scale(config, potential))
+
+
+def prior_scale(config: FinetuneConfig, potential: Potential) -> float:
+    """σ_TL of the transfer prior: the configured one, else that of the architecture."""
+    return transfer_scale(potential) if config.prior.scale is None else config.prior.scale
 
 
 def first_parameters(
@@ -161,5 +166,5 @@ def first_parameters(
         return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
     parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
     spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
-    centre = GaussianPrior(prior_mean(potential), config.prior.scale)
+    centre = GaussianPrior(prior_mean(potential), prior_scale(config, potential))
     return around_prior_mean(potential, centre, spread, chains, key)

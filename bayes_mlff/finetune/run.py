@@ -19,7 +19,7 @@ from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import DataSets, Frames
-from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
+from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan, prior_scale
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
@@ -73,7 +73,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     task = prepare(config, base=base)
     sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
     observer.say(f"{config.method} on {sizes} frames of {len(task.sets.train.numbers)} atoms")
-    directory = _open(config, base / config.output)
+    directory = _open(task.config, base / config.output)
     try:
         return _work(task, directory, observer)
     finally:
@@ -94,7 +94,9 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
-    return Task(config, sets, graphs, potential, with_stress, single)
+    # The directory of the results states the number that is used.
+    prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
+    return Task(config.model_copy(update={"prior": prior}), sets, graphs, potential, with_stress, single)
 
 
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
@@ -212,8 +214,7 @@ def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _last_layer(
     task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
 ) -> tuple[Sampled, Likelihood, dict[str, Any]]:
-    """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels as they turned out
-    to be, and how the posterior was chosen."""
+    """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels, and its choice."""
     predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],

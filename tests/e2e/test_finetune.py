@@ -192,7 +192,7 @@ def test_another_model_under_the_same_name_is_refused(fitted, data, tmp_path, ti
     replaced = tmp_path / tiny_model.name
     shutil.copy(tiny_model, replaced)
     moved = parsed.model_copy(update={"output": str(tmp_path / "out"), "model": tiny_model.name})
-    (tmp_path / "out" / "config.yaml").write_text(core_settings.dump(moved))
+    (tmp_path / "out" / "config.yaml").write_text(core_settings.dump(run.prepare(moved, base=tmp_path).config))
     fit(moved, base=tmp_path)
     registry.save(other, replaced, {})
     with pytest.raises(RunDirectoryError, match="another pretrained model"):

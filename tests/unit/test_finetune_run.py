@@ -1,11 +1,15 @@
 """Parts of a fine-tuning run: what makes it the same one, its stretches and its output directory."""
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from bayes_mlff.finetune import config, plan, run
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
+from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.otf.problem import prior_mean
 from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY = tiny_nequip((1, 8))
@@ -55,6 +59,26 @@ def test_windows_of_the_noise_levels_do_not_depend_on_checkpoints():
             for every in (1, 30, 100, 130, 9999)
         }
         assert len(thin) == 1, steps
+
+
+def test_scale_of_the_prior_is_that_of_the_architecture_unless_said():
+    mace = MACEConfig(
+        elements=(1, 8), r_max=3.0, hidden_irreps="2x0e+2x1o", num_interactions=2, max_ell=1, correlation=1,
+        radial_widths=(4,), sigma_widths=(4,), average_neighbors=2.0, energy_scale=1.0, energy_shifts=(0.0, 0.0),
+    )  # fmt: skip
+    for architecture, wanted in ((TINY, 0.2), (mace, 0.5)):
+        potential = registry.initialize(architecture, 0)
+        for prior, scale in (({}, wanted), ({"scale": 0.3}, 0.3)):
+            parsed = config.parse({"data": {"train": "a.npz"}, "prior": prior})
+            assert plan.make_plan(parsed, potential).prior.scale == scale
+            start = plan.first_parameters(parsed, potential, 400, jax.random.key(0), force_rms_ev_a=1.0)
+            assert np.std(start - prior_mean(potential)[None]) == pytest.approx(spread(potential, scale), rel=0.02)
+
+
+def spread(potential, scale):
+    """Standard deviation over all weights of starting points, a quarter of the prior's but in the σ head."""
+    head = np.concatenate([np.full(v.size, k[0] == "sigma") for k, v in sorted(flatten_dict(potential.params).items())])
+    return scale * np.sqrt(np.mean(np.where(head, 1.0, 0.25**2)))
 
 
 def test_the_digest_covers_all_labels_atoms_and_the_model():
