@@ -234,6 +234,7 @@ def test_calculator_equals_the_predictions_of_the_fit(fitted, data):
         np.testing.assert_allclose(atoms.get_forces(), each.mean(axis=0), atol=2e-5)
         assert atoms.calc.results["chain_energy"].mean() == pytest.approx(energies[-1], abs=1e-4)
         assert "stress" not in atoms.calc.results
+        assert atoms.get_potential_energy(force_consistent=True) == energies[-1]
     np.testing.assert_allclose(energies, outcome.energy.reference + outcome.energy.error, atol=1e-4)
     np.testing.assert_allclose(np.ravel(sigmas), outcome.forces.sigma, rtol=1e-3)
     energy_sigma = atoms.calc.get_property("energy_sigma", atoms)

@@ -1,11 +1,15 @@
 """Parts of a fine-tuning run: what makes it the same one, its stretches and its output directory."""
 
+import io
+
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from rich.console import Console
 
 from bayes_mlff.finetune import config, plan, run
+from bayes_mlff.finetune.console import table
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig
@@ -96,3 +100,15 @@ def test_the_digest_covers_all_labels_atoms_and_the_model():
     assert run._digest(sets, registry.initialize(TINY, 1)) != before
     longer = registry.Potential(TINY.model_copy(update={"r_max": 1.5 * TINY.r_max}), potential.params)
     assert run._digest(sets, longer) != before
+
+
+def test_the_table_fits_a_narrow_terminal():
+    numbers = {"rmse": 12.3456, "mae": 0.0123456, "mll": -1.23456, "coverage": {"0.95": 0.95123}}
+    tuned = {"energy_kcal_mol": numbers, "forces_kcal_mol_a": numbers | {"auc_roc": 0.87654}, "stress_gpa": numbers}
+    before = {name: {"rmse": 1234.5, "mae": 0.1} for name in tuned}
+    output = Console(width=80, record=True, file=io.StringIO())
+    output.print(table({name: {"zero_shot": before, "fine_tuned": tuned} for name in ("validation", "test")}))
+    lines = output.export_text().splitlines()
+    row = ["validation", "forces", "kcal/mol/Å", "1234", "12.3", "0.1", "0.0123", "-1.23", "0.877", "95.1%"]
+    assert row in [line.split() for line in lines] and max(map(len, lines)) <= 80
+    assert sum("GPa" in line for line in lines) == 2 and "MLL" in "".join(lines) and "…" not in "".join(lines)
