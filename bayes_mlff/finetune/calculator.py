@@ -25,10 +25,10 @@ VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 class EnsembleCalculator(Calculator):
     """Predictive distribution of all samples; eV, eV/Å, eV/Å³.
 
-    Beside `energy`, `forces` and (for three periodic directions) `stress`, `results` holds `energy_sigma`,
-    `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation set asked
-    for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt order
-    xx yy zz yz xz xy, tension positive.
+    Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
+    `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
+    set asked for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt
+    order xx yy zz yz xz xy, tension positive.
 
     Args:
       ensemble: from `fit`, or the path of an `ensemble.safetensors`.
@@ -41,7 +41,7 @@ class EnsembleCalculator(Calculator):
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
-        "energy", "forces", "stress", "energy_sigma", "forces_sigma", "stress_sigma",
+        "energy", "free_energy", "forces", "stress", "energy_sigma", "forces_sigma", "stress_sigma",
         "chain_energy", "chain_forces", "chain_stress",
     ]  # fmt: skip
 
@@ -91,8 +91,10 @@ class EnsembleCalculator(Calculator):
     def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
         level = float(np.mean(self.ensemble.level_ev(structure.numbers)))
         factors = self.ensemble.factors
+        energy = float(moments.energy_mean[0]) + level
         results: dict[str, float | np.ndarray] = {
-            "energy": float(moments.energy_mean[0]) + level,
+            "energy": energy,
+            "free_energy": energy,
             "energy_sigma": float(moments.energy_sigma[0]) * factors.energy,
             "forces": _host(moments.forces_mean[0]),
             "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,

@@ -68,7 +68,9 @@ class PriorConfig(Section):
     kind: Literal["transfer", "normal"] = Field(
         default="transfer", description="Centred on the pretrained weights, or N(0, 1)."
     )
-    scale: Positive = Field(default=0.2, description="σ_TL of transfer; 0.2 for NequIP, 0.5 for MACE.")
+    scale: Positive | None = Field(
+        default=None, description="σ_TL of transfer; without it that of the architecture, 0.2 for NequIP, 0.5 for MACE."
+    )
 
 
 class ParallelSchedule(Section):
@@ -161,7 +163,10 @@ class FinetuneConfig(Section):
         default=1.0, description="Force errors above it are those that σ should point to (AUC-ROC)."
     )
     evaluation_batch: Count = Field(default=32, description="Frames predicted at once.")
-    checkpoint_steps: Count = Field(default=500, description="Steps between checkpoints, at most.")
+    checkpoint_steps: Count = Field(
+        default=500,
+        description="Steps between checkpoints, at most; no fewer than those between two noise levels, up to 50.",
+    )
     seed: Seed = 0
 
     @field_validator("schedule", mode="before")
@@ -191,6 +196,11 @@ class FinetuneConfig(Section):
         if self.optimises or not isinstance(self.schedule, ParallelSchedule):
             return 1
         return self.schedule.chains
+
+    @property
+    def levels_noise(self) -> bool:
+        """True for parallel chains of samplers, whose noise levels are adjusted while they are cold."""
+        return not self.optimises and isinstance(self.schedule, ParallelSchedule)
 
     @property
     def from_random_weights(self) -> bool:

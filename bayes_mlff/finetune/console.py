@@ -1,5 +1,8 @@
 """What a user sees while the chains run, and the table at the end."""
 
+from typing import Final
+
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -41,17 +44,35 @@ class ConsoleObserver:
             self.say(f"  step {step} of {steps}, potential per label {potential:.5g}, {seconds:.0f} s")
 
 
+UNITS: Final = {
+    "energy_kcal_mol": ("energy", "kcal/mol"),
+    "forces_kcal_mol_a": ("forces", "kcal/mol/Å"),
+    "stress_gpa": ("stress", "GPa"),
+}
+"""Names and units of the quantities in metrics.json."""
+
+
 def table(results: dict) -> Table:
-    """Errors of every set before and after fine-tuning, from the contents of metrics.json."""
-    columns = ("set", "quantity", "RMSE before", "RMSE", "MAE before", "MAE", "within 95 %")
-    made = Table(*columns)
+    """Errors of every set before and after fine-tuning, mean log likelihood, AUC and coverage; at most 80 columns wide.
+
+    Args:
+      results: contents of metrics.json.
+    """
+    made = Table(box=box.SIMPLE, padding=0, show_edge=False)
+    for column in ("set", "", "unit", "RMSE\nbefore", "RMSE", "MAE\nbefore", "MAE", "MLL", "AUC", "in 95 %"):
+        made.add_column(column, justify="left" if column in ("set", "", "unit") else "right")
     for name in ("validation", "test"):
         if name not in results:
             continue
         before, after = results[name]["zero_shot"], results[name]["fine_tuned"]
         for quantity, numbers in after.items():
             old = before.get(quantity, {})
-            errors = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"])
-            texts = ("-" if x is None else f"{x:.4g}" for x in errors)
-            made.add_row(name, quantity, *texts, f"{numbers['coverage']['0.95']:.1%}")
+            shown = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"], numbers["mll"])
+            texts = map(_short, (*shown, numbers.get("auc_roc")))
+            made.add_row(name, *UNITS[quantity], *texts, f"{numbers['coverage']['0.95']:.1%}")
     return made
+
+
+def _short(x: float | None) -> str:
+    """Three digits, or the whole number if it has more."""
+    return "-" if x is None else f"{x:.3g}" if abs(x) < 1000.0 else f"{x:.0f}"

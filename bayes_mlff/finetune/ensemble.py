@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from bayes_mlff.core.durable import sync
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
@@ -81,6 +82,7 @@ def save(ensemble: Ensemble, path: Path) -> None:
     arrays = {"samples": np.array(ensemble.samples, order="C"), "offset_ev": np.array(ensemble.offset_ev, np.float64)}
     unfinished = path.with_name(path.name + ".writing")
     save_file(arrays, unfinished, metadata=metadata)
+    sync(unfinished)
     unfinished.replace(path)
 
 

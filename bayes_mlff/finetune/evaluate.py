@@ -161,7 +161,7 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
-      nominal level with its 95 % intervals, binomial and from a bootstrap over structures, `calibration_curve`, and
+      nominal level with its 95 % intervals, binomial and with structures as independent, `calibration_curve`, and
       for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
     """
     structures = result.energy.error.size
@@ -200,7 +200,7 @@ def _numbers(quality: Quality, unit: float, structures: int, threshold: float | 
 
 
 def _coverage_intervals(pit: np.ndarray, inside: metrics.Coverage, structures: int) -> dict[str, dict]:
-    """95 % intervals of the observed shares, by nominal level; one structure has no bootstrap."""
+    """95 % intervals of the observed shares, by nominal level; one structure shows no correlation."""
     intervals = {}
     for level, low, high in zip(LEVELS, inside.lower, inside.upper, strict=True):
         intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}

@@ -65,11 +65,15 @@ class DataSets(NamedTuple):
         return {name: frames for name, frames in pairs if frames is not None}
 
     def digest(self) -> str:
-        """SHA-256 of what is learnt from and chosen by."""
+        """SHA-256 of what is learnt from and chosen by: atoms, pbc, geometries and all labels, with their shapes."""
         total = hashlib.sha256()
         for frames in (self.train, self.validation):
-            for array in () if frames is None else (frames.positions, frames.cells, frames.energy, frames.forces):
-                total.update(np.ascontiguousarray(array).tobytes())
+            if frames is None:
+                continue
+            labels = (frames.energy, frames.forces, frames.stress)
+            for array in (frames.numbers, frames.pbc, frames.positions, frames.cells, *labels):
+                total.update(b"none" if array is None else f"{array.dtype} {array.shape}".encode())
+                total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
 
 

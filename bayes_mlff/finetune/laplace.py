@@ -157,6 +157,17 @@ def approximate(
     return samples(potential, params, index, found, int(bool(labels.has_energy[0])), count, key), found
 
 
+def fitted(likelihood: Likelihood, labels: TrainingSet, found: Evidence) -> Likelihood:
+    """σ/√b of energies and stress, with the noise factors b of their labels; σ itself of what has no labels."""
+    factors = list(found.noise_factors)
+    energy = factors.pop(0) if bool(labels.has_energy[0]) else 1.0
+    stress = factors[1] if len(factors) > 1 else 1.0
+    stress_sigma = likelihood.stress_sigma
+    return Likelihood(
+        likelihood.energy_sigma / energy**0.5, None if stress_sigma is None else stress_sigma / stress**0.5
+    )
+
+
 def _bounded(numerator: float, denominator: float) -> float:
     low, high = PRECISIONS
     return float(np.clip(max(numerator, 0.0) / max(denominator, 1e-300), low, high))

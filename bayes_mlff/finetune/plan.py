@@ -1,5 +1,6 @@
 """What a method means: the moves of the chains, their prior, where they start and when they are sampled."""
 
+from itertools import pairwise
 from math import gcd
 from typing import NamedTuple, cast
 
@@ -15,7 +16,7 @@ from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.problem import around_prior_mean, prior_mean
+from bayes_mlff.otf.problem import around_prior_mean, prior_mean, transfer_scale
 from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.prior import GaussianPrior
 from bayes_mlff.sghmc.precondition import amsgrad
@@ -37,8 +38,12 @@ class Plan(NamedTuple):
     prior: GaussianPrior  # over flat parameters [p]; of infinite scale where a method has none
     chains: int
     sample_steps: tuple[int, ...]  # ascending step counts after which every chain is sampled
-    chunk: int  # steps of one compiled call; divides every sample step
-    thin: int  # steps between entries of the traces and between adjustments; divides the chunk
+    chunk: int  # steps of a stretch, at most; the last one before a sample may be shorter
+    thin: int  # steps between entries of the traces and between adjustments; divides the chunk and every sample step
+
+    def stretch_end(self, step: int) -> int:
+        """Step count at which the stretch that begins at `step` ends."""
+        return min(step + self.chunk, *(sample for sample in self.sample_steps if sample > step))
 
 
 def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
@@ -51,11 +56,25 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       potential: pretrained weights.
     """
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
-    chunk = largest_divisor(gcd(*sample_steps), config.checkpoint_steps)
-    cold_steps = config.schedule.cold_steps if isinstance(config.schedule, ParallelSchedule) else 0
-    return Plan(
-        transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, window(chunk, cold_steps)
-    )
+    chunk, thin = _stretches(config, sample_steps)
+    return Plan(transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, thin)
+
+
+def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[int, int]:
+    """Chunk and thin of a plan: stretches of one length where they are not much shorter than they may be.
+
+    Chains whose noise levels are adjusted are so every `thin` steps, which therefore must not depend on the steps
+    between checkpoints.
+    """
+    common, most = gcd(*sample_steps), config.checkpoint_steps
+    even = largest_divisor(common, most)
+    thin = window(even, 0)
+    if config.levels_noise and isinstance(config.schedule, ParallelSchedule):
+        thin = window(common, config.schedule.cold_steps)
+    between = [after - before for before, after in pairwise((0, *sample_steps))]
+    if even % thin == 0 and 2 * even >= min(most, *between):
+        return even, thin
+    return thin * max(1, min(most, max(between)) // thin), thin
 
 
 def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn, thin: int) -> Adjust | None:
@@ -118,7 +137,12 @@ def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
         return GaussianPrior(mean, float("inf"))
     if config.method == "scratch" or config.prior.kind == "normal":
         return GaussianPrior(jnp.zeros_like(mean), 1.0)
-    return GaussianPrior(mean, config.prior.scale)
+    return GaussianPrior(mean, prior_scale(config, potential))
+
+
+def prior_scale(config: FinetuneConfig, potential: Potential) -> float:
+    """σ_TL of the transfer prior: the configured one, else that of the architecture."""
+    return transfer_scale(potential) if config.prior.scale is None else config.prior.scale
 
 
 def first_parameters(
@@ -142,5 +166,5 @@ def first_parameters(
         return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
     parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
     spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
-    centre = GaussianPrior(prior_mean(potential), config.prior.scale)
+    centre = GaussianPrior(prior_mean(potential), prior_scale(config, potential))
     return around_prior_mean(potential, centre, spread, chains, key)

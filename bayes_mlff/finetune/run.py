@@ -1,5 +1,6 @@
 """From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 
 from bayes_mlff.core import settings, units
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.durable import write_whole
+from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.finetune import config as configuration
@@ -17,10 +19,11 @@ from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frames import DataSets, Frames
-from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
+from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan, prior_scale
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -72,7 +75,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     observer.say(f"{config.method} on {sizes} frames of {len(task.sets.train.numbers)} atoms")
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
-    directory = _open(config, base / config.output)
+    directory = _open(task.config, base / config.output)
     try:
         return _work(task, directory, observer)
     finally:
@@ -93,7 +96,9 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
-    task = Task(config, sets, graphs, potential, with_stress, single)
+    # The directory of the results states the number that is used.
+    prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
+    task = Task(config.model_copy(update={"prior": prior}), sets, graphs, potential, with_stress, single)
     if not config.from_random_weights and config.data.doubtful_units == "refuse":
         pretrained = potential.flat()[0][None, :]
         for name, used in sets.named().items():
@@ -107,22 +112,26 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
         directory.create(settings.dump(config))
     else:
         stored = configuration.load(directory.config)
-        if _lasting(stored) != _lasting(config):
-            left, right = _lasting(stored).model_dump(), _lasting(config).model_dump()
-            changed = [key for key in left if left[key] != right[key]]
+        found = changes(_lasting(stored), _lasting(config))
+        if found:
+            named = "; ".join(f"{c.key} {shown(c.before)}, got {shown(c.after)}" for c in found)
             raise RunDirectoryError(
-                f"{path}: holds a fine-tuning with another {', '.join(changed)}; choose another output"
+                f"{path}: holds a fine-tuning with {named}; allowed: the settings that it holds, or another output"
             )
     directory.open()
     return directory
 
 
 def _lasting(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration without what concerns only the evaluation, which may change."""
+    """The configuration without what may change: what concerns only the evaluation, and how often chains are kept.
+
+    The steps between checkpoints are also those after which optimisers choose their best parameters.
+    """
     data: DataConfig = config.data.model_copy(update={"test": None})
     default = FinetuneConfig.model_fields
-    free = {key: default[key].default for key in ("evaluation_batch", "large_error_kcal_mol_a", "output")}
-    return config.model_copy(update={"data": data, **free})
+    names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
+    names += ["checkpoint_steps"] if config.levels_noise else []
+    return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
@@ -137,15 +146,17 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
-    def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
-        return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress_sigma, text)
-
-    likelihood = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
+    likelihood = noise = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
     labels = sampling.fill(config, train, task.graphs["train"], isolated - learnt)
     sampled = _sample(task, likelihood, labels, directory, observer)
     remarks: dict[str, Any] = {}
     if config.method == "laplace":
-        sampled, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
+        sampled, noise, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
+
+    def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
+        stress = stress_sigma if noise.stress_sigma is None else float(noise.stress_sigma)
+        return Ensemble(potential.config, params, offsets, SigmaFactors(), float(noise.energy_sigma), stress, text)
+
     offsets = np.full(len(sampled.samples), learnt)
     if config.targets == "forces":
         # Forces leave every sample its own constant of integration.
@@ -186,11 +197,19 @@ def _sample(
         first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
-        digest=task.sets.digest(),
+        digest=_digest(task.sets, potential),
         observer=observer,
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
+
+
+def _digest(sets: DataSets, potential: Potential) -> str:
+    """SHA-256 of labels and pretrained model, as far as its weights and architecture are used."""
+    total = hashlib.sha256(sets.digest().encode())
+    total.update(potential.config.model_dump_json().encode())
+    total.update(np.asarray(potential.flat()[0]).tobytes())
+    return total.hexdigest()
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -201,8 +220,8 @@ def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _last_layer(
     task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
-) -> tuple[Sampled, dict[str, Any]]:
-    """Draws from the posterior of the last layer in place of the optimised weights, and how it was chosen."""
+) -> tuple[Sampled, Likelihood, dict[str, Any]]:
+    """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels, and its choice."""
     predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],
@@ -214,7 +233,7 @@ def _last_layer(
         "prior_precision": found.prior_precision,
         "noise_factors": list(found.noise_factors),
     }
-    return optimised._replace(samples=drawn), chosen
+    return optimised._replace(samples=drawn), laplace.fitted(likelihood, labels, found), chosen
 
 
 def _predict(task: Task, params: jax.Array, name: str):
@@ -225,7 +244,7 @@ def _predict(task: Task, params: jax.Array, name: str):
 def _report(
     task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, remarks: dict[str, Any], path: Path
 ) -> None:
-    """Write metrics.json, with remarks of the method, and the figures."""
+    """Write the figures, and at last metrics.json with remarks of the method: where it is, all else is there, too."""
     limit = task.config.large_error_kcal_mol_a
     results: dict = {
         "method": task.config.method,
@@ -249,10 +268,10 @@ def _report(
             shown = (used, tuned, before)
     results |= remarks
     results["trace"] = [entry._asdict() for entry in sampled.trace]
-    (path / "metrics.json").write_text(json.dumps(results, indent=1) + "\n")
     if shown is not None and shown[1].forces.sigma is not None:
         _, tuned, before = shown
         sigma = shown[1].forces.sigma
-        (path / "forces_parity.png").write_bytes(figures.parity(tuned.forces, before.forces))
-        (path / "sigma_error.png").write_bytes(figures.sigma_error(tuned.forces, sigma))
-        (path / "calibration.png").write_bytes(figures.calibration(tuned.forces, sigma, tuned.energy))
+        write_whole(path / "forces_parity.png", figures.parity(tuned.forces, before.forces))
+        write_whole(path / "sigma_error.png", figures.sigma_error(tuned.forces, sigma))
+        write_whole(path / "calibration.png", figures.calibration(tuned.forces, sigma, tuned.energy))
+    write_whole(path / "metrics.json", (json.dumps(results, indent=1) + "\n").encode())

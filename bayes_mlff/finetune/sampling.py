@@ -1,6 +1,7 @@
 """Running the chains in compiled stretches, each followed by a checkpoint, so that a kill costs one stretch."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
-from bayes_mlff.sghmc.run import Adjust, ChainState, chain_runner, init_chains, preferred_axis
+from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_chains, preferred_axis
 
 
 class Observer(Protocol):
@@ -117,35 +118,37 @@ def run(
       start: first parameters [c, p].
       key: of the chains.
       folder: of the checkpoints.
-      digest: of the labels; a checkpoint made with others is refused.
+      digest: of labels and pretrained model; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
       adjust: of parameters and likelihood between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
-      RunDirectoryError: if the checkpoints belong to other labels.
+      RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
 
-    def update(params: jax.Array, chains: ChainState, labels: TrainingSet, *, batch_axis: str | None = None):
+    def update(
+        params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
+    ):
         value_and_grad = potential_and_gradient(
             predict, plan.prior, config.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
         run = chain_runner(
-            value_and_grad, plan.transform, n_steps=plan.chunk, thin=plan.thin, chain_axis=axis, adjust=adjust
+            value_and_grad, plan.transform, n_steps=steps, thin=plan.thin, chain_axis=axis, adjust=adjust
         )
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
-    advance = ChainDevices(plan.chains, update, batch_size=config.batch_size)
+    advance = {
+        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.batch_size)
+        for steps in {plan.chunk, plan.thin}
+    }
     state, trace, before = _first(plan, start, key, folder, digest, observer)
     last, began = plan.sample_steps[-1], time.perf_counter()
     while int(state.step) < last:
-        params, chains, info = advance(state.params, state.chains, training_set)
-        step = int(state.step) + plan.chunk
-        if not bool(jnp.all(info.finite)):
-            section = "optimizer.learning_rate" if config.optimises else "the step size of the schedule"
-            raise RunStoppedError(f"step {step}: a chain became non-finite; a smaller {section} usually helps")
+        step = plan.stretch_end(int(state.step))
+        params, chains, info = _stretch(config, plan, advance, state, training_set, step)
         state = State(params, chains, state.samples, state.best, jnp.asarray(step, jnp.int32))
         error = validate(params) if validate is not None and config.optimises else None
         state = _keep(state, plan, error)
@@ -157,6 +160,24 @@ def run(
         observer.stretch(step=step, steps=last, potential=u, seconds=seconds)
     samples = state.samples.reshape(-1, state.samples.shape[-1])
     return Sampled(samples, trace, before + time.perf_counter() - began)
+
+
+def _stretch(
+    config: FinetuneConfig, plan: Plan, advance: dict[int, ChainDevices], state: State, labels: TrainingSet, end: int
+) -> tuple[jax.Array, ChainState, Info]:
+    """Chains at step `end`, and what the last call showed.
+
+    A stretch shorter than the chunk is made of calls of `thin` steps, so that there are two compilations at most.
+    """
+    params, chains, info, step = state.params, state.chains, None, int(state.step)
+    each = plan.chunk if end - step == plan.chunk else plan.thin
+    for done in range(step + each, end + 1, each):
+        params, chains, info = advance[each](params, chains, labels)
+        if not bool(jnp.all(info.finite)):
+            section = "optimizer.learning_rate" if config.optimises else "the step size of the schedule"
+            raise RunStoppedError(f"step {done}: a chain became non-finite; a smaller {section} usually helps")
+    assert info is not None
+    return params, chains, info
 
 
 def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: str, observer: Observer):
@@ -171,7 +192,10 @@ def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: s
     for remark in remarks:
         observer.say(remark)
     if metadata["digest"] != digest:
-        raise RunDirectoryError(f"{folder}: its checkpoints were made with other labels; choose another output")
+        raise RunDirectoryError(
+            f"{folder}: its checkpoints were made with other labels or another pretrained model than the files of data "
+            "and model hold now; restore those, or choose another output"
+        )
     observer.say(f"continuing from step {metadata['step']}")
     return checkpoint.restore(fresh, arrays), [Trace(*row) for row in metadata["trace"]], float(metadata["seconds"])
 

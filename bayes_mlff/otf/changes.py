@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.settings import Section
 from bayes_mlff.otf.config import RunConfig
 
 FREE = (
@@ -46,7 +47,7 @@ class Change(NamedTuple):
     after: Any
 
 
-def changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
+def changes(before: Section, after: Section) -> tuple[Change, ...]:
     """All settings that differ, in the order of the configuration."""
     return tuple(_differences("", before.model_dump(mode="json"), after.model_dump(mode="json")))
 

@@ -17,6 +17,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
@@ -224,6 +225,11 @@ def prior_mean(potential: Potential) -> jax.Array:
     flat = _leaves(potential.params)
     centred = {k: jnp.zeros_like(v) if k[0] == "sigma" else v for k, v in flat.items()}
     return ravel_pytree(unflatten_dict(centred))[0]
+
+
+def transfer_scale(potential: Potential) -> float:
+    """σ_TL of the transfer prior that suits the architecture: 0.2 for NequIP, 0.5 for MACE."""
+    return 0.5 if isinstance(potential.config, MACEConfig) else 0.2
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
+from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, load_ensemble, run, sampling
@@ -142,6 +143,17 @@ def test_an_interrupted_fit_ends_with_the_same_bits(fitted, tmp_path, monkeypatc
     assert before["test"] == after["test"] and before["trace"] == after["trace"]
 
 
+def test_other_steps_between_checkpoints_sample_the_same(fitted, tmp_path, monkeypatch):
+    whole, path, parsed, _ = fitted
+    copy = tmp_path / "out"
+    shutil.copytree(path, copy, ignore=shutil.ignore_patterns("000000300.ckpt"))
+    original, steps = checkpoint.write, []
+    monkeypatch.setattr(sampling.checkpoint, "write", lambda *a: (steps.append(a[1]), original(*a)))
+    result = fit(parsed.model_copy(update={"output": str(copy), "checkpoint_steps": 150}))
+    assert steps == [300], "the last stretch is not a shorter one"
+    np.testing.assert_allclose(result.samples, whole.samples, rtol=1e-5, atol=1e-6)
+
+
 def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypatch):
     whole, path, parsed, _ = fitted
     monkeypatch.setattr(sampling.checkpoint, "write", None)
@@ -149,16 +161,27 @@ def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypat
     np.testing.assert_array_equal(fit(other_test).samples, whole.samples)
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["test"]["fine_tuned"]["forces_kcal_mol_a"]["large_error"] == 0.5
-    with pytest.raises(RunDirectoryError, match="another batch_size"):
-        fit(parsed.model_copy(update={"batch_size": 2}))
+    faster = parsed.schedule.model_copy(update={"step_size": 0.05})
+    named = r"with schedule\.step_size 0\.01, got 0\.05; batch_size 3, got 2; allowed"
+    with pytest.raises(RunDirectoryError, match=named):
+        fit(parsed.model_copy(update={"batch_size": 2, "schedule": faster}))
+
+
+def test_metrics_are_there_only_once_all_else_is(fitted, tmp_path, monkeypatch):
+    _, path, parsed, _ = fitted
+    shutil.copytree(path, tmp_path / "out", ignore=shutil.ignore_patterns("*.png", "metrics.json"))
+    names, original = [], run.write_whole
+    monkeypatch.setattr(run, "write_whole", lambda path, content: (names.append(path.name), original(path, content)))
+    fit(parsed.model_copy(update={"output": str(tmp_path / "out")}))
+    assert names == [*PICTURES, "metrics.json"] and all((tmp_path / "out" / name).is_file() for name in names)
 
 
 def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, tiny_model, monkeypatch):
     *_, parsed, _ = fitted
     fewer = parsed.data.model_copy(update={"train": data["validation"], "validation": None, "test": None})
     changed = parsed.model_copy(update={"data": fewer})
-    monkeypatch.setattr(run, "_lasting", lambda c: c.seed)
-    with pytest.raises(RunDirectoryError, match="other labels"):
+    monkeypatch.setattr(run, "_lasting", lambda c: c.model_copy(update={"data": parsed.data}))
+    with pytest.raises(RunDirectoryError, match="other labels or another pretrained model"):
         fit(changed)
 
 
@@ -177,6 +200,20 @@ def test_a_unit_that_contradicts_the_model_is_refused_or_allowed(data, tiny_mode
     for parsed in (allowed, settings(stated, tiny_model, tmp_path / "out", method="scratch")):
         assert run.prepare(parsed).sets.train.size == 12
     assert not (tmp_path / "out").exists()
+
+
+def test_another_model_under_the_same_name_is_refused(fitted, data, tmp_path, tiny_model):
+    _, path, parsed, _ = fitted
+    shutil.copytree(path, tmp_path / "out")
+    other = registry.initialize(SMALL, 1)
+    replaced = tmp_path / tiny_model.name
+    shutil.copy(tiny_model, replaced)
+    moved = parsed.model_copy(update={"output": str(tmp_path / "out"), "model": tiny_model.name})
+    (tmp_path / "out" / "config.yaml").write_text(core_settings.dump(run.prepare(moved, base=tmp_path).config))
+    fit(moved, base=tmp_path)
+    registry.save(other, replaced, {})
+    with pytest.raises(RunDirectoryError, match="another pretrained model"):
+        fit(moved, base=tmp_path)
 
 
 def test_saved_ensemble_reads_back_and_foreign_files_are_refused(fitted, tiny_model, tmp_path):
@@ -214,6 +251,7 @@ def test_calculator_equals_the_predictions_of_the_fit(fitted, data):
         np.testing.assert_allclose(atoms.get_forces(), each.mean(axis=0), atol=2e-5)
         assert atoms.calc.results["chain_energy"].mean() == pytest.approx(energies[-1], abs=1e-4)
         assert "stress" not in atoms.calc.results
+        assert atoms.get_potential_energy(force_consistent=True) == energies[-1]
     np.testing.assert_allclose(energies, outcome.energy.reference + outcome.energy.error, atol=1e-4)
     np.testing.assert_allclose(np.ravel(sigmas), outcome.forces.sigma, rtol=1e-3)
     energy_sigma = atoms.calc.get_property("energy_sigma", atoms)
@@ -294,13 +332,14 @@ def test_deep_ensemble_keeps_the_best_and_finds_its_constants(data, tiny_model, 
 
 
 def test_laplace_spreads_the_last_layer_of_an_optimised_model(data, tiny_model, tmp_path):
-    change = {"optimizer": {"steps": 100, "learning_rate": 1e-2}, "targets": "forces", "laplace": {"samples": 5}}
+    change = {"optimizer": {"steps": 100, "learning_rate": 1e-2}, "laplace": {"samples": 5}}
     drawn = fit(settings(data, tiny_model, tmp_path / "out", **change, method="laplace"))
     optimised = checkpoint.newest(tmp_path / "out" / "checkpoints")[0][".samples"][0, 0]
     moved = np.abs(np.mean(drawn.samples, axis=0) - optimised) > 1e-5
     assert np.count_nonzero(moved) == 1, "more than the level of the force σ differs from the optimum"
     assert np.count_nonzero(np.std(drawn.samples, axis=0) > 1e-6) == 2, "more than the last layer is spread"
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert drawn.energy_sigma_ev == pytest.approx(2e-3 / np.sqrt(metrics["laplace"]["noise_factors"][0]))
     assert 0 < metrics["laplace"]["effective_weights"] < metrics["laplace"]["weights"] == 2
     forces = metrics["validation"]["fine_tuned"]["forces_kcal_mol_a"]
     assert forces["mean_sigma"] == pytest.approx(forces["rmse"], rel=1e-5)

@@ -68,6 +68,20 @@ def test_curvature_equals_finite_differences_of_what_is_labelled(case):
     assert energy.square == pytest.approx(float(np.sum(((base.energy - sets.energy)[:2] / 0.01) ** 2)), rel=1e-10)
 
 
+def test_noise_factors_change_the_sigma_of_what_is_labelled(case):
+    *_, labels, _, _ = case
+    with_energy, without = labels, labels._replace(has_energy=jnp.zeros_like(labels.has_energy))
+    for used, factors, wanted in (
+        (with_energy, (4.0, 9.0, 16.0), (0.01 / 2, 0.2 / 4)),
+        (with_energy, (4.0, 9.0), (0.01 / 2, 0.2)),
+        (without, (9.0, 16.0), (0.01, 0.2 / 4)),
+        (without, (9.0,), (0.01, 0.2)),
+    ):
+        found = laplace.fitted(Likelihood(0.01, 0.2), used, laplace.Evidence(1.0, factors, 1.0, np.eye(2)))
+        np.testing.assert_allclose(found, wanted)
+    assert laplace.fitted(LIKELIHOOD, with_energy, laplace.Evidence(1.0, (4.0, 9.0), 1.0, np.eye(2))) == (0.005, None)
+
+
 def test_the_last_readout_of_mace_is_that_of_the_last_interaction():
     config = MACEConfig(
         elements=(1, 8), r_max=3.0, hidden_irreps="2x0e+2x1o", num_interactions=2, max_ell=1, correlation=1,
