@@ -208,7 +208,9 @@ def test_another_model_under_the_same_name_is_refused(fitted, data, tmp_path, ti
     other = registry.initialize(SMALL, 1)
     replaced = tmp_path / tiny_model.name
     shutil.copy(tiny_model, replaced)
-    moved = parsed.model_copy(update={"output": str(tmp_path / "out"), "model": tiny_model.name})
+    # Forces of another random network may well point the other way.
+    used = parsed.data.model_copy(update={"doubtful_units": "allow"})
+    moved = parsed.model_copy(update={"output": str(tmp_path / "out"), "model": tiny_model.name, "data": used})
     (tmp_path / "out" / "config.yaml").write_text(core_settings.dump(run.prepare(moved, base=tmp_path).config))
     fit(moved, base=tmp_path)
     registry.save(other, replaced, {})
