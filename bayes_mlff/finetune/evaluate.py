@@ -22,6 +22,8 @@ from bayes_mlff.models.energetics import Prediction
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
 """Intervals of force errors, in units of what counts as a large error."""
+COMPONENTS_TO_DOUBT: Final = 100
+"""Force components of a set from which on chance does not make them resemble predictions in another unit."""
 FRAMES_TO_DOUBT: Final = 8
 """Frames from which on the scatter of their energies, and that of their stress, says something about the unit."""
 Single = Callable[[jax.Array, Graph], Prediction]
@@ -82,9 +84,10 @@ def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: 
       DataError: naming the key, its value and the unit that fits far better.
     """
     forces = {**FORCE_UNITS, **{f"-{unit}": -factor for unit, factor in FORCE_UNITS.items()}}
-    found = {
-        "forces_unit": likelier(frames.forces, np.asarray(prediction.forces[0]), forces, data.forces_unit, times=2.0)
-    }
+    found: dict[str, str | None] = {}
+    if frames.forces.size >= COMPONENTS_TO_DOUBT:
+        predicted = np.asarray(prediction.forces[0])
+        found["forces_unit"] = likelier(frames.forces, predicted, forces, data.forces_unit, times=2.0)
     if frames.size >= FRAMES_TO_DOUBT:
         labels, predicted = (x - np.mean(x) for x in (frames.energy, np.asarray(prediction.energy[0])))
         found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)

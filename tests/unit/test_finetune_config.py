@@ -198,20 +198,23 @@ def test_units_that_the_pretrained_model_contradicts_are_named():
     random = np.random.default_rng(0)
     predicted = Prediction(
         energy=random.normal(size=(1, 10)),
-        forces=random.normal(size=(1, 10, 3, 3)),
-        force_sigma=np.ones((1, 10, 3)),
+        forces=random.normal(size=(1, 10, 4, 3)),
+        force_sigma=np.ones((1, 10, 4)),
         stress=0.01 * random.normal(size=(1, 10, 3, 3)),
     )
     energy, forces, stress = (labels_like(x[0], 0.95) for x in (predicted.energy, predicted.forces, predicted.stress))
     stated = config.parse({"data": {"train": "a.npz"}}).data
 
-    def check(energy=energy, forces=forces, stress=stress, **change):
-        used = Frames(np.array([8, 1, 1]), np.ones(3, bool), *np.zeros((2, 10, 3, 3)), energy + 500.0, forces, stress)
-        evaluate.check_units(predicted, used, stated.model_copy(update=change), "train")
+    def check(energy=energy, forces=forces, stress=stress, count=10, **change):
+        parts = (np.zeros((10, 4, 3)), np.zeros((10, 3, 3)), energy + 500.0, forces, stress)
+        used = Frames(np.array([8, 1, 1, 1]), np.ones(3, bool), *parts).take(np.arange(count))
+        seen = Prediction(*(x[:, :count] for x in predicted))
+        evaluate.check_units(seen, used, stated.model_copy(update=change), "train")
 
     check()
     check(forces=labels_like(predicted.forces[0], 0.1))  # a poor model raises no doubt
     check(forces=3.0 * forces, energy=0.3 * energy)
+    check(forces=-forces, energy=energy / KCAL_MOL, stress=-stress, count=7)  # chance does that with so few numbers
     for unit, factor in (("kcal/mol/A", KCAL_MOL), ("hartree/bohr", HARTREE / BOHR), ("-eV/A", -1.0)):
         with pytest.raises(DataError, match=rf"data.forces_unit: got eV/A, .* data.train look like {unit} "):
             check(forces=forces / factor)
