@@ -22,10 +22,11 @@ from bayes_mlff.models.energetics import Prediction
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
 """Intervals of force errors, in units of what counts as a large error."""
-COMPONENTS_TO_DOUBT: Final = 100
-"""Force components of a set from which on chance does not make them resemble predictions in another unit."""
 FRAMES_TO_DOUBT: Final = 8
-"""Frames from which on the scatter of their energies, and that of their stress, says something about the unit."""
+COMPONENTS_TO_DOUBT: Final = 100
+"""Frames of a set, and force components, with fewer of which chance can make labels resemble another unit."""
+FORCES_TO_DOUBT: Final = 0.1
+"""RMS of the predicted force components, eV/Å, below which frames are too near a minimum to say anything."""
 Single = Callable[[jax.Array, Graph], Prediction]
 """One set of weights [p] and a batch of graphs; compiled."""
 
@@ -85,14 +86,15 @@ def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: 
     """
     forces = {**FORCE_UNITS, **{f"-{unit}": -factor for unit, factor in FORCE_UNITS.items()}}
     found: dict[str, str | None] = {}
-    if frames.forces.size >= COMPONENTS_TO_DOUBT:
-        predicted = np.asarray(prediction.forces[0])
+    if frames.size < FRAMES_TO_DOUBT:
+        return
+    predicted = np.asarray(prediction.forces[0])
+    if frames.forces.size >= COMPONENTS_TO_DOUBT and np.sqrt(np.mean(predicted**2)) > FORCES_TO_DOUBT:
         found["forces_unit"] = likelier(frames.forces, predicted, forces, data.forces_unit, times=2.0)
-    if frames.size >= FRAMES_TO_DOUBT:
-        labels, predicted = (x - np.mean(x) for x in (frames.energy, np.asarray(prediction.energy[0])))
-        found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
-    if frames.size >= FRAMES_TO_DOUBT and frames.stress is not None and prediction.stress is not None:
-        labels, predicted = (x - np.mean(x, axis=0) for x in (frames.stress, np.asarray(prediction.stress[0])))
+    labels, predicted = (x - np.median(x) for x in (frames.energy, np.asarray(prediction.energy[0])))
+    found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
+    if frames.stress is not None and prediction.stress is not None:
+        labels, predicted = (x - np.median(x, axis=0) for x in (frames.stress, np.asarray(prediction.stress[0])))
         factors = {f"{unit}, {sign}": a * b for unit, a in STRESS_UNITS.items() for sign, b in STRESS_SIGNS.items()}
         stated = f"{data.stress_unit}, {data.stress_sign}"
         found["stress_unit, stress_sign"] = likelier(labels, predicted, factors, stated, times=3.0)

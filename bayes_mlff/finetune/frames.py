@@ -216,9 +216,16 @@ def _check_duplicates(sets: dict[str, Frames]) -> None:
     geometries = np.concatenate(
         [np.concatenate([frames.positions, frames.cells], axis=1).reshape(frames.size, -1) for frames in sets.values()]
     )
-    found = KDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf, output_type="ndarray")
-    if len(found):
-        pairs = [f"{names[later]} = {names[before]}" for before, later in sorted(map(tuple, np.sort(found, axis=1)))]
+    # The nearest two of every frame, one of which is mostly the frame itself.
+    _, near = KDTree(geometries).query(geometries, k=2, p=np.inf, distance_upper_bound=SAME_GEOMETRY)
+    found = {
+        (max(i, j), min(i, j))
+        for i, row in enumerate(np.asarray(near))
+        for j in map(int, row)
+        if j not in (i, len(names))
+    }
+    if found:
+        pairs = [f"{names[later]} = {names[before]}" for later, before in sorted(found)]
         shown = ", ".join(pairs[:10]) + (", ..." if len(pairs) > 10 else "")
         raise DataError(
             f"data: {len(pairs)} pairs of geometries are the same to {SAME_GEOMETRY} Å ({shown}; frames counted from 0 "

@@ -29,12 +29,12 @@ def likelier(
 ) -> str | None:
     """The unit that fits predictions so much better than the stated one that this must be a mistake.
 
-    The distance of labels y, converted, from predictions p is |y - p|²/(|y|² + |p|²): 1 - ρ where they are as large and
-    correlated with ρ, near 1 where one is much larger, 1 + ρ where the sign is wrong. A model that is merely poor
-    therefore raises no doubt.
+    The distance of labels y of a frame, converted, from predictions p is |y - p|²/(|y|² + |p|²): 1 - ρ where they are
+    as large and correlated with ρ, near 1 where one is much larger, 1 + ρ where the sign is wrong. The median over
+    frames counts, so that a model that is poor, or wild in some frames, raises no doubt.
 
     Args:
-      labels: converted from the stated unit; any shape.
+      labels: converted from the stated unit, [f, ...].
       predicted: of the same shape and in the same unit.
       factors: by unit, those that labels in it are multiplied by; the stated one is among them.
       stated: unit of the file according to the configuration.
@@ -43,11 +43,13 @@ def likelier(
     Returns:
       Its name, None if there is no such one.
     """
+    y, p = (x.reshape(len(x), -1) for x in (labels, predicted))
 
     def distance(unit: str) -> float:
-        converted = labels * (factors[unit] / factors[stated])
-        size = float(np.sum(converted**2) + np.sum(predicted**2))
-        return float(np.sum((converted - predicted) ** 2)) / size if size > 0.0 else 1.0
+        converted = y * (factors[unit] / factors[stated])
+        sizes = np.sum(converted**2 + p**2, axis=1)
+        far = np.sum((converted - p) ** 2, axis=1)
+        return float(np.median(np.divide(far, sizes, out=np.ones_like(far), where=sizes > 0.0)))
 
     best = min(factors, key=distance)
     return best if distance(best) * times < distance(stated) else None

@@ -123,14 +123,15 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 
 
 def _lasting(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration without what may change: what concerns only the evaluation, and how often chains are kept.
+    """The configuration without what may change: what concerns only the evaluation or checks, or is not used.
 
-    The steps between checkpoints are also those after which optimisers choose their best parameters.
+    The steps between checkpoints may for samplers; optimisers choose their best parameters after as many.
     """
-    data: DataConfig = config.data.model_copy(update={"test": None})
+    data: DataConfig = config.data.model_copy(update={"test": None, "doubtful_units": "refuse", "duplicates": "refuse"})
     default = FinetuneConfig.model_fields
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.levels_noise else []
+    names += ["prior"] if config.optimises or config.from_random_weights else []
     return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
 
@@ -197,18 +198,19 @@ def _sample(
         first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
-        digest=_digest(task.sets, potential),
+        digest=_digest(task.sets, potential, with_weights=not config.from_random_weights),
         observer=observer,
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
 
 
-def _digest(sets: DataSets, potential: Potential) -> str:
-    """SHA-256 of labels and pretrained model, as far as its weights and architecture are used."""
+def _digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:
+    """SHA-256 of labels, architecture and, where a method begins with them, pretrained weights."""
     total = hashlib.sha256(sets.digest().encode())
     total.update(potential.config.model_dump_json().encode())
-    total.update(np.asarray(potential.flat()[0]).tobytes())
+    if with_weights:
+        total.update(np.asarray(potential.flat()[0]).tobytes())
     return total.hexdigest()
 
 

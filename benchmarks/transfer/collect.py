@@ -56,7 +56,7 @@ def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any
         path = runs / scenario.scenario / fit.name / "metrics.json"
         if path.is_file():
             stored = finetuning.load(path.with_name("config.yaml"))
-            wanted = scenarios.configuration(fit, Path(), Path(), folders=())
+            wanted = scenarios.resolved(scenarios.configuration(fit, Path(), Path(), folders=()), stored)
             if scenarios.settings_of(stored) != scenarios.settings_of(wanted):
                 raise RunDirectoryError(
                     f"{path.parent}: was made with other settings than {scenario.scenario}; remove it"

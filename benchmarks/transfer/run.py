@@ -66,7 +66,8 @@ def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:
     prepare(fit, data, sets)
     config = scenarios.configuration(fit, sets, output, folders=(scenario.parent, data))
     if (output / "metrics.json").is_file():
-        if finetuning.load(output / "config.yaml") != config:
+        stored = finetuning.load(output / "config.yaml")
+        if stored != scenarios.resolved(config, stored):
             raise RunDirectoryError(f"{output}: was made with other settings; remove it or choose another folder")
         return False
     finetune(config)

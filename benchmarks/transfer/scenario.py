@@ -129,6 +129,12 @@ def configuration(fit: Fit, sets: Path, output: Path, *, folders: tuple[Path, ..
     return finetuning.parse(merge(fit.settings, fixed))
 
 
+def resolved(wanted: FinetuneConfig, stored: FinetuneConfig) -> FinetuneConfig:
+    """What is wanted, with the scale that a fine-tuning has stored where it is left to the architecture."""
+    left = wanted.prior.scale is None and wanted.prior.kind == stored.prior.kind
+    return wanted.model_copy(update={"prior": stored.prior}) if left else wanted
+
+
 def settings_of(config: FinetuneConfig) -> FinetuneConfig:
     """The same without its paths."""
     data = config.data.model_copy(update={"train": "", "validation": None, "test": None})

@@ -214,6 +214,9 @@ def test_units_that_the_pretrained_model_contradicts_are_named():
     check()
     check(forces=labels_like(predicted.forces[0], 0.1))  # a poor model raises no doubt
     check(forces=3.0 * forces, energy=0.3 * energy)
+    wild = forces.copy()
+    wild[0] *= 100.0
+    check(forces=wild, energy=energy + np.array([60.0] + [0.0] * 9))
     check(forces=-forces, energy=energy / KCAL_MOL, stress=-stress, count=7)  # chance does that with so few numbers
     for unit, factor in (("kcal/mol/A", KCAL_MOL), ("hartree/bohr", HARTREE / BOHR), ("-eV/A", -1.0)):
         with pytest.raises(DataError, match=rf"data.forces_unit: got eV/A, .* data.train look like {unit} "):

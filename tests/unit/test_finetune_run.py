@@ -89,17 +89,23 @@ def test_the_digest_covers_all_labels_atoms_and_the_model():
     frames = water(4)
     potential = registry.initialize(TINY, 0)
     sets = DataSets(frames, water(2, 1), water(2, 2))
-    before = run._digest(sets, potential)
-    assert before == run._digest(sets._replace(test=None), potential), "frames that are only predicted decide"
+
+    def digest(sets=sets, potential=potential, with_weights=True):
+        return run._digest(sets, potential, with_weights=with_weights)
+
+    before = digest()
+    assert before == digest(sets._replace(test=None)), "frames that are only predicted decide"
     for field, value in frames._asdict().items():
         changed = ~value if field == "pbc" else value + 1
-        assert run._digest(sets._replace(train=frames._replace(**{field: changed})), potential) != before, field
+        assert digest(sets._replace(train=frames._replace(**{field: changed}))) != before, field
     for other in (frames._replace(stress=None), frames.take(np.arange(3))):
-        assert run._digest(sets._replace(train=other), potential) != before
-    assert run._digest(sets._replace(validation=None), potential) != before
-    assert run._digest(sets, registry.initialize(TINY, 1)) != before
+        assert digest(sets._replace(train=other)) != before
+    assert digest(sets._replace(validation=None)) != before
+    assert digest(potential=registry.initialize(TINY, 1)) != before
     longer = registry.Potential(TINY.model_copy(update={"r_max": 1.5 * TINY.r_max}), potential.params)
-    assert run._digest(sets, longer) != before
+    assert digest(potential=longer) != before
+    random = [digest(potential=registry.initialize(TINY, seed), with_weights=False) for seed in (0, 1)]
+    assert random[0] == random[1] != before, "weights that are not used decide"
 
 
 def test_the_table_fits_a_narrow_terminal():

@@ -132,7 +132,8 @@ def finished(loaded, runs, name, rmse, before=6.0):
     folder = runs / loaded.scenario / name
     folder.mkdir(parents=True)
     config = scenario.configuration(fit, Path("elsewhere"), folder, folders=())
-    (folder / "config.yaml").write_text(settings.dump(config))
+    scaled = config.prior.model_copy(update={"scale": 0.2})  # as is stored where the scenario leaves it open
+    (folder / "config.yaml").write_text(settings.dump(config.model_copy(update={"prior": scaled})))
     found = metrics(rmse)
     found["test"]["zero_shot"]["forces_kcal_mol_a"]["rmse"] = before
     (folder / "metrics.json").write_text(json.dumps(found))
