@@ -102,7 +102,8 @@ def detail(result: Result) -> dict[str, Any]:
 def table(entries: list[dict[str, Any]]) -> str:
     """Means over seeds as Markdown, one row for each method and m; ± is the standard deviation over seeds."""
     lines = ["| method | m | seeds | RMSE | MAE | MLL | AUC-ROC | within 95 % |", "|---|---|---|---|---|---|---|---|"]
-    kinds = dict.fromkeys((e["method"], e["m"]) for e in entries)
+    methods = [*dict.fromkeys(e["method"] for e in entries)]
+    kinds = sorted({(e["method"], e["m"]) for e in entries}, key=lambda kind: (methods.index(kind[0]), kind[1]))
     for method, m in kinds:
         rows = [e for e in entries if (e["method"], e["m"]) == (method, m)]
         cells = [_mean([e[key] for e in rows if e[key] is not None]) for key in SHOWN]
