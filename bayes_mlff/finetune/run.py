@@ -22,6 +22,7 @@ from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan, prior_scale
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
+from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.rundir import RunDirectory
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     potential: Potential  # pretrained, for the elements of the frames
     with_stress: bool
     single: evaluate.Single
+    pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
 
 
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
@@ -96,14 +98,15 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
+    flat, batch = potential.flat()[0][None, :], config.evaluation_batch
+    pretrained = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
+    if not config.from_random_weights and config.data.doubtful_units == "refuse":
+        for name, used in sets.named().items():
+            evaluate.check_units(pretrained[name], used, config.data, name)
     # The directory of the results states the number that is used.
     prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
-    task = Task(config.model_copy(update={"prior": prior}), sets, graphs, potential, with_stress, single)
-    if not config.from_random_weights and config.data.doubtful_units == "refuse":
-        pretrained = potential.flat()[0][None, :]
-        for name, used in sets.named().items():
-            evaluate.check_units(_predict(task, pretrained, name), used, config.data, name)
-    return task
+    stated = config.model_copy(update={"prior": prior})
+    return Task(stated, sets, graphs, potential, with_stress, single, pretrained)
 
 
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
@@ -139,7 +142,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
     isolated = potential.isolated_energy(train.numbers)
     pretrained = potential.flat()[0][None, :]
-    pretrained_energy = _predict(task, pretrained, "train").energy[0] + isolated
+    pretrained_energy = np.asarray(task.pretrained["train"].energy[0]) + isolated
     offset = float(np.mean(pretrained_energy - train.energy))
     # Random networks know no level: their labels are given a mean of zero.
     learnt = isolated - float(np.mean(train.energy)) if config.from_random_weights else offset
@@ -260,7 +263,7 @@ def _report(
     shown: tuple[Frames | None, evaluate.Outcome, evaluate.Outcome] | None = None
     for name, used in task.sets.named().items():
         tuned = evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
-        before = evaluate.outcome(_predict(task, zero_shot.samples, name), used, zero_shot, with_sigma=False)
+        before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
         results[name] = {
             "frames": used.size,
             "fine_tuned": evaluate.summarise(tuned, limit),
