@@ -193,14 +193,12 @@ class FinetuneConfig(Section):
         """Chains or members that are advanced together."""
         if self.method == "deep-ensemble":
             return self.optimizer.members
-        if self.optimises or not isinstance(self.schedule, ParallelSchedule):
-            return 1
-        return self.schedule.chains
+        return 1 if self.parallel is None else self.parallel.chains
 
     @property
-    def levels_noise(self) -> bool:
-        """True for parallel chains of samplers, whose noise levels are adjusted while they are cold."""
-        return not self.optimises and isinstance(self.schedule, ParallelSchedule)
+    def parallel(self) -> ParallelSchedule | None:
+        """Schedule of a sampler's parallel chains, whose noise levels are adjusted while they are cold; else None."""
+        return self.schedule if isinstance(self.schedule, ParallelSchedule) and not self.optimises else None
 
     @property
     def from_random_weights(self) -> bool:

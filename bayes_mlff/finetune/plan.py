@@ -69,8 +69,8 @@ def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[i
     common, most = gcd(*sample_steps), config.checkpoint_steps
     even = largest_divisor(common, most)
     thin = window(even, 0)
-    if config.levels_noise and isinstance(config.schedule, ParallelSchedule):
-        thin = window(common, config.schedule.cold_steps)
+    if config.parallel is not None:
+        thin = window(common, config.parallel.cold_steps)
     between = [after - before for before, after in pairwise((0, *sample_steps))]
     if even % thin == 0 and 2 * even >= min(most, *between):
         return even, thin
@@ -86,10 +86,10 @@ def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn,
       predict: the network as a function of flat weights.
       thin: of the plan.
     """
-    if config.optimises or not isinstance(config.schedule, ParallelSchedule):
+    if config.parallel is None:
         return None
     level = noise_levels(predict, last_sigma_bias(potential), config.batch_size, floor_ev_a=SIGMA_UNIT)
-    return while_cold(level, config.schedule.cold_steps, thin)
+    return while_cold(level, config.parallel.cold_steps, thin)
 
 
 def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
@@ -164,7 +164,6 @@ def first_parameters(
             return ravel_pytree(random.params)[0]
 
         return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
-    parallel = isinstance(config.schedule, ParallelSchedule) and not config.optimises
-    spread = config.schedule.initial_spread if isinstance(config.schedule, ParallelSchedule) and parallel else 0.0
+    spread = 0.0 if config.parallel is None else config.parallel.initial_spread
     centre = GaussianPrior(prior_mean(potential), prior_scale(config, potential))
     return around_prior_mean(potential, centre, spread, chains, key)

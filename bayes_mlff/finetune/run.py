@@ -133,7 +133,7 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     data: DataConfig = config.data.model_copy(update={"test": None, "doubtful_units": "refuse", "duplicates": "refuse"})
     default = FinetuneConfig.model_fields
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
-    names += ["checkpoint_steps"] if config.levels_noise else []
+    names += ["checkpoint_steps"] if config.parallel is not None else []
     names += ["prior"] if config.optimises or config.from_random_weights else []
     return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
