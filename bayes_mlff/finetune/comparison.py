@@ -9,9 +9,10 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import figures, frames, identity, tables
-from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer
+from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.state import RunStoppedError
 
 COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
@@ -64,7 +65,7 @@ def compare(
 
     Raises:
       ConfigError, DataError, WeightsError, RunDirectoryError: before anything is computed, if a fit cannot work, its
-        directory holds another one, or an entry is there twice.
+        directory holds another one, or an entry is there twice. Doubts about units come with the first fit that has them.
       RunStoppedError: if no fit came to an end.
     """
     observer = observer or Silent()
@@ -110,7 +111,7 @@ def _jobs(
         for size in sizes or (data.frames,)
         for seed in seeds or (config.seed,)
     ]
-    inputs: dict[Any, tuple[int, Any, str]] = {}
+    inputs: dict[DataConfig, tuple[int, Potential, str]] = {}
     for one in wanted:
         if one.data not in inputs:
             sets = frames.read(one, base=base)

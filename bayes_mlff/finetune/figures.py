@@ -128,7 +128,8 @@ def comparison(entries: list[dict[str, Any]], before: float | None = None) -> by
       entries: of fits, with `method`, `m`, `rmse_kcal_mol_a`, `mll` and `auc_roc`, which may be None.
       before: RMSE before fine-tuning, kcal/mol/Å.
     """
-    several = len({e["m"] for e in entries}) > 1
+    sizes = sorted({e["m"] for e in entries})
+    several = len(sizes) > 1
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11.0 if several else 7.4, 3.8), layout="constrained")
         left, middle, *others = figure.subplots(1, 3 if several else 2)
@@ -153,6 +154,9 @@ def comparison(entries: list[dict[str, Any]], before: float | None = None) -> by
             logarithmic += [right.xaxis, right.yaxis]
         for axis in logarithmic:
             plain_log(axis)
+        for right in others:
+            if sizes[-1] < 5 * sizes[0]:  # or else ticks would be at fractions of frames
+                right.set_xticks(sizes)
         # Where sizes differ, likelihood falls with the error: that corner is free.
         left.legend(fontsize=8, loc="lower left" if several else "best")
         return png(figure)
