@@ -65,7 +65,7 @@ def compare(
 
     Raises:
       ConfigError, DataError, WeightsError, RunDirectoryError: before anything is computed, if a fit cannot work, its
-        directory holds another one, or an entry is there twice. Doubts about units come with the first fit that has them.
+        directory holds another one, or an entry is there twice; doubts about units, in the first fit with any.
       RunStoppedError: if no fit came to an end.
     """
     observer = observer or Silent()
