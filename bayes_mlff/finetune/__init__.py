@@ -1,9 +1,19 @@
-"""Bayesian fine-tuning of a pretrained model on labels that exist already: `fit(parse({...}))`."""
+"""Bayesian fine-tuning of a pretrained model on labels that exist already: `fit(parse({...}))`, or `compare`."""
 
 from bayes_mlff.finetune.calculator import EnsembleCalculator
+from bayes_mlff.finetune.comparison import Comparison, compare
 from bayes_mlff.finetune.config import FinetuneConfig, parse
 from bayes_mlff.finetune.ensemble import Ensemble
 from bayes_mlff.finetune.ensemble import load as load_ensemble
 from bayes_mlff.finetune.run import fit
 
-__all__ = ["Ensemble", "EnsembleCalculator", "FinetuneConfig", "fit", "load_ensemble", "parse"]
+__all__ = [
+    "Comparison",
+    "Ensemble",
+    "EnsembleCalculator",
+    "FinetuneConfig",
+    "compare",
+    "fit",
+    "load_ensemble",
+    "parse",
+]

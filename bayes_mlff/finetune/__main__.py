@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,10 +18,14 @@ from bayes_mlff.core.command_line import (
 )
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
+from bayes_mlff.finetune import comparison
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.console import ConsoleObserver, table
+from bayes_mlff.finetune.comparison import compare
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.console import ConsoleObserver, grid, table
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.models import selfcheck
+from bayes_mlff.otf.state import RunStoppedError
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -40,6 +44,13 @@ def finetune(
     targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
     schedule: Annotated[str | None, typer.Option(help="parallel or long.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--compare", help="Fit several methods and compare them, e.g. sghmc,adam,laplace.")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(help="Compare numbers of training frames, e.g. 10,50.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Compare seeds, e.g. 0,1,2; the training frames are drawn anew with each.")
+    ] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the results.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Any key, e.g. --set schedule.steps=4000; repeatable.")
@@ -50,14 +61,15 @@ def finetune(
 ) -> None:
     """Bayesian fine-tuning of a model on labelled structures; options go before what the configuration says.
 
-    The output directory gets the samples, metrics and figures. An interrupted run is continued there.
+    The output directory gets the samples, metrics and figures, in a comparison those of every fit in a directory of its
+    own. What was interrupted is continued there.
     """
-    raw = {} if path is None else settings.read_yaml(path)
-    if not isinstance(raw, dict):
-        raise ConfigError("config", str(path), "a mapping of keys to values")
-    base = Path() if path is None else path.parent
+    several = _several(methods, sizes, seeds)
+    _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several)
+    if write_config is not None and any(several):
+        raise ConfigError("--write-config", str(write_config), "one fine-tuning; no configuration says what to compare")
     # Paths in a file are relative to it, those on the command line to where it is given.
-    raw = _absolute(raw, base)
+    raw = {} if path is None else _absolute(path)
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
     given |= {"data.frames": frames, "method": method, "targets": targets, "schedule.kind": schedule, "seed": seed}
@@ -71,17 +83,68 @@ def finetune(
         write_new(write_config, configuration.commented(config), "--write-config")
         make_console().print(f"wrote {printable(str(write_config))}")
         return
-    start_jax(config.side_by_side)
+    _compute(config, several)
+
+
+class Several(NamedTuple):
+    """What to compare; None where the configuration says it."""
+
+    methods: list[str] | None
+    sizes: list[int] | None
+    seeds: list[int] | None
+
+
+def _several(methods: str | None, sizes: str | None, seeds: str | None) -> Several:
+    """Entries of the options, which have commas between them."""
+    return Several(
+        None if methods is None else [part.strip() for part in methods.split(",")],
+        _whole_numbers("--sizes", sizes),
+        _whole_numbers("--seeds", seeds),
+    )
+
+
+def _whole_numbers(option: str, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(option, text, "whole numbers with commas between them, e.g. 10,50") from error
+
+
+def _one_or_several(single: dict[str, Any], several: Several) -> None:
+    """Refuse an option for one beside that for several; `single` is in the order of `Several`."""
+    names = ("--compare", "--sizes", "--seeds")
+    for (option, value), other, entries in zip(single.items(), names, several, strict=True):
+        if value is not None and entries is not None:
+            raise ConfigError(option, value, f"{option} or {other}, not both")
+
+
+def _compute(config: FinetuneConfig, several: Several) -> None:
+    """Fit once or several times, and print a table."""
+    methods = several.methods or [config.method]
+    start_jax(max(config.model_copy(update={"method": method}).side_by_side for method in methods))
     console = make_console()
     selfcheck.ensure(console.print)
+    stopped = {}
     with ConsoleObserver(console) as observer:
-        fit(config, observer=observer)
-    console.print(table(json.loads((Path(config.output) / "metrics.json").read_text())))
+        if any(several):
+            made = compare(config, **several._asdict(), observer=observer)
+            stopped = made.stopped
+            title = f"force components of {made.frames} {made.compared_on} frames, kcal/mol/Å"
+            shown = grid(comparison.table(made), title)
+        else:
+            fit(config, observer=observer)
+            shown = table(json.loads((Path(config.output) / "metrics.json").read_text()))
+    console.print(shown)
     console.print(f"results in {printable(config.output)}")
+    if stopped:
+        raise RunStoppedError("; ".join(f"{name}: {why}" for name, why in stopped.items()))
 
 
-def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
-    """The same with the paths that a file gives resolved against its directory."""
+def _absolute(path: Path) -> dict[str, Any]:
+    """Contents of a YAML file with the paths that it gives resolved against its directory."""
+    raw, base = settings.read_yaml(path), path.parent
+    if not isinstance(raw, dict):
+        raise ConfigError("config", str(path), "a mapping of keys to values")
     resolved = dict(raw)
     data = raw.get("data")
     if isinstance(data, dict):

@@ -32,6 +32,11 @@ class DataConfig(Section):
         default=None,
         description="Draw the frames at random with this seed; without it they are the first of those not set aside.",
     )
+    frames_seed: Seed | None = Field(
+        default=None,
+        description="Draw the training frames with this seed, the fewer being among the more; draw_seed then only sets "
+        "frames aside.",
+    )
     numbers_key: str = Field(default="z", description="npz: atomic numbers.")
     positions_key: str = Field(default="R", description="npz: positions, Å.")
     energies_key: str = Field(default="E", description="npz: energies of the structures.")

@@ -42,6 +42,10 @@ class ConsoleObserver:
         self._bar.update(self._task, completed=step, potential=potential)
         if not self._console.is_terminal:
             self.say(f"  step {step} of {steps}, potential per label {potential:.5g}, {seconds:.0f} s")
+        if step == steps:
+            # Another fine-tuning may follow, with a bar of its own.
+            self._bar.remove_task(self._task)
+            self._task = None
 
 
 UNITS: Final = {
@@ -70,6 +74,17 @@ def table(results: dict) -> Table:
             shown = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"], numbers["mll"])
             texts = map(_short, (*shown, numbers.get("auc_roc")))
             made.add_row(name, *UNITS[quantity], *texts, f"{numbers['coverage']['0.95']:.1%}")
+    return made
+
+
+def grid(rows: list[list[str]], title: str) -> Table:
+    """Cells, titles in the first row, numbers to the right of the first column."""
+    names, *others = rows
+    made = Table(box=box.SIMPLE, padding=0, show_edge=False, title=title)
+    for index, name in enumerate(names):
+        made.add_column(name, justify="right" if index else "left")
+    for row in others:
+        made.add_row(*row)
     return made
 
 

@@ -1,16 +1,31 @@
-"""Figures of a fine-tuning: force parity, σ against error, calibration curve. Arrays in, PNG bytes out."""
+"""Figures of a fine-tuning, and of several side by side. Numbers in, PNG bytes out."""
+
+from typing import Any, Final
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.finetune.evaluate import Quality
-from bayes_mlff.otf.figures import BLUE, GREY, ORANGE, STYLE, png
+from bayes_mlff.otf.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 
+COLORS: Final = {"sghmc": BLUE, "laplace": GREEN, "adam": GREY, "deep-ensemble": ORANGE, "scratch": RED}
+NAMES: Final = {
+    "sghmc": "SGHMC, transfer prior",
+    "laplace": "last-layer Laplace",
+    "adam": "Adam, fine-tuned",
+    "deep-ensemble": "deep ensemble",
+    "scratch": "SGHMC from scratch",
+}
+"""Of the methods, in the order of legends."""
 MOST_POINTS = 20_000
 """Of a scatter plot; more are thinned evenly."""
+SIGNED_LOG_BELOW: Final = -10.0
+"""Mean log likelihood from which on the differences of greater ones could not be seen on a linear axis."""
 
 
 def parity(forces: Quality, zero_shot: Quality | None) -> bytes:
@@ -69,3 +84,91 @@ def calibration(forces: Quality, sigma: np.ndarray, energy: Quality | None = Non
         axes.set(xlabel="predicted cumulative probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left")
         return png(figure)
+
+
+def likelihood_by_error(methods: dict[str, list[dict[str, Any]]], title: str | None = None) -> bytes:
+    """Mean log likelihood of force components by interval of their absolute error, above their shares.
+
+    Args:
+      methods: by name, `mll_by_error` of metrics.json, kcal/mol/Å; the same intervals for all.
+      title: above the names of the methods.
+    """
+    shown = {name: methods[name] for name in COLORS if name in methods}
+    intervals = next(iter(shown.values()))
+    texts = [f"> {i['from']:g}" if i["to"] is None else f"{i['from']:g} to {i['to']:g}" for i in intervals]
+    place, width = np.arange(len(intervals)), 0.8 / len(shown)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.4 + 0.7 * len(shown), 5.0), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+        if min(row["mll"] or 0.0 for rows in shown.values() for row in rows) < SIGNED_LOG_BELOW:
+            top.set_yscale("symlog", linthresh=1.0)
+            top.yaxis.set_major_locator(SymmetricalLogLocator(base=10.0, linthresh=1.0, subs=[1.0, 2.0, 5.0]))
+            top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for index, (name, rows) in enumerate(shown.items()):
+            mll = [np.nan if row["mll"] is None else row["mll"] for row in rows]
+            top.plot(place, mll, "o-", color=COLORS[name], label=NAMES[name])
+            counts = np.array([row["count"] for row in rows])
+            share = 100.0 * counts / counts.sum()
+            beside = place + (index - 0.5 * (len(shown) - 1)) * width
+            bars = bottom.bar(beside, share, 0.9 * width, color=COLORS[name])
+            bottom.bar_label(bars, [f"{x:.1f}" for x in share], padding=2, fontsize=7)
+        bottom.margins(y=0.15)
+        top.set(ylabel="mean log likelihood / nats")
+        bottom.set(ylabel="components / %", xlabel="|error| / kcal/mol/Å", xticks=place, xticklabels=texts)
+        figure.legend(loc="outside upper center", ncols=3, title=title)
+        return png(figure)
+
+
+def comparison(entries: list[dict[str, Any]], before: float | None = None) -> bytes:
+    """Likelihood and detection of large errors against error, and where sizes differ error against size, as PNG.
+
+    Marks are means over seeds, bars their range.
+
+    Args:
+      entries: of fits, with `method`, `m`, `rmse_kcal_mol_a`, `mll` and `auc_roc`, which may be None.
+      before: RMSE before fine-tuning, kcal/mol/Å.
+    """
+    sizes = sorted({e["m"] for e in entries})
+    several = len(sizes) > 1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(11.0 if several else 7.4, 3.8), layout="constrained")
+        left, middle, *others = figure.subplots(1, 3 if several else 2)
+        for method in COLORS:
+            own = [e for e in entries if e["method"] == method]
+            if not own:
+                continue
+            _against(left, own, "rmse_kcal_mol_a", "mll", method)
+            _against(middle, own, "rmse_kcal_mol_a", "auc_roc", method)
+            for right in others:
+                _against(right, own, "m", "rmse_kcal_mol_a", method)
+        error = "RMSE / kcal/mol/Å"
+        left.set(xlabel=error, ylabel="mean log likelihood / nats", xscale="log")
+        middle.set(xlabel=error, ylabel="AUC-ROC of large errors", xscale="log")
+        logarithmic = [left.xaxis, middle.xaxis]
+        for right in others:
+            if before is not None:
+                right.axhline(before, color="black", linestyle="--", linewidth=0.9)
+                right.annotate("not fine-tuned", (0.98, before), (0, -3), ("axes fraction", "data"), "offset points",
+                               ha="right", va="top", fontsize=8)  # fmt: skip
+            right.set(xlabel="training frames", ylabel=error, xscale="log", yscale="log")
+            logarithmic += [right.xaxis, right.yaxis]
+        for axis in logarithmic:
+            plain_log(axis)
+        for right in others:
+            if sizes[-1] < 5 * sizes[0]:  # or else ticks would be at fractions of frames
+                right.set_xticks(sizes)
+        # Where sizes differ, likelihood falls with the error: that corner is free.
+        left.legend(fontsize=8, loc="lower left" if several else "best")
+        return png(figure)
+
+
+def _against(axes: Axes, entries: list[dict[str, Any]], horizontal: str, vertical: str, method: str) -> None:
+    """Means over seeds of two numbers, with the range of the vertical one, for every size where it is known."""
+    sizes = sorted({e["m"] for e in entries if e[vertical] is not None})
+    if not sizes:
+        return
+    rows = [[e for e in entries if e["m"] == size and e[vertical] is not None] for size in sizes]
+    x = [np.mean([e[horizontal] for e in row]) for row in rows]
+    y, low, high = ([f([e[vertical] for e in row]) for row in rows] for f in (np.mean, np.min, np.max))
+    bars = [np.subtract(y, low), np.subtract(high, y)]
+    axes.errorbar(x, y, bars, fmt="o-", color=COLORS[method], label=NAMES[method], capsize=2)

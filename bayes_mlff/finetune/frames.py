@@ -188,6 +188,9 @@ def _choose(frames: Frames, data: DataConfig) -> Frames:
     count = frames.size if data.frames is None else data.frames
     if count > frames.size:
         raise ConfigError("data.frames", count, f"at most the {frames.size} frames of {data.train} that are left")
+    if data.frames_seed is not None:
+        order = np.random.default_rng(data.frames_seed).permutation(frames.size)
+        return frames.take(np.sort(order[:count]))
     if data.draw_seed is None:
         return frames.take(np.arange(count))
     return frames.take(np.sort(np.random.default_rng(data.draw_seed).choice(frames.size, count, replace=False)))

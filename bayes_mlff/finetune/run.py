@@ -1,6 +1,5 @@
 """From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +9,18 @@ import numpy as np
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
-from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import ensemble as ensembles
-from bayes_mlff.finetune import evaluate, figures, frames, laplace, sampling
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune import evaluate, figures, frames, identity, laplace, sampling
+from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
-from bayes_mlff.finetune.frames import DataSets, Frames
-from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan, prior_scale
+from bayes_mlff.finetune.frames import DataSets
+from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -55,8 +51,8 @@ class Task(NamedTuple):
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
     """Fine-tune, predict and write everything into the output directory; continue there if it was interrupted.
 
-    Files: `config.yaml`, `ensemble.safetensors`, `metrics.json`, and as PNG `forces_parity`, `sigma_error` and
-    `calibration` for the test set, else the validation set.
+    Files: `config.yaml`, `ensemble.safetensors`, `metrics.json`, and as PNG `forces_parity`, `sigma_error`,
+    `likelihood_by_error` and `calibration` for the test set, else the validation set.
 
     Args:
       config: validated configuration.
@@ -91,51 +87,38 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
       ConfigError, DataError, WeightsError: if something does not fit.
     """
     sets = frames.read(config, base=base)
-    beside = base / config.model
-    whole = registry.load(str(beside) if is_file(beside) else config.model)
-    potential = registry.for_atoms(whole, sets.train.numbers)
+    potential = read_model(config, sets, base=base)
     elements, r_max = potential.config.elements, potential.config.r_max
     graphs = frames.graphs(sets.named(), elements, r_max)
     with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
-    pretrained = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
+    before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
     if not config.from_random_weights and config.data.doubtful_units == "refuse":
         for name, used in sets.named().items():
-            evaluate.check_units(pretrained[name], used, config.data, name)
-    # The directory of the results states the number that is used.
-    prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
-    stated = config.model_copy(update={"prior": prior})
-    return Task(stated, sets, graphs, potential, with_stress, single, pretrained)
+            evaluate.check_units(before[name], used, config.data, name)
+    return Task(identity.stated(config, potential), sets, graphs, potential, with_stress, single, before)
+
+
+def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -> Potential:
+    """The model to begin with, for the elements of the frames.
+
+    Raises:
+      ConfigError, WeightsError: if there is no such model.
+      DataError: if it does not know an element.
+    """
+    beside = base / config.model
+    whole = registry.load(str(beside) if is_file(beside) else config.model)
+    return registry.for_atoms(whole, sets.train.numbers)
 
 
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
+    identity.check_output(config, path)
     directory = RunDirectory(path)
     if not directory.config.is_file():
         directory.create(settings.dump(config))
-    else:
-        stored = configuration.load(directory.config)
-        found = changes(_lasting(stored), _lasting(config))
-        if found:
-            named = "; ".join(f"{c.key} {shown(c.before)}, got {shown(c.after)}" for c in found)
-            raise RunDirectoryError(
-                f"{path}: holds a fine-tuning with {named}; allowed: the settings that it holds, or another output"
-            )
     directory.open()
     return directory
-
-
-def _lasting(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration without what may change: what concerns only the evaluation or checks, or is not used.
-
-    The steps between checkpoints may for samplers; optimisers choose their best parameters after as many.
-    """
-    data: DataConfig = config.data.model_copy(update={"test": None, "doubtful_units": "refuse", "duplicates": "refuse"})
-    default = FinetuneConfig.model_fields
-    names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
-    names += ["checkpoint_steps"] if config.parallel is not None else []
-    names += ["prior"] if config.optimises or config.from_random_weights else []
-    return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
@@ -201,20 +184,11 @@ def _sample(
         first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
         key_chains,
         folder=directory.checkpoints,
-        digest=_digest(task.sets, potential, with_weights=not config.from_random_weights),
+        digest=identity.digest(task.sets, potential, with_weights=not config.from_random_weights),
         observer=observer,
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
-
-
-def _digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:
-    """SHA-256 of labels, architecture and, where a method begins with them, pretrained weights."""
-    total = hashlib.sha256(sets.digest().encode())
-    total.update(potential.config.model_dump_json().encode())
-    if with_weights:
-        total.update(np.asarray(potential.flat()[0]).tobytes())
-    return total.hexdigest()
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -259,8 +233,10 @@ def _report(
         "sampling_seconds": round(sampled.seconds, 1),
         "sigma_factors": ensemble.factors._asdict(),
         "sigma_scaled_on_validation": task.sets.validation is not None,
+        "settings": task.config.model_dump(mode="json"),
+        "inputs": identity.inputs_digest(task.sets, task.potential),
     }
-    shown: tuple[Frames | None, evaluate.Outcome, evaluate.Outcome] | None = None
+    shown: tuple[evaluate.Outcome, evaluate.Outcome, list[dict[str, Any]]] | None = None
     for name, used in task.sets.named().items():
         tuned = evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
         before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
@@ -270,13 +246,24 @@ def _report(
             "zero_shot": evaluate.summarise(before, limit),
         }
         if name != "train":
-            shown = (used, tuned, before)
+            shown = (tuned, before, results[name]["fine_tuned"]["forces_kcal_mol_a"]["mll_by_error"])
     results |= remarks
     results["trace"] = [entry._asdict() for entry in sampled.trace]
-    if shown is not None and shown[1].forces.sigma is not None:
-        _, tuned, before = shown
-        sigma = shown[1].forces.sigma
-        write_whole(path / "forces_parity.png", figures.parity(tuned.forces, before.forces))
-        write_whole(path / "sigma_error.png", figures.sigma_error(tuned.forces, sigma))
-        write_whole(path / "calibration.png", figures.calibration(tuned.forces, sigma, tuned.energy))
+    if shown is not None:
+        for name, content in _figures(task.config.method, *shown).items():
+            write_whole(path / f"{name}.png", content)
     write_whole(path / "metrics.json", (json.dumps(results, indent=1) + "\n").encode())
+
+
+def _figures(
+    method: str, tuned: evaluate.Outcome, before: evaluate.Outcome, by_error: list[dict[str, Any]]
+) -> dict[str, bytes]:
+    """PNGs of one set by their names."""
+    sigma = tuned.forces.sigma
+    assert sigma is not None
+    return {
+        "forces_parity": figures.parity(tuned.forces, before.forces),
+        "sigma_error": figures.sigma_error(tuned.forces, sigma),
+        "likelihood_by_error": figures.likelihood_by_error({method: by_error}),
+        "calibration": figures.calibration(tuned.forces, sigma, tuned.energy),
+    }

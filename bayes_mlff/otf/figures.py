@@ -119,8 +119,8 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
         axes.plot(line, 1.96 * line, color="black", linestyle=":", label="1.96 σ")
         axes.axhline(threshold_ev * unit, color=GREY, linestyle="--", label="threshold")
         axes.set(xscale="log", yscale="log", xlabel="calibrated σ / kcal/mol", ylabel="|error| / kcal/mol")
-        _plain_log(axes.xaxis)
-        _plain_log(axes.yaxis)
+        plain_log(axes.xaxis)
+        plain_log(axes.yaxis)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             f"σ is multiplied by {labels.sigma_factor:.3g}, the root of the most probable variance factor "
@@ -174,7 +174,7 @@ def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray, *, schedule: Sc
         label_ticks(axes, label_time_fs)
         mark_segments(axes, schedule, float(thermo.time_fs[-1]))
         axes.set(yscale="log", xlabel="time / ps", ylabel="uncalibrated σ / kcal/mol")
-        _plain_log(axes.yaxis)
+        plain_log(axes.yaxis)
         figure.legend(loc="outside upper center", ncols=3)
         caption = "Line and band: mean and range within stretches of the run. A label is asked for above red."
         return Panel(title, caption, png(figure))
@@ -338,7 +338,7 @@ def _bar_width(count: int) -> float:
     return float(np.clip(200 / count, 1.0, 5.0))
 
 
-def _plain_log(axis: Axis) -> None:
+def plain_log(axis: Axis) -> None:
     """Decimal numbers at 1, 2 and 5 of each decade."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -17,14 +17,12 @@ import numpy as np
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.finetune import config as finetuning
-from benchmarks.transfer import figures
+from bayes_mlff.finetune import figures, tables
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Scenario
 
 IDENTITY = ("scenario", "method", "m", "seed")
 """What tells fine-tunings apart; a scenario is named with the molecule where there are several."""
-
-SHOWN = ("rmse_kcal_mol_a", "mae_kcal_mol_a", "mll", "auc_roc", "coverage_95")
 
 
 class Result(NamedTuple):
@@ -69,16 +67,11 @@ def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any
 
 def entry(result: Result) -> dict[str, Any]:
     """One entry of the summary: force components of the test set."""
-    test = result.metrics["test"]
-    forces = test["fine_tuned"]["forces_kcal_mol_a"]
+    found = tables.numbers(result.metrics, "test")
     return {
         **dict(zip(IDENTITY, identity(result.group, result.fit), strict=True)),
-        "rmse_kcal_mol_a": round(forces["rmse"], 4),
-        "mae_kcal_mol_a": round(forces["mae"], 4),
-        "mll": round(forces["mll"], 4),
-        "auc_roc": None if forces["auc_roc"] is None else round(forces["auc_roc"], 4),
-        "coverage_95": round(forces["coverage"]["0.95"], 4),
-        "test_frames": test["frames"],
+        **{key: None if value is None else round(value, 4) for key, value in found.items()},
+        "test_frames": result.metrics["test"]["frames"],
     }
 
 
@@ -97,25 +90,6 @@ def detail(result: Result) -> dict[str, Any]:
         "samples": result.metrics["samples"],
         "sampling_seconds": result.metrics["sampling_seconds"],
     }
-
-
-def table(entries: list[dict[str, Any]]) -> str:
-    """Means over seeds as Markdown, one row for each method and m; ± is the standard deviation over seeds."""
-    lines = ["| method | m | seeds | RMSE | MAE | MLL | AUC-ROC | within 95 % |", "|---|---|---|---|---|---|---|---|"]
-    methods = [*dict.fromkeys(e["method"] for e in entries)]
-    kinds = sorted({(e["method"], e["m"]) for e in entries}, key=lambda kind: (methods.index(kind[0]), kind[1]))
-    for method, m in kinds:
-        rows = [e for e in entries if (e["method"], e["m"]) == (method, m)]
-        cells = [_mean([e[key] for e in rows if e[key] is not None]) for key in SHOWN]
-        lines.append(f"| {method} | {m} | {len(rows)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _mean(values: list[float]) -> str:
-    if not values:
-        return "-"
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -160,7 +134,7 @@ def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path,
         parts.append(
             f"## {group}\n\n{own[0]['test_frames']} test frames. Before fine-tuning: RMSE "
             f"{before['zero_shot_rmse_kcal_mol_a']:.2f}, MAE {before['zero_shot_mae_kcal_mol_a']:.2f}.\n\n"
-            f"{table(own)}\n"
+            f"{tables.markdown(tables.rows(own, tables.COLUMNS))}\n"
         )
         (out / f"{group}.png").write_bytes(figures.comparison(own))
     (out / "tables.md").write_text("\n".join(parts))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, load_ensemble, run, sampling
+from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, fit, identity, load_ensemble, run, sampling
 from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune.__main__ import app
 from bayes_mlff.models import registry
@@ -27,7 +27,7 @@ from tests.conftest import _counting as counting
 
 SMALL = tiny_nequip((1, 6, 8), r_max=2.5, energy_scales=(0.5, 0.5, 0.5), energy_shifts=(-1.0, -2.0, -3.0))
 ETHANOL = molecule("CH3CH2OH")
-PICTURES = ("forces_parity.png", "sigma_error.png", "calibration.png")
+PICTURES = ("forces_parity.png", "sigma_error.png", "likelihood_by_error.png", "calibration.png")
 SHORT = {"chains": 2, "steps": 300, "cold_steps": 280, "ramp_steps": 5, "step_size": 1e-2, "initial_spread": 0.0}
 
 
@@ -180,7 +180,7 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
     *_, parsed, _ = fitted
     fewer = parsed.data.model_copy(update={"train": data["validation"], "validation": None, "test": None})
     changed = parsed.model_copy(update={"data": fewer})
-    monkeypatch.setattr(run, "_lasting", lambda c: c.model_copy(update={"data": parsed.data}))
+    monkeypatch.setattr(identity, "_lasting", lambda c: c.model_copy(update={"data": parsed.data}))
     with pytest.raises(RunDirectoryError, match="other labels or another pretrained model"):
         fit(changed)
 

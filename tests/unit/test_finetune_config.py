@@ -101,6 +101,18 @@ def test_frames_come_from_the_front_or_by_seed(tmp_path):
     np.testing.assert_array_equal(drawn, read(tmp_path, frames=3, draw_seed=1).train.energy)
 
 
+def test_a_seed_of_the_training_frames_leaves_what_is_set_aside(tmp_path):
+    whole = water(20)
+
+    def drawn(count, seed):
+        aside = {"validation_frames": 5, "test_frames": 3, "draw_seed": 2}
+        return [set(part.energy) for part in read(tmp_path, train=whole, frames=count, frames_seed=seed, **aside)]
+
+    few, more, other = drawn(4, 0), drawn(7, 0), drawn(4, 1)
+    assert few[1:] == more[1:] == other[1:] and few[0] < more[0] and other[0] != few[0]
+    assert not more[0] & (more[1] | more[2]) and [len(part) for part in more] == [7, 5, 3]
+
+
 def test_units_are_converted(tmp_path):
     sets = read(
         tmp_path, energy_unit="kcal/mol", forces_unit="hartree/bohr", train=water(6) | {"F": 0.01 * water(6)["F"]}

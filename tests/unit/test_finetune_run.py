@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from rich.console import Console
 
-from bayes_mlff.finetune import config, plan, run
+from bayes_mlff.finetune import config, identity, plan
 from bayes_mlff.finetune.console import table
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
@@ -91,7 +91,7 @@ def test_the_digest_covers_all_labels_atoms_and_the_model():
     sets = DataSets(frames, water(2, 1), water(2, 2))
 
     def digest(sets=sets, potential=potential, with_weights=True):
-        return run._digest(sets, potential, with_weights=with_weights)
+        return identity.digest(sets, potential, with_weights=with_weights)
 
     before = digest()
     assert before == digest(sets._replace(test=None)), "frames that are only predicted decide"

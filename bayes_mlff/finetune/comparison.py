@@ -1,0 +1,204 @@
+"""Methods, numbers of training frames and seeds side by side: their fits, a table and figures."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bayes_mlff.core.durable import write_whole
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.finetune import config as configuration
+from bayes_mlff.finetune import figures, frames, identity, tables
+from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.run import Silent, fit, read_model
+from bayes_mlff.finetune.sampling import Observer
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.state import RunStoppedError
+
+COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
+
+
+class Comparison(NamedTuple):
+    """Force components of the same frames after fits that differ in method, training frames and seed."""
+
+    compared_on: str  # test or validation
+    frames: int
+    large_error_kcal_mol_a: float
+    pretrained: dict[str, float]  # rmse_kcal_mol_a and mae_kcal_mol_a before fine-tuning
+    fits: list[dict[str, Any]]  # method, m, seed, `tables.numbers`, sampling_seconds, mll_by_error, directory
+    stopped: dict[str, str]  # what ended the others, by the names of their directories
+
+
+class _Job(NamedTuple):
+    """One fit to be done."""
+
+    config: FinetuneConfig  # as its directory states it
+    inputs: str  # digest of its labels and its model
+
+
+def compare(
+    config: FinetuneConfig,
+    *,
+    methods: Sequence[str] | None = None,
+    sizes: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    base: Path = Path(),
+    observer: Observer | None = None,
+) -> Comparison:
+    """Fit every method to every number of training frames with every seed, and put the results side by side.
+
+    Every fit has a directory in that of the results, named like `sghmc-m10-s0`, as `fit` leaves it. A complete one is
+    skipped, an interrupted one continued. At last `comparison.md`, `comparison.json`, `comparison.png` and
+    `likelihood_by_error.png` are written, for the test set, else the validation set; of the fits asked for, no others.
+
+    Args:
+      config: what all fits share; of its `method`, `data.frames` and `seed` those that are not given here are used.
+      methods: names.
+      sizes: numbers of training frames.
+      seeds: of everything that is random, including which frames of the training file are learnt from; left out, the
+        configuration says which.
+      base: directory against which relative paths are resolved.
+      observer: told about progress.
+
+    Returns:
+      The results; fits that came to a chain that is no longer finite are named under `stopped`.
+
+    Raises:
+      ConfigError, DataError, WeightsError, RunDirectoryError: before anything is computed, if a fit cannot work, its
+        directory holds another one, or an entry is there twice; doubts about units, in the first fit with any.
+      RunStoppedError: if no fit came to an end.
+    """
+    observer = observer or Silent()
+    jobs = _jobs(config, methods, sizes, seeds, base)
+    done: dict[str, dict[str, Any]] = {}
+    stopped: dict[str, str] = {}
+    for number, (name, job) in enumerate(jobs.items(), 1):
+        path = base / job.config.output
+        complete = _complete(job, path)
+        observer.say(f"{number} of {len(jobs)}: {name}" + (" was done before" if complete else ""))
+        try:
+            if not complete:
+                fit(job.config, base=base, observer=observer)
+            done[name] = json.loads((path / "metrics.json").read_text())
+        except RunStoppedError as error:
+            observer.say(f"{name} stopped: {error}")
+            stopped[name] = str(error)
+    if not done:
+        raise RunStoppedError("; ".join(f"{name}: {why}" for name, why in stopped.items()))
+    made = _gather(done, stopped)
+    _write(made, base / config.output)
+    return made
+
+
+def _jobs(
+    config: FinetuneConfig,
+    methods: Sequence[str] | None,
+    sizes: Sequence[int] | None,
+    seeds: Sequence[int] | None,
+    base: Path,
+) -> dict[str, _Job]:
+    """What is to be done, by the names of directories, all checked."""
+    for key, values in (("compare", methods), ("sizes", sizes), ("seeds", seeds)):
+        if values is not None and (not values or len({str(value) for value in values}) < len(values)):
+            raise ConfigError(key, list(values), "one or more entries, each once")
+    data = config.data
+    if not any((data.test, data.test_frames, data.validation, data.validation_frames)):
+        raise ConfigError("data.test", None, "frames to compare on: data.test, data.test_frames or those of validation")
+    every = config.model_dump(mode="json")
+    wanted = [
+        configuration.parse(_changed(every, method, size, seed, draw=seeds is not None))
+        for method in methods or (config.method,)
+        for size in sizes or (data.frames,)
+        for seed in seeds or (config.seed,)
+    ]
+    inputs: dict[DataConfig, tuple[int, Potential, str]] = {}
+    for one in wanted:
+        if one.data not in inputs:
+            sets = frames.read(one, base=base)
+            potential = read_model(one, sets, base=base)
+            inputs[one.data] = (sets.train.size, potential, identity.inputs_digest(sets, potential))
+    jobs = {}
+    for one in wanted:
+        size, potential, digest = inputs[one.data]
+        name = f"{one.method}-m{size}-s{one.seed}"
+        stated = identity.stated(one.model_copy(update={"output": str(Path(config.output) / name)}), potential)
+        identity.check_output(stated, base / stated.output)
+        jobs[name] = _Job(stated, digest)
+    return jobs
+
+
+def _changed(raw: dict[str, Any], method: str, size: int | None, seed: int, *, draw: bool) -> dict[str, Any]:
+    """Settings of one fit; `draw` has its frames drawn with the seed."""
+    data = raw["data"] | {"frames": size} | ({"frames_seed": seed} if draw else {})
+    return raw | {"data": data, "method": method, "seed": seed}
+
+
+def _complete(job: _Job, path: Path) -> bool:
+    """True if the fit was done and evaluated with the same settings, labels and model."""
+    file = path / "metrics.json"
+    if not file.is_file():
+        return False
+    metrics = json.loads(file.read_text())
+    before = metrics.get("settings"), metrics.get("inputs")  # results of earlier versions lack them
+    return before == (job.config.model_dump(mode="json"), job.inputs)
+
+
+def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Comparison:
+    """Put together contents of metrics.json by the names of directories."""
+    first = next(iter(done.values()))
+    shown = "test" if "test" in first else "validation"
+    fits = [
+        {
+            "method": metrics["method"],
+            "m": metrics["training_frames"],
+            "seed": metrics["settings"]["seed"],
+            **tables.numbers(metrics, shown),
+            "sampling_seconds": metrics["sampling_seconds"],
+            "mll_by_error": metrics[shown]["fine_tuned"]["forces_kcal_mol_a"]["mll_by_error"],
+            "directory": name,
+        }
+        for name, metrics in done.items()
+    ]
+    before = first[shown]["zero_shot"]["forces_kcal_mol_a"]
+    pretrained = {"rmse_kcal_mol_a": before["rmse"], "mae_kcal_mol_a": before["mae"]}
+    limit = first["settings"]["large_error_kcal_mol_a"]
+    return Comparison(shown, first[shown]["frames"], limit, pretrained, fits, stopped)
+
+
+def table(made: Comparison) -> list[list[str]]:
+    """Cells of a comparison, titles in the first row, the pretrained model in the second."""
+    titles, *others = tables.rows(made.fits, COLUMNS)
+    return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], COLUMNS)], *others]
+
+
+def pooled(intervals: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """`mll_by_error` of several fits with the same intervals, as if their components were those of one."""
+    joined = []
+    for rows_of_one in zip(*intervals, strict=True):
+        count = sum(row["count"] for row in rows_of_one)
+        total = sum(row["count"] * row["mll"] for row in rows_of_one if row["count"])
+        joined.append(rows_of_one[0] | {"count": count, "mll": total / count if count else None})
+    return joined
+
+
+def _write(made: Comparison, path: Path) -> None:
+    most = max(e["m"] for e in made.fits)
+    split: dict[str, list] = {}
+    for entry in made.fits:
+        if entry["m"] == most:
+            split.setdefault(entry["method"], []).append(entry["mll_by_error"])
+    by_error = {method: pooled(intervals) for method, intervals in split.items()}
+    about = (
+        f"Force components of the {made.frames} {made.compared_on} frames, kcal/mol/Å; MLL in nats; AUC-ROC of errors "
+        f"above {made.large_error_kcal_mol_a:g}; ± standard deviation over seeds; seconds of sampling.\n"
+    )
+    parts = [about, tables.markdown(table(made)) + "\n"]
+    parts += [f"{name} stopped: {why}\n" for name, why in made.stopped.items()]
+    contents = {
+        "comparison.png": figures.comparison(made.fits, made.pretrained["rmse_kcal_mol_a"]),
+        "likelihood_by_error.png": figures.likelihood_by_error(by_error, f"{most} training frames"),
+        "comparison.md": "\n".join(parts).encode(),
+        "comparison.json": (json.dumps(made._asdict(), indent=1, ensure_ascii=False) + "\n").encode(),
+    }
+    for name, content in contents.items():
+        write_whole(path / name, content)

@@ -1,0 +1,75 @@
+"""Numbers of fine-tunings side by side: one entry for each, and tables of their means over seeds."""
+
+from typing import Any, Final
+
+import numpy as np
+
+Columns = dict[str, tuple[str, str]]
+"""Keys of entries and formats of their values, by the titles of columns."""
+
+COLUMNS: Final[Columns] = {
+    "RMSE": ("rmse_kcal_mol_a", ".3f"),
+    "MAE": ("mae_kcal_mol_a", ".3f"),
+    "MLL": ("mll", ".3f"),
+    "AUC-ROC": ("auc_roc", ".3f"),
+    "within 95 %": ("coverage_95", ".3f"),
+}
+
+
+def numbers(metrics: dict[str, Any], name: str) -> dict[str, float | None]:
+    """Force components of one set after a fine-tuning.
+
+    Args:
+      metrics: contents of metrics.json.
+      name: of the set.
+
+    Returns:
+      `rmse_kcal_mol_a`, `mae_kcal_mol_a`, `mll` in nats, `auc_roc` (None if all errors are on one side) and
+      `coverage_95`, the share within the 95 % interval.
+    """
+    forces = metrics[name]["fine_tuned"]["forces_kcal_mol_a"]
+    return {
+        "rmse_kcal_mol_a": forces["rmse"],
+        "mae_kcal_mol_a": forces["mae"],
+        "mll": forces["mll"],
+        "auc_roc": forces["auc_roc"],
+        "coverage_95": forces["coverage"]["0.95"],
+    }
+
+
+def rows(entries: list[dict[str, Any]], columns: Columns) -> list[list[str]]:
+    """Cells of a table: titles, then a row for each method and m with means over seeds.
+
+    Args:
+      entries: of fits, with `method`, `m` and the keys of the columns, values of which may be None.
+      columns: after method, m and number of seeds.
+
+    Returns:
+      Rows in the order of the methods' first entries, of one method by m; ± is the standard deviation over seeds.
+    """
+    methods = [*dict.fromkeys(e["method"] for e in entries)]
+    kinds = sorted({(e["method"], e["m"]) for e in entries}, key=lambda kind: (methods.index(kind[0]), kind[1]))
+    made = [["method", "m", "seeds", *columns]]
+    for method, m in kinds:
+        own = [e for e in entries if (e["method"], e["m"]) == (method, m)]
+        made.append([method, str(m), str(len(own)), *cells(own, columns)])
+    return made
+
+
+def cells(entries: list[dict[str, Any]], columns: Columns) -> list[str]:
+    """Means of the columns over entries, a dash where none has a value."""
+    known = [([e[key] for e in entries if e.get(key) is not None], form) for key, form in columns.values()]
+    return [_mean(values, form) for values, form in known]
+
+
+def _mean(values: list[float], form: str) -> str:
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):{form}}"
+
+
+def markdown(table: list[list[str]]) -> str:
+    """A table with its titles in the first row as Markdown, without a line break at the end."""
+    titles, *others = ("| " + " | ".join(row) + " |" for row in table)
+    return "\n".join([titles, "|---" * len(table[0]) + "|", *others])
