@@ -6,13 +6,14 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
-from bayes_mlff.ensemble.resampling import structure_share
+from bayes_mlff.ensemble.resampling import log_factor_error, structure_share
 from bayes_mlff.finetune.config import DataConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.frame_checks import alike
@@ -173,28 +174,50 @@ def rescaling(validation: Outcome) -> SigmaFactors:
     return SigmaFactors(factor(validation.energy), factor(validation.forces), factor(validation.stress))
 
 
-def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]:
+class FactorErrors(NamedTuple):
+    """How far the logarithms of the factors on σ may be off, half-widths of 95 % intervals; None where not known."""
+
+    energy: float | None = None
+    forces: float | None = None
+    stress: float | None = None
+
+
+def factor_errors(validation: Outcome) -> FactorErrors:
+    """Errors of the factors of `rescaling`, which few frames of a validation set decide."""
+
+    def half_width(quality: Quality | None) -> float | None:
+        if quality is None or quality.sigma is None or not quality.error.any() or quality.frame[0] == quality.frame[-1]:
+            return None
+        return log_factor_error(quality.error, quality.sigma, quality.frame)
+
+    return FactorErrors(half_width(validation.energy), half_width(validation.forces), half_width(validation.stress))
+
+
+def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErrors | None = None) -> dict[str, dict]:
     """Metrics of every observable, for a JSON file: kcal/mol, kcal/mol/Å and GPa.
 
     Args:
       result: errors, and σ where there is one.
       large_error_kcal_mol_a: force errors that σ should point to.
+      errors: of the factors on σ, where these come from other frames.
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
-      nominal level with its 95 % intervals, binomial and with structures as independent, `calibration_curve`, and
-      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
+      nominal level with its 95 % intervals, binomial, with structures as independent, and with the errors of the
+      factors besides, `calibration_curve`, and for forces `auc_roc` (None if all errors are on one side) and
+      `mll_by_error`.
     """
+    errors = errors or FactorErrors()
     summary = {}
     if result.energy is not None:
-        summary["energy_kcal_mol"] = _numbers(result.energy, KCAL_MOL_PER_EV)
-    summary["forces_kcal_mol_a"] = _numbers(result.forces, KCAL_MOL_PER_EV, large_error_kcal_mol_a)
+        summary["energy_kcal_mol"] = _numbers(result.energy, KCAL_MOL_PER_EV, errors.energy)
+    summary["forces_kcal_mol_a"] = _numbers(result.forces, KCAL_MOL_PER_EV, errors.forces, large_error_kcal_mol_a)
     if result.stress is not None:
-        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA)
+        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA, errors.stress)
     return summary
 
 
-def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> dict:
+def _numbers(quality: Quality, unit: float, log_error: float | None, threshold: float | None = None) -> dict:
     error = quality.error * unit
     numbers: dict = {"count": int(error.size), "rmse": metrics.rmse(error), "mae": metrics.mae(error)}
     if quality.sigma is None:
@@ -207,7 +230,7 @@ def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> d
         "mll": metrics.mean_log_likelihood(error, sigma),
         "crps": metrics.crps(error, sigma),
         "coverage": {f"{level:g}": float(share) for level, share in zip(LEVELS, inside.observed, strict=True)},
-        "coverage_intervals": _coverage_intervals(pit, inside, quality.frame),
+        "coverage_intervals": _coverage_intervals(error / sigma, inside, quality.frame, log_error),
         "calibration_curve": {"nominal": curve.x.tolist(), "observed": curve.y.tolist()},
     }
     if threshold is not None:
@@ -219,14 +242,25 @@ def _numbers(quality: Quality, unit: float, threshold: float | None = None) -> d
     return numbers
 
 
-def _coverage_intervals(pit: np.ndarray, inside: metrics.Coverage, frame: np.ndarray) -> dict[str, dict]:
+def _coverage_intervals(
+    deviations: np.ndarray, inside: metrics.Coverage, frame: np.ndarray, log_error: float | None
+) -> dict[str, dict]:
     """95 % intervals of the observed shares, by nominal level; one frame shows no correlation."""
     intervals = {}
-    for level, low, high in zip(LEVELS, inside.lower, inside.upper, strict=True):
-        intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
-        if frame[0] != frame[-1]:
-            share = structure_share(np.abs(2.0 * pit - 1.0) <= level, frame)
-            intervals[f"{level:g}"]["structures"] = [share.lower, share.upper]
+    for level, observed, low, high in zip(LEVELS, inside.observed, inside.lower, inside.upper, strict=True):
+        within = np.abs(deviations) / stats.norm.ppf(0.5 + 0.5 * level)  # in units of what the level allows
+        found = intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
+        if frame[0] == frame[-1]:
+            continue
+        share = structure_share(within <= 1.0, frame)
+        found["structures"] = [share.lower, share.upper]
+        if log_error is not None:
+            narrow, wide = (float(np.mean(within <= np.exp(sign * log_error))) for sign in (-1.0, 1.0))
+            down, up = (
+                np.hypot(observed - share.lower, observed - narrow),
+                np.hypot(share.upper - observed, wide - observed),
+            )
+            found["factor"] = [max(0.0, float(observed - down)), min(1.0, float(observed + up))]
     return intervals
 
 

@@ -239,12 +239,17 @@ def _report(
         "inputs": identity.inputs_digest(task.sets, task.potential),
     }
     shown: tuple[evaluate.Outcome, evaluate.Outcome, list[dict[str, Any]]] | None = None
+    outcomes = {
+        name: evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
+        for name, used in task.sets.named().items()
+    }
+    errors = evaluate.factor_errors(outcomes["validation"]) if "validation" in outcomes else None
     for name, used in task.sets.named().items():
-        tuned = evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
+        tuned = outcomes[name]
         before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
         results[name] = {
             "frames": used.size,
-            "fine_tuned": evaluate.summarise(tuned, limit),
+            "fine_tuned": evaluate.summarise(tuned, limit, None if name == "validation" else errors),
             "zero_shot": evaluate.summarise(before, limit),
         }
         if name != "train":

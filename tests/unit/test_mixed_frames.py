@@ -243,6 +243,17 @@ def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
     numbers = evaluate.summarise(found, 1.0)
     assert numbers["forces_kcal_mol_a"]["count"] == 3 * used.atoms.sum()
     assert all(len(numbers["forces_kcal_mol_a"]["coverage_intervals"][level]) == 2 for level in ("0.5", "0.95"))
+    errors = evaluate.factor_errors(found)
+    assert errors.energy is not None and errors.forces is not None and errors.stress is None
+    allowed = evaluate.summarise(found, 1.0, evaluate.FactorErrors(forces=0.3))["forces_kcal_mol_a"]
+    deviations = np.abs(error / found.forces.sigma)
+    for level, bound in (("0.5", 0.6744898), ("0.95", 1.9599640)):
+        low, high = allowed["coverage_intervals"][level]["factor"]
+        structures = allowed["coverage_intervals"][level]["structures"]
+        share, narrow, wide = (np.mean(deviations <= x * bound) for x in (1.0, np.exp(-0.3), np.exp(0.3)))
+        assert narrow < share < wide
+        assert low == pytest.approx(max(0.0, share - np.hypot(share - structures[0], share - narrow)))
+        assert high == pytest.approx(min(1.0, share + np.hypot(structures[1] - share, wide - share)))
     without = evaluate.outcome(prediction, used._replace(energy=None), samples)
     assert without.energy is None and evaluate.rescaling(without).energy == 1.0
     assert set(evaluate.summarise(without, 1.0)) == {"forces_kcal_mol_a"}
