@@ -20,6 +20,8 @@ from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
 FORMAT: Final = 2
+PER_ATOM: Final = "energy_sigma_ev_atom"
+"""Key of an energy σ that is one per atom."""
 
 
 class SigmaFactors(NamedTuple):
@@ -94,10 +96,6 @@ def save(ensemble: Ensemble, path: Path) -> None:
     unfinished.replace(path)
 
 
-PER_ATOM: Final = "energy_sigma_ev_atom"
-"""Key of an energy σ that is one per atom."""
-
-
 def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
     return {PER_ATOM: repr(sigma.sigma)} if isinstance(sigma, PerAtom) else {"energy_sigma_ev": repr(sigma)}
 
@@ -125,6 +123,9 @@ def load(path: Path) -> Ensemble:
     wanted = unraveller(architecture)[0]
     if stored["samples"].ndim != 2 or stored["samples"].shape != (len(stored["offset_ev"]), wanted):
         raise WeightsError(f"{path}: samples have shape {stored['samples'].shape}; allowed: [samples, {wanted}]")
+    elements = len(architecture.elements)
+    if stored["offset_ev"].shape[1:] not in ((), (elements,)):
+        raise WeightsError(f"{path}: offset_ev has shape {stored['offset_ev'].shape}; allowed: [samples, {elements}]")
     return Ensemble(
         architecture,
         jnp.asarray(stored["samples"]),

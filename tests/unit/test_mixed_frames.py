@@ -11,7 +11,7 @@ import pytest
 from ase.build import bulk, molecule
 from safetensors.numpy import save_file
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core.errors import DataError, WeightsError
 from bayes_mlff.core.units import HARTREE
 from bayes_mlff.data.graph import padded
 from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, evaluate, frames, laplace, levels, run, sampling
@@ -339,6 +339,9 @@ def test_files_of_format_1_have_one_offset_for_all_structures(tmp_path):
     assert old.level_ev(np.array([[8, 1, 1], [1, 1, 0]])).tolist() == [[-13.0, -9.0]]
     atoms = molecule("H2O")
     atoms.calc = EnsembleCalculator(old)
+    ensemble.save(old._replace(offset_ev=np.zeros((1, 2))), path)
+    with pytest.raises(WeightsError, match="offset_ev has shape"):
+        ensemble.load(path)
     new = old._replace(offset_ev=np.array([[2.0, 5.0, 3.0]]))
     ensemble.save(new, path)
     assert EnsembleCalculator(path).get_potential_energy(atoms) == pytest.approx(atoms.get_potential_energy())
