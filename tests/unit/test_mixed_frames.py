@@ -224,7 +224,7 @@ def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
     forces = np.where(real[..., None], random.normal(size=(2, *used.forces.shape)), 0.0)
     sigma = np.where(real, random.uniform(0.5, 2.0, (2, *real.shape)), 1.0)
     prediction = Prediction(random.normal(size=(2, 6)), forces, None, sigma)
-    parts = (np.zeros((1, 9)), np.zeros((2, 3)), SigmaFactors(energy=2.0), PerAtom(0.03), 1.0, "")
+    parts = (np.zeros((1, 9)), np.zeros((2, 3)), SigmaFactors(energy=2.0, forces=0.6), PerAtom(0.03), 1.0, "")
     samples = Ensemble(NEQUIP, *parts)
     found = evaluate.outcome(prediction, used, samples)
     assert found.forces.error.size == 3 * used.atoms.sum() == found.forces.sigma.size
