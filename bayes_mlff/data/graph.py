@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Graph(NamedTuple):
@@ -48,6 +49,17 @@ def pad_slots(graph: Graph, capacity: int) -> Graph:
     return graph._replace(
         neighbors=pad(graph.neighbors, -1), shifts=pad(graph.shifts, -2), edge_mask=pad(graph.edge_mask, -1)
     )
+
+
+def padded(graph: Graph, atoms: int, slots: int) -> Graph:
+    """One graph with room for so many atoms and neighbour slots of each; numpy arrays, so that nothing is compiled."""
+    by_slot = dict.fromkeys(("neighbors", "shifts", "edge_mask"), (atoms, slots))
+    sizes = dict.fromkeys(("positions", "species", "node_mask"), (atoms,)) | by_slot
+
+    def pad(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        return np.pad(x, [(0, new - old) for new, old in zip((*size, *x.shape[len(size) :]), x.shape, strict=True)])
+
+    return graph._replace(**{name: pad(np.asarray(getattr(graph, name)), size) for name, size in sizes.items()})
 
 
 def exact_dot(left: jax.Array, right: jax.Array) -> jax.Array:

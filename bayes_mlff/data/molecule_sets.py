@@ -3,7 +3,8 @@
 import io
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
@@ -40,7 +41,7 @@ class MoleculeSet(NamedTuple):
 
     numbers: np.ndarray  # [n] atomic numbers
     positions: np.ndarray  # [f, n, 3] Å
-    energies: np.ndarray  # [f] eV
+    energies: np.ndarray  # [f] eV; nan where not labelled
     forces: np.ndarray  # [f, n, 3] eV/Å
     cells: np.ndarray | None = None  # [f, 3, 3] Å, rows are vectors
     stress: np.ndarray | None = None  # [f, 3, 3] eV/Å³, tension positive
@@ -58,24 +59,29 @@ class LabelledStructure(NamedTuple):
     label: Label
 
 
-def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
+def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> MoleculeSet:
     """Read all frames of a set whose units are Å, eV and eV/Å.
 
     Args:
       path: an npz file; it is not allowed to hold pickled objects.
       keys: the names of the four arrays.
+      energies_optional: a file without an array of energies is read, too.
 
     Returns:
-      The frames in file order.
+      The frames in file order; energies nan if there are none.
 
     Raises:
       DataError: if the file is missing or no npz, a key is missing (all present ones are listed), or arrays
         have the wrong shape or are not finite.
     """
-    numbers, positions, energies, forces = read_arrays(path, keys)
+    known = not energies_optional or keys.energies in array_names(path)
+    names = keys if known else (keys.numbers, keys.positions, keys.forces)
+    arrays = dict(zip(names, read_arrays(path, names), strict=True))
+    numbers, positions, forces = arrays[keys.numbers], arrays[keys.positions], arrays[keys.forces]
     if positions.ndim != 3 or positions.shape[2] != 3 or len(positions) == 0:
         raise DataError(f"{path}: {keys.positions} has shape {positions.shape}; allowed: (frames, atoms, 3)")
     f, n, _ = positions.shape
+    energies = arrays[keys.energies] if known else np.zeros(f)
     if energies.shape == (f, 1):
         energies = energies[:, 0]
     expected = (
@@ -100,7 +106,7 @@ def read_npz(path: Path, *, keys: NpzKeys) -> MoleculeSet:
             check(Structure(found.numbers, found.positions[index], np.zeros((3, 3)), np.zeros(3, bool)))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
-    return found
+    return found if known else found._replace(energies=np.full(f, math.nan))
 
 
 def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
@@ -110,13 +116,29 @@ def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
       DataError: if the file is missing, no npz, lacks a key, holds Python objects, or claims arrays of another size
         than it has.
     """
+    present = array_names(path)
+    missing = [key for key in keys if key not in present]
+    if missing:
+        raise DataError(f"{path}: no array {', '.join(missing)}; present: {', '.join(present)}")
+    with _opened(path) as archive:
+        return [_read_array(archive, f"{key}.npy") for key in keys]
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of the arrays of an npz file, in order.
+
+    Raises:
+      DataError: if the file is missing or no npz.
+    """
+    with _opened(path) as archive:
+        return sorted(name.removesuffix(".npy") for name in archive.namelist())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            present = sorted(name.removesuffix(".npy") for name in archive.namelist())
-            missing = [key for key in keys if key not in present]
-            if missing:
-                raise DataError(f"{path}: no array {', '.join(missing)}; present: {', '.join(present)}")
-            return [_read_array(archive, f"{key}.npy") for key in keys]
+            yield archive
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except READER_ERRORS as error:
@@ -158,17 +180,19 @@ def read_extxyz(
     energy_key: str = "REF_energy",
     forces_key: str = "REF_forces",
     stress_key: str = "REF_stress",
+    energies_optional: bool = False,
 ) -> list[LabelledStructure]:
     """Read labelled frames of any structures.
 
     Args:
       path: an extended-XYZ file in Å, eV, eV/Å and, for stress, eV/Å³ tension positive.
-      energy_key: of the total energy; required in every frame.
+      energy_key: of the total energy; required in every frame unless `energies_optional`.
       forces_key: of the forces; required in every frame.
       stress_key: of the stress, 3x3, nine numbers or six in Voigt order xx yy zz yz xz xy; optional.
+      energies_optional: frames without an energy are read, too.
 
     Returns:
-      The frames in file order.
+      The frames in file order; the energy is nan where there is none.
 
     Raises:
       DataError: if the file is unreadable or empty, or a frame (named by its index, from 0) lacks a key.
@@ -184,13 +208,17 @@ def read_extxyz(
         # ASE takes plain `energy`, `forces` and `stress` out of the file into a calculator.
         computed = {} if atoms.calc is None else atoms.calc.results
         present = {**atoms.info, **atoms.arrays, **computed}
+        known = energy_key in present
         missing = [key for key in (energy_key, forces_key) if key not in present]
+        missing = [key for key in missing if key != energy_key or not energies_optional]
         if missing:
             raise DataError(f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}")
         try:
             stress = _full_stress(_real(present, stress_key)) if stress_key in present else None
-            label = Label(_real(present, energy_key, ()).item(), _real(present, forces_key), stress)
+            energy = _real(present, energy_key, ()).item() if known else 0.0
+            label = Label(energy, _real(present, forces_key), stress)
             check_label(label, len(atoms))
+            label = label if known else label._replace(energy=math.nan)
             labelled.append(LabelledStructure(from_ase(atoms), label))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error

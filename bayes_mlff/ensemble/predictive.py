@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayes_mlff.models.energetics import Prediction
 
@@ -23,7 +24,7 @@ class Predictive(NamedTuple):
 def combine(
     prediction: Prediction,
     *,
-    energy_sigma: float,
+    energy_sigma: float | np.ndarray,
     stress_sigma: float | None = None,
     allow_single_chain: bool = False,
 ) -> Predictive:
@@ -37,7 +38,8 @@ def combine(
     Args:
       prediction: fields with a leading chain axis: energy [c, b], forces [c, b, n, 3], stress [c, b, 3, 3] or
         None, force_sigma [c, b, n].
-      energy_sigma: eV, positive; the likelihood's fixed standard deviation of the total energy.
+      energy_sigma: eV, positive; the likelihood's fixed standard deviation of the total energy, of all structures or
+        [b] of each.
       stress_sigma: eV/Å³, positive; the likelihood's fixed standard deviation of a stress component; needed
         where the prediction has a stress, without effect elsewhere.
       allow_single_chain: accept K = 1. The variance between chains is then 0: sigma is the likelihood's alone
@@ -59,8 +61,8 @@ def combine(
             f"prediction: got {chains} on the chain axis; allowed: at least 2, because the variance between "
             "chains needs two of them (or allow_single_chain=True with exactly 1)"
         )
-    fixed = jnp.full((), _positive("energy_sigma", energy_sigma), prediction.energy.dtype)
-    energy_mean, energy_sd = _mixture(prediction.energy, fixed)
+    fixed = jnp.asarray(_positive("energy_sigma", energy_sigma), prediction.energy.dtype)
+    energy_mean, energy_sd = _mixture(prediction.energy, fixed if fixed.ndim == 0 else fixed[None])
     forces_mean, forces_sd = _mixture(prediction.forces, prediction.force_sigma[..., None])
     stress_mean = stress_sd = None
     if prediction.stress is not None:
@@ -77,7 +79,7 @@ def _mixture(mean: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean[0] + jnp.mean(difference, axis=0), jnp.sqrt(between + within)
 
 
-def _positive(name: str, value: float | None) -> float:
-    if value is None or not 0.0 < value < float("inf"):
+def _positive(name: str, value: float | np.ndarray | None) -> float | np.ndarray:
+    if value is None or not np.all((np.asarray(value) > 0.0) & np.isfinite(value)):
         raise ValueError(f"{name}: got {value!r}; allowed: a positive, finite standard deviation")
     return value

@@ -1,4 +1,6 @@
-"""Confidence intervals of shares of scalars that are correlated within a structure."""
+"""Confidence intervals from scalars that are correlated within a structure."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,7 +9,7 @@ from scipy import stats
 from bayes_mlff.ensemble.metrics import Share
 
 
-def structure_share(hits: ArrayLike, structures: int, *, confidence: float = 0.95) -> Share:
+def structure_share(hits: ArrayLike, structures: ArrayLike, *, confidence: float = 0.95) -> Share:
     """Share of hits with an interval that takes whole structures as independent.
 
     Force components of one structure share their errors, so that an interval that counts each of them is too narrow.
@@ -18,48 +20,96 @@ def structure_share(hits: ArrayLike, structures: int, *, confidence: float = 0.9
     correlations up to 0.3, intervals of 95 % hold the truth in 93 % or more; at 0.6 in about 89 % or more.
 
     Args:
-      hits: m scalars, each 0 or 1, those of a structure next to each other, as many for each.
-      structures: at least 2; divides m.
+      hits: m scalars, each 0 or 1.
+      structures: which structure each scalar belongs to, m integers; or how many there are, where the scalars of each
+        are next to each other and equally many. At least 2.
       confidence: of the interval, in (0, 1).
 
     Raises:
-      ValueError: if the number of structures does not divide that of the hits, or a number is out of range.
+      ValueError: if the structures do not fit the hits, or a number is out of range.
     """
     flat = np.asarray(hits, np.float64).ravel()
-    if structures < 2 or flat.size == 0 or flat.size % structures:
-        raise ValueError(f"structures: got {structures} for {flat.size} hits; allowed: a divisor of at least 2")
+    rows = _by_structure(flat, np.asarray(structures))
     if not np.isin(flat, (0.0, 1.0)).all():
         raise ValueError(f"hits: got numbers from {flat.min():g} to {flat.max():g}; allowed: 0 and 1")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence: got {confidence!r}; allowed: a number above 0 and below 1")
     share, tail = float(flat.mean()), 0.5 * (1.0 - confidence)
-    trials = effective_trials(flat.reshape(structures, -1), confidence)
+    trials = effective_trials(rows, confidence)
     inside, outside = share * trials, (1.0 - share) * trials
     low = stats.beta.ppf(tail, inside, outside + 1.0) if inside else 0.0
     high = stats.beta.ppf(1.0 - tail, inside + 1.0, outside) if outside else 1.0
     return Share(share, float(low), float(high))
 
 
-def effective_trials(hits: np.ndarray, confidence: float) -> float:
-    """Number of independent scalars that would tell as much about a share.
+def log_factor_error(error: ArrayLike, sigma: ArrayLike, structures: ArrayLike, *, confidence: float = 0.95) -> float:
+    """How far the logarithm of `metrics.rescale_factor` may be off, whole structures taken as independent.
 
-    That is k scalars of each of m structures over the design effect k Var(mean of a structure)/(p (1 - p)), which is 1
-    for independent scalars and k for equal ones. To the m - 1 differences between structures that it is estimated from
-    one is added that says k, as few structures can agree by chance, and the square of Student's t over the normal
-    quantile allows for what the estimate is unsure of.
+    That is half the logarithm of a ratio of two sums over structures, Σ e² over Σ σ²; its variance is that of the
+    ratio to first order, m/(m - 1) Σ (e²/Σe² - σ²/Σσ²)²/4 over m structures, and Student's t allows for few of them.
+
+    In simulations of 5 to 20 structures of 27 normal errors, correlated by up to 0.3, whose size varies between
+    structures by a factor that sigma does not know, with a standard deviation of its logarithm of up to 0.3, intervals
+    of 95 % hold the truth in 90 % or more; of 0.5, in 85 % or more.
 
     Args:
-      hits: [m, k], each 0 or 1.
+      error: m errors.
+      sigma: m positive standard deviations, same unit.
+      structures: which structure each scalar belongs to, m integers; at least 2.
+      confidence: of the interval, in (0, 1).
+
+    Returns:
+      Half the width of the interval.
+
+    Raises:
+      ValueError: if sizes differ, or there are fewer than two structures.
+    """
+    rows = [_by_structure(np.square(np.ravel(x)), np.ravel(structures)) for x in (error, sigma)]
+    squares, variances = (np.array([each.sum() for each in row]) for row in rows)
+    m = len(squares)
+    apart = squares / squares.sum() - variances / variances.sum()
+    error_of_log = 0.5 * np.sqrt(m / (m - 1) * np.sum(apart**2))
+    return float(stats.t.ppf(0.5 + 0.5 * confidence, m - 1) * error_of_log)
+
+
+def _by_structure(hits: np.ndarray, structures: np.ndarray) -> list[np.ndarray]:
+    """The hits, or other numbers, of each structure."""
+    if structures.ndim == 0:
+        count = int(structures)
+        if count < 2 or hits.size == 0 or hits.size % count:
+            raise ValueError(f"structures: got {count} for {hits.size} hits; allowed: a divisor of at least 2")
+        return list(hits.reshape(count, -1))
+    sizes = np.unique(structures, return_counts=True)[1]
+    if structures.shape != hits.shape or len(sizes) < 2:
+        got = f"{len(sizes)} in shape {structures.shape} for {hits.size} hits"
+        raise ValueError(f"structures: got {got}; allowed: at least 2, one number for each hit")
+    return np.split(hits[np.argsort(structures, kind="stable")], np.cumsum(sizes)[:-1])
+
+
+def effective_trials(hits: Sequence[np.ndarray] | np.ndarray, confidence: float) -> float:
+    """Number of independent scalars that would tell as much about a share.
+
+    That is the n scalars of m structures over the design effect n Var(p)/(p (1 - p)), which is 1 for independent
+    scalars, and k for equal ones of k each. The variance of the share p of all scalars is that of a ratio of two sums
+    over structures, with h hits among k scalars in each, m/(m - 1) Σ (h - p k)²/n². To the m - 1 differences between
+    structures that it is estimated from one is added that says k, as few structures can agree by chance, and the square
+    of Student's t over the normal quantile allows for what the estimate is unsure of. Where structures differ in k, its
+    mean over the scalars, Σ k²/n, takes its place.
+
+    Args:
+      hits: of each of m structures, [k] each 0 or 1.
       confidence: of the interval that it is for, in (0, 1).
 
     Returns:
-      From m, as many as there are structures, to m k; m where all hits are alike.
+      From n/k, which is m where all have equally many scalars, to n; n/k where all hits are alike.
     """
-    m, k = hits.shape
-    share, tail = float(hits.mean()), 0.5 * (1.0 - confidence)
+    m, sizes = len(hits), np.array([len(each) for each in hits], np.float64)
+    found = np.array([np.sum(each) for each in hits], np.float64)
+    n, tail = float(sizes.sum()), 0.5 * (1.0 - confidence)
+    share, k = float(found.sum()) / n, float(np.sum(sizes**2)) / n
     if share in (0.0, 1.0):
-        return float(m)
-    effect = k * float(hits.mean(axis=1).var(ddof=1)) / (share * (1.0 - share))
+        return n / k
+    effect = m / (m - 1) * float(np.sum((found - share * sizes) ** 2)) / (n * share * (1.0 - share))
     effect = ((m - 1) * effect + k) / m
     effect *= float(stats.t.ppf(tail, m - 1) / stats.norm.ppf(tail)) ** 2
-    return m * k / float(np.clip(effect, 1.0, k))
+    return n / float(np.clip(effect, 1.0, k))

@@ -17,13 +17,14 @@ from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.finetune import ensemble as ensembles
 from bayes_mlff.finetune.ensemble import Ensemble
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior.likelihood import of_structures
 
 VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 """Rows and columns of xx yy zz yz xz xy."""
 
 
 class EnsembleCalculator(Calculator):
-    """Predictive distribution of all samples; eV, eV/Å, eV/Å³.
+    """Predictive distribution of all samples for any structures of the fine-tuned elements; eV, eV/Å, eV/Å³.
 
     Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
     `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
@@ -127,7 +128,7 @@ def _evaluate(
     each = each._replace(energy=each.energy + levels[:, None])
     moments = combine(
         each,
-        energy_sigma=ensemble.energy_sigma_ev,
+        energy_sigma=of_structures(ensemble.energy_sigma_ev, positions.shape[0]),
         stress_sigma=ensemble.stress_sigma_ev_a3,
         allow_single_chain=samples.shape[0] == 1,
     )

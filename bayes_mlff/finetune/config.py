@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.posterior.likelihood import EnergySigma, PerAtom
 
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
@@ -16,7 +17,7 @@ Method = Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
 
 
 class DataConfig(Section):
-    """Labelled sets: .npz of one molecule, or extended XYZ of one molecule or crystal."""
+    """Labelled sets: .npz of one molecule, or extended XYZ of any molecules and crystals."""
 
     train: str = Field(description="Path of the labels to learn from.")
     validation: str | None = Field(
@@ -187,6 +188,12 @@ class FinetuneConfig(Section):
         except ConfigError as error:
             raise ValueError(f"allowed: {error.allowed}") from error
         return value
+
+    @property
+    def energy_sigma_ev(self) -> EnergySigma:
+        """Energy σ of the likelihood."""
+        one, two = (units.parse_energy(self.energy_sigma, n_atoms=n, key="energy_sigma") for n in (1, 2))
+        return one if one == two else PerAtom(one)
 
     @property
     def optimises(self) -> bool:

@@ -13,11 +13,15 @@ from safetensors.numpy import save_file
 
 from bayes_mlff.core.durable import sync
 from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.finetune import levels
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
+from bayes_mlff.posterior.likelihood import PerAtom
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+PER_ATOM: Final = "energy_sigma_ev_atom"
+"""Key of an energy σ that is one per atom."""
 
 
 class SigmaFactors(NamedTuple):
@@ -31,11 +35,11 @@ class SigmaFactors(NamedTuple):
 class Ensemble(NamedTuple):
     """K fine-tuned samples of one architecture."""
 
-    architecture: NequIPConfig | MACEConfig  # for the elements of the training frames only
+    architecture: NequIPConfig | MACEConfig  # for the elements of the labelled frames only
     samples: jax.Array  # [c, p] flat weights
-    offset_ev: np.ndarray  # [c] energy of the sample minus reference, to be subtracted
+    offset_ev: np.ndarray  # [c, e] per atom of each element, energy of the sample minus reference; [c] of all together
     factors: SigmaFactors
-    energy_sigma_ev: float  # of the likelihood
+    energy_sigma_ev: float | PerAtom  # of the likelihood
     stress_sigma_ev_a3: float  # of the likelihood
     config_text: str  # YAML of the fine-tuning
 
@@ -44,9 +48,15 @@ class Ensemble(NamedTuple):
         return flat_predictor(self.architecture, with_stress=with_stress)
 
     def level_ev(self, numbers: np.ndarray) -> np.ndarray:
-        """What is to be added to the network's energies of each sample to reach those of the reference, [c] eV."""
-        isolated = registry.Potential(self.architecture, {}).isolated_energy(numbers)
-        return isolated - self.offset_ev
+        """What is to be added to the network's energies to reach those of the reference, eV.
+
+        Args:
+          numbers: atomic numbers [..., n], 0 on padding.
+
+        Returns:
+          [c, ...], by sample.
+        """
+        return levels.level_ev(self.architecture, self.offset_ev, numbers)
 
 
 def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[jax.Array], Params]]:
@@ -75,7 +85,7 @@ def save(ensemble: Ensemble, path: Path) -> None:
         "format": str(FORMAT),
         "config": ensemble.architecture.model_dump_json(),
         "factors": json.dumps(ensemble.factors._asdict()),
-        "energy_sigma_ev": repr(ensemble.energy_sigma_ev),
+        **_of_energy_sigma(ensemble.energy_sigma_ev),
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
         "finetune": ensemble.config_text,
     }
@@ -86,8 +96,12 @@ def save(ensemble: Ensemble, path: Path) -> None:
     unfinished.replace(path)
 
 
+def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
+    return {PER_ATOM: repr(sigma.sigma)} if isinstance(sigma, PerAtom) else {"energy_sigma_ev": repr(sigma)}
+
+
 def load(path: Path) -> Ensemble:
-    """Read a file written by `save`.
+    """Read a file written by `save`; in those of format 1 the offset of a sample is one for all structures.
 
     Raises:
       ConfigError: if there is no such file.
@@ -109,12 +123,15 @@ def load(path: Path) -> Ensemble:
     wanted = unraveller(architecture)[0]
     if stored["samples"].ndim != 2 or stored["samples"].shape != (len(stored["offset_ev"]), wanted):
         raise WeightsError(f"{path}: samples have shape {stored['samples'].shape}; allowed: [samples, {wanted}]")
+    elements = len(architecture.elements)
+    if stored["offset_ev"].shape[1:] not in ((), (elements,)):
+        raise WeightsError(f"{path}: offset_ev has shape {stored['offset_ev'].shape}; allowed: [samples, {elements}]")
     return Ensemble(
         architecture,
         jnp.asarray(stored["samples"]),
         stored["offset_ev"],
         SigmaFactors(**json.loads(metadata["factors"])),
-        float(metadata["energy_sigma_ev"]),
+        PerAtom(float(metadata[PER_ATOM])) if PER_ATOM in metadata else float(metadata["energy_sigma_ev"]),
         float(metadata["stress_sigma_ev_a3"]),
         metadata["finetune"],
     )

@@ -1,23 +1,26 @@
 """Predictions of labelled frames by every sample, and how good they and their σ are."""
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
-from bayes_mlff.ensemble.resampling import structure_share
+from bayes_mlff.ensemble.resampling import log_factor_error, structure_share
 from bayes_mlff.finetune.config import DataConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
-from bayes_mlff.finetune.frames import Frames
+from bayes_mlff.finetune.frame_checks import alike
 from bayes_mlff.finetune.label_units import ENERGY_UNITS, FORCE_UNITS, STRESS_SIGNS, STRESS_UNITS, likelier
+from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior.likelihood import of_structures
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
@@ -37,12 +40,13 @@ class Quality(NamedTuple):
     reference: np.ndarray  # [m]
     error: np.ndarray  # [m]
     sigma: np.ndarray | None  # [m]
+    frame: np.ndarray  # [m] ascending, which frame a scalar belongs to
 
 
 class Outcome(NamedTuple):
     """Observables of one set of frames."""
 
-    energy: Quality  # eV, total
+    energy: Quality | None  # eV, total; None where not labelled
     forces: Quality  # eV/Å, components
     stress: Quality | None  # eV/Å³, six components; None where not labelled or not predicted
 
@@ -88,11 +92,13 @@ def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: 
     found: dict[str, str | None] = {}
     if frames.size < FRAMES_TO_DOUBT:
         return
-    predicted = np.asarray(prediction.forces[0])
-    if frames.forces.size >= COMPONENTS_TO_DOUBT and np.sqrt(np.mean(predicted**2)) > FORCES_TO_DOUBT:
+    predicted, components = np.asarray(prediction.forces[0]), 3 * int(frames.atoms.sum())
+    if components >= COMPONENTS_TO_DOUBT and np.sqrt(np.sum(predicted**2) / components) > FORCES_TO_DOUBT:
         found["forces_unit"] = likelier(frames.forces, predicted, forces, data.forces_unit, times=2.0)
-    labels, predicted = (x - np.median(x) for x in (frames.energy, np.asarray(prediction.energy[0])))
-    found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
+    if frames.energy is not None:
+        labels, predicted = _around_compositions(frames.numbers, frames.energy, np.asarray(prediction.energy[0]))
+        if len(labels) >= FRAMES_TO_DOUBT:
+            found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
     if frames.stress is not None and prediction.stress is not None:
         labels, predicted = (x - np.median(x, axis=0) for x in (frames.stress, np.asarray(prediction.stress[0])))
         factors = {f"{unit}, {sign}": a * b for unit, a in STRESS_UNITS.items() for sign, b in STRESS_SIGNS.items()}
@@ -107,6 +113,12 @@ def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: 
             )
 
 
+def _around_compositions(numbers: np.ndarray, *energies: np.ndarray) -> list[np.ndarray]:
+    """Each of the energies [f] around their median among the frames of a composition, of those that have several."""
+    groups = [index for index in alike(np.sort(numbers, axis=1)) if len(index) > 1]
+    return [np.concatenate([[], *(x[index] - np.median(x[index]) for index in groups)]) for x in energies]
+
+
 def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_sigma: bool = True) -> Outcome:
     """Compare predictions [c, f, ...] of an ensemble's samples with the labels.
 
@@ -117,33 +129,38 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
       with_sigma: False leaves σ out, for models whose σ means nothing.
     """
     levels = ensemble.level_ev(frames.numbers)
-    level = float(np.mean(levels))  # large: added after the moments, which may be taken in float32
-    on_level = prediction._replace(energy=prediction.energy + (levels - level)[:, None])
+    level = np.mean(levels, axis=0)  # large: added after the moments, which may be taken in float32
+    on_level = prediction._replace(energy=prediction.energy + (levels - level[None]))
     stress_sigma = ensemble.stress_sigma_ev_a3
     single = prediction.energy.shape[0] == 1
     typed = jax.tree.map(jnp.asarray, on_level)
-    moments = combine(
-        typed, energy_sigma=ensemble.energy_sigma_ev, stress_sigma=stress_sigma, allow_single_chain=single
-    )
+    energy_sigma = of_structures(ensemble.energy_sigma_ev, frames.atoms)
+    moments = combine(typed, energy_sigma=energy_sigma, stress_sigma=stress_sigma, allow_single_chain=single)
     factors = ensemble.factors
 
-    def compare(mean, sigma, factor: float, reference: np.ndarray) -> Quality:
-        error = np.asarray(mean, np.float64) - reference
-        spread = factor * np.asarray(sigma, np.float64).ravel() if with_sigma else None
-        return Quality(reference.ravel(), error.ravel(), spread)
+    def compare(mean, sigma, factor: float, reference: np.ndarray, kept: Any = ...) -> Quality:
+        error = (np.asarray(mean, np.float64) - reference)[kept].ravel()
+        spread = factor * np.asarray(sigma, np.float64)[kept].ravel() if with_sigma else None
+        each = reference.size // frames.size
+        frame = np.repeat(np.arange(frames.size), each).reshape(reference.shape)[kept].ravel()
+        return Quality(reference[kept].ravel(), error, spread, frame)
 
-    stress = None
+    energy = stress = None
+    if frames.energy is not None:
+        mean = np.asarray(moments.energy_mean, np.float64) + level
+        energy = compare(mean, moments.energy_sigma, factors.energy, frames.energy)
     if moments.stress_mean is not None and moments.stress_sigma is not None and frames.stress is not None:
         upper = np.triu_indices(3)
         mean, sigma = (np.asarray(x)[:, upper[0], upper[1]] for x in (moments.stress_mean, moments.stress_sigma))
         stress = compare(mean, sigma, factors.stress, frames.stress[:, upper[0], upper[1]])
-    return Outcome(
-        compare(
-            np.asarray(moments.energy_mean, np.float64) + level, moments.energy_sigma, factors.energy, frames.energy
-        ),
-        compare(moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces),
-        stress,
-    )
+    parts = (moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces, frames.node_mask)
+    return Outcome(energy, compare(*parts), stress)
+
+
+def force_rmse(prediction: Prediction, frames: Frames) -> np.ndarray:
+    """Root mean square error of all force components by sample, [c] eV/Å, of predictions [c, f, ...]."""
+    error = prediction.forces - frames.forces[None]
+    return np.sqrt(np.sum(error**2, axis=(1, 2, 3)) / (3 * np.sum(frames.atoms)))
 
 
 def rescaling(validation: Outcome) -> SigmaFactors:
@@ -157,29 +174,50 @@ def rescaling(validation: Outcome) -> SigmaFactors:
     return SigmaFactors(factor(validation.energy), factor(validation.forces), factor(validation.stress))
 
 
-def summarise(result: Outcome, large_error_kcal_mol_a: float) -> dict[str, dict]:
+class FactorErrors(NamedTuple):
+    """How far the logarithms of the factors on σ may be off, half-widths of 95 % intervals; None where not known."""
+
+    energy: float | None = None
+    forces: float | None = None
+    stress: float | None = None
+
+
+def factor_errors(validation: Outcome) -> FactorErrors:
+    """Errors of the factors of `rescaling`, which few frames of a validation set decide."""
+
+    def half_width(quality: Quality | None) -> float | None:
+        if quality is None or quality.sigma is None or not quality.error.any() or quality.frame[0] == quality.frame[-1]:
+            return None
+        return log_factor_error(quality.error, quality.sigma, quality.frame)
+
+    return FactorErrors(half_width(validation.energy), half_width(validation.forces), half_width(validation.stress))
+
+
+def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErrors | None = None) -> dict[str, dict]:
     """Metrics of every observable, for a JSON file: kcal/mol, kcal/mol/Å and GPa.
 
     Args:
       result: errors, and σ where there is one.
       large_error_kcal_mol_a: force errors that σ should point to.
+      errors: of the factors on σ, where these come from other frames.
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
-      nominal level with its 95 % intervals, binomial and with structures as independent, `calibration_curve`, and
-      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
+      nominal level with its 95 % intervals, binomial, with structures as independent, and with the errors of the
+      factors besides, `calibration_curve`, and for forces `auc_roc` (None if all errors are on one side) and
+      `mll_by_error`.
     """
-    structures = result.energy.error.size
-    summary = {
-        "energy_kcal_mol": _numbers(result.energy, KCAL_MOL_PER_EV, structures),
-        "forces_kcal_mol_a": _numbers(result.forces, KCAL_MOL_PER_EV, structures, large_error_kcal_mol_a),
-    }
+    errors = errors or FactorErrors()
+    summary = {}
+    if result.energy is not None:
+        summary["energy_kcal_mol"] = _numbers(result.energy, KCAL_MOL_PER_EV, errors.energy)
+    summary["forces_kcal_mol_a"] = _numbers(result.forces, KCAL_MOL_PER_EV, errors.forces, large_error_kcal_mol_a)
     if result.stress is not None:
-        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA, structures)
+        summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA, errors.stress)
     return summary
 
 
-def _numbers(quality: Quality, unit: float, structures: int, threshold: float | None = None) -> dict:
+def _numbers(quality: Quality, unit: float, log_error: float | None, threshold: float | None = None) -> dict:
     error = quality.error * unit
     numbers: dict = {"count": int(error.size), "rmse": metrics.rmse(error), "mae": metrics.mae(error)}
     if quality.sigma is None:
@@ -192,7 +230,7 @@ def _numbers(quality: Quality, unit: float, structures: int, threshold: float | 
         "mll": metrics.mean_log_likelihood(error, sigma),
         "crps": metrics.crps(error, sigma),
         "coverage": {f"{level:g}": float(share) for level, share in zip(LEVELS, inside.observed, strict=True)},
-        "coverage_intervals": _coverage_intervals(pit, inside, structures),
+        "coverage_intervals": _coverage_intervals(error / sigma, inside, quality.frame, log_error),
         "calibration_curve": {"nominal": curve.x.tolist(), "observed": curve.y.tolist()},
     }
     if threshold is not None:
@@ -204,14 +242,25 @@ def _numbers(quality: Quality, unit: float, structures: int, threshold: float | 
     return numbers
 
 
-def _coverage_intervals(pit: np.ndarray, inside: metrics.Coverage, structures: int) -> dict[str, dict]:
-    """95 % intervals of the observed shares, by nominal level; one structure shows no correlation."""
+def _coverage_intervals(
+    deviations: np.ndarray, inside: metrics.Coverage, frame: np.ndarray, log_error: float | None
+) -> dict[str, dict]:
+    """95 % intervals of the observed shares, by nominal level; one frame shows no correlation."""
     intervals = {}
-    for level, low, high in zip(LEVELS, inside.lower, inside.upper, strict=True):
-        intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
-        if structures > 1:
-            share = structure_share(np.abs(2.0 * pit - 1.0) <= level, structures)
-            intervals[f"{level:g}"]["structures"] = [share.lower, share.upper]
+    for level, observed, low, high in zip(LEVELS, inside.observed, inside.lower, inside.upper, strict=True):
+        within = np.abs(deviations) / stats.norm.ppf(0.5 + 0.5 * level)  # in units of what the level allows
+        found = intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
+        if frame[0] == frame[-1]:
+            continue
+        share = structure_share(within <= 1.0, frame)
+        found["structures"] = [share.lower, share.upper]
+        if log_error is not None:
+            narrow, wide = (float(np.mean(within <= np.exp(sign * log_error))) for sign in (-1.0, 1.0))
+            down, up = (
+                np.hypot(observed - share.lower, observed - narrow),
+                np.hypot(share.upper - observed, wide - observed),
+            )
+            found["factor"] = [max(0.0, float(observed - down)), min(1.0, float(observed + up))]
     return intervals
 
 

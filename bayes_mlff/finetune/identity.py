@@ -8,7 +8,7 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
-from bayes_mlff.finetune.frames import DataSets
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.changes import changes

@@ -14,7 +14,7 @@ from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.layers import last_readout, last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.problem import prior_mean
-from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.likelihood import Likelihood, count_atoms, of_structures
 from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 
 ITERATIONS: Final = 1000
@@ -60,7 +60,8 @@ def curvatures(
         prediction = predict(params.at[index].set(weights), graphs)
         sigma = jax.lax.stop_gradient(prediction.force_sigma)[..., None]
         atoms = known.node_mask[..., None]
-        energy = (prediction.energy - known.energy) / likelihood.energy_sigma
+        sizes = count_atoms(known.node_mask, prediction.energy.dtype)
+        energy = (prediction.energy - known.energy) / of_structures(likelihood.energy_sigma, sizes)
         forces = jnp.where(atoms, (prediction.forces - known.forces) / sigma, 0.0)
         rows = [jnp.where(known.has_energy, energy, 0.0), forces]
         if likelihood.stress_sigma is not None and prediction.stress is not None:
@@ -163,9 +164,8 @@ def fitted(likelihood: Likelihood, labels: TrainingSet, found: Evidence) -> Like
     energy = factors.pop(0) if bool(labels.has_energy[0]) else 1.0
     stress = factors[1] if len(factors) > 1 else 1.0
     stress_sigma = likelihood.stress_sigma
-    return Likelihood(
-        likelihood.energy_sigma / energy**0.5, None if stress_sigma is None else stress_sigma / stress**0.5
-    )
+    energy_sigma = jax.tree.map(lambda x: x / energy**0.5, likelihood.energy_sigma)
+    return Likelihood(energy_sigma, None if stress_sigma is None else stress_sigma / stress**0.5)
 
 
 def _bounded(numerator: float, denominator: float) -> float:

@@ -12,10 +12,10 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.finetune import ensemble as ensembles
-from bayes_mlff.finetune import evaluate, figures, frames, identity, laplace, sampling
+from bayes_mlff.finetune import evaluate, figures, frames, identity, laplace, levels, sampling
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
-from bayes_mlff.finetune.frames import DataSets
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.models import registry
@@ -70,7 +70,11 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     observer = observer or Silent()
     task = prepare(config, base=base)
     sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
-    observer.say(f"{config.method} on {sizes} frames of {len(task.sets.train.numbers)} atoms")
+    atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
+    span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
+    observer.say(f"{config.method} on {sizes} frames of {span} atoms")
+    if task.sets.train.energy is None:
+        observer.say("no energies in the data: those of the samples have no level, and are not compared")
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
     directory = _open(task.config, base / config.output)
@@ -90,7 +94,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     potential = read_model(config, sets, base=base)
     elements, r_max = potential.config.elements, potential.config.r_max
     graphs = frames.graphs(sets.named(), elements, r_max)
-    with_stress = bool(sets.train.pbc.all()) and config.targets.endswith("stress")
+    with_stress = config.targets.endswith("stress")
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
@@ -109,7 +113,7 @@ def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -
     """
     beside = base / config.model
     whole = registry.load(str(beside) if is_file(beside) else config.model)
-    return registry.for_atoms(whole, sets.train.numbers)
+    return registry.for_atoms(whole, sets.atomic_numbers)
 
 
 def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
@@ -123,18 +127,17 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
-    isolated = potential.isolated_energy(train.numbers)
-    pretrained = potential.flat()[0][None, :]
-    pretrained_energy = np.asarray(task.pretrained["train"].energy[0]) + isolated
-    offset = float(np.mean(pretrained_energy - train.energy))
+    pretrained, energy = potential.flat()[0][None, :], task.pretrained["train"].energy
+    offset = levels.offsets(potential.config, energy, train)
     # Random networks know no level: their labels are given a mean of zero.
-    learnt = isolated - float(np.mean(train.energy)) if config.from_random_weights else offset
-    energy_sigma = units.parse_energy(config.energy_sigma, n_atoms=len(train.numbers), key="energy_sigma")
+    random = config.from_random_weights
+    learnt = levels.offsets(potential.config, np.zeros_like(energy), train) if random else offset
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
-    likelihood = noise = Likelihood(energy_sigma, stress_sigma if task.with_stress else None)
-    labels = sampling.fill(config, train, task.graphs["train"], isolated - learnt)
+    likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if task.with_stress else None)
+    level = levels.level_ev(potential.config, learnt, train.numbers)[0]
+    labels = sampling.fill(config, train, task.graphs["train"], level)
     sampled = _sample(task, likelihood, labels, directory, observer)
     remarks: dict[str, Any] = {}
     if config.method == "laplace":
@@ -142,12 +145,13 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
 
     def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
         stress = stress_sigma if noise.stress_sigma is None else float(noise.stress_sigma)
-        return Ensemble(potential.config, params, offsets, SigmaFactors(), float(noise.energy_sigma), stress, text)
+        energy_sigma = jax.tree.map(float, noise.energy_sigma)
+        return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text)
 
-    offsets = np.full(len(sampled.samples), learnt)
+    offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
-        # Forces leave every sample its own constant of integration.
-        offsets = np.mean(_predict(task, sampled.samples, "train").energy + isolated - train.energy, axis=1)
+        # Forces leave every sample constants of integration of its own.
+        offsets = levels.offsets(potential.config, _predict(task, sampled.samples, "train").energy, train)
     ensemble = ensemble_of(sampled.samples, offsets)
     if task.sets.validation is not None:
         prediction = _predict(task, sampled.samples, "validation")
@@ -156,7 +160,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         )
     ensembles.save(ensemble, directory.path / "ensemble.safetensors")
     observer.say("predicting")
-    _report(task, ensemble, ensemble_of(pretrained, np.array([offset])), sampled, remarks, directory.path)
+    _report(task, ensemble, ensemble_of(pretrained, offset), sampled, remarks, directory.path)
     return ensemble
 
 
@@ -167,12 +171,10 @@ def _sample(
     plan = make_plan(config, potential)
     key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
-    force_rms = float(np.sqrt(np.mean(task.sets.train.forces**2)))
 
     def force_rmse(params: jax.Array) -> np.ndarray:
         assert validation is not None
-        error = _predict(task, params, "validation").forces - validation.forces[None]
-        return np.sqrt(np.mean(error**2, axis=(1, 2, 3)))
+        return evaluate.force_rmse(_predict(task, params, "validation"), validation)
 
     predict = ensembles.flat_predictor(potential.config, with_stress=task.with_stress)
     return sampling.run(
@@ -181,7 +183,7 @@ def _sample(
         predict,
         likelihood,
         labels,
-        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=force_rms),
+        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=task.sets.train.force_rms),
         key_chains,
         folder=directory.checkpoints,
         digest=identity.digest(task.sets, potential, with_weights=not config.from_random_weights),
@@ -237,12 +239,17 @@ def _report(
         "inputs": identity.inputs_digest(task.sets, task.potential),
     }
     shown: tuple[evaluate.Outcome, evaluate.Outcome, list[dict[str, Any]]] | None = None
+    outcomes = {
+        name: evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
+        for name, used in task.sets.named().items()
+    }
+    errors = evaluate.factor_errors(outcomes["validation"]) if "validation" in outcomes else None
     for name, used in task.sets.named().items():
-        tuned = evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
+        tuned = outcomes[name]
         before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
         results[name] = {
             "frames": used.size,
-            "fine_tuned": evaluate.summarise(tuned, limit),
+            "fine_tuned": evaluate.summarise(tuned, limit, None if name == "validation" else errors),
             "zero_shot": evaluate.summarise(before, limit),
         }
         if name != "train":

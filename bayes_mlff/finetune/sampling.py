@@ -13,7 +13,7 @@ from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.finetune.config import FinetuneConfig
-from bayes_mlff.finetune.frames import Frames
+from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.finetune.plan import Plan
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.otf import checkpoint
@@ -73,18 +73,19 @@ class Validate(Protocol):
         ...
 
 
-def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: float) -> TrainingSet:
+def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.ndarray) -> TrainingSet:
     """Put the training frames on the device.
 
     Args:
       config: says which labels are learnt from.
       frames: labels.
       graphs: leaves [f, ...].
-      level_ev: subtracted from the reference energies to reach those of the network.
+      level_ev: [f] subtracted from the reference energies to reach those of the network.
     """
     filled = training.allocate(jax.tree.map(lambda x: x[0], graphs), frames.size)
+    energies = frames.energy if config.targets.startswith("energy") else None
     for i in range(frames.size):
-        energy = float(frames.energy[i]) - level_ev if config.targets.startswith("energy") else None
+        energy = None if energies is None else float(energies[i] - level_ev[i])
         stress = frames.stress[i] if config.targets.endswith("stress") and frames.stress is not None else None
         filled = training.append(filled, jax.tree.map(lambda x, i=i: x[i], graphs), energy, frames.forces[i], stress)
     return filled

@@ -1,7 +1,7 @@
 """How probable a label is, given what one set of parameters predicts."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,20 @@ import jax.numpy as jnp
 from bayes_mlff.models.energetics import Prediction
 
 
+class PerAtom(NamedTuple):
+    """Standard deviation of a total energy that grows in proportion to the number of atoms."""
+
+    sigma: float | jax.Array  # eV/atom
+
+
+EnergySigma = float | jax.Array | PerAtom
+"""Standard deviation of total energies: eV of every structure, or so much per atom."""
+
+
 class Likelihood(NamedTuple):
     """Fixed standard deviations of the labels; those of the forces come from the network."""
 
-    energy_sigma: float | jax.Array  # eV, total energy
+    energy_sigma: EnergySigma  # of the total energy
     stress_sigma: float | jax.Array | None = None  # eV/Å³; None leaves stress out
 
 
@@ -25,6 +35,11 @@ class Labels(NamedTuple):
     node_mask: jax.Array  # [b, n] bool, False on padding
     has_energy: jax.Array  # [b] bool
     has_stress: jax.Array  # [b] bool
+
+
+def of_structures(sigma: EnergySigma, atoms: Any) -> Any:
+    """Standard deviation of the total energies, eV, of structures with so many atoms: an integer, or integers [b]."""
+    return sigma.sigma * atoms if isinstance(sigma, PerAtom) else sigma
 
 
 def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Labels) -> jax.Array:
@@ -47,8 +62,9 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
     """
     if prediction.forces.shape != labels.forces.shape:
         raise ValueError(f"labels.forces: got {labels.forces.shape}; allowed: {prediction.forces.shape}")
-    energy = _log_normal(prediction.energy, labels.energy, likelihood.energy_sigma, labels.has_energy)
     atoms = labels.node_mask[..., None]
+    energy_sigma = of_structures(likelihood.energy_sigma, count_atoms(labels.node_mask, prediction.energy.dtype))
+    energy = _log_normal(prediction.energy, labels.energy, energy_sigma, labels.has_energy)
     sigma = jnp.where(labels.node_mask, prediction.force_sigma, 1.0)[..., None]
     forces = _log_normal(prediction.forces, labels.forces, sigma, atoms)
     total = energy + jnp.sum(forces, axis=(1, 2))
@@ -59,6 +75,11 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
     known = labels.has_stress[:, None, None]
     stress = _log_normal(prediction.stress, labels.stress, likelihood.stress_sigma, known)
     return total + jnp.sum(stress, axis=(1, 2))
+
+
+def count_atoms(node_mask: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Number of atoms [b] of structures with masks [b, n], as a number that σ can be multiplied by."""
+    return jnp.sum(node_mask, axis=-1, dtype=dtype)
 
 
 def _log_normal(mean: jax.Array, value: jax.Array, sigma: jax.Array | float, mask: jax.Array) -> jax.Array:

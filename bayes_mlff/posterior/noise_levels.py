@@ -9,7 +9,7 @@ import numpy as np
 
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.models.energetics import Params, PredictFn
-from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.likelihood import Likelihood, count_atoms, of_structures
 from bayes_mlff.posterior.potential import Observations, preferred_group
 from bayes_mlff.posterior.training_set import labels_of
 from bayes_mlff.sghmc.run import Adjust
@@ -22,7 +22,7 @@ LevelFn = Callable[[Params, Observations], tuple[Params, Likelihood]]
 
 
 class _Sums(NamedTuple):
-    """Over labels, in the dtype of the parameters; squares in units of σ² for forces, eV² and (eV/Å³)² for the rest."""
+    """Over labels, in the dtype of the parameters; squares in units of σ² of forces, eV² (eV²/atom²) and (eV/Å³)²."""
 
     forces: jax.Array
     log_sigma: jax.Array  # of force σ over its floor
@@ -42,7 +42,7 @@ def noise_levels(
     all later steps small, and the few numbers with the smallest σ, the energies, are learnt at the cost of the many
     forces. The σ of the forces comes from the network: of all weights the one that multiplies it is set to where, all
     others given, the likelihood is highest, so that the mean of (ΔF/σ)² is 1. The σ of energy and stress are fixed by
-    the likelihood: the root mean square error takes their place where it is larger.
+    the likelihood: the root mean square error, per atom where that σ is, takes their place where it is larger.
 
     Args:
       predict: model of flat weights; with stress if the likelihood has a stress σ.
@@ -68,6 +68,8 @@ def noise_levels(
             atoms = labels.node_mask & new[:, None]
             sigma = jnp.where(atoms, found.force_sigma, 1.0)
             z2 = _squares(found.forces, labels.forces, atoms[..., None]) / sigma[..., None] ** 2
+            unit = jax.tree.map(lambda x: 1.0, likelihood.energy_sigma)
+            per = of_structures(unit, count_atoms(labels.node_mask, found.energy.dtype))
             energies, stresses = labels.has_energy & new, jnp.zeros_like(new)
             stress = jnp.zeros([])
             if likelihood.stress_sigma is not None:
@@ -78,7 +80,7 @@ def noise_levels(
                 jnp.sum(z2) / 3.0,
                 jnp.sum(jnp.where(atoms, jnp.log(sigma / floor_ev_a), 0.0)),
                 jnp.sum(atoms, dtype=jnp.int32),
-                jnp.sum(_squares(found.energy, labels.energy, energies)),
+                jnp.sum(_squares(found.energy, labels.energy, energies) / per**2),
                 jnp.sum(energies, dtype=jnp.int32),
                 jnp.sum(stress),
                 jnp.sum(stresses, dtype=jnp.int32),
@@ -90,7 +92,7 @@ def noise_levels(
         change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.atoms), -sums.log_sigma / sums.atoms)
         stress_sigma = likelihood.stress_sigma
         levelled = Likelihood(
-            _at_least(likelihood.energy_sigma, sums.energy, sums.energies),
+            jax.tree.map(lambda x: _at_least(x, sums.energy, sums.energies), likelihood.energy_sigma),
             None if stress_sigma is None else _at_least(stress_sigma, sums.stress, sums.stresses),
         )
         return params.at[sigma_bias].add(change), levelled

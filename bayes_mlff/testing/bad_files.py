@@ -105,7 +105,9 @@ def _use_extxyz(content: bytes, folder: Path) -> None:
 def _fine_tune(path: Path) -> None:
     raw = {"data": {"train": str(path), "energy_unit": "hartree", "forces_unit": "kcal/mol/A"}}
     found = frames.read(finetune_config.parse(raw)).train
-    assert np.isfinite(found.energy).all() and np.isfinite(found.forces).all() and found.size
+    assert (
+        found.energy is not None and np.isfinite(found.energy).all() and np.isfinite(found.forces).all() and found.size
+    )
 
 
 def _arrays() -> dict[str, np.ndarray]:

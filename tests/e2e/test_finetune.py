@@ -115,7 +115,9 @@ def test_metrics_are_sane_and_better_than_before(fitted):
         assert sum(mll * count for mll, count in split if count) == pytest.approx(forces["count"] * forces["mll"])
         assert forces["mll_by_error"][0]["from"] == 0.0 and forces["mll_by_error"][-1]["to"] is None
         for level, share in forces["coverage"].items():
-            for low, high in forces["coverage_intervals"][level].values():
+            intervals = forces["coverage_intervals"][level]
+            assert ("factor" in intervals) == (name == "test")
+            for low, high in intervals.values():
                 assert low <= share <= high
     forces = metrics["validation"]["fine_tuned"]["forces_kcal_mol_a"]
     assert forces["mean_sigma"] == pytest.approx(forces["rmse"], rel=1e-5), "σ is not scaled on the validation set"

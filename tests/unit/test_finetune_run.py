@@ -24,7 +24,8 @@ def water(count, seed=0):
     """Periodic frames of one molecule with random labels."""
     random = np.random.default_rng(seed)
     return Frames(
-        np.array([8, 1, 1]), np.ones(3, bool), random.normal(size=(count, 3, 3)), np.ones((count, 3, 3)),
+        np.tile([8, 1, 1], (count, 1)), np.ones((count, 3), bool), random.normal(size=(count, 3, 3)),
+        np.ones((count, 3, 3)),
         random.normal(size=count), random.normal(size=(count, 3, 3)), random.normal(size=(count, 3, 3)),
     )  # fmt: skip
 

@@ -27,8 +27,8 @@ def case():
     random = np.random.default_rng(0)
     f = 3
     sets = frames.Frames(
-        np.array([8, 1, 1]), np.zeros(3, bool), WATER + 0.05 * random.normal(size=(f, 3, 3)), np.zeros((f, 3, 3)),
-        random.normal(size=f), random.normal(size=(f, 3, 3)), None,
+        np.tile([8, 1, 1], (f, 1)), np.zeros((f, 3), bool), WATER + 0.05 * random.normal(size=(f, 3, 3)),
+        np.zeros((f, 3, 3)), random.normal(size=f), random.normal(size=(f, 3, 3)), None,
     )  # fmt: skip
     graphs = frames.graphs({"train": sets}, (1, 8), 3.0, dtype=np.float64)["train"]
     labels = training.allocate(jax.tree.map(lambda x: x[0], graphs), f + 1)

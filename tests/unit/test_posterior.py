@@ -12,7 +12,7 @@ from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior import noise_levels as noise_levels_module
 from bayes_mlff.posterior import prior as priors
 from bayes_mlff.posterior.chains import otf_chains
-from bayes_mlff.posterior.likelihood import Labels, Likelihood, log_likelihood
+from bayes_mlff.posterior.likelihood import Labels, Likelihood, PerAtom, log_likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.potential import Observations, potential, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -101,6 +101,16 @@ def test_likelihood_equals_scipy_and_masks():
     gradient = jax.grad(loss)(prediction)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in gradient)
     assert not np.asarray(gradient.force_sigma)[~mask].any()
+
+
+def test_sigma_per_atom_follows_the_mask():
+    energy, mask = jnp.asarray([1.0, 2.0]), jnp.asarray([[True] * 4, [True, False, False, False]])
+    shapes = (jnp.zeros((2, N, 3)), None, jnp.ones((2, N)))
+    rest = (shapes[0], jnp.zeros((2, 3, 3)), mask, jnp.asarray([True, True]), jnp.asarray([False, False]))
+    for sigma, each in ((PerAtom(0.1), (0.4, 0.1)), (0.1, (0.1, 0.1))):
+        found = log_likelihood(Likelihood(sigma), Prediction(energy, *shapes), Labels(energy + 0.3, *rest))
+        forces = 3 * np.sum(np.asarray(mask), axis=1) * stats.norm.logpdf(0.0)
+        np.testing.assert_allclose(found, stats.norm.logpdf(0.3, 0.0, each) + forces, rtol=1e-12)
 
 
 def test_likelihood_refuses_missing_stress():
@@ -384,6 +394,17 @@ def test_levels_are_the_errors(at_once):
         assert float(likelihood.energy_sigma) == pytest.approx(np.sqrt(np.mean(energy**2)), rel=1e-9)
         stress = 0.4 * np.eye(3) - np.asarray(training_set.stress)[:count]
         assert float(likelihood.stress_sigma) == pytest.approx(np.sqrt(np.mean(stress**2)), rel=1e-9)
+
+
+def test_the_level_of_a_sigma_per_atom_is_the_error_per_atom():
+    training_set, single = filled(2, 3), toy_graph(5)._replace(node_mask=jnp.asarray([True, False, False, False]))
+    training_set = append(training_set, single, 0.7, np.zeros((N, 3)))
+    _, likelihood = levelled([0.4, 0.0], training_set, Likelihood(PerAtom(1e-3)))
+    r2 = np.sum(np.where(training_set.graphs.node_mask[..., None], training_set.graphs.positions, 0.0) ** 2, (1, 2))
+    error = (0.4 * r2 - np.asarray(training_set.energy)) / np.array([3, 3, 1])
+    assert float(likelihood.energy_sigma.sigma) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-9)
+    _, likelihood = levelled([0.4, 0.0], training_set, Likelihood(PerAtom(50.0)))
+    assert float(likelihood.energy_sigma.sigma) == 50.0
 
 
 def test_levels_never_fall_below_the_likelihood():

@@ -1,0 +1,114 @@
+"""What labelled sets must be like; each check names the set and the frames that are not."""
+
+from typing import Final
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.molecule_sets import LabelledStructure
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.label_units import FORCE_UNITS
+from bayes_mlff.finetune.labelled import Frames
+
+LARGEST_FORCE: Final = 10.0
+"""RMS force component above which the unit is doubted, eV/Å; 300 to 1000 K give 0.5 to 3."""
+CLOSEST_PAIR: Final = 0.5
+"""Distance of two atoms below which positions are not in Å."""
+SAME_GEOMETRY: Final = 1e-3
+"""Å by which no coordinate and no component of the cell differs between geometries that count as one."""
+
+
+def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str) -> None:
+    """Refuse a file of which some frames have energies and others not, or that lacks stress that is to be learnt.
+
+    Raises:
+      DataError: naming key, the first such frame and what it lacks.
+    """
+    data, without = config.data, [index for index, (_, label) in enumerate(labelled) if np.isnan(label.energy)]
+    if 0 < len(without) < len(labelled):
+        raise DataError(
+            f"{key}: frame {without[0]} lacks {data.xyz_energy_key}, which others have; allowed: energies in every "
+            "frame (data.xyz_energy_key names them), or with targets: forces in none"
+        )
+    for index, (_, label) in enumerate(labelled):
+        if config.targets.endswith("stress") and label.stress is None:
+            raise DataError(
+                f"{key}: frame {index} lacks {data.xyz_stress_key}; allowed: stress in every frame of every set "
+                "(data.xyz_stress_key names it), or targets without stress"
+            )
+
+
+def same_labels(sets: dict[str, Frames]) -> None:
+    """Refuse sets of which some have energies and others not.
+
+    Raises:
+      DataError: naming two such sets.
+    """
+    for_energy = {name: frames.energy is not None for name, frames in sets.items()}
+    if len(set(for_energy.values())) > 1:
+        known, unknown = (next(name for name, has in for_energy.items() if has is wanted) for wanted in (True, False))
+        raise DataError(
+            f"data.{unknown}: no energies, which data.{known} has; allowed: energies in every set, or with targets: "
+            "forces in none"
+        )
+
+
+def plausible(frames: Frames, key: str) -> None:
+    """Refuse forces and distances that no unit of these can explain.
+
+    Raises:
+      DataError: naming key, and the frame where it is one.
+    """
+    rms = frames.force_rms
+    if rms > LARGEST_FORCE:
+        raise DataError(
+            f"{key}: the RMS force component is {rms:.3g} eV/Å; allowed: at most {LARGEST_FORCE:g}. "
+            f"data.forces_unit says what unit the file is in: {', '.join(FORCE_UNITS)}"
+        )
+    for index in range(frames.size):
+        structure = frames.structure(index)
+        cell = neighbors.complete_cell(structure.cell, structure.pbc)
+        first, second, _ = neighbors.pairs(structure, cell, CLOSEST_PAIR)
+        if len(first):
+            raise DataError(
+                f"{key}: frame {index}: atoms {first[0]} and {second[0]} are closer than {CLOSEST_PAIR} Å; "
+                "allowed: positions in Å"
+            )
+
+
+def no_duplicates(sets: dict[str, Frames]) -> None:
+    """Refuse geometries of the same atoms that are the same, within a set or in two of them.
+
+    Raises:
+      DataError: naming the sets and frames.
+    """
+    names = [f"{name} {index}" for name, frames in sets.items() for index in range(frames.size)]
+    atoms = np.concatenate([np.concatenate([frames.numbers, frames.pbc], axis=1) for frames in sets.values()])
+    geometries = np.concatenate(
+        [np.concatenate([frames.positions, frames.cells], axis=1).reshape(frames.size, -1) for frames in sets.values()]
+    )
+    found = set().union(*(_close(geometries, index) for index in alike(atoms)))
+    if found:
+        pairs = [f"{names[later]} = {names[before]}" for later, before in sorted(found)]
+        shown = ", ".join(pairs[:10]) + (", ..." if len(pairs) > 10 else "")
+        raise DataError(
+            f"data: {len(pairs)} pairs of geometries are the same to {SAME_GEOMETRY} Å ({shown}; frames counted from 0 "
+            "among those used); allowed: each once, or data.duplicates: allow"
+        )
+
+
+def _close(geometries: np.ndarray, index: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of geometries, the later one first, that are the same."""
+    some = geometries[index]
+    # The nearest two of every frame, one of which is mostly the frame itself.
+    _, near = KDTree(some).query(some, k=2, p=np.inf, distance_upper_bound=SAME_GEOMETRY)
+    pairs = [(i, j) for i, row in enumerate(np.asarray(near)) for j in map(int, row) if j not in (i, len(some))]
+    return {(int(index[max(pair)]), int(index[min(pair)])) for pair in pairs}
+
+
+def alike(rows: np.ndarray) -> list[np.ndarray]:
+    """Indices, ascending, of the rows of [m, k] that are equal, for every different row."""
+    group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    return np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])

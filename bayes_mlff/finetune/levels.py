@@ -1,0 +1,52 @@
+"""Levels of energy: what lies between a network and the reference, as a sum over the elements of a structure."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.models.config import MACEConfig, NequIPConfig
+
+
+def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
+    """How many atoms of each element there are, [..., e], of atomic numbers [..., n], 0 on padding."""
+    return np.sum(numbers[..., None] == np.array(elements), axis=-2)
+
+
+def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """What is to be added to the energies of networks to reach those of the reference, eV.
+
+    Args:
+      architecture: elements and the energies of their isolated atoms.
+      offset_ev: of c networks, energy minus reference: [c, e] per atom of each element, or [c] of any structure.
+      numbers: atomic numbers [..., n], 0 on padding.
+
+    Returns:
+      [c, ...]
+    """
+    counts = composition(numbers, architecture.elements)
+    isolated = counts @ np.array(architecture.energy_shifts)
+    if offset_ev.ndim == 1:
+        return isolated[None] - offset_ev.reshape(-1, *[1] * isolated.ndim)
+    return isolated[None] - np.tensordot(offset_ev, counts, axes=(-1, -1))
+
+
+def offsets(architecture: NequIPConfig | MACEConfig, energy: ArrayLike, frames: Frames) -> np.ndarray:
+    """Energy of networks minus reference, per atom of each element: the least squares over frames.
+
+    Of all that fit as well it is the shortest, so that frames of one composition give their mean difference for that
+    composition, and an element that is in no frame gives nothing.
+
+    Args:
+      architecture: elements and the energies of their isolated atoms.
+      energy: [c, f] eV, as the networks give it, without isolated atoms.
+      frames: labels; without energies there is nothing to fit.
+
+    Returns:
+      [c, e] eV per atom.
+    """
+    counts = composition(frames.numbers, architecture.elements)
+    if frames.energy is None:
+        return np.zeros((len(np.asarray(energy)), len(architecture.elements)))
+    above = np.asarray(energy) - (frames.energy - counts @ np.array(architecture.energy_shifts))[None]
+    # Counts are small whole numbers: what is linearly independent is so by far more than this.
+    return np.linalg.lstsq(counts.astype(np.float64), above.T, rcond=1e-9)[0].T
