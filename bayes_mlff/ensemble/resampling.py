@@ -21,8 +21,7 @@ def structure_share(hits: ArrayLike, structures: ArrayLike, *, confidence: float
 
     Args:
       hits: m scalars, each 0 or 1.
-      structures: which structure each scalar belongs to, m integers; or how many there are, where the scalars of each
-        are next to each other and equally many. At least 2.
+      structures: which structure each scalar belongs to, m integers; at least two of them.
       confidence: of the interval, in (0, 1).
 
     Raises:
@@ -72,18 +71,13 @@ def log_factor_error(error: ArrayLike, sigma: ArrayLike, structures: ArrayLike, 
     return float(stats.t.ppf(0.5 + 0.5 * confidence, m - 1) * error_of_log)
 
 
-def _by_structure(hits: np.ndarray, structures: np.ndarray) -> list[np.ndarray]:
-    """The hits, or other numbers, of each structure."""
-    if structures.ndim == 0:
-        count = int(structures)
-        if count < 2 or hits.size == 0 or hits.size % count:
-            raise ValueError(f"structures: got {count} for {hits.size} hits; allowed: a divisor of at least 2")
-        return list(hits.reshape(count, -1))
+def _by_structure(values: np.ndarray, structures: np.ndarray) -> list[np.ndarray]:
+    """The values of each structure."""
     sizes = np.unique(structures, return_counts=True)[1]
-    if structures.shape != hits.shape or len(sizes) < 2:
-        got = f"{len(sizes)} in shape {structures.shape} for {hits.size} hits"
-        raise ValueError(f"structures: got {got}; allowed: at least 2, one number for each hit")
-    return np.split(hits[np.argsort(structures, kind="stable")], np.cumsum(sizes)[:-1])
+    if structures.shape != values.shape or len(sizes) < 2:
+        got = f"{len(sizes)} in shape {structures.shape} for {values.size} values"
+        raise ValueError(f"structures: got {got}; allowed: at least 2, one number for each value")
+    return np.split(values[np.argsort(structures, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 def effective_trials(hits: Sequence[np.ndarray] | np.ndarray, confidence: float) -> float:

@@ -65,7 +65,7 @@ def finetune(
     own. What was interrupted is continued there.
     """
     several = _several(methods, sizes, seeds)
-    _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several)
+    _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several, overrides or [])
     if write_config is not None and any(several):
         raise ConfigError("--write-config", str(write_config), "one fine-tuning; no configuration says what to compare")
     # Paths in a file are relative to it, those on the command line to where it is given.
@@ -110,12 +110,17 @@ def _whole_numbers(option: str, text: str | None) -> list[int] | None:
         raise ConfigError(option, text, "whole numbers with commas between them, e.g. 10,50") from error
 
 
-def _one_or_several(single: dict[str, Any], several: Several) -> None:
-    """Refuse an option for one beside that for several; `single` is in the order of `Several`."""
-    names = ("--compare", "--sizes", "--seeds")
-    for (option, value), other, entries in zip(single.items(), names, several, strict=True):
+def _one_or_several(single: dict[str, Any], several: Several, overrides: list[str]) -> None:
+    """Refuse a value for one beside those for several; `single` is in the order of `Several`."""
+    lists: dict[str, Any] = dict(zip(("--compare", "--sizes", "--seeds"), several, strict=True))
+    for (option, value), (other, entries) in zip(single.items(), lists.items(), strict=True):
         if value is not None and entries is not None:
             raise ConfigError(option, value, f"{option} or {other}, not both")
+    decided = {"method": "--compare", "data.frames": "--sizes", "seed": "--seeds", "data.frames_seed": "--seeds"}
+    for item in overrides:
+        other = decided.get(item.partition("=")[0])
+        if other is not None and lists[other] is not None:
+            raise ConfigError("--set", item, f"this or {other}, not both")
 
 
 def _compute(config: FinetuneConfig, several: Several) -> None:

@@ -38,7 +38,7 @@ class EnsembleCalculator(Calculator):
 
     Raises:
       ConfigError, WeightsError: from `ensemble.load`.
-      DataError: from a calculation, if the structure has an element that was not fine-tuned.
+      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has.
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -8,11 +8,13 @@ from typing import Any, Final, NamedTuple
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune import figures, frames, identity, tables
+from bayes_mlff.finetune import figures, frames, identity, sampling, tables
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunStoppedError
 
 COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
@@ -98,7 +100,7 @@ def _jobs(
     base: Path,
 ) -> dict[str, _Job]:
     """What is to be done, by the names of directories, all checked."""
-    for key, values in (("compare", methods), ("sizes", sizes), ("seeds", seeds)):
+    for key, values in (("methods", methods), ("sizes", sizes), ("seeds", seeds)):
         if values is not None and (not values or len({str(value) for value in values}) < len(values)):
             raise ConfigError(key, list(values), "one or more entries, each once")
     data = config.data
@@ -111,19 +113,22 @@ def _jobs(
         for size in sizes or (data.frames,)
         for seed in seeds or (config.seed,)
     ]
-    inputs: dict[DataConfig, tuple[int, Potential, str]] = {}
+    inputs: dict[DataConfig, tuple[DataSets, Potential, str]] = {}
     for one in wanted:
         if one.data not in inputs:
             sets = frames.read(one, base=base)
             potential = read_model(one, sets, base=base)
-            inputs[one.data] = (sets.train.size, potential, identity.inputs_digest(sets, potential))
+            inputs[one.data] = (sets, potential, identity.inputs_digest(sets, potential))
     jobs = {}
     for one in wanted:
-        size, potential, digest = inputs[one.data]
-        name = f"{one.method}-m{size}-s{one.seed}"
+        sets, potential, digest = inputs[one.data]
+        name = f"{one.method}-m{sets.train.size}-s{one.seed}"
         stated = identity.stated(one.model_copy(update={"output": str(Path(config.output) / name)}), potential)
-        identity.check_output(stated, base / stated.output)
         jobs[name] = _Job(stated, digest)
+        identity.check_output(stated, base / stated.output)
+        if not _complete(jobs[name], base / stated.output):
+            learnt = identity.digest(sets, potential, with_weights=not stated.from_random_weights)
+            sampling.check_digest(RunDirectory(base / stated.output).checkpoints, learnt)
     return jobs
 
 

@@ -37,13 +37,18 @@ class ConsoleObserver:
 
     def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
         """Move the bar; where there is no terminal, print a line."""
+        if self._task is not None and (self._bar.tasks[0].total != steps or self._bar.tasks[0].completed >= step):
+            self._remove()  # of a fine-tuning that stopped
         if self._task is None:
             self._task = self._bar.add_task("", total=steps, potential=potential)
         self._bar.update(self._task, completed=step, potential=potential)
         if not self._console.is_terminal:
             self.say(f"  step {step} of {steps}, potential per label {potential:.5g}, {seconds:.0f} s")
         if step == steps:
-            # Another fine-tuning may follow, with a bar of its own.
+            self._remove()  # another fine-tuning may follow
+
+    def _remove(self) -> None:
+        if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
 

@@ -89,7 +89,10 @@ def save(ensemble: Ensemble, path: Path) -> None:
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
         "finetune": ensemble.config_text,
     }
-    arrays = {"samples": np.array(ensemble.samples, order="C"), "offset_ev": np.array(ensemble.offset_ev, np.float64)}
+    arrays = {
+        "samples": np.array(ensemble.samples, order="C"),
+        "offset_ev": np.array(ensemble.offset_ev, np.float64, order="C"),
+    }
     unfinished = path.with_name(path.name + ".writing")
     save_file(arrays, unfinished, metadata=metadata)
     sync(unfinished)

@@ -52,6 +52,8 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []
     names += ["prior"] if config.optimises or config.from_random_weights else []
+    names += ["schedule"] if config.optimises else ["optimizer"]
+    names += ["laplace"] if config.method != "laplace" else []
     return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
 
 

@@ -1,14 +1,23 @@
 """Levels of energy: what lies between a network and the reference, as a sum over the elements of a structure."""
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.core.errors import DataError
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 
 
 def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
-    """How many atoms of each element there are, [..., e], of atomic numbers [..., n], 0 on padding."""
+    """How many atoms of each element there are, [..., e], of atomic numbers [..., n], 0 on padding.
+
+    Raises:
+      DataError: if there are other elements.
+    """
+    others = np.setdiff1d(numbers, (0, *elements))
+    if len(others):
+        got, known = ([chemical_symbols[z] for z in some] for some in (others, elements))
+        raise DataError(f"structure: got elements {got}; allowed: the model's elements {known}")
     return np.sum(numbers[..., None] == np.array(elements), axis=-2)
 
 
@@ -30,7 +39,9 @@ def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, num
     return isolated[None] - np.tensordot(offset_ev, counts, axes=(-1, -1))
 
 
-def offsets(architecture: NequIPConfig | MACEConfig, energy: ArrayLike, frames: Frames) -> np.ndarray:
+def offsets(
+    architecture: NequIPConfig | MACEConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
+) -> np.ndarray:
     """Energy of networks minus reference, per atom of each element: the least squares over frames.
 
     Of all that fit as well it is the shortest, so that frames of one composition give their mean difference for that
@@ -39,14 +50,13 @@ def offsets(architecture: NequIPConfig | MACEConfig, energy: ArrayLike, frames: 
     Args:
       architecture: elements and the energies of their isolated atoms.
       energy: [c, f] eV, as the networks give it, without isolated atoms.
-      frames: labels; without energies there is nothing to fit.
+      numbers: atomic numbers [f, n], 0 on padding.
+      reference_ev: [f] total energies.
 
     Returns:
       [c, e] eV per atom.
     """
-    counts = composition(frames.numbers, architecture.elements)
-    if frames.energy is None:
-        return np.zeros((len(np.asarray(energy)), len(architecture.elements)))
-    above = np.asarray(energy) - (frames.energy - counts @ np.array(architecture.energy_shifts))[None]
+    counts = composition(numbers, architecture.elements)
+    above = np.asarray(energy) - (reference_ev - counts @ np.array(architecture.energy_shifts))[None]
     # Counts are small whole numbers: what is linearly independent is so by far more than this.
     return np.linalg.lstsq(counts.astype(np.float64), above.T, rcond=1e-9)[0].T

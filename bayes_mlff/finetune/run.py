@@ -1,6 +1,8 @@
 """From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +76,8 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
     observer.say(f"{config.method} on {sizes} frames of {span} atoms")
     if task.sets.train.energy is None:
-        observer.say("no energies in the data: those of the samples have no level, and are not compared")
+        keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key} of extended XYZ"
+        observer.say(f"no energies in the data ({keys}): those of the samples are on the level of the pretrained model")
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
     directory = _open(task.config, base / config.output)
@@ -127,11 +130,18 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
-    pretrained, energy = potential.flat()[0][None, :], task.pretrained["train"].energy
-    offset = levels.offsets(potential.config, energy, train)
+    pretrained, energy = potential.flat()[0][None, :], np.asarray(task.pretrained["train"].energy)
+    # Without energies in the data, those of the samples are put on the level of the pretrained model.
+    own = levels.level_ev(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
+    above = partial(
+        levels.offsets,
+        potential.config,
+        numbers=train.numbers,
+        reference_ev=own if train.energy is None else train.energy,
+    )
+    offset = above(energy)
     # Random networks know no level: their labels are given a mean of zero.
-    random = config.from_random_weights
-    learnt = levels.offsets(potential.config, np.zeros_like(energy), train) if random else offset
+    learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
@@ -151,7 +161,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
         # Forces leave every sample constants of integration of its own.
-        offsets = levels.offsets(potential.config, _predict(task, sampled.samples, "train").energy, train)
+        offsets = above(_predict(task, sampled.samples, "train").energy)
     ensemble = ensemble_of(sampled.samples, offsets)
     if task.sets.validation is not None:
         prediction = _predict(task, sampled.samples, "validation")
@@ -203,6 +213,7 @@ def _last_layer(
     task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
 ) -> tuple[Sampled, Likelihood, dict[str, Any]]:
     """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels, and its choice."""
+    began = time.perf_counter()
     predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],
@@ -214,7 +225,8 @@ def _last_layer(
         "prior_precision": found.prior_precision,
         "noise_factors": list(found.noise_factors),
     }
-    return optimised._replace(samples=drawn), laplace.fitted(likelihood, labels, found), chosen
+    seconds = optimised.seconds + time.perf_counter() - began
+    return optimised._replace(samples=drawn, seconds=seconds), laplace.fitted(likelihood, labels, found), chosen
 
 
 def _predict(task: Task, params: jax.Array, name: str):

@@ -192,13 +192,27 @@ def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: s
     arrays, metadata, remarks = checkpoint.newest(folder)
     for remark in remarks:
         observer.say(remark)
-    if metadata["digest"] != digest:
-        raise RunDirectoryError(
-            f"{folder}: its checkpoints were made with other labels or another pretrained model than the files of data "
-            "and model hold now; restore those, or choose another output"
-        )
+    _check_digest(metadata["digest"], digest, folder)
     observer.say(f"continuing from step {metadata['step']}")
     return checkpoint.restore(fresh, arrays), [Trace(*row) for row in metadata["trace"]], float(metadata["seconds"])
+
+
+def check_digest(folder: Path, digest: str) -> None:
+    """Refuse checkpoints of other labels or another pretrained model than those with this digest.
+
+    Raises:
+      RunDirectoryError: naming the folder.
+    """
+    if any(folder.glob("*.ckpt")):
+        _check_digest(checkpoint.newest(folder)[1]["digest"], digest, folder)
+
+
+def _check_digest(found: str, wanted: str, folder: Path) -> None:
+    if found != wanted:
+        raise RunDirectoryError(
+            f"{folder}: its checkpoints were made with other labels, elements of any set or pretrained model than the "
+            "files of data and model hold now; restore those, or choose another output"
+        )
 
 
 def _keep(state: State, plan: Plan, error: np.ndarray | None) -> State:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
 from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune import compare, comparison, config, figures, frames, sampling
@@ -144,8 +145,8 @@ def test_other_test_frames_are_predicted_anew_without_sampling(copied, fitted, m
     ("asked", "change", "error", "said"),
     [
         ({"methods": ["adam", "adamw"]}, {}, ConfigError, r"method: got 'adamw'; .*'laplace'"),
-        ({"methods": ["adam", "sghmc", "adam"]}, {}, ConfigError, r"compare: got \['adam', 'sghmc', 'adam'\]; .*once"),
-        ({"methods": []}, {}, ConfigError, r"compare: got \[\]; allowed: one or more"),
+        ({"methods": ["adam", "sghmc", "adam"]}, {}, ConfigError, r"methods: got \['adam', 'sghmc', 'adam'\]; .*once"),
+        ({"methods": []}, {}, ConfigError, r"methods: got \[\]; allowed: one or more"),
         ({"sizes": [2, 2]}, {}, ConfigError, r"sizes: got \[2, 2\]; .*once"),
         ({"sizes": [2, 7]}, {}, ConfigError, r"data\.frames: got 7; allowed: at most the 6 frames"),
         ({"sizes": [0]}, {}, ConfigError, r"data\.frames: got 0; .*greater"),
@@ -169,6 +170,31 @@ def test_another_fit_under_the_same_name_is_refused_before_the_first(copied, fit
     with pytest.raises(RunDirectoryError, match=r"sghmc-m2-s1: holds a fine-tuning with batch_size 5, got 2"):
         compare(other, **ASKED)
     assert not fitted
+
+
+def test_other_labels_under_the_same_name_are_refused_before_the_first(copied, fitted, tmp_path):
+    _, path, parsed = copied
+    data = parsed.data.model_copy(update={"train": str(tmp_path / "train.npz")})
+    springs(tmp_path / "train.npz", 9, 6)
+    for name in NAMES:
+        stored = config.load(path / name / "config.yaml")
+        moved = stored.model_copy(update={"data": stored.data.model_copy(update={"train": data.train})})
+        (path / name / "config.yaml").write_text(core_settings.dump(moved))
+    shutil.rmtree(path / NAMES[0])
+    with pytest.raises(RunDirectoryError, match=rf"{NAMES[1]}/checkpoints: .*other labels"):
+        compare(parsed.model_copy(update={"data": data}), **ASKED)
+    assert not fitted
+
+
+def test_settings_of_another_method_do_not_matter(copied, fitted, monkeypatch):
+    made, _, parsed = copied
+    monkeypatch.setattr(sampling.checkpoint, "write", None)
+    longer = parsed.model_copy(update={"optimizer": parsed.optimizer.model_copy(update={"steps": 40})})
+    again = compare(longer, methods=["sghmc"], sizes=[2], seeds=[0])
+    seconds = {"sampling_seconds": again.fits[0]["sampling_seconds"]}
+    assert again.fits == [made.fits[0] | seconds] and fitted == NAMES[:1]
+    with pytest.raises(RunDirectoryError, match=r"adam-m2-s0: holds a fine-tuning with optimizer\.steps 20, got 40"):
+        compare(longer, methods=["adam"], sizes=[2], seeds=[0])
 
 
 def test_a_fit_that_stops_leaves_the_others(copied, monkeypatch):
@@ -211,6 +237,7 @@ def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
         (["--compare", "adam", "--method", "adam"], "--method: got 'adam'"),
         (["--sizes", "2,4", "--frames", "2"], "--frames: got 2"),
         (["--seeds", "0", "--seed", "1"], "--seed: got 1"),
+        (["--sizes", "2,4", "--set", "data.frames=2"], "--set: got 'data.frames=2'; allowed: this or --sizes"),
         (["--sizes", "2,b"], r"--sizes: got '2,b'; allowed: whole numbers"),
         (["--seeds", "0", "--write-config", str(tmp_path / "new")], "--write-config: got"),
     ):

@@ -120,7 +120,15 @@ def test_forces_are_learnt_without_energies(tmp_path, method):
     for picture in ("forces_parity.png", "sigma_error.png", "calibration.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
     loaded = load_ensemble(tmp_path / "out" / "ensemble.safetensors")
-    assert not loaded.offset_ev.any()
+    pretrained = registry.for_atoms(registry.load(str(tmp_path / "tiny.safetensors")), np.array([1, 6, 8]))
+    before = EnsembleCalculator(loaded._replace(samples=pretrained.flat()[0][None], offset_ev=np.zeros((1, 3))))
+    after, apart, counts = EnsembleCalculator(loaded), [], []
+    for atoms in ase.io.read(parsed.data.train, ":"):
+        (old,), new = (calculator.get_property("chain_energy", atoms) for calculator in (before, after))
+        apart.append(new - old)
+        counts.append([np.count_nonzero(atoms.numbers == z) for z in (1, 6, 8)])
+    np.testing.assert_allclose(np.transpose(counts) @ np.array(apart), 0.0, atol=2e-3)
+    assert np.abs(apart).max() > 0.01, "not the pretrained model"
     errors = []
     for atoms in test:
         atoms.calc = EnsembleCalculator(loaded)

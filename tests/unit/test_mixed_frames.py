@@ -201,7 +201,7 @@ def test_the_digest_ignores_padding_and_the_force_rms_counts_atoms(tmp_path):
 def test_offsets_are_those_of_elements(tmp_path):
     one = read(tmp_path, train=labelled(["H2O"] * 4)).train
     network = np.random.default_rng(1).normal(size=(2, 4))
-    found = levels.offsets(NEQUIP, network, one)
+    found = levels.offsets(NEQUIP, network, one.numbers, one.energy)
     assert found.shape == (2, 3) and not found[:, 1].any(), "carbon is in no frame"
     level = levels.level_ev(NEQUIP, found, one.numbers)
     np.testing.assert_allclose(np.mean(network + level - one.energy[None], axis=1), 0.0, atol=1e-12)
@@ -213,9 +213,10 @@ def test_offsets_are_those_of_elements(tmp_path):
     counts = np.array([[4, 1, 0], [2, 0, 1], [6, 2, 1], [2, 0, 1], [4, 1, 0], [2, 0, 0]])
     np.testing.assert_array_equal(levels.composition(many.numbers, ELEMENTS), counts)
     exact = many._replace(energy=-counts @ (shifts - np.array(NEQUIP.energy_shifts)))
-    np.testing.assert_allclose(levels.offsets(NEQUIP, network, exact), shifts[None], rtol=1e-10)
+    np.testing.assert_allclose(levels.offsets(NEQUIP, network, exact.numbers, exact.energy), shifts[None], rtol=1e-10)
     np.testing.assert_allclose(levels.level_ev(NEQUIP, shifts[None], many.numbers)[0], exact.energy, rtol=1e-10)
-    assert not levels.offsets(NEQUIP, network, many._replace(energy=None)).any()
+    with pytest.raises(DataError, match=r"got elements \['O'\]; allowed: the model's elements \['H', 'C'\]"):
+        levels.composition(many.numbers, ELEMENTS[:2])
 
 
 def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
