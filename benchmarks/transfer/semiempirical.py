@@ -1,6 +1,6 @@
 """Label a molecule twice: many frames with GFN2-xTB along its own dynamics, few of them again with PBE/def2-SVP.
 
-    python -m benchmarks.transfer.semiempirical START.xyz OUT_DIR [--frames 2000] [--targets 210] [--temperature 500]
+    python -m benchmarks.transfer.semiempirical START.xyz OUT_DIR [--frames 2000] [--targets 100] [--temperature 500]
 
 OUT_DIR receives `source/gfn2.npz` (z, R, E_md17, F_md17, test_01; OUT_DIR/source is a DATA_DIR of scripts/pretrain.py)
 and `pbe.npz` (z, R, E, F), which grows with every label; the same command goes on where it stopped. Frames for PBE are
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("start", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--frames", type=int, default=2000)
-    parser.add_argument("--targets", type=int, default=210)
+    parser.add_argument("--targets", type=int, default=100)
     parser.add_argument("--temperature", type=float, default=500.0, help="K")
     args = parser.parse_args()
     source = args.out / "source" / "gfn2.npz"
