@@ -157,6 +157,8 @@ def comparison(entries: list[dict[str, Any]], before: float | None = None) -> by
         for right in others:
             if sizes[-1] < 5 * sizes[0]:  # or else ticks would be at fractions of frames
                 right.set_xticks(sizes)
+        if all(e["auc_roc"] is None for e in entries):
+            middle.text(0.5, 0.5, "no large errors, or only such", transform=middle.transAxes, ha="center")
         # Where sizes differ, likelihood falls with the error: that corner is free.
         left.legend(fontsize=8, loc="lower left" if several else "best")
         return png(figure)
