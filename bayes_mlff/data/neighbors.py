@@ -59,12 +59,21 @@ def species_index(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
     Raises:
       DataError: if an element is unknown to the model.
     """
+    check_elements(numbers, elements)
     table = {z: i for i, z in enumerate(elements)}
-    unknown = sorted({int(z) for z in numbers} - set(table))
-    if unknown:
+    return np.array([table[int(z)] for z in numbers], np.int32)
+
+
+def check_elements(numbers: np.ndarray, elements: tuple[int, ...]) -> None:
+    """Refuse atomic numbers that are not among the model's elements.
+
+    Raises:
+      DataError: naming the elements.
+    """
+    unknown = np.setdiff1d(numbers, elements)
+    if len(unknown):
         got, known = ([chemical_symbols[z] for z in some] for some in (unknown, elements))
         raise DataError(f"structure: got elements {got}; allowed: the model's elements {known}")
-    return np.array([table[int(z)] for z in numbers], np.int32)
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class _Job(NamedTuple):
     """One fit to be done."""
 
     config: FinetuneConfig  # as its directory states it
-    inputs: str  # digest of its labels and its model
+    metrics: dict[str, Any] | None  # contents of metrics.json if it was done before
 
 
 def compare(
@@ -75,13 +75,13 @@ def compare(
     done: dict[str, dict[str, Any]] = {}
     stopped: dict[str, str] = {}
     for number, (name, job) in enumerate(jobs.items(), 1):
-        path = base / job.config.output
-        complete = _complete(job, path)
-        observer.say(f"{number} of {len(jobs)}: {name}" + (" was done before" if complete else ""))
+        observer.say(f"{number} of {len(jobs)}: {name}" + ("" if job.metrics is None else " was done before"))
+        if job.metrics is not None:
+            done[name] = job.metrics
+            continue
         try:
-            if not complete:
-                fit(job.config, base=base, observer=observer)
-            done[name] = json.loads((path / "metrics.json").read_text())
+            fit(job.config, base=base, observer=observer)
+            done[name] = json.loads((base / job.config.output / "metrics.json").read_text())
         except RunStoppedError as error:
             observer.say(f"{name} stopped: {error}")
             stopped[name] = str(error)
@@ -124,9 +124,9 @@ def _jobs(
         sets, potential, digest = inputs[one.data]
         name = f"{one.method}-m{sets.train.size}-s{one.seed}"
         stated = identity.stated(one.model_copy(update={"output": str(Path(config.output) / name)}), potential)
-        jobs[name] = _Job(stated, digest)
         identity.check_output(stated, base / stated.output)
-        if not _complete(jobs[name], base / stated.output):
+        jobs[name] = _Job(stated, _done_before(stated, digest, base / stated.output))
+        if jobs[name].metrics is None:
             learnt = identity.digest(sets, potential, with_weights=not stated.from_random_weights)
             sampling.check_digest(RunDirectory(base / stated.output).checkpoints, learnt)
     return jobs
@@ -138,14 +138,14 @@ def _changed(raw: dict[str, Any], method: str, size: int | None, seed: int, *, d
     return raw | {"data": data, "method": method, "seed": seed}
 
 
-def _complete(job: _Job, path: Path) -> bool:
-    """True if the fit was done and evaluated with the same settings, labels and model."""
+def _done_before(config: FinetuneConfig, inputs: str, path: Path) -> dict[str, Any] | None:
+    """Contents of metrics.json if the fit was done and evaluated with the same settings, labels and model."""
     file = path / "metrics.json"
     if not file.is_file():
-        return False
+        return None
     metrics = json.loads(file.read_text())
     before = metrics.get("settings"), metrics.get("inputs")  # results of earlier versions lack them
-    return before == (job.config.model_dump(mode="json"), job.inputs)
+    return metrics if before == (config.model_dump(mode="json"), inputs) else None
 
 
 def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Comparison:

@@ -196,6 +196,11 @@ class FinetuneConfig(Section):
         return one if one == two else PerAtom(one)
 
     @property
+    def learns_stress(self) -> bool:
+        """True if stress is among the labels to learn from."""
+        return self.targets == "energy+forces+stress"
+
+    @property
     def optimises(self) -> bool:
         """True if the chains of the method end in point estimates instead of samples of a posterior."""
         return self.method in ("adam", "laplace", "deep-ensemble")

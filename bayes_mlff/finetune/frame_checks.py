@@ -33,7 +33,7 @@ def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str
             "frame (data.xyz_energy_key names them), or with targets: forces in none"
         )
     for index, (_, label) in enumerate(labelled):
-        if config.targets.endswith("stress") and label.stress is None:
+        if config.learns_stress and label.stress is None:
             raise DataError(
                 f"{key}: frame {index} lacks {data.xyz_stress_key}; allowed: stress in every frame of every set "
                 "(data.xyz_stress_key names it), or targets without stress"

@@ -65,7 +65,7 @@ def _read(path: Path, config: FinetuneConfig, key: str) -> Frames:
         frames = _stack(labelled)
     else:
         raise ConfigError(key, str(path), "a file with the suffix .npz, .xyz or .extxyz")
-    if config.targets.endswith("stress") and not frames.pbc.all():
+    if config.learns_stress and not frames.pbc.all():
         molecules = np.flatnonzero(~frames.pbc.all(axis=1))
         which = "no crystals" if len(molecules) == frames.size else f"other frames than crystals, frame {molecules[0]}"
         raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")

@@ -1,10 +1,9 @@
 """Levels of energy: what lies between a network and the reference, as a sum over the elements of a structure."""
 
 import numpy as np
-from ase.data import chemical_symbols
 from numpy.typing import ArrayLike
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.neighbors import check_elements
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
 
 
@@ -14,10 +13,7 @@ def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
     Raises:
       DataError: if there are other elements.
     """
-    others = np.setdiff1d(numbers, (0, *elements))
-    if len(others):
-        got, known = ([chemical_symbols[z] for z in some] for some in (others, elements))
-        raise DataError(f"structure: got elements {got}; allowed: the model's elements {known}")
+    check_elements(numbers[numbers > 0], elements)
     return np.sum(numbers[..., None] == np.array(elements), axis=-2)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,6 @@ class Task(NamedTuple):
     sets: DataSets
     graphs: dict[str, Graph]  # by the names of the sets
     potential: Potential  # pretrained, for the elements of the frames
-    with_stress: bool
     single: evaluate.Single
     pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
 
@@ -97,14 +96,13 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     potential = read_model(config, sets, base=base)
     elements, r_max = potential.config.elements, potential.config.r_max
     graphs = frames.graphs(sets.named(), elements, r_max)
-    with_stress = config.targets.endswith("stress")
-    single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=with_stress))
+    single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=config.learns_stress))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
     if not config.from_random_weights and config.data.doubtful_units == "refuse":
         for name, used in sets.named().items():
             evaluate.check_units(before[name], used, config.data, name)
-    return Task(identity.stated(config, potential), sets, graphs, potential, with_stress, single, before)
+    return Task(identity.stated(config, potential), sets, graphs, potential, single, before)
 
 
 def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -> Potential:
@@ -131,21 +129,17 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
     pretrained, energy = potential.flat()[0][None, :], np.asarray(task.pretrained["train"].energy)
-    # Without energies in the data, those of the samples are put on the level of the pretrained model.
-    own = levels.level_ev(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
-    above = partial(
-        levels.offsets,
-        potential.config,
-        numbers=train.numbers,
-        reference_ev=own if train.energy is None else train.energy,
-    )
+    reference = train.energy
+    if reference is None:  # the samples are put on the level of the pretrained model
+        reference = levels.level_ev(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
+    above = partial(levels.offsets, potential.config, numbers=train.numbers, reference_ev=reference)
     offset = above(energy)
     # Random networks know no level: their labels are given a mean of zero.
     learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
-    likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if task.with_stress else None)
+    likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if config.learns_stress else None)
     level = levels.level_ev(potential.config, learnt, train.numbers)[0]
     labels = sampling.fill(config, train, task.graphs["train"], level)
     sampled = _sample(task, likelihood, labels, directory, observer)
@@ -158,19 +152,19 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         energy_sigma = jax.tree.map(float, noise.energy_sigma)
         return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text)
 
+    predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
         # Forces leave every sample constants of integration of its own.
-        offsets = above(_predict(task, sampled.samples, "train").energy)
+        offsets = above(predicted("train").energy)
     ensemble = ensemble_of(sampled.samples, offsets)
     if task.sets.validation is not None:
-        prediction = _predict(task, sampled.samples, "validation")
-        ensemble = ensemble._replace(
-            factors=evaluate.rescaling(evaluate.outcome(prediction, task.sets.validation, ensemble))
-        )
+        unscaled = evaluate.outcome(predicted("validation"), task.sets.validation, ensemble)
+        ensemble = ensemble._replace(factors=evaluate.rescaling(unscaled))
     ensembles.save(ensemble, directory.path / "ensemble.safetensors")
     observer.say("predicting")
-    _report(task, ensemble, ensemble_of(pretrained, offset), sampled, remarks, directory.path)
+    outcomes = {name: evaluate.outcome(predicted(name), used, ensemble) for name, used in task.sets.named().items()}
+    _report(task, ensemble, outcomes, ensemble_of(pretrained, offset), sampled, remarks, directory.path)
     return ensemble
 
 
@@ -186,7 +180,7 @@ def _sample(
         assert validation is not None
         return evaluate.force_rmse(_predict(task, params, "validation"), validation)
 
-    predict = ensembles.flat_predictor(potential.config, with_stress=task.with_stress)
+    predict = ensembles.flat_predictor(potential.config, with_stress=config.learns_stress)
     return sampling.run(
         config,
         plan,
@@ -214,7 +208,7 @@ def _last_layer(
 ) -> tuple[Sampled, Likelihood, dict[str, Any]]:
     """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels, and its choice."""
     began = time.perf_counter()
-    predict = ensembles.flat_predictor(task.potential.config, with_stress=task.with_stress)
+    predict = ensembles.flat_predictor(task.potential.config, with_stress=task.config.learns_stress)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],
         count=task.config.laplace.samples, key=_keys(task.config)[2],
@@ -235,7 +229,13 @@ def _predict(task: Task, params: jax.Array, name: str):
 
 
 def _report(
-    task: Task, ensemble: Ensemble, zero_shot: Ensemble, sampled: Sampled, remarks: dict[str, Any], path: Path
+    task: Task,
+    ensemble: Ensemble,
+    outcomes: dict[str, evaluate.Outcome],
+    zero_shot: Ensemble,
+    sampled: Sampled,
+    remarks: dict[str, Any],
+    path: Path,
 ) -> None:
     """Write the figures, and at last metrics.json with remarks of the method: where it is, all else is there, too."""
     limit = task.config.large_error_kcal_mol_a
@@ -251,10 +251,6 @@ def _report(
         "inputs": identity.inputs_digest(task.sets, task.potential),
     }
     shown: tuple[evaluate.Outcome, evaluate.Outcome, list[dict[str, Any]]] | None = None
-    outcomes = {
-        name: evaluate.outcome(_predict(task, ensemble.samples, name), used, ensemble)
-        for name, used in task.sets.named().items()
-    }
     errors = evaluate.factor_errors(outcomes["validation"]) if "validation" in outcomes else None
     for name, used in task.sets.named().items():
         tuned = outcomes[name]

@@ -86,7 +86,7 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.nda
     energies = frames.energy if config.targets.startswith("energy") else None
     for i in range(frames.size):
         energy = None if energies is None else float(energies[i] - level_ev[i])
-        stress = frames.stress[i] if config.targets.endswith("stress") and frames.stress is not None else None
+        stress = frames.stress[i] if config.learns_stress and frames.stress is not None else None
         filled = training.append(filled, jax.tree.map(lambda x, i=i: x[i], graphs), energy, frames.forces[i], stress)
     return filled
 
