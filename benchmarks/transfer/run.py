@@ -1,13 +1,15 @@
 """Run the fine-tunings of a scenario that are not done yet; interrupted ones are continued.
 
-    python -m benchmarks.transfer.run SCENARIO.yaml DATA_DIR RUNS_DIR [--method METHOD ...] [--sizes M ...]
+    python -m benchmarks.transfer.run SCENARIO.yaml DATA_DIR RUNS_DIR [--method X ...] [--sizes M ...] [--seeds S ...]
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a metrics.json is skipped. The sets are cut out of
-the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Seeds share their compiled functions where the
-environment variable JAX_COMPILATION_CACHE_DIR names a folder for them.
+the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Several of these may run side by side, on different
+methods, sizes or seeds. Seeds share their compiled functions where the environment variable JAX_COMPILATION_CACHE_DIR
+names a folder for them.
 """
 
 import argparse
+import fcntl
 import time
 from pathlib import Path
 
@@ -40,20 +42,25 @@ def cut(target: Target, part: Slice, data: Path) -> MoleculeSet:
 def prepare(fit: Fit, data: Path, folder: Path) -> None:
     """Write the sets of a fine-tuning, the pool in the order of its seed, unless they are there.
 
+    Other processes that prepare the same wait.
+
     Raises:
       RunDirectoryError: if another set is there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = fit.target
-    for name, part in (("validation", target.validation), ("test", target.test), (f"pool-s{fit.seed}", target.pool)):
-        path = folder / f"{name}.npz"
-        frames = cut(target, part, data)
-        if part is target.pool:
-            frames = frames.take(np.random.default_rng(fit.seed).permutation(len(frames.energies)))
-        if not path.is_file():
-            write_npz(path, {"z": frames.numbers, "R": frames.positions, "E": frames.energies, "F": frames.forces})
-        elif not all(map(np.array_equal, frames[:4], read_npz(path, keys=SGDML_KEYS)[:4])):
-            raise RunDirectoryError(f"{path}: other frames than asked for; remove it or choose another folder")
+    parts = (("validation", target.validation), ("test", target.test), (f"pool-s{fit.seed}", target.pool))
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name, part in parts:
+            path = folder / f"{name}.npz"
+            frames = cut(target, part, data)
+            if part is target.pool:
+                frames = frames.take(np.random.default_rng(fit.seed).permutation(len(frames.energies)))
+            if not path.is_file():
+                write_npz(path, {"z": frames.numbers, "R": frames.positions, "E": frames.energies, "F": frames.forces})
+            elif not all(map(np.array_equal, frames[:4], read_npz(path, keys=SGDML_KEYS)[:4])):
+                raise RunDirectoryError(f"{path}: other frames than asked for; remove it or choose another folder")
 
 
 def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:
@@ -82,13 +89,17 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--method", nargs="*", help="only these")
     parser.add_argument("--sizes", nargs="*", type=int, help="only these")
+    parser.add_argument("--seeds", nargs="*", type=int, help="only these")
     args = parser.parse_args()
     scenario = scenarios.load(args.scenario)
     runs = args.runs.absolute() / scenario.scenario
     wanted = [
         fit
         for fit in scenarios.fits(scenario)
-        if (not args.method or fit.method in args.method) and (not args.sizes or fit.frames in args.sizes)
+        if all(
+            not chosen or value in chosen
+            for chosen, value in ((args.method, fit.method), (args.sizes, fit.frames), (args.seeds, fit.seed))
+        )
     ]
     for number, fit in enumerate(wanted, 1):
         began = time.perf_counter()

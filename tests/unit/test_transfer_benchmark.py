@@ -1,6 +1,7 @@
 """The transfer-learning driver: which fits a scenario asks for, the sets it cuts, and what is summarised."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,25 @@ def test_sets_are_cut_and_the_pool_is_in_the_order_of_the_seed(made, tmp_path):
     short = fits[0].target.model_copy(update={"pool": scenario.Slice(file="a.npz", first=9, count=5)})
     with pytest.raises(DataError, match="12 frames to choose from"):
         run.cut(short, short.pool, tmp_path)
+
+
+def test_fits_that_start_at_the_same_time_share_their_sets(made, tmp_path):
+    fit = scenario.fits(made[0])[0]
+    with ThreadPoolExecutor(8) as pool:
+        for repeat in range(5):
+            sets = tmp_path / f"sets{repeat}"
+            list(pool.map(lambda _, sets=sets: run.prepare(fit, tmp_path, sets), range(8)))
+            assert list(np.load(sets / "test.npz")["E"]) == [9, 1]
+
+
+def test_the_command_line_chooses_fits(made, tmp_path, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(run, "run", lambda fit, *_: ran.append(fit.name) or len(ran) > 1)
+    chosen = ["--method", "sghmc", "--sizes", "2", "4", "--seeds", "1"]
+    monkeypatch.setattr("sys.argv", ["run", str(made[1]), str(tmp_path), str(tmp_path / "runs"), *chosen])
+    run.main()
+    assert ran == ["h2o-sghmc-m2-s1", "h2o-sghmc-m4-s1"]
+    assert "h2o-sghmc-m2-s1: was done" in capsys.readouterr().out
 
 
 def test_finished_fits_are_skipped_unless_their_settings_differ(made, tmp_path, monkeypatch):
