@@ -27,7 +27,8 @@ class Comparison(NamedTuple):
     frames: int
     large_error_kcal_mol_a: float
     pretrained: dict[str, float]  # rmse_kcal_mol_a and mae_kcal_mol_a before fine-tuning
-    fits: list[dict[str, Any]]  # method, m, seed, `tables.numbers`, sampling_seconds, mll_by_error, directory
+    # method, m, seed, `tables.numbers`, coverage_95_expected, sampling_seconds, mll_by_error, directory
+    fits: list[dict[str, Any]]
     stopped: dict[str, str]  # what ended the others, by the names of their directories
 
 
@@ -152,14 +153,16 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
     """Put together contents of metrics.json by the names of directories."""
     first = next(iter(done.values()))
     shown = "test" if "test" in first else "validation"
+    forces = {name: metrics[shown]["fine_tuned"]["forces_kcal_mol_a"] for name, metrics in done.items()}
     fits = [
         {
             "method": metrics["method"],
             "m": metrics["training_frames"],
             "seed": metrics["settings"]["seed"],
             **tables.numbers(metrics, shown),
+            "coverage_95_expected": tables.coverage_expected(forces[name]),
             "sampling_seconds": metrics["sampling_seconds"],
-            "mll_by_error": metrics[shown]["fine_tuned"]["forces_kcal_mol_a"]["mll_by_error"],
+            "mll_by_error": forces[name]["mll_by_error"],
             "directory": name,
         }
         for name, metrics in done.items()

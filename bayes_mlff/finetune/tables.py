@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 
 Columns = dict[str, tuple[str, str]]
-"""Keys of entries and formats of their values, by the titles of columns."""
+"""Keys of entries and formats of their values, `"of"` to count how many are true, by the titles of columns."""
 
 COLUMNS: Final[Columns] = {
     "RMSE": ("rmse_kcal_mol_a", ".3f"),
@@ -37,6 +37,20 @@ def numbers(metrics: dict[str, Any], name: str) -> dict[str, float | None]:
     }
 
 
+def coverage_expected(forces: dict[str, Any], level: str = "0.95") -> bool | None:
+    """Whether the interval of a coverage that allows for few validation frames holds its nominal level.
+
+    Args:
+      forces: with `coverage_intervals`, as metrics.json has them.
+      level: nominal.
+
+    Returns:
+      None if there is no such interval: without a validation set, or if that is what was predicted.
+    """
+    interval = forces["coverage_intervals"].get(level, {}).get("factor")
+    return None if interval is None else interval[0] <= float(level) <= interval[1]
+
+
 def rows(entries: list[dict[str, Any]], columns: Columns) -> list[list[str]]:
     """Cells of a table: titles, then a row for each method and m with means over seeds.
 
@@ -57,14 +71,16 @@ def rows(entries: list[dict[str, Any]], columns: Columns) -> list[list[str]]:
 
 
 def cells(entries: list[dict[str, Any]], columns: Columns) -> list[str]:
-    """Means of the columns over entries, a dash where none has a value."""
+    """Means or counts of the columns over entries, a dash where none has a value."""
     known = [([e[key] for e in entries if e.get(key) is not None], form) for key, form in columns.values()]
-    return [_mean(values, form) for values, form in known]
+    return [_cell(values, form) for values, form in known]
 
 
-def _mean(values: list[float], form: str) -> str:
+def _cell(values: list[float], form: str) -> str:
     if not values:
         return "-"
+    if form == "of":
+        return f"{sum(values)} of {len(values)}"
     mean = f"{np.mean(values):{form}}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):{form}}"
 

@@ -21,6 +21,7 @@ from bayes_mlff.finetune import figures, tables
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Scenario
 
+COLUMNS = tables.COLUMNS | {"95 % in its interval": ("coverage_95_expected", "of")}
 IDENTITY = ("scenario", "method", "m", "seed")
 """What tells fine-tunings apart; a scenario is named with the molecule where there are several."""
 
@@ -123,18 +124,19 @@ def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path,
     old_details = [{"commit": old["commit"]} | row for row in old["fits"]]
     details = list(merged(old_details, [{"commit": commit} | detail(result) for result in results]).values())
     check_comparable(details)
+    expected = {tuple(row[key] for key in IDENTITY): tables.coverage_expected(row) for row in details}
     not_run = [name for fit, name in missing.items() if fit not in known]
     summary.write_text(json.dumps(entries, indent=1) + "\n")
     contents = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}
     about.write_text(json.dumps(contents, indent=1) + "\n")
     parts = ["Force components of the test sets, kcal/mol/Å; MLL in nats; mean ± standard deviation over seeds.\n"]
     for group in dict.fromkeys(e["scenario"] for e in entries):
-        own = [e for e in entries if e["scenario"] == group]
+        own = [e | {"coverage_95_expected": expected[fit]} for fit, e in known.items() if e["scenario"] == group]
         before = next(d for d in details if d["scenario"] == group)
         parts.append(
             f"## {group}\n\n{own[0]['test_frames']} test frames. Before fine-tuning: RMSE "
             f"{before['zero_shot_rmse_kcal_mol_a']:.2f}, MAE {before['zero_shot_mae_kcal_mol_a']:.2f}.\n\n"
-            f"{tables.markdown(tables.rows(own, tables.COLUMNS))}\n"
+            f"{tables.markdown(tables.rows(own, COLUMNS))}\n"
         )
         (out / f"{group}.png").write_bytes(figures.comparison(own))
     (out / "tables.md").write_text("\n".join(parts))

@@ -103,6 +103,8 @@ def test_the_table_is_what_the_metrics_of_every_fit_say(compared):
     for entry in read(path / "comparison.json")["fits"]:
         found, whole = forces(path, entry["directory"]), read(path / entry["directory"] / "metrics.json")
         assert entry["rmse_kcal_mol_a"] == found["rmse"] and entry["mll_by_error"] == found["mll_by_error"]
+        low, high = found["coverage_intervals"]["0.95"]["factor"]
+        assert entry["coverage_95_expected"] is (low <= 0.95 <= high)
         assert entry["sampling_seconds"] == whole["sampling_seconds"]
         assert f"{entry['method']}-m{entry['m']}-s{entry['seed']}" == entry["directory"]
 

@@ -138,8 +138,10 @@ def test_finished_fits_are_skipped_unless_their_settings_differ(made, tmp_path, 
 
 
 def metrics(rmse):
+    """Of a fit; its coverage of 94 % has an interval that holds 95 % where the RMSE is below 0.6, none below 0.1."""
+    interval = {} if rmse < 0.1 else {"0.95": {"factor": [0.9, 0.96 if rmse < 0.6 else 0.949]}}
     forces = {"rmse": rmse, "mae": 0.8 * rmse, "mll": -rmse, "auc_roc": None if rmse < 0.1 else 0.9, "crps": 1.0}
-    forces |= {"coverage": {"0.95": 0.94}, "coverage_intervals": {}, "mean_sigma": 1.0, "share_large": 0.1}
+    forces |= {"coverage": {"0.95": 0.94}, "coverage_intervals": interval, "mean_sigma": 1.0, "share_large": 0.1}
     forces |= {"mll_by_error": []}
     tuned = {"forces_kcal_mol_a": forces, "energy_kcal_mol": {"rmse": 0.1}}
     test = {"frames": 2, "fine_tuned": tuned, "zero_shot": {"forces_kcal_mol_a": {"rmse": 6.0, "mae": 5.0}}}
@@ -187,7 +189,8 @@ def test_summary_tables_and_figures_of_what_is_finished(made, tmp_path):
     }  # fmt: skip
     assert [(e["method"], e["m"], e["seed"]) for e in summary] == [("sghmc", 2, 0), ("sghmc", 2, 1), ("adam", 4, 0)]
     text = (tmp_path / "out" / "tables.md").read_text()
-    assert "| sghmc | 2 | 2 | 0.600 ± 0.141 |" in text and "| adam | 4 | 1 | 0.050 | 0.040 | -0.050 | - |" in text
+    assert "| sghmc | 2 | 2 | 0.600 ± 0.141 |" in text and "| 0.940 ± 0.000 | 1 of 2 |\n" in text
+    assert "| adam | 4 | 1 | 0.050 | 0.040 | -0.050 | - | 0.940 | - |\n" in text
     assert (tmp_path / "out" / "water.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "details.json").read_text())["not_run"] == list(missing.values())
 
