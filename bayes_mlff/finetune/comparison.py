@@ -27,7 +27,7 @@ class Comparison(NamedTuple):
     frames: int
     large_error_kcal_mol_a: float
     pretrained: dict[str, float]  # rmse_kcal_mol_a and mae_kcal_mol_a before fine-tuning
-    # method, m, seed, `tables.numbers`, coverage_95_expected, sampling_seconds, mll_by_error, directory
+    # method, m, seed, `tables.numbers`, coverage_95_consistent, sampling_seconds, mll_by_error, directory
     fits: list[dict[str, Any]]
     stopped: dict[str, str]  # what ended the others, by the names of their directories
 
@@ -160,7 +160,7 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
             "m": metrics["training_frames"],
             "seed": metrics["settings"]["seed"],
             **tables.numbers(metrics, shown),
-            "coverage_95_expected": tables.coverage_expected(forces[name]),
+            "coverage_95_consistent": tables.coverage_consistent(forces[name]),
             "sampling_seconds": metrics["sampling_seconds"],
             "mll_by_error": forces[name]["mll_by_error"],
             "directory": name,

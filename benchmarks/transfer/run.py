@@ -4,8 +4,8 @@
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a metrics.json is skipped. The sets are cut out of
 the files in DATA_DIR and written to RUNS_DIR/<scenario>/data/. Several of these may run side by side, on different
-methods, sizes or seeds. Seeds share their compiled functions where the environment variable JAX_COMPILATION_CACHE_DIR
-names a folder for them.
+methods, sizes or seeds; the seconds of sampling are then those of shared cores. Seeds share their compiled functions
+where the environment variable JAX_COMPILATION_CACHE_DIR names a folder for them.
 """
 
 import argparse

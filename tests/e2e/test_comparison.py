@@ -104,7 +104,7 @@ def test_the_table_is_what_the_metrics_of_every_fit_say(compared):
         found, whole = forces(path, entry["directory"]), read(path / entry["directory"] / "metrics.json")
         assert entry["rmse_kcal_mol_a"] == found["rmse"] and entry["mll_by_error"] == found["mll_by_error"]
         low, high = found["coverage_intervals"]["0.95"]["factor"]
-        assert entry["coverage_95_expected"] is (low <= 0.95 <= high)
+        assert entry["coverage_95_consistent"] is (low <= 0.95 <= high)
         assert entry["sampling_seconds"] == whole["sampling_seconds"]
         assert f"{entry['method']}-m{entry['m']}-s{entry['seed']}" == entry["directory"]
 
@@ -221,6 +221,7 @@ def test_without_lists_the_configuration_decides(raw, tmp_path, fitted):
     parsed = config.parse(raw | {"data": validation, "method": "adam", "seed": 5, "output": "out"})
     made = compare(parsed, base=tmp_path)
     assert fitted == ["adam-m3-s5"] and (made.compared_on, made.frames) == ("validation", 3)
+    assert made.fits[0]["coverage_95_consistent"] is None
     stored = config.load(tmp_path / "out" / "adam-m3-s5" / "config.yaml")
     assert (stored.data.draw_seed, stored.data.frames_seed, stored.seed) == (4, None, 5)
 

@@ -113,12 +113,12 @@ def test_fits_that_start_at_the_same_time_share_their_sets(made, tmp_path):
 
 def test_the_command_line_chooses_fits(made, tmp_path, monkeypatch, capsys):
     ran = []
-    monkeypatch.setattr(run, "run", lambda fit, *_: ran.append(fit.name) or len(ran) > 1)
-    chosen = ["--method", "sghmc", "--sizes", "2", "4", "--seeds", "1"]
+    monkeypatch.setattr(run, "run", lambda fit, *_: ran.append(fit.name))
+    chosen = ["--method", "sghmc", "--sizes", "4", "--seeds", "0"]
     monkeypatch.setattr("sys.argv", ["run", str(made[1]), str(tmp_path), str(tmp_path / "runs"), *chosen])
     run.main()
-    assert ran == ["h2o-sghmc-m2-s1", "h2o-sghmc-m4-s1"]
-    assert "h2o-sghmc-m2-s1: was done" in capsys.readouterr().out
+    assert ran == ["h2o-sghmc-m4-s0"]
+    assert "h2o-sghmc-m4-s0: was done" in capsys.readouterr().out
 
 
 def test_finished_fits_are_skipped_unless_their_settings_differ(made, tmp_path, monkeypatch):
@@ -139,9 +139,14 @@ def test_finished_fits_are_skipped_unless_their_settings_differ(made, tmp_path, 
 
 def metrics(rmse):
     """Of a fit; its coverage of 94 % has an interval that holds 95 % where the RMSE is below 0.6, none below 0.1."""
-    interval = {} if rmse < 0.1 else {"0.95": {"factor": [0.9, 0.96 if rmse < 0.6 else 0.949]}}
+    interval = {"binomial": [0.9, 0.95]} | ({} if rmse < 0.1 else {"factor": [0.9, 0.96 if rmse < 0.6 else 0.949]})
     forces = {"rmse": rmse, "mae": 0.8 * rmse, "mll": -rmse, "auc_roc": None if rmse < 0.1 else 0.9, "crps": 1.0}
-    forces |= {"coverage": {"0.95": 0.94}, "coverage_intervals": interval, "mean_sigma": 1.0, "share_large": 0.1}
+    forces |= {
+        "coverage": {"0.95": 0.94},
+        "coverage_intervals": {"0.95": interval},
+        "mean_sigma": 1.0,
+        "share_large": 0.1,
+    }
     forces |= {"mll_by_error": []}
     tuned = {"forces_kcal_mol_a": forces, "energy_kcal_mol": {"rmse": 0.1}}
     test = {"frames": 2, "fine_tuned": tuned, "zero_shot": {"forces_kcal_mol_a": {"rmse": 6.0, "mae": 5.0}}}
