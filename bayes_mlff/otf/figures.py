@@ -338,9 +338,18 @@ def _bar_width(count: int) -> float:
     return float(np.clip(200 / count, 1.0, 5.0))
 
 
+class _PlainLog(LogLocator):
+    """Ticks at 1, 2 and 5 of each decade, equidistant ones on an axis too short for these."""
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        """Positions of the ticks from vmin to vmax."""
+        short = 0.0 < vmin < vmax < 5.0 * vmin
+        return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(vmin, vmax) if short else super().tick_values(vmin, vmax)
+
+
 def plain_log(axis: Axis) -> None:
-    """Decimal numbers at 1, 2 and 5 of each decade."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    """Decimal numbers at 1, 2 and 5 of each decade, or where the axis is short at equal distances."""
+    axis.set_major_locator(_PlainLog(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

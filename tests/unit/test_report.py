@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from matplotlib.figure import Figure
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL
@@ -301,3 +302,20 @@ def test_validation_file_without_an_array_is_refused(tmp_path):
     np.savez(tmp_path / "validation.npz", reference_ev=np.zeros(2))
     with pytest.raises(DataError, match="no array predicted_ev"):
         report.summary(tmp_path, threshold_ev=THRESHOLD)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.04, 3.0, ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        (0.95, 1.62, ["1", "1.2", "1.4", "1.6"]),
+        (1.1, 1.9, ["1.2", "1.4", "1.6", "1.8"]),
+    ],
+)
+def test_logarithmic_axes_have_several_plain_numbers_however_short(low, high, labels):
+    axes = Figure().subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    figures.plain_log(axes.xaxis)
+    axes.figure.canvas.draw()
+    ticks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert [label.get_text() for at, label in ticks if low <= at <= high] == labels
