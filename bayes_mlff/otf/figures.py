@@ -4,6 +4,7 @@ Arrays come in eV, fs and degrees; the axes show kcal/mol, meV/atom and ps. Noth
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import matplotlib
@@ -341,7 +342,7 @@ def _bar_width(count: int) -> float:
 class _PlainLog(LogLocator):
     """Ticks at 1, 2 and 5 of each decade, equidistant ones on an axis too short for these."""
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         """Positions of the ticks from vmin to vmax."""
         short = 0.0 < vmin < vmax < 5.0 * vmin
         return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(vmin, vmax) if short else super().tick_values(vmin, vmax)
