@@ -159,7 +159,7 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
             "method": metrics["method"],
             "m": metrics["training_frames"],
             "seed": metrics["settings"]["seed"],
-            **tables.numbers(metrics, shown),
+            **tables.numbers(forces[name]),
             "coverage_95_consistent": tables.coverage_consistent(forces[name]),
             "sampling_seconds": metrics["sampling_seconds"],
             "mll_by_error": forces[name]["mll_by_error"],

@@ -16,18 +16,16 @@ COLUMNS: Final[Columns] = {
 }
 
 
-def numbers(metrics: dict[str, Any], name: str) -> dict[str, float | None]:
+def numbers(forces: dict[str, Any]) -> dict[str, float | None]:
     """Force components of one set after a fine-tuning.
 
     Args:
-      metrics: contents of metrics.json.
-      name: of the set.
+      forces: as metrics.json has them under `forces_kcal_mol_a`.
 
     Returns:
       `rmse_kcal_mol_a`, `mae_kcal_mol_a`, `mll` in nats, `auc_roc` (None if all errors are on one side) and
       `coverage_95`, the share within the 95 % interval.
     """
-    forces = metrics[name]["fine_tuned"]["forces_kcal_mol_a"]
     return {
         "rmse_kcal_mol_a": forces["rmse"],
         "mae_kcal_mol_a": forces["mae"],

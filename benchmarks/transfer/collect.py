@@ -33,6 +33,11 @@ class Result(NamedTuple):
     group: str  # scenario, with the molecule where there are several
     metrics: dict[str, Any]  # contents of metrics.json
 
+    @property
+    def forces(self) -> dict[str, Any]:
+        """Force components of the test set after fine-tuning."""
+        return self.metrics["test"]["fine_tuned"]["forces_kcal_mol_a"]
+
 
 def group_name(scenario: Scenario, fit: Fit) -> str:
     """What a fine-tuning is compared within."""
@@ -68,7 +73,7 @@ def gather(scenario: Scenario, runs: Path) -> tuple[list[Result], dict[tuple[Any
 
 def entry(result: Result) -> dict[str, Any]:
     """One entry of the summary: force components of the test set."""
-    found = tables.numbers(result.metrics, "test")
+    found = tables.numbers(result.forces)
     return {
         **dict(zip(IDENTITY, identity(result.group, result.fit), strict=True)),
         **{key: None if value is None else round(value, 4) for key, value in found.items()},
@@ -79,11 +84,10 @@ def entry(result: Result) -> dict[str, Any]:
 def detail(result: Result) -> dict[str, Any]:
     """What the summary has no key for."""
     test = result.metrics["test"]
-    forces = test["fine_tuned"]["forces_kcal_mol_a"]
     kept = ("coverage", "coverage_intervals", "crps", "mean_sigma", "share_large", "mll_by_error")
     return {
         **dict(zip(IDENTITY, identity(result.group, result.fit), strict=True)),
-        **{key: forces[key] for key in kept},
+        **{key: result.forces[key] for key in kept},
         "energy_rmse_kcal_mol": test["fine_tuned"]["energy_kcal_mol"]["rmse"],
         "zero_shot_rmse_kcal_mol_a": test["zero_shot"]["forces_kcal_mol_a"]["rmse"],
         "zero_shot_mae_kcal_mol_a": test["zero_shot"]["forces_kcal_mol_a"]["mae"],
@@ -122,9 +126,9 @@ def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path,
     known = merged(old_entries, [entry(result) for result in results])
     entries = list(known.values())
     old_details = [{"commit": old["commit"]} | row for row in old["fits"]]
-    details = list(merged(old_details, [{"commit": commit} | detail(result) for result in results]).values())
+    about_known = merged(old_details, [{"commit": commit} | detail(result) for result in results])
+    details = list(about_known.values())
     check_comparable(details)
-    consistent = {tuple(row[key] for key in IDENTITY): tables.coverage_consistent(row) for row in details}
     not_run = [name for fit, name in missing.items() if fit not in known]
     summary.write_text(json.dumps(entries, indent=1) + "\n")
     contents = {"machine": machine, "commit": commit, "not_run": not_run, "fits": details}
@@ -135,7 +139,11 @@ def write(results: list[Result], missing: dict[tuple[Any, ...], str], out: Path,
         "that have one.\n"
     ]
     for group in dict.fromkeys(e["scenario"] for e in entries):
-        own = [e | {"coverage_95_consistent": consistent[key]} for key, e in known.items() if e["scenario"] == group]
+        own = [
+            e | {"coverage_95_consistent": tables.coverage_consistent(about_known[key])}
+            for key, e in known.items()
+            if e["scenario"] == group
+        ]
         before = next(d for d in details if d["scenario"] == group)
         parts.append(
             f"## {group}\n\n{own[0]['test_frames']} test frames. Before fine-tuning: RMSE "
