@@ -1,5 +1,6 @@
 """A structure as plain arrays, and its conversion from and to ASE."""
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import ase
@@ -17,13 +18,33 @@ THINNEST: Final = 0.1
 """Smallest distance of its lattice planes, Å: neighbours are searched in some r_max / THINNEST images either way."""
 
 
+GEOMETRY: Final = ("numbers", "positions", "cell", "pbc")
+"""Fields of a `Structure` without which there is none."""
+
+Plain = str | int | float | bool
+
+
+class ElectronicState(NamedTuple):
+    """What a reference method is told about the electrons, as far as it was stated; None or empty where it was not."""
+
+    charge: int | None = None  # of the whole structure, e
+    multiplicity: int | None = None  # 2S + 1
+    moments: np.ndarray | None = None  # [n] initial magnetic moments, μB
+    charges: np.ndarray | None = None  # [n] initial charges, e
+    tags: np.ndarray | None = None  # [n] int64, ASE's tags
+    info: Mapping[str, Plain] = {}  # further remarks of the file, which some calculators read
+
+
 class Structure(NamedTuple):
-    """Atoms in a cell; all arrays are float64 or int64 numpy arrays on the host."""
+    """Atoms in a cell; all arrays are float64, int64 or bool numpy arrays on the host."""
 
     numbers: np.ndarray  # [n] atomic numbers
     positions: np.ndarray  # [n, 3] Å
     cell: np.ndarray  # [3, 3] Å, vectors are rows; zero rows along directions without a vector
     pbc: np.ndarray  # [3] bool
+    masses: np.ndarray | None = None  # [n] amu; None: ASE's standard ones
+    fixed: np.ndarray | None = None  # [n, 3] True where a coordinate is held; None: nowhere
+    electronic: ElectronicState = ElectronicState()
 
     @property
     def is_periodic(self) -> bool:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.data.structure_files import StructureSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
@@ -82,6 +83,10 @@ class BarostatConfig(Section):
     compressibility_per_gpa: Positive = Field(
         default=0.02, description="Rough value of the material, 1/GPa; sets the speed only (metals 0.01, liquids 0.5)."
     )
+    free: tuple[Literal["a", "b", "c"], ...] = Field(
+        default=("a", "b", "c"),
+        description="Cell vectors that may change; for a slab those in its plane, so that its vacuum stays as it is.",
+    )
 
 
 class DynamicsConfig(Section):
@@ -105,6 +110,16 @@ class DynamicsConfig(Section):
     )
     chunk_steps: Count = Field(default=500, description="Steps between two looks from the host, at most.")
     trajectory_every: Count = Field(default=10, description="Steps between stored frames.")
+    thermo_every: Count = Field(default=1, description="Steps between rows of thermo.csv.")
+    masses: dict[str, Positive] = Field(
+        default={},
+        description="Masses of elements, amu, in place of the standard ones, e.g. {H: 2.014} for deuterium.",
+    )
+    velocities: Literal["auto", "file", "draw"] = Field(
+        default="auto",
+        description="First velocities: those of the structure's file, or drawn at the first temperature; auto takes "
+        "those of the file where it has them.",
+    )
     skin_angstrom: Positive = Field(default=0.5, description="Neighbours are kept this far beyond the cutoff.")
     memory_gib: Positive | None = Field(
         default=None,
@@ -199,7 +214,9 @@ class AuditsConfig(Section):
 class RunConfig(Section):
     """Everything that defines a run."""
 
-    structure: str = Field(description="'ethanol', or the path of any file that ASE reads.")
+    structure: StructureSettings = Field(
+        description="'ethanol', the path of any file that ASE reads, or {file: PATH, format: NAME, index: FRAME, ...}."
+    )
     model: str = Field(
         default="nequip-md17-small", description="Name of a shipped model, or path of a .safetensors file."
     )
@@ -225,6 +242,11 @@ class RunConfig(Section):
     guards: GuardsConfig = GuardsConfig()
     audits: AuditsConfig = AuditsConfig()
     engine: EngineSettings = PyscfSettings()
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
 
     @field_validator("threshold")
     @classmethod

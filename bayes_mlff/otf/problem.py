@@ -69,10 +69,19 @@ class Problem(NamedTuple):
     thrifty_chains: tuple[OtfChains, ...]  # likewise
     integrator: Integrator
     with_stress: bool  # of predictions and likelihood
+    velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
 
 
-def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Problem:
+def prepare(
+    config: RunConfig, structure: Structure, potential: Potential, *, velocities: np.ndarray | None = None
+) -> Problem:
     """Build the functions of a run.
+
+    Args:
+      config: validated.
+      structure: the initial one.
+      potential: the pretrained model.
+      velocities: [n, 3] Å/fs, of the structure's file.
 
     Raises:
       DataError: if the model does not know an element of the structure.
@@ -128,6 +137,7 @@ def prepare(config: RunConfig, structure: Structure, potential: Potential) -> Pr
         tuple(chains(axis, at_once) for axis, at_once in THRIFTY[preferred_axis()]),
         make_integrator(config.dynamics, structure),
         with_stress,
+        velocities,
     )
 
 

@@ -10,6 +10,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import cost, hosts, run_data, systems, verdict
@@ -43,13 +44,13 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
       ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
       RunDirectoryError: if `path` holds another run.
     """
-    structure = systems.structure(config.structure, base=base)
+    start = systems.initial_structure(config.structure, base=base)
     config, console = _with_absolute_paths(config, base), _alone(console)
     with hosts.run_directory(path) as own:
-        _run(config, own, structure, console)
+        _run(config, own, start, console)
 
 
-def _run(config: RunConfig, path: Path, structure: Structure, console: Console) -> None:
+def _run(config: RunConfig, path: Path, start: InitialStructure, console: Console) -> None:
     directory = RunDirectory(path)
     if directory.config.is_file():
         if configuration.load(directory.config) != config:
@@ -59,9 +60,9 @@ def _run(config: RunConfig, path: Path, structure: Structure, console: Console) 
             )
         _resume(config, path, console)
         return
-    problem = _problem(config, structure, console)
+    problem = _problem(config, start, console)
     with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
-        engine.check(structure)
+        engine.check(problem.structure)
         directory.create(settings.dump(config))
         _work(problem, engine, directory, console)
 
@@ -81,24 +82,24 @@ def _resume(config: RunConfig, path: Path, console: Console) -> None:
     directory = RunDirectory(path)
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
-    structure = systems.structure(config.structure, base=Path())
-    problem = _problem(config, structure, console)
+    start = systems.initial_structure(config.structure, base=Path())
+    problem = _problem(config, start, console)
     with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
-        engine.check(structure)
+        engine.check(problem.structure)
         _work(problem, engine, directory, console, changed)
 
 
 def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
     """Validate everything that can be validated without a run; optionally pay for one label."""
-    structure, console = systems.structure(config.structure, base=base), _alone(console)
-    problem = _problem(_with_absolute_paths(config, base), structure, console)
+    start, console = systems.initial_structure(config.structure, base=base), _alone(console)
+    problem = _problem(_with_absolute_paths(config, base), start, console)
     with hosts.SharedEngine(lambda: make_engine(config.engine)) as engine:
-        engine.check(structure)
+        engine.check(problem.structure)
         _introduce(problem, engine.description, console)
         spent = cost.measure(problem)
         _say_cost(config, spent, console)
         if label:
-            result = engine.label(structure)
+            result = engine.label(problem.structure)
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
             console.print(
                 f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
@@ -139,7 +140,7 @@ def _print_verdict(run: RunData, console: Console) -> None:
 def report(path: Path) -> Path:
     """Write report.html and return its path."""
     config, structure = _stored(path)
-    title = f"On-the-fly run of {Path(config.structure).stem}"
+    title = f"On-the-fly run of {Path(config.structure.file).stem}"
     return reporting.write_report(path, threshold_ev=config.threshold_ev(len(structure.numbers)), title=title)
 
 
@@ -150,19 +151,21 @@ def export(path: Path, folder: Path, *, template: Path | None, trust: bool) -> l
 
 def _stored(path: Path) -> tuple[RunConfig, Structure]:
     config = configuration.load(path / "config.yaml")
-    return config, systems.structure(config.structure, base=Path())
+    return config, systems.initial_structure(config.structure, base=Path()).structure
 
 
-def _problem(config: RunConfig, structure: Structure, console: Console) -> Problem:
+def _problem(config: RunConfig, start: InitialStructure, console: Console) -> Problem:
     selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
-    return prepare(config, structure, registry.for_atoms(registry.load(config.model), structure.numbers))
+    potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
+    return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
 def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     """A run directory must be resumable from anywhere."""
     changes = {}
-    if config.structure not in systems.STRUCTURES:
-        changes["structure"] = str((base / config.structure).resolve())
+    if config.structure.file not in systems.STRUCTURES:
+        where = str((base / config.structure.file).resolve())
+        changes["structure"] = config.structure.model_copy(update={"file": where})
     if config.model not in registry.NAMES:
         changes["model"] = str((base / config.model).resolve())
     return config.model_copy(update=changes)
@@ -233,7 +236,7 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     console.print(
-        f"{Path(config.structure).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
+        f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(config)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"

@@ -13,7 +13,7 @@ from ase import Atoms
 from flax.traverse_util import flatten_dict
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.mace_files import describe, read_model, read_state, state_of, write_models
 from bayes_mlff.models.mace_product import symmetrized
@@ -56,7 +56,7 @@ def frozen_case(name):
 
 
 def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def fewer(config, elements=(1, 6, 8)):

@@ -12,7 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bayes_mlff.core.errors import WeightsError
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
@@ -53,7 +53,7 @@ def frozen_case(name):
 
 
 def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def evaluate(potential, structures):

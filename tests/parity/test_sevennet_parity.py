@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import WeightsError
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential, load, restrict
 from bayes_mlff.models.sevennet_files import CHECKPOINTS, find, read
@@ -61,7 +61,7 @@ def frozen_potential(name):
 
 
 def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in Structure._fields))
+    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def evaluate(potential, structures):

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 
 from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.data.structure import GEOMETRY, Structure, from_ase
 from bayes_mlff.otf.dft.ase_engine import (
     RETRY_EXCEPTIONS,
     SETUP_EXCEPTIONS,
@@ -232,7 +232,7 @@ class WorkerEngine:
         fresh: bool,
         moments: tuple[float, ...] | None = None,
     ) -> _Answer:
-        geometry = {name: value.tolist() for name, value in structure._asdict().items()}
+        geometry = {name: getattr(structure, name).tolist() for name in GEOMETRY}
         message = {
             "op": "label",
             "arguments": arguments,
