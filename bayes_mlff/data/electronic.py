@@ -174,7 +174,8 @@ def _one(info: Mapping[Any, Any], keys: tuple[str, ...], least: int | None = Non
 
 def _whole(name: str, value: Any, least: int | None) -> int:
     """A number, also as text with a sign."""
-    text = str(value.item() if isinstance(value, np.generic | np.ndarray) and np.size(value) == 1 else value).strip()
+    value = value.item() if isinstance(value, np.generic | np.ndarray) and np.size(value) == 1 else value
+    text = str(value).strip()
     try:
         number = float("nan" if text in ("True", "False") else text)
     except ValueError:

@@ -67,7 +67,8 @@ def caveat(kind: str) -> tuple[str, ...]:
     if kind in COMPLETE:
         return ()
     return (
-        f"of a {kind} file only what is named here was read: charge, spin, held atoms and velocities may be missing",
+        f"of the format {kind} only what is named here was read: charge, spin, masses, held atoms and velocities that "
+        "such a file may state beside that are not known",
     )
 
 

@@ -43,6 +43,7 @@ def read_cif(path: Path, index: int, given: Given) -> Raw:
         own = heavy[kinds]
         set_masses(atoms, np.where(np.isnan(own), atoms.get_masses(), own))
     atoms.info.clear()
+    atoms.arrays.pop("spacegroup_kinds", None)
     said = dict.fromkeys(" ".join(str(w.message).split()) for w in caught if not _SAME.search(str(w.message)))
     return Raw(atoms, number, len(blocks), tuple(said))
 

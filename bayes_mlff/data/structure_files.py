@@ -1,7 +1,6 @@
 """The initial structure of a run from a file: what it says that changes the physics takes effect or is refused."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +19,7 @@ from bayes_mlff.data import (
     structure_checks,
     structure_formats,
     structure_frames,
+    structure_molecules,
     structure_remarks,
 )
 from bayes_mlff.data.structure import Structure, from_ase
@@ -39,11 +39,10 @@ MOST_CELLS = 20
 
 READERS: Final[Mapping[str, Callable[[Path, int, Given], Raw]]] = {
     **structure_formats.READERS,
+    **structure_molecules.READERS,
     "cif": read_cif,
-    "extxyz": partial(structure_formats.read_xyz, plain=False),
     "lammps-data": read_data,
     "lammps-dump-text": read_dump,
-    "xyz": partial(structure_formats.read_xyz, plain=True),
 }
 """Formats with a reader of their own; the others are left to ASE's."""
 
@@ -135,6 +134,9 @@ def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure
         velocities = np.array(atoms.get_velocities(), np.float64) * ase.units.fs
         if not np.isfinite(velocities).all():
             raise DataError("structure: velocities are not finite numbers")
+        if found.fixed is not None and velocities[found.fixed].any():
+            velocities[found.fixed] = 0.0
+            remarks.append("velocities of held coordinates are not used")
         if not velocities.any():
             velocities = None
             remarks.append("the velocities of the file are all zero and count as none")
@@ -183,6 +185,8 @@ def _check_start(found: Structure) -> None:
         raise DataError(
             f"structure: atoms are {spread:.3g} cells apart; allowed: up to {MOST_CELLS}, so wrap them{hint}"
         )
+    if found.fixed is not None and found.fixed.all():
+        raise DataError("structure: every coordinate is held; allowed: at least one that moves")
     first, second, shift = neighbors.pairs(found, cell, CLOSEST)
     if len(first):
         image = " (an image of it in a neighbouring cell)" if np.any(shift[0]) else ""

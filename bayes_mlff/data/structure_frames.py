@@ -14,6 +14,7 @@ from typing import IO, Any, Final, NamedTuple, cast
 import ase
 import ase.db
 import ase.io
+import numpy as np
 from ase.io.formats import (
     UnknownFileTypeError,
     extension2format,
@@ -25,6 +26,7 @@ from ase.io.formats import (
 from ase.io.trajectory import TrajectoryReader
 
 from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.data.extxyz import UNREADABLE
 
 MOST_BYTES: Final = 4 << 30
 """Memory that reading a structure may take, and size of a compressed file once it is not: some formats reserve memory
@@ -60,6 +62,8 @@ def format_of(path: Path, wanted: str | None) -> str:
             raise ConfigError(
                 "structure.format", None, f"the name of the format, which is not clear: {error}"
             ) from error
+        except UNREADABLE as error:
+            raise ConfigError("structure.file", str(path), f"a readable file ({error})") from error
         if kind not in readable:
             raise ConfigError("structure.format", None, f"a format that ASE reads; '.{kind}' is none")
         return kind
@@ -154,13 +158,17 @@ def _from_trajectory(path: Path, index: int) -> tuple[ase.Atoms, int, int]:
 
 def _from_database(path: Path, kind: str, index: int) -> tuple[ase.Atoms, int, int]:
     """A row of a database, with its key-value pairs among the remarks of the structure."""
-    database: Any = ase.db.connect(str(path), type=kind, serial=True)
+    backend = "aselmdb" if path.suffix == ".aselmdb" else kind
+    database: Any = ase.db.connect(str(path), type=backend, serial=True)
     with database:
         count = database.count()
         number = place(index, count)
         [row] = database.select(offset=number, limit=1)
         atoms = row.toatoms()
-        atoms.info.update(row.key_value_pairs)
+        data = row.get("data") or {}
+        atoms.info.update({name: value for name, value in data.items() if np.ndim(value) == 0})
+        # ASE's own attributes of a row, such as the sum of its initial charges, hide pairs of the same name.
+        atoms.info.update({name: vars(row)[name] for name in row.key_value_pairs})
         return atoms, number, count
 
 

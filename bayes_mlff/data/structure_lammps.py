@@ -57,11 +57,11 @@ def read_data(path: Path, index: int, given: Given) -> Raw:
     if given.elements:
         names = elements(given, count, "a data file of LAMMPS")
         told = {t: name for t, name in comments.items() if name != names[t - 1]}
+        if told:
+            raise ConfigError("structure.elements", names, f"what the file says: type {min(told)} is {told[min(told)]}")
         for t, mass in masses.items():
             if abs(mass - atomic_masses[atomic_numbers[names[t - 1]]]) > FAR:
                 raise ConfigError("structure.elements", names, f"what the file says: type {t} has {mass:g} amu")
-        if told:
-            raise ConfigError("structure.elements", names, f"what the file says: type {min(told)} is {told[min(told)]}")
     elif len(comments) == count:
         names = [comments[t + 1] for t in range(count)]
     elif len(masses) == count:
