@@ -12,7 +12,7 @@ from bayes_mlff.data.structure import Structure
 
 FARTHEST: Final = 6.0
 """Largest distance of two atoms, Å, that still counts as holding together. Contacts between molecules and between
-layers, as in graphite, MoS2 or clays, are 3 to 4.5 Å long; nearest neighbours in crystals of the elements at most 5.3."""
+layers, as in graphite, MoS2 or clays, are 3 to 4.5 Å long; nearest neighbours in crystals of an element at most 5.3."""
 
 VECTORS: Final = ("a", "b", "c")
 
