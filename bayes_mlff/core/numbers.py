@@ -1,4 +1,4 @@
-"""Whole numbers."""
+"""Whole numbers, and numbers in messages."""
 
 import os
 
@@ -11,3 +11,19 @@ def largest_divisor(n: int, most: int) -> int:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def apart(value: float, limit: float, digits: int = 4) -> tuple[str, str]:
+    """A number and what it was compared with, with as many digits as it takes to see which is larger.
+
+    Args:
+      value: not `limit`.
+      limit: what it was compared with.
+      digits: fewest.
+    """
+    for more in range(digits, 18):
+        said = f"{value:.{more}g}", f"{limit:.{more}g}"
+        first, second = (float(text) for text in said)
+        if (first < second, first > second) == (value < limit, value > limit):
+            return said
+    return repr(float(value)), repr(float(limit))

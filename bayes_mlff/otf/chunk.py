@@ -63,6 +63,17 @@ class Limits(NamedTuple):
     age: jax.Array  # [] int32, steps since `conserved`
 
 
+class Compared(NamedTuple):
+    """What the guards compared in the last step, completed with the model's forces; each field []."""
+
+    sigma: jax.Array  # eV, uncalibrated σ of the energy
+    distance: jax.Array  # Å, of the nearest two atoms
+    kinetic: jax.Array  # eV
+    volume: jax.Array  # Å³
+    drift: jax.Array  # eV, either way
+    drift_allowed: jax.Array  # eV
+
+
 def no_limits(dtype: jnp.dtype) -> Limits:
     """Limits that nothing exceeds, and no audit."""
     inf, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros([], dtype)
@@ -98,6 +109,7 @@ class Chunk(NamedTuple):
     steps: jax.Array  # [] int32, steps begun
     thermo: Thermo
     frames: Frames
+    compared: Compared
 
 
 class RunChunk(Protocol):
@@ -251,6 +263,7 @@ def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length
         zero,
         Thermo(*(rows for _ in Thermo._fields)),
         Frames(frames(md.position), frames(md.cell), stress),
+        Compared(*(jnp.zeros([], md.position.dtype) for _ in Compared._fields)),
     )
 
 
@@ -278,9 +291,9 @@ def conclude(
     done = integrator.finish(md, predictive.forces_mean[0], stress)
     first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
     origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
-    stop = inspect(predictive, state, sigma_crit) | guard(
-        done, state, predictive, bounds._replace(conserved=origin), c.steps + 1
-    )
+    number = c.steps + 1
+    compared = compare(done, state, predictive, bounds._replace(conserved=origin), number)
+    stop = inspect(predictive, state, sigma_crit) | guard(done, compared, bounds, number)
     go_on = stop == int(Stop.NONE)
     md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
     row = Thermo(
@@ -292,7 +305,7 @@ def conclude(
     )
     thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
     frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, Frames(md.position, md.cell, stress))
-    return Chunk(md, state, predictive, stop, c.steps + 1, thermo, frames)
+    return Chunk(md, state, predictive, stop, number, thermo, frames, compared)
 
 
 def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array) -> jax.Array:
@@ -308,8 +321,8 @@ def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array)
     return (uncertain | overflow | jnp.where(finite, zero, int(Stop.NON_FINITE))).astype(jnp.int32)
 
 
-def guard(md: MDState, state: NeighborState, predictive: Predictive, limits: Limits, number: jax.Array) -> jax.Array:
-    """Bits of `Stop` for one complete step.
+def compare(md: MDState, state: NeighborState, predictive: Predictive, limits: Limits, number: jax.Array) -> Compared:
+    """Measure one complete step.
 
     Args:
       md: after the step, finished with the model's forces.
@@ -317,22 +330,37 @@ def guard(md: MDState, state: NeighborState, predictive: Predictive, limits: Lim
       predictive: at the new geometry.
       limits: what is allowed; a `conserved` that is nan is not compared with.
       number: of the step in its chunk, from 1.
+
+    Returns:
+      The numbers, behind a barrier: XLA would compute them once to compare and once to report, rounded differently.
     """
     kinetic = kinetic_energy(md)
     apart = jnp.sum(edge_vectors(state.graph.positions, state.graph.cell, state.graph) ** 2, axis=-1)
     nearest = jnp.sqrt(jnp.min(jnp.where(state.graph.edge_mask, apart, jnp.inf)))
-    size = volume(md.cell)
     drift = jnp.abs(predictive.energy_mean[0] + kinetic - total_work(md) - limits.conserved)
     allowed = jnp.maximum(limits.drift, limits.drift_per_step * (limits.age + number).astype(kinetic.dtype))
+    found = Compared(predictive.energy_sigma[0], nearest, kinetic, volume(md.cell), drift, allowed)
+    return jax.lax.optimization_barrier(found)
+
+
+def guard(md: MDState, compared: Compared, limits: Limits, number: jax.Array) -> jax.Array:
+    """Bits of `Stop` for one complete step.
+
+    Args:
+      md: after the step, finished with the model's forces.
+      compared: measured of it.
+      limits: what is allowed.
+      number: of the step in its chunk, from 1.
+    """
     finite = jnp.all(jnp.isfinite(md.position)) & jnp.all(jnp.isfinite(md.momentum)) & jnp.all(jnp.isfinite(md.cell))
     found = {
         Stop.NON_FINITE: ~finite,
         Stop.AUDIT: number == limits.audit,
-        Stop.SIGMA: predictive.energy_sigma[0] > limits.sigma,
-        Stop.CLOSE: nearest < limits.distance,
-        Stop.HOT: kinetic > limits.kinetic,
-        Stop.VOLUME: (size < limits.volume_min) | (size > limits.volume_max),
-        Stop.DRIFT: drift > allowed,
+        Stop.SIGMA: compared.sigma > limits.sigma,
+        Stop.CLOSE: compared.distance < limits.distance,
+        Stop.HOT: compared.kinetic > limits.kinetic,
+        Stop.VOLUME: (compared.volume < limits.volume_min) | (compared.volume > limits.volume_max),
+        Stop.DRIFT: compared.drift > compared.drift_allowed,
     }
     bits = jnp.zeros([], jnp.int32)
     for bit, here in found.items():

@@ -10,10 +10,11 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
 from bayes_mlff.data.structure_files import StructureSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
+from bayes_mlff.otf import ranges
 from bayes_mlff.otf import schedule as schedules
 from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
 from bayes_mlff.otf.dft.registry import EngineSettings
-from bayes_mlff.otf.schedule import Schedule, Segment
+from bayes_mlff.otf.schedule import Pressure, Schedule, Segment
 
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
@@ -88,6 +89,18 @@ class BarostatConfig(Section):
         description="Cell vectors that may change; for a slab those in its plane, so that its vacuum stays as it is.",
     )
 
+    @field_validator("free")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("allowed: one, two or all of a, b, c, each once")
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _of_a_material(self) -> "BarostatConfig":
+        ranges.check_compressibility(self.compressibility_per_gpa)
+        return self
+
 
 class DynamicsConfig(Section):
     """Molecular dynamics."""
@@ -101,7 +114,7 @@ class DynamicsConfig(Section):
     temperature_k: float = Field(default=300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
     friction_per_fs: Positive = Field(default=0.01, description="Langevin friction.")
     thermostat_time_fs: Positive = Field(default=100.0, description="Relaxation time of velocity rescaling.")
-    pressure_gpa: float = Field(default=0.0, allow_inf_nan=False, description="Of npt.")
+    pressure_gpa: Pressure = Field(default=0.0, description="Of npt; on the whole cell, with any vacuum in it.")
     barostat: BarostatConfig = BarostatConfig()
     schedule: tuple[Segment, ...] = Field(
         default=(),
@@ -133,6 +146,10 @@ class DynamicsConfig(Section):
         steps = self.duration_ps * 1000.0 / self.timestep_fs
         if not 1.0 <= steps <= LONGEST_STEPS:
             raise ConfigError("dynamics.duration_ps", self.duration_ps, f"1 to {LONGEST_STEPS} steps of timestep_fs")
+        kind = self.thermostat if self.ensemble == "npt" else self.ensemble
+        ranges.check_thermostat(
+            kind, self.timestep_fs, friction_per_fs=self.friction_per_fs, time_fs=self.thermostat_time_fs
+        )
         pressures = [self.pressure_gpa] + [p for s in self.schedule for p in (s.pressure_gpa, s.end_pressure_gpa)]
         if self.ensemble != "npt" and any(p not in (None, 0.0) for p in pressures):
             raise ConfigError("dynamics.ensemble", self.ensemble, "npt, since a pressure is given")
@@ -140,6 +157,13 @@ class DynamicsConfig(Section):
             raise ConfigError("dynamics.schedule", "segments", "none in nve, which has no thermostat")
         if self.ensemble in ("bussi", "npt") and self.temperature_k == 0.0:
             raise ConfigError("dynamics.temperature_k", self.temperature_k, f"more than 0 for {self.ensemble}")
+        if self.ensemble == "npt":
+            ranges.check_barostat(
+                self.timestep_fs,
+                time_fs=self.barostat.time_fs,
+                compressibility_per_gpa=self.barostat.compressibility_per_gpa,
+                pressures_gpa=[p for p in pressures if p is not None],
+            )
         return self
 
     def conditions(self) -> Schedule:

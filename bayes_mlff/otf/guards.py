@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from bayes_mlff.core import units
+from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
@@ -26,14 +27,14 @@ HEALTHY_TAIL = 1e-12
 UNSOUND = "a position, momentum, force, cell or stress is not finite"
 """Said of a state that was about to be committed."""
 
-_WORDS = {
-    Stop.NON_FINITE: "a prediction, position or momentum is not finite",
-    Stop.SIGMA: "σ of the energy is {sigma:.3g} kcal/mol, allowed {sigma_max:.3g} (guards.sigma_ratio)",
-    Stop.CLOSE: "two atoms are closer than {distance:g} Å (guards.min_distance_angstrom)",
-    Stop.HOT: "the kinetic energy is {kinetic:.4g} kcal/mol, allowed {kinetic_max:.4g} (guards.temperature_ratio)",
-    Stop.VOLUME: "the volume is out of {volume_min:.4g} to {volume_max:.4g} Å³ (guards.volume_ratio)",
-    Stop.DRIFT: "the conserved energy has drifted too far (guards.drift_kcal_mol_atom_ps)",
+_SETTINGS = {
+    Stop.SIGMA: "guards.sigma_ratio",
+    Stop.CLOSE: "guards.min_distance_angstrom",
+    Stop.HOT: "guards.temperature_ratio",
+    Stop.VOLUME: "guards.volume_ratio",
+    Stop.DRIFT: "guards.drift_kcal_mol_atom_ps",
 }
+"""What sets the limit of each bit."""
 
 
 def hottest_k(problem: Problem, time_fs: float) -> float:
@@ -120,16 +121,52 @@ def tripped(stop: Stop, chunk: Chunk, allowed: Limits) -> str | None:
         found &= Stop.NON_FINITE | Stop.HOT | Stop.VOLUME
     if not found:
         return None
-    numbers = {
-        "sigma": float(chunk.predictive.energy_sigma[0]) * KCAL_MOL_PER_EV,
-        "sigma_max": float(allowed.sigma) * KCAL_MOL_PER_EV,
-        "distance": float(allowed.distance),
-        "kinetic": float(chunk.thermo.kinetic[int(chunk.steps) - 1]) * KCAL_MOL_PER_EV,
-        "kinetic_max": float(allowed.kinetic) * KCAL_MOL_PER_EV,
-        "volume_min": float(allowed.volume_min),
-        "volume_max": float(allowed.volume_max),
+    said = [_lost(chunk)] if Stop.NON_FINITE in found else []
+    said += [f"{_exceeded(bit, chunk, allowed)} ({key})" for bit, key in _SETTINGS.items() if bit in found]
+    return "; ".join(said)
+
+
+def _exceeded(bit: Stop, chunk: Chunk, limits: Limits) -> str:
+    """The number that was compared, and its limit."""
+    compared, kcal = chunk.compared, KCAL_MOL_PER_EV
+    size, smallest = float(compared.volume), float(limits.volume_min)
+    what, unit, value, limit, digits = {
+        Stop.SIGMA: ("σ of the energy is", "kcal/mol", kcal * float(compared.sigma), kcal * float(limits.sigma), 3),
+        Stop.CLOSE: ("the nearest two atoms are at", "Å", float(compared.distance), float(limits.distance), 3),
+        Stop.HOT: (
+            "the kinetic energy is",
+            "kcal/mol",
+            kcal * float(compared.kinetic),
+            kcal * float(limits.kinetic),
+            4,
+        ),
+        Stop.VOLUME: ("the volume is", "Å³", size, smallest if size < smallest else float(limits.volume_max), 4),
+        Stop.DRIFT: (
+            "the conserved energy has drifted by",
+            "kcal/mol",
+            kcal * float(compared.drift),
+            kcal * float(compared.drift_allowed),
+            4,
+        ),
+    }[bit]
+    said, allowed = apart(value, limit, digits)
+    return f"{what} {said} {unit}, allowed at {'least' if value < limit else 'most'} {allowed}"
+
+
+def _lost(chunk: Chunk) -> str:
+    """What is not finite in the last step of a chunk; the momenta at its end are those that its forces have made."""
+    predictive, md = chunk.predictive, chunk.md
+    parts = {
+        "the predicted energy": predictive.energy_mean,
+        "its σ": predictive.energy_sigma,
+        "a predicted force": predictive.forces_mean,
+        "a predicted stress": 0.0 if predictive.stress_mean is None else predictive.stress_mean,
+        "a position": md.position,
+        "the cell": md.cell,
+        "a momentum": md.momentum,
     }
-    return "; ".join(words.format(**numbers) for bit, words in _WORDS.items() if bit in found)
+    names = [name for name, values in parts.items() if not np.isfinite(np.asarray(values)).all()]
+    return f"not finite: {', '.join(names or ['a momentum at the end of the step'])}"
 
 
 def not_finite(state: RunState) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from bayes_mlff.core.numbers import apart
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
@@ -119,12 +120,14 @@ def objections(
     doubted = unexpected or (flip is not None and abs(error) > threshold_ev)
     reasons = []
     if pair is not None and before is not None and jump and doubted:
+        more, most = apart(abs(pair.residual), pair.tolerance)
         reasons.append(
             f"energy and forces contradict each other: since the label of step {before.step} the energy changed by "
-            f"{pair.residual:+.4g} eV more than the work of the forces, allowed {pair.tolerance:.3g} eV; {said}"
+            f"{more} eV {'more' if pair.residual > 0.0 else 'less'} than the work of the forces, allowed {most} eV; "
+            f"{said}"
         )
     elif surprise > sigmas and abs(error) > thresholds * threshold_ev and not vindicated:
-        reasons.append(f"{said}, allowed {sigmas:g} sigma or {thresholds * threshold_ev:.3g} eV")
+        reasons.append(_beyond("energy", error, surprise, "eV", (sigmas, thresholds * threshold_ev)))
     elif flip is not None and unexpected and not vindicated:
         reasons.append(f"{said}, and {flip}")
     if reasons and flip is not None and flip not in reasons[0]:
@@ -134,8 +137,16 @@ def objections(
     size = float(np.sqrt(np.mean(np.square(wrong))))
     nearer = np.inf if before is None else float(np.sqrt(np.mean(np.square(label.forces - before.label.forces))))
     if spread > sigmas and size > thresholds * threshold_ev and nearer > 0.5 * size:
-        reasons.append(
-            f"forces differ from the prediction by {size:.4g} eV/A ({spread:.3g} calibrated sigma), allowed "
-            f"{sigmas:g} sigma or {thresholds * threshold_ev:.3g} eV/A"
-        )
+        reasons.append(_beyond("forces", size, spread, "eV/A", (sigmas, thresholds * threshold_ev)))
     return tuple(reasons)
+
+
+def _beyond(what: str, error: float, surprise: float, unit: str, allowed: tuple[float, float]) -> str:
+    """That an error exceeds what is allowed in σ and in itself."""
+    size, largest = apart(abs(error), allowed[1])
+    times, most = apart(surprise, allowed[0], 3)
+    verb, sign = ("differs", "+" if error > 0.0 else "-") if what == "energy" else ("differ", "")
+    return (
+        f"{what} {verb} from the prediction by {sign}{size} {unit} ({times} calibrated sigma), allowed {most} sigma "
+        f"or {largest} {unit}"
+    )

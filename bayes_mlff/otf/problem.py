@@ -22,9 +22,10 @@ from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.barostat import cell_rescaling
+from bayes_mlff.otf import ranges
+from bayes_mlff.otf.barostat import SKEW, Span, cell_rescaling, skew, span_of
 from bayes_mlff.otf.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
-from bayes_mlff.otf.config import DynamicsConfig, RunConfig
+from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
 from bayes_mlff.otf.devices import ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.otf.integrators import (
     Integrator,
@@ -35,6 +36,7 @@ from bayes_mlff.otf.integrators import (
     thermostatted,
     velocity_verlet,
 )
+from bayes_mlff.otf.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -88,6 +90,8 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
+    if config.dynamics.ensemble == "npt" and structure.is_periodic:
+        refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     flat, unravel = potential.flat()
     with_stress = structure.is_periodic and (config.dynamics.ensemble == "npt" or config.engine_gives_stress)
     predict_tree = predictor(potential.node_fn, with_stress=with_stress)
@@ -162,17 +166,52 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
         return thermostatted(step, dynamics.conditions(), thermostat)
     barostat = dynamics.barostat
     if not structure.is_periodic:
-        raise ConfigError("dynamics.ensemble", "npt", "a structure that is periodic in three directions")
+        raise ConfigError(
+            "dynamics.ensemble",
+            "npt",
+            f"a structure that is periodic in three directions, and not in {structure.pbc.tolist()}; for a slab or a "
+            "wire: a cell vector and pbc along its vacuum too, and dynamics.barostat.free with the vectors that are "
+            "not along it, such as [a, b]",
+        )
     if barostat.cell == "orthorhombic" and np.any(structure.cell - np.diag(np.diag(structure.cell))):
         raise ConfigError("dynamics.barostat.cell", barostat.cell, "flexible or isotropic, or a cell along x, y and z")
+    schedule = dynamics.conditions()
+    ranges.check_noise(
+        step,
+        time_fs=barostat.time_fs,
+        compressibility_per_gpa=barostat.compressibility_per_gpa,
+        temperature_k=max(dynamics.initial_temperature_k, float(schedule.temperature_k.max())),
+        volume_a3=abs(float(np.linalg.det(structure.cell))),
+    )
     return cell_rescaling(
         step,
-        dynamics.conditions(),
+        schedule,
         thermostat,
         time_fs=barostat.time_fs,
         compressibility_per_gpa=barostat.compressibility_per_gpa,
         cell=barostat.cell,
+        span=_span(barostat, structure),
     )
+
+
+def _span(barostat: BarostatConfig, structure: Structure) -> Span | None:
+    """What the free cell vectors span.
+
+    Raises:
+      ConfigError: if a held vector is not perpendicular to them.
+    """
+    free = np.array([name in barostat.free for name in VECTORS])
+    leaning = skew(structure.cell, free)
+    if leaning > SKEW:
+        raise ConfigError(
+            "dynamics.barostat.free",
+            f"[{', '.join(barostat.free)}]",
+            "vectors that are perpendicular to all others, which would not stay as they are otherwise; now a held one "
+            f"leans by {np.degrees(np.arcsin(min(1.0, leaning))):.3g}° towards the free ones (for a slab: a cell whose "
+            "vector along the vacuum is normal to its plane, which changes nothing but how images of the slab lie "
+            "across the vacuum)",
+        )
+    return span_of(structure.cell, free)
 
 
 def first_dynamics(problem: Problem, key: jax.Array) -> tuple[NeighborSpec, NeighborState, MDState]:

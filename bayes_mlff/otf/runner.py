@@ -12,8 +12,8 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.otf import advice, cost, hosts, run_data, systems, verdict
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import cost, hosts, run_data, systems, verdict
 from bayes_mlff.otf import export as exporting
 from bayes_mlff.otf import report as reporting
 from bayes_mlff.otf.changes import Change, check_changes
@@ -248,6 +248,9 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
+    if warning is not None:
+        console.print(f"  warning    {warning}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _conditions(config: RunConfig) -> str:
@@ -262,4 +265,7 @@ def _conditions(config: RunConfig) -> str:
         return f"{', '.join(f'{x:g}' for x in steps)} {unit}"
 
     pressure = f", {values(held.pressure_gpa, 'GPa')}" if config.dynamics.ensemble == "npt" else ""
+    free = config.dynamics.barostat.free
+    if pressure and len(free) < 3:
+        pressure += f" on {', '.join(free)} alone (of the whole cell, with any vacuum in it)"
     return f" at {values(held.temperature_k, 'K')}{pressure}"

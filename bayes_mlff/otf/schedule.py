@@ -6,15 +6,24 @@ from typing import Annotated, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Positive, Section
+from bayes_mlff.otf.ranges import PRESSURE
 
 SHORTEST: Final = 1e-6
 """Length of a segment in units of the time at its end, which float32 still tells apart."""
 
-Pressure = Annotated[float, Field(ge=-1e6, le=1e6)]
+
+def _bearable(value: float) -> float:
+    low, high = PRESSURE
+    if not low <= value <= high:
+        raise ValueError(f"{low:g} to {high:g} GPa (1 GPa is 10 kbar)")
+    return value
+
+
+Pressure = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bearable)]
 
 
 class Segment(Section):

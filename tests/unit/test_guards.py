@@ -88,7 +88,8 @@ def bits(limits=None, *, state=None, energy=1.0, sigma=0.01, number=5):
         dtype=np.float64,
     )
     limits = no_limits(jnp.float64)._replace(**(limits or {}))
-    return Stop(int(chunks.guard(state, around, predictive(energy, sigma), limits, jnp.int32(number))))
+    compared = chunks.compare(state, around, predictive(energy, sigma), limits, jnp.int32(number))
+    return Stop(int(chunks.guard(state, compared, limits, jnp.int32(number))))
 
 
 def real(x):
@@ -130,7 +131,9 @@ def test_a_state_that_is_not_finite(field, value):
     spoilt = md()
     _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
     spoilt = spoilt.set(**{field: getattr(spoilt, field).at[0, 0].set(value)})
-    found = chunks.guard(spoilt, around, predictive(), no_limits(jnp.float64), jnp.int32(1))
+    none = no_limits(jnp.float64)
+    compared = chunks.compare(spoilt, around, predictive(), none, jnp.int32(1))
+    found = chunks.guard(spoilt, compared, none, jnp.int32(1))
     assert Stop.NON_FINITE in Stop(int(found))
 
 
