@@ -75,7 +75,9 @@ def make_member(
         raise DataError("collection: cells and stress belong together; got one of them")
     frame, receiver, sender, shift = _edges(positions, cells, r_max)
     neighbors, receivers, shifts = _rows(positions.shape[:2], frame, receiver, sender, shift, slots, capacity, r_max)
-    x, f, e = (jnp.asarray(a, jnp.float32) for a in (positions, forces, energy))
+    # Float32 does not hold positions that are far from zero; the median is near most of the atoms.
+    near = positions - np.median(positions, axis=1, keepdims=True)
+    x, f, e = (jnp.asarray(a, jnp.float32) for a in (near, forces, energy))
     member = Member(x, f, e, jnp.asarray(neighbors), jnp.asarray(receivers))
     if cells is None:
         return member

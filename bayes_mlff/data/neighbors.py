@@ -17,7 +17,9 @@ import vesin
 from ase.data import chemical_symbols
 
 from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import origin as origins
 from bayes_mlff.data.graph import Graph, exact_dot, pad_slots
+from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure, check
 
 BLOCK: Final = 1 << 18
@@ -104,6 +106,7 @@ def allocate(
     skin: float = 0.5,
     slack: float = 1.25,
     dtype: np.dtype | type = np.float32,
+    origin: Origin | None = None,
 ) -> tuple[NeighborSpec, NeighborState]:
     """Build the first list on the host and fix its capacity.
 
@@ -114,6 +117,7 @@ def allocate(
       skin: extra radius within which edges are kept, Å.
       slack: capacity is this many times the largest number of neighbours now.
       dtype: of the positions on the device.
+      origin: where these are counted from; by default near the atoms.
 
     Returns:
       The static description and the state for `update`.
@@ -124,6 +128,8 @@ def allocate(
     check(structure)
     species = species_index(structure.numbers, elements)
     cell = complete_cell(structure.cell, structure.pbc)
+    start = origins.find(structure) if origin is None else origin
+    structure = structure._replace(positions=start.local(structure.positions, structure.cell))
     reach = r_max + skin
     n = len(species)
     first, second, shift = pairs(structure, cell, reach)

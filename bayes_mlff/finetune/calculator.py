@@ -11,6 +11,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
 from bayes_mlff.data import neighbors
+from bayes_mlff.data import origin as origins
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.structure import Structure, geometry
 from bayes_mlff.ensemble.predictive import Predictive, combine
@@ -83,7 +84,8 @@ class EnsembleCalculator(Calculator):
     def _call(self, structure: Structure) -> tuple[NeighborState, Predictive, Prediction]:
         levels = self.ensemble.level_ev(structure.numbers)
         cell = neighbors.complete_cell(structure.cell, structure.pbc)
-        geometry = (jnp.asarray(structure.positions, self._dtype), jnp.asarray(cell, self._dtype))
+        positions = origins.find(structure).local(structure.positions, structure.cell)
+        geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
         differences = jnp.asarray(levels - np.mean(levels), self._dtype)
         return self._evaluate(
             self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=structure.is_periodic

@@ -92,11 +92,12 @@ class Thermo(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Geometry after every step; zero where no step was taken."""
+    """Geometry and momenta after every step; zero where no step was taken."""
 
     positions: jax.Array  # [length, n, 3] Å
     cell: jax.Array  # [length, 3, 3] Å, rows
     stress: jax.Array | None  # [length, 3, 3] eV/Å³, tension positive, without kinetic part; None if not predicted
+    momenta: jax.Array  # [length, n, 3] sqrt(amu·eV); of a step that `stop` ended before its last half kick
 
 
 class Chunk(NamedTuple):
@@ -262,7 +263,7 @@ def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length
         zero,
         zero,
         Thermo(*(rows for _ in Thermo._fields)),
-        Frames(frames(md.position), frames(md.cell), stress),
+        Frames(frames(md.position), frames(md.cell), stress, frames(md.momentum)),
         Compared(*(jnp.zeros([], md.position.dtype) for _ in Compared._fields)),
     )
 
@@ -304,7 +305,8 @@ def conclude(
         total_work(md),
     )
     thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
-    frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, Frames(md.position, md.cell, stress))
+    frame = Frames(md.position, md.cell, stress, md.momentum)
+    frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, frame)
     return Chunk(md, state, predictive, stop, number, thermo, frames, compared)
 
 

@@ -51,7 +51,8 @@ def measure(problem: Problem) -> Cost:
 
 def _shortened(problem: Problem) -> Problem:
     sampler = problem.config.sampler.model_copy(update={"steps": UPDATE_STEPS, "cold_steps": 1, "ramp_steps": 1})
-    return prepare(problem.config.model_copy(update={"sampler": sampler}), problem.structure, problem.potential)
+    shorter = problem.config.model_copy(update={"sampler": sampler})
+    return prepare(shorter, problem.structure, problem.potential, velocities=problem.velocities)
 
 
 def _labels(problem: Problem) -> training.TrainingSet:

@@ -13,7 +13,7 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.otf.chunk import TRIPS, Chunk, Limits, Stop
 from bayes_mlff.otf.config import GuardsConfig, RunConfig
-from bayes_mlff.otf.integrators import MDState, initial_state, kinetic_energy
+from bayes_mlff.otf.integrators import MDState, centre_velocity, initial_state, kinetic_energy
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.schedule import Schedule, conditions
 from bayes_mlff.otf.state import Anchor, HostState, RunState, RunStoppedError, Setback
@@ -75,7 +75,7 @@ def limits(
     dtype = md.position.dtype
     prior = calibration.init(config.calibration.a, config.calibration.b)
     first = calibration.critical_sigma(prior, problem.threshold_ev, confidence=config.confidence)
-    freedom = problem.integrator.degrees_of_freedom(n_atoms)
+    freedom = problem.integrator.degrees_of_freedom(n_atoms, problem.structure.fixed)
     ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
     scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
     # A user may lower the temperature and resume; what the reference has confirmed is not too hot.
@@ -226,8 +226,8 @@ def back(problem: Problem, trusted: MDState, step: int, count: int) -> MDState:
       count: roll-backs before this one, from which and the seed the velocities follow.
 
     Returns:
-      Velocities of the scheduled temperature, in nve of the trusted state's kinetic energy; the change of kinetic
-      energy is booked as work.
+      Velocities of the scheduled temperature, in nve of the trusted state's kinetic energy and with its centre of
+      mass's; the change of kinetic energy is booked as work.
     """
     dynamics = problem.config.dynamics
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(problem.config.seed), 2), count)
@@ -235,10 +235,21 @@ def back(problem: Problem, trusted: MDState, step: int, count: int) -> MDState:
     if dynamics.ensemble != "nve":
         time_fs = jnp.asarray(step * dynamics.timestep_fs, trusted.position.dtype)
         temperature = float(conditions(dynamics.conditions(), time_fs).temperature_k)
-    fresh = initial_state(trusted.position, problem.structure.numbers, temperature, key, cell=trusted.cell)
+    fresh = initial_state(
+        trusted.position,
+        problem.structure.numbers,
+        temperature,
+        key,
+        cell=trusted.cell,
+        masses=trusted.mass[:, 0],
+        free=trusted.free,
+    )
     before, after = float(kinetic_energy(trusted)), float(kinetic_energy(fresh))
     if dynamics.ensemble == "nve" and after > 0.0:
-        fresh = fresh.set(momentum=fresh.momentum * jnp.asarray(np.sqrt(before / after), fresh.momentum.dtype))
+        carried = trusted.mass * centre_velocity(trusted)
+        shared = 0.5 * float(jnp.sum(carried**2 / trusted.mass))
+        scale = np.sqrt(max(before - shared, 0.0) / after)
+        fresh = fresh.set(momentum=fresh.momentum * jnp.asarray(scale, fresh.momentum.dtype) + carried)
         after = before
     work = trusted.work.at[0].add(after - before)
     return trusted.set(momentum=fresh.momentum, rng=fresh.rng, work=work, step=jnp.asarray(step, trusted.step.dtype))
@@ -260,7 +271,9 @@ def rewritten(chunk: Chunk, md: MDState) -> Chunk:
         return array
 
     frames = chunk.frames._replace(
-        positions=put(chunk.frames.positions, md.position), cell=put(chunk.frames.cell, md.cell)
+        positions=put(chunk.frames.positions, md.position),
+        cell=put(chunk.frames.cell, md.cell),
+        momenta=put(chunk.frames.momenta, md.momentum),
     )
     thermo = chunk.thermo._replace(
         sigma=put(chunk.thermo.sigma, np.nan), sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan)

@@ -34,6 +34,7 @@ class MDState(NamedTuple):
     strain: jax.Array  # [3, 3] symmetric A of the last step, cell_new = cell_old·exp(A) up to a rotation
     work: jax.Array  # [2] eV, done by thermostat and barostat: the sum and what rounding took from it
     step: jax.Array  # [] int32, finished steps
+    free: jax.Array | None = None  # [n, 3] bool, False where a coordinate is held; None: all move
 
     def set(self, **changes: Any) -> "MDState":
         """Copy with other values of the named fields; what jax-md's sub-steps call."""
@@ -56,9 +57,26 @@ class Integrator(NamedTuple):
     conserves_momentum: bool = False
     needs_stress: bool = False
 
-    def degrees_of_freedom(self, n_atoms: int) -> int:
-        """Momentum components that move: without the centre of mass where that stays at rest."""
-        return 3 * n_atoms - (3 if self.conserves_momentum and n_atoms > 1 else 0)
+    def degrees_of_freedom(self, n_atoms: int, fixed: np.ndarray | None = None) -> int:
+        """Momentum components that move: without the centre of mass where that keeps its momentum.
+
+        Args:
+          n_atoms: n.
+          fixed: [n, 3] True where a coordinate is held; None: nowhere. Along an axis of which one is held the centre
+            of mass exchanges momentum with what holds it.
+        """
+        held = np.zeros((n_atoms, 3), bool) if fixed is None else np.asarray(fixed, bool)
+        lost = int(np.sum(kept_axes(held))) if self.conserves_momentum else 0
+        return int(held.size - np.sum(held)) - lost
+
+
+def kept_axes(fixed: np.ndarray) -> np.ndarray:
+    """Axes [3] bool along which forces between atoms cannot change the net momentum of several.
+
+    Args:
+      fixed: [n, 3] True where a coordinate is held.
+    """
+    return ~np.any(fixed, axis=0) & (len(fixed) > 1)
 
 
 class Thermostat(NamedTuple):
@@ -78,7 +96,7 @@ def friction_thermostat(timestep_fs: float, friction_per_fs: float) -> Thermosta
     from jax_md import simulate
 
     def apply(state: MDState, kt: jax.Array) -> MDState:
-        after = simulate.stochastic_step(state, timestep_fs * units.FS, kt, friction_per_fs / units.FS)
+        after = _held(simulate.stochastic_step(state, timestep_fs * units.FS, kt, friction_per_fs / units.FS))
         return add_work(after, kinetic_energy(after) - kinetic_energy(state))
 
     return Thermostat(apply, conserves_momentum=False)
@@ -94,11 +112,10 @@ def rescaling_thermostat(timestep_fs: float, time_fs: float) -> Thermostat:
     keep = float(np.exp(-timestep_fs / time_fs))
 
     def apply(state: MDState, kt: jax.Array) -> MDState:
-        freedom = 3 * state.position.shape[0] - 3
         dtype = state.momentum.dtype
         key, key_normal, key_rest = jax.random.split(state.rng, 3)
         normal = jax.random.normal(key_normal, (), dtype)
-        rest = 2.0 * jax.random.gamma(key_rest, (freedom - 1) / 2, (), dtype)
+        rest = _squares(key_rest, state, dtype)
         kinetic = kinetic_energy(state)
         fresh = (1.0 - keep) * kt / (2.0 * kinetic)
         square = keep + fresh * (rest + normal**2) + 2.0 * normal * jnp.sqrt(keep * fresh)
@@ -106,6 +123,15 @@ def rescaling_thermostat(timestep_fs: float, time_fs: float) -> Thermostat:
         return add_work(state.set(momentum=factor * state.momentum, rng=key), (square - 1.0) * kinetic)
 
     return Thermostat(apply, conserves_momentum=True)
+
+
+def _squares(key: jax.Array, state: MDState, dtype: jnp.dtype) -> jax.Array:
+    """Sum of the squares of as many normal numbers as there are degrees of freedom, less one."""
+    if state.free is None:
+        return 2.0 * jax.random.gamma(key, (3 * state.position.shape[0] - 4) / 2, (), dtype)
+    freedom = jnp.sum(state.free) - jnp.sum(jnp.all(state.free, axis=0)) * (len(state.free) > 1)
+    half = 0.5 * (freedom.astype(dtype) - 1.0)
+    return jnp.where(half > 0.0, 2.0 * jax.random.gamma(key, jnp.maximum(half, 0.5), (), dtype), 0.0)
 
 
 def langevin(timestep_fs: float, temperature_k: float | Schedule, friction_per_fs: float) -> Integrator:
@@ -165,7 +191,14 @@ def kick(state: MDState, time_fs: float) -> MDState:
     """Momenta change under constant forces."""
     from jax_md import simulate
 
-    return simulate.momentum_step(state, time_fs * units.FS)
+    return _held(simulate.momentum_step(state, time_fs * units.FS))
+
+
+def _held(state: MDState) -> MDState:
+    """No momentum where a coordinate is held: it then stays what it is to the last bit."""
+    if state.free is None:
+        return state
+    return state.set(momentum=jnp.where(state.free, state.momentum, 0.0))
 
 
 def drift(state: MDState, time_fs: float) -> MDState:
@@ -189,21 +222,30 @@ def add_work(state: MDState, work: jax.Array) -> MDState:
 
 
 def initial_state(
-    positions: jax.Array, numbers: np.ndarray, temperature_k: float, key: jax.Array, *, cell: jax.Array | None = None
+    positions: jax.Array,
+    numbers: np.ndarray,
+    temperature_k: float,
+    key: jax.Array,
+    *,
+    cell: jax.Array | None = None,
+    masses: np.ndarray | jax.Array | None = None,
+    free: jax.Array | None = None,
 ) -> MDState:
     """Atoms at rest positions with Maxwell-Boltzmann momenta, no net momentum, and zero force and stress.
 
     Args:
       positions: [n, 3] Å.
-      numbers: [n] atomic numbers; the masses are ASE's standard ones.
+      numbers: [n] atomic numbers.
       temperature_k: K.
       key: used for the momenta, and carried on for thermostat and barostat.
       cell: [3, 3] Å, rows, not singular; by default unit vectors, for what does not repeat.
+      masses: [n] amu; by default ASE's standard ones.
+      free: [n, 3] bool, False where a coordinate is held; the net momentum is taken off along the other axes alone.
     """
     from jax_md import simulate
 
     dtype = positions.dtype
-    mass = jnp.asarray(atomic_masses[numbers], dtype)[:, None]
+    mass = jnp.asarray(atomic_masses[numbers] if masses is None else masses, dtype)[:, None]
     key_momenta, key_state = jax.random.split(key)
     state = MDState(
         position=positions,
@@ -216,8 +258,25 @@ def initial_state(
         strain=jnp.zeros((3, 3), dtype),
         work=jnp.zeros(2, dtype),
         step=jnp.zeros([], jnp.int32),
+        free=free,
     )
+    if free is not None:
+        return state.set(momentum=_thermal(key_momenta, mass, free, units.KB * temperature_k))
     return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
+
+
+def _thermal(key: jax.Array, mass: jax.Array, free: jax.Array, kt: float) -> jax.Array:
+    """Momenta [n, 3] of temperature kT eV where coordinates are free; their centre of mass rests where it can."""
+    drawn = jnp.sqrt(mass * kt) * jax.random.normal(key, free.shape, mass.dtype)
+    drawn = jnp.where(free, drawn, 0.0)
+    net = jnp.where(jnp.all(free, axis=0) & (len(free) > 1), jnp.sum(drawn, axis=0), 0.0)
+    return drawn - mass / jnp.sum(mass) * net[None, :]
+
+
+def centre_velocity(state: MDState) -> jax.Array:
+    """Velocity [1, 3] sqrt(eV/amu) of the centre of mass, zero along axes of which a coordinate is held."""
+    net = jnp.sum(state.momentum, axis=0, keepdims=True) / jnp.sum(state.mass)
+    return net if state.free is None else jnp.where(jnp.all(state.free, axis=0, keepdims=True), net, 0.0)
 
 
 def kinetic_energy(state: MDState) -> jax.Array:

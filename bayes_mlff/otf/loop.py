@@ -24,13 +24,14 @@ from bayes_mlff.otf.problem import (
     dynamics_chunk,
     ensemble,
     first_dynamics,
+    first_origin,
     first_parameters,
     learning_graph,
     pretrained_energy,
 )
 from bayes_mlff.otf.reference import Reference
 from bayes_mlff.otf.rundir import RunDirectory
-from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback
+from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback, recentred
 from bayes_mlff.posterior import training_set as training
 
 INITIAL_CAPACITY = 64
@@ -102,7 +103,7 @@ class Session:
             np.zeros(0, np.uint8),
         )
         prior = calibration.init(config.calibration.a, config.calibration.b)
-        return RunState(device, HostState(0, 0.0, prior, spec))
+        return RunState(device, HostState(0, 0.0, prior, spec, origin=first_origin(problem)))
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -126,6 +127,7 @@ class Session:
     def advance(self, state: RunState) -> RunState:
         """Run one chunk and do what its stop bits ask for."""
         started = time.perf_counter()
+        state = recentred(state)
         host, device = state.host, state.device
         sigma_crit = self.sigma_crit(host)
         limit = min(self.problem.config.dynamics.chunk_steps, self.problem.config.n_steps - host.step)
@@ -181,7 +183,7 @@ class Session:
                 f"step {moved.host.step}: {', '.join(unsound)} not finite; the run stands at step {host.step}; a "
                 "smaller sampler.step_size usually helps: change it and resume"
             )
-        recorder.record(self.run, self.problem, host.step, chunk, potential, moved.device.md, sigma_crit)
+        recorder.record(self.run, self.problem, host, chunk, potential, moved.device.md, sigma_crit)
         self._commit(moved)
         return moved
 
@@ -205,7 +207,7 @@ class Session:
         back = RunState(device, host)
         self.observer.notice(step=setback.step, text=f"back to step {last}: {setback.reason}")
         self.run.log("rolled_back", **setback._asdict(), trusted_step=last, rollbacks=len(host.setbacks))
-        recorder.record(self.run, problem, state.host.step, chunk, potential, md, sigma_crit)
+        recorder.record(self.run, problem, state.host, chunk, potential, md, sigma_crit)
         self._commit(back)
         return back
 
@@ -246,7 +248,7 @@ class Session:
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
         storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
-        structure, reason = self._structure(chunk.md), "audit" if Stop.AUDIT in stop else "uncertain"
+        structure, reason = self._structure(chunk.md, host), "audit" if Stop.AUDIT in stop else "uncertain"
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
         record = self._reference.ask(
             host.step,
@@ -346,23 +348,25 @@ class Session:
 
     def _grow_neighbors(self, state: RunState, crowded: MDState) -> RunState:
         """Make room for the geometry that did not fit, and go back to the last committed step."""
-        device, spec = state.device, state.host.spec
-        elements = self.problem.potential.config.elements
+        device, host, spec = state.device, state.host, state.host.spec
+        elements, crowd = self.problem.potential.config.elements, self._structure(crowded, host)
         slack = 1.25
         while True:
-            wanted, _ = neighbors.allocate(self._structure(crowded), elements, spec.r_max, skin=spec.skin, slack=slack)
+            wanted, _ = neighbors.allocate(crowd, elements, spec.r_max, skin=spec.skin, slack=slack)
             # One more image at a time: were the cell collapsing, the number of images would exhaust the memory.
             images = tuple(old + (new > old) for new, old in zip(wanted.images, spec.images, strict=True))
             if wanted.capacity > spec.capacity or images != spec.images:
                 break
             slack *= 1.25
-        here, state_n = neighbors.allocate(self._structure(device.md), elements, spec.r_max, skin=spec.skin)
+        here, state_n = neighbors.allocate(
+            self._structure(device.md, host), elements, spec.r_max, skin=spec.skin, origin=host.origin
+        )
         capacity = max(here.capacity, wanted.capacity, spec.capacity)
         larger = spec._replace(capacity=capacity, images=images)
         state_n = neighbors.widen(state_n, capacity)
-        self.run.log("neighbors_grown", step=state.host.step, capacity=capacity, images=images)
+        self.run.log("neighbors_grown", step=host.step, capacity=capacity, images=images)
         moved = device._replace(neighbors=neighbors.update(state_n, larger))
-        return RunState(moved, state.host._replace(spec=larger))
+        return RunState(moved, host._replace(spec=larger))
 
     # -- small things ------------------------------------------------------------------------------------------
 
@@ -370,10 +374,11 @@ class Session:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
         checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
-    def _structure(self, md: MDState) -> Structure:
-        structure = self.problem.structure._replace(positions=np.asarray(md.position, np.float64))
-        moving = self.problem.integrator.needs_stress
-        return structure._replace(cell=np.asarray(md.cell, np.float64)) if moving else structure
+    def _structure(self, md: MDState, host: HostState) -> Structure:
+        start = self.problem.structure
+        cell = np.asarray(md.cell, np.float64) if self.problem.integrator.needs_stress else start.cell
+        positions = self.problem.positions(np.asarray(md.position, np.float64), cell, host.origin)
+        return start._replace(positions=positions, cell=cell)
 
     def _engine_state(self) -> np.ndarray:
         return np.frombuffer(self.engine.save_state() or b"", np.uint8)

@@ -13,8 +13,10 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
+from bayes_mlff.data import origin as origins
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
+from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models.config import MACEConfig
@@ -22,6 +24,7 @@ from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf import ranges
 from bayes_mlff.otf.barostat import SKEW, Span, cell_rescaling, skew, span_of
 from bayes_mlff.otf.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
@@ -36,6 +39,7 @@ from bayes_mlff.otf.integrators import (
     thermostatted,
     velocity_verlet,
 )
+from bayes_mlff.otf.motion import Motion
 from bayes_mlff.otf.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
@@ -71,7 +75,25 @@ class Problem(NamedTuple):
     thrifty_chains: tuple[OtfChains, ...]  # likewise
     integrator: Integrator
     with_stress: bool  # of predictions and likelihood
+    motion: Motion  # masses, and first momenta where they are not drawn
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
+
+    @property
+    def masses(self) -> np.ndarray:
+        """Masses of the atoms [n], amu: the one place for all that moves."""
+        return self.motion.masses
+
+    def positions(self, local: np.ndarray, cell: np.ndarray, origin: Origin) -> np.ndarray:
+        """Where atoms are, float64: held coordinates to the last bit where the structure's file has them.
+
+        Args:
+          local: [..., n, 3] Å, as the dynamics counts them.
+          cell: [..., 3, 3] Å, at that time.
+          origin: from which they are counted.
+        """
+        found = origin.everywhere(local, cell)
+        fixed = self.structure.fixed
+        return found if fixed is None else np.where(fixed, self.structure.positions, found)
 
 
 def prepare(
@@ -86,12 +108,14 @@ def prepare(
       velocities: [n, 3] Å/fs, of the structure's file.
 
     Raises:
-      DataError: if the model does not know an element of the structure.
+      DataError: if the model does not know an element of the structure, or nothing in it may move.
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
+    integrator = make_integrator(config.dynamics, structure)
+    motion = motions.begin(config.dynamics, structure, velocities, integrator)
     flat, unravel = potential.flat()
     with_stress = structure.is_periodic and (config.dynamics.ensemble == "npt" or config.engine_gives_stress)
     predict_tree = predictor(potential.node_fn, with_stress=with_stress)
@@ -139,8 +163,9 @@ def prepare(
         tuple(evaluate(at_once) for at_once in GROUPS[preferred_axis()]),
         chains(None, None),
         tuple(chains(axis, at_once) for axis, at_once in THRIFTY[preferred_axis()]),
-        make_integrator(config.dynamics, structure),
+        integrator,
         with_stress,
+        motion,
         velocities,
     )
 
@@ -165,6 +190,9 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
     if dynamics.ensemble != "npt":
         return thermostatted(step, dynamics.conditions(), thermostat)
     barostat = dynamics.barostat
+    if motions.fixed(structure).any():
+        allowed = "langevin, bussi or nve for a structure with held coordinates, which a cell that changes would move"
+        raise ConfigError("dynamics.ensemble", "npt", allowed)
     if not structure.is_periodic:
         raise ConfigError(
             "dynamics.ensemble",
@@ -215,18 +243,27 @@ def _span(barostat: BarostatConfig, structure: Structure) -> Span | None:
 
 
 def first_dynamics(problem: Problem, key: jax.Array) -> tuple[NeighborSpec, NeighborState, MDState]:
-    """Neighbours of the initial structure, and atoms there with velocities of the initial temperature."""
-    dynamics, model = problem.config.dynamics, problem.potential.config
-    spec, state = neighbors.allocate(problem.structure, model.elements, model.r_max, skin=dynamics.skin_angstrom)
+    """Neighbours of the initial structure, and atoms there with the first velocities; counted from `first_origin`."""
+    dynamics, model, structure = problem.config.dynamics, problem.potential.config, problem.structure
+    origin, held = first_origin(problem), motions.fixed(structure)
+    spec, state = neighbors.allocate(structure, model.elements, model.r_max, skin=dynamics.skin_angstrom, origin=origin)
     state = neighbors.update(state, spec)
     md = initial_state(
         state.graph.positions,
-        problem.structure.numbers,
+        structure.numbers,
         dynamics.initial_temperature_k,
         key,
         cell=state.graph.cell,
+        masses=problem.masses,
+        free=jnp.asarray(~held) if held.any() else None,
     )
-    return spec, state, md
+    momenta = problem.motion.momenta
+    return spec, state, md if momenta is None else md.set(momentum=jnp.asarray(momenta, md.momentum.dtype))
+
+
+def first_origin(problem: Problem) -> Origin:
+    """Where positions are counted from at the start."""
+    return origins.find(problem.structure)
 
 
 def learning_graph(problem: Problem, structure: Structure, *, slack: float = 1.0) -> Graph:

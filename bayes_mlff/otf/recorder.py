@@ -7,12 +7,14 @@ from bayes_mlff.otf.chunk import Chunk
 from bayes_mlff.otf.integrators import MDState, kinetic_energy, total_work
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.rundir import Frame, RunDirectory
+from bayes_mlff.otf.state import HostState
+from bayes_mlff.otf.trajectory import constants
 
 
 def record(
     run: RunDirectory,
     problem: Problem,
-    before: int,
+    host: HostState,
     chunk: Chunk,
     potential: np.ndarray,
     md: MDState,
@@ -23,7 +25,7 @@ def record(
     Args:
       run: open run directory.
       problem: of the run.
-      before: last step that is already there.
+      host: before the chunk, with the last step that is already there.
       chunk: what the dynamics returned.
       potential: [steps] potential energies with those of the isolated atoms, eV; the last may be the reference's.
       md: state after the last step, finished with the reference forces if that step was labelled.
@@ -33,11 +35,14 @@ def record(
     kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
     work = np.asarray(chunk.thermo.work[:steps], np.float64)
     kinetic[-1], work[-1] = float(kinetic_energy(md)), float(total_work(md))
-    number = before + 1 + np.arange(steps)
-    positions = np.asarray(chunk.frames.positions[:steps], np.float64)
+    thermal = kinetic - problem.motion.carried_ev
+    number = host.step + 1 + np.arange(steps)
     cells = np.broadcast_to(start.cell, (steps, 3, 3))
     if problem.integrator.needs_stress:
         cells = np.asarray(chunk.frames.cell[:steps], np.float64)
+    positions = problem.positions(np.asarray(chunk.frames.positions[:steps], np.float64), cells, host.origin)
+    momenta = np.array(chunk.frames.momenta[:steps], np.float64)
+    momenta[-1] = np.asarray(md.momentum, np.float64)
     stress = None
     if chunk.frames.stress is not None:
         stress = np.array(chunk.frames.stress[:steps], np.float64)
@@ -45,12 +50,12 @@ def record(
     volume = np.abs(np.linalg.det(cells)) if start.is_periodic else np.full(steps, np.nan)
     pressure = np.full(steps, np.nan)
     if stress is not None:
-        pressure = 2.0 * kinetic / (3.0 * volume) - np.trace(stress, axis1=1, axis2=2) / 3.0
-    freedom = problem.integrator.degrees_of_freedom(len(start.numbers))
+        pressure = 2.0 * thermal / (3.0 * volume) - np.trace(stress, axis1=1, axis2=2) / 3.0
+    freedom = problem.integrator.degrees_of_freedom(len(start.numbers), start.fixed)
     columns = [
         number,
         number * config.timestep_fs,
-        2.0 * kinetic / (freedom * units.KB),
+        2.0 * thermal / (freedom * units.KB),
         potential,
         kinetic,
         potential + kinetic,
@@ -66,10 +71,18 @@ def record(
         start.numbers,
         start.pbc,
         (
-            Frame(int(n), n * config.timestep_fs, positions[i], cells[i], None if stress is None else stress[i])
+            Frame(
+                step=int(n),
+                time_fs=n * config.timestep_fs,
+                positions=positions[i],
+                cell=cells[i],
+                stress=None if stress is None else stress[i],
+                momenta=momenta[i],
+            )
             for i, n in enumerate(number)
             if n % config.trajectory_every == 0
         ),
+        constants(start, problem.masses),
     )
 
 

@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.otf.trajectory import Constants
 
 LABEL_RESERVE: Final = 1 << 20
 """Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
@@ -44,6 +45,7 @@ class Frame(NamedTuple):
     positions: np.ndarray  # [n, 3] Å
     cell: np.ndarray  # [3, 3] Å, rows
     stress: np.ndarray | None  # [3, 3] eV/Å³, tension positive, without kinetic part
+    momenta: np.ndarray | None = None  # [n, 3] sqrt(amu·eV), the unit of ASE
 
 
 class RunDirectory:
@@ -165,19 +167,27 @@ class RunDirectory:
         with _writing(self.thermo):
             durable.append(self.thermo, "".join(line + "\n" for line in lines).encode())
 
-    def append_frames(self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame]) -> None:
-        """Add frames of the trajectory as extended XYZ, each with its own lattice."""
+    def append_frames(
+        self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame], constants: Constants | None = None
+    ) -> None:
+        """Add frames of the trajectory as extended XYZ, each with its own lattice and what never changes."""
+        columns, ends, remarks = constants or Constants("", ("",) * len(numbers), "")
         symbols = [chemical_symbols[z] for z in numbers]
         periodic = " ".join("T" if p else "F" for p in pbc)
         text = ""
         for frame in frames:
-            lattice = f'Lattice="{_matrix(frame.cell)}" ' if pbc.any() else ""
+            lattice = f'Lattice="{_matrix(frame.cell)}" ' if frame.cell.any() else ""
             stress = "" if frame.stress is None else f' stress="{_matrix(frame.stress)}"'
+            moving = "" if frame.momenta is None else ":momenta:R:3"
             comment = (
-                f"{lattice}Properties=species:S:1:pos:R:3 step={frame.step} time_fs={frame.time_fs:.9g}"
-                f'{stress} pbc="{periodic}"'
+                f"{lattice}Properties=species:S:1:pos:R:3{moving}{columns} step={frame.step} "
+                f'time_fs={frame.time_fs:.9g}{stress} pbc="{periodic}"{remarks}'
             )
-            rows = (f"{s} {r[0]:.9g} {r[1]:.9g} {r[2]:.9g}" for s, r in zip(symbols, frame.positions, strict=True))
+            momenta = np.zeros((len(numbers), 0)) if frame.momenta is None else frame.momenta
+            rows = (
+                " ".join([s, *(f"{x:.8f}" for x in r), *(f"{x:.9g}" for x in p)]) + end
+                for s, r, p, end in zip(symbols, frame.positions, momenta, ends, strict=True)
+            )
             text += f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n"
         with _writing(self.trajectory):
             durable.append(self.trajectory, text.encode())

@@ -239,7 +239,7 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     console.print(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
-        f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(config)}\n"
+        f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  reference  {engine}\n"
@@ -248,14 +248,19 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for word, text in problem.motion.remarks:
+        console.print(f"  {word:<10} {text}", highlight=False, soft_wrap=True, markup=False)
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         console.print(f"  warning    {warning}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _conditions(config: RunConfig) -> str:
+def _conditions(problem: Problem) -> str:
     """Temperatures and, in npt, pressures of the run, in words."""
+    config = problem.config
     if config.dynamics.ensemble == "nve":
+        if problem.motion.momenta is not None:
+            return ""
         return f" from {config.dynamics.initial_temperature_k:g} K"
     held = config.dynamics.conditions()
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core.errors import BayesMlffError
+from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.origin import Origin, drifted
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.otf.audits import Clock, Score
 from bayes_mlff.otf.integrators import MDState
@@ -58,6 +61,7 @@ class HostState(NamedTuple):
     scores: tuple[Score, ...] = ()  # of the audits since the calibration was last raised
     setbacks: tuple[Setback, ...] = ()
     anchor: Anchor | None = None  # None until the model has taken a step on its own; nve only
+    origin: Origin = Origin()  # from which the positions of the dynamics are counted
 
     def to_json(self) -> dict[str, Any]:
         """Values for a checkpoint, all but the step, which names it."""
@@ -70,6 +74,7 @@ class HostState(NamedTuple):
             "scores": [list(score) for score in self.scores],
             "setbacks": [list(setback) for setback in self.setbacks],
             "anchor": None if self.anchor is None else list(self.anchor),
+            "origin": self.origin.to_json(),
         }
 
     @classmethod
@@ -88,6 +93,7 @@ class HostState(NamedTuple):
             tuple(Score(*score) for score in metadata["scores"]),
             tuple(Setback(*setback) for setback in metadata["setbacks"]),
             None if anchor is None else Anchor(*anchor),
+            Origin.from_json(metadata["origin"]) if "origin" in metadata else Origin(),
         )
 
 
@@ -96,6 +102,20 @@ class RunState(NamedTuple):
 
     device: DeviceState
     host: HostState
+
+
+def recentred(state: RunState) -> RunState:
+    """The same state with positions counted from near the atoms, where these have drifted far: float32 needs it."""
+    md, trusted = state.device.md, state.device.trusted
+    free = np.ones(3, bool) if md.free is None else np.all(np.asarray(md.free), axis=0)
+    by = np.where(free, drifted(np.asarray(md.position, np.float64)), 0.0)
+    if not by.any() or not np.isfinite(by).all():
+        return state
+    shift = jnp.asarray(by, md.position.dtype)[None, :]
+    md, trusted = (each.set(position=each.position - shift) for each in (md, trusted))
+    around = neighbors.move(state.device.neighbors, md.position, md.cell)
+    device = state.device._replace(md=md, trusted=trusted, neighbors=around)
+    return RunState(device, state.host._replace(origin=state.host.origin.moved(by)))
 
 
 class Observer(Protocol):

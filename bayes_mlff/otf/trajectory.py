@@ -2,13 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers
+from ase.io.extxyz import key_val_dict_to_str
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError, brief
-from bayes_mlff.data.structure import Structure, check
+from bayes_mlff.data.structure import Plain, Structure, check
+
+_BARE: Final = "species:S:1:pos:R:3"
+"""The first columns, without which there is no frame."""
+
+_OURS: Final = ("Lattice", "Properties", "pbc", "step", "time_fs", "stress")
+"""What the comment says of every frame."""
 
 
 class Trajectory(NamedTuple):
@@ -32,12 +39,52 @@ class Trajectory(NamedTuple):
         return found
 
 
+class Constants(NamedTuple):
+    """What the frames of a run have beside geometry and momenta, as text: the same in all of them."""
+
+    columns: str  # of Properties
+    ends: tuple[str, ...]  # [n] of the atoms' rows
+    remarks: str  # of the comment
+
+
+def constants(structure: Structure, masses: np.ndarray) -> Constants:
+    """What makes a frame a whole structure, in the words of ASE; empty where it is as usual.
+
+    Args:
+      structure: of the run.
+      masses: [n] amu.
+    """
+    state, n = structure.electronic, len(structure.numbers)
+    columns: list[tuple[str, np.ndarray]] = []
+    if not np.allclose(masses, atomic_masses[structure.numbers], rtol=1e-9, atol=0.0):
+        columns.append(("masses:R:1", np.array([[f"{m:.10g}"] for m in masses])))
+    if structure.fixed is not None and structure.fixed.any():
+        columns.append(("move_mask:L:3", np.where(structure.fixed, "F", "T")))
+    for name, values in (("initial_magmoms", state.moments), ("initial_charges", state.charges)):
+        if values is not None:
+            columns.append((f"{name}:R:1", np.array([[f"{x:.10g}"] for x in values])))
+    if state.tags is not None:
+        columns.append(("tags:I:1", np.array([[f"{int(x)}"] for x in state.tags])))
+    ends = tuple("".join(f" {word}" for _, text in columns for word in text[i]) for i in range(n))
+    electrons = {"charge": state.charge, "multiplicity": state.multiplicity}
+    remarks = "".join(f" {name}={value}" for name, value in electrons.items() if value is not None)
+    remarks += "".join(_remark(name, value) for name, value in state.info.items() if name not in electrons)
+    return Constants("".join(f":{name}" for name, _ in columns), ends, remarks)
+
+
+def _remark(name: str, value: Plain) -> str:
+    """One value of ASE's `info` in the comment, unless it could be taken for something else there."""
+    text = key_val_dict_to_str({name: value})
+    plain = re.fullmatch(r"\w+", name) and text.count("=") == 1 and "\n" not in text
+    return f" {text}" if plain and name not in _OURS else ""
+
+
 def read(path: Path) -> Trajectory:
     """Read a trajectory; a last frame that is still being written is left out.
 
     Args:
-      path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`, and species and positions as
-        its only columns.
+      path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`; species and positions are its
+        first columns.
 
     Raises:
       RunDirectoryError: if it is missing, has no whole frame, or is not such a file.
@@ -53,8 +100,9 @@ def read(path: Path) -> Trajectory:
         if n < 1 or not frames or any(int(head) != n for head in heads):
             raise ValueError("not one number of atoms throughout")
         rows = [line.split() for i, line in enumerate(lines[: frames * (n + 2)]) if i % (n + 2) > 1]
-        if any(len(row) != 4 for row in rows):
-            raise ValueError("columns beside species and positions")
+        widths = [_width(_field("Properties", c, _BARE)) for c in comments]
+        if any(len(row) != widths[i // n] for i, row in enumerate(rows)):
+            raise ValueError("other columns than Properties says")
         numbers = np.array([atomic_numbers[row[0]] for row in rows]).reshape(frames, n)
         if (numbers != numbers[0]).any():
             raise ValueError("other atoms than in the first frame")
@@ -65,7 +113,7 @@ def read(path: Path) -> Trajectory:
             np.array([_field("time_fs", c) for c in comments], np.float64),
             numbers[0],
             np.array(pbc[0]),
-            np.array([row[1:] for row in rows], np.float64).reshape(frames, n, 3),
+            np.array([row[1:4] for row in rows], np.float64).reshape(frames, n, 3),
             np.array([_field("Lattice", c, missing).split() for c in comments], np.float64).reshape(frames, 3, 3),
         )
         if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in (*found[:2], *found[4:])):
@@ -76,6 +124,16 @@ def read(path: Path) -> Trajectory:
             f"{path.name}: allowed: frames of the same atoms, as a run writes; got {brief(str(error))}"
         ) from error
     return found
+
+
+def _width(properties: str) -> int:
+    """Number of columns."""
+    if not properties.startswith(_BARE):
+        raise ValueError("columns that do not begin with species and positions")
+    words = properties.split(":")
+    if len(words) % 3:
+        raise ValueError(f"Properties={properties}")
+    return sum(int(word) for word in words[2::3])
 
 
 def _field(name: str, comment: str, missing: str | None = None) -> str:

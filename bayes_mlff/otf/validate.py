@@ -9,6 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf import trajectory
 from bayes_mlff.otf.dft.engine import Engine
@@ -65,11 +66,14 @@ def validate(
     evaluate = ensemble(problem)
     pretrained = pretrained_energy(problem)
     rows = []
-    for done, (step, structure) in enumerate(frames):
+    for done, (step, frame) in enumerate(frames):
+        cell = frame.cell if problem.integrator.needs_stress else problem.structure.cell
+        positions = problem.positions(frame.positions, cell, Origin())
+        structure = problem.structure._replace(positions=positions, cell=cell)
         record = known.get(step) or _label(problem, engine, run, step, structure, state.host.offset_ev)
         moved = neighbors.move(
             state.device.neighbors,
-            jnp.asarray(structure.positions, state.device.md.position.dtype),
+            jnp.asarray(state.host.origin.local(positions, cell), state.device.md.position.dtype),
             jnp.asarray(neighbors.complete_cell(structure.cell, structure.pbc), state.device.md.cell.dtype),
         )
         searched = neighbors.update(moved, state.host.spec)

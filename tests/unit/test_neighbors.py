@@ -15,6 +15,7 @@ from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import edge_vectors
 from bayes_mlff.data.neighbors import allocate, complete_cell, image_range, move, species_index, stale, update
+from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.testing.structures import crystals, ethanol, molecules, random_crystal, slab, supercell, triclinic
 
@@ -56,7 +57,7 @@ def many_molecules():
 
 
 def assert_lists_agree(structure, r_max=3.0, skin=0.4):
-    spec, state = allocate(structure, ELEMENTS, r_max, skin=skin, dtype=np.float64)
+    spec, state = allocate(structure, ELEMENTS, r_max, skin=skin, dtype=np.float64, origin=Origin())
     expected = host_edges(
         structure.positions, complete_cell(structure.cell, structure.pbc), structure.pbc, r_max + skin
     )
@@ -120,7 +121,7 @@ def test_device_list_equals_host_list_in_large_cells(name, block, monkeypatch):
     structure = structure._replace(positions=structure.positions + away)
     if block is not None:
         monkeypatch.setattr(neighbors, "BLOCK", block)
-    spec, state = allocate(structure, ELEMENTS, 3.0, skin=0.4, dtype=np.float64)
+    spec, state = allocate(structure, ELEMENTS, 3.0, skin=0.4, dtype=np.float64, origin=Origin())
     assert spec.images == images
     again = jax.jit(partial(update, spec=spec))(state)
     assert not again.overflow
