@@ -21,6 +21,7 @@ from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.devices import GIB
+from bayes_mlff.otf.dft import consistency
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.loop import Session
@@ -89,16 +90,16 @@ def _resume(config: RunConfig, path: Path, console: Console) -> None:
         _work(problem, engine, directory, console, changed)
 
 
-def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
-    """Validate everything that can be validated without a run; optionally pay for one label."""
+def check(config: RunConfig, *, base: Path, console: Console, label: bool, forces: bool = False) -> None:
+    """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
     start, console = systems.initial_structure(config.structure, base=base), _alone(console)
     problem = _problem(_with_absolute_paths(config, base), start, console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine)) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
-        _introduce(problem, engine.description, console)
+        _introduce(problem, engine, console)
         spent = cost.measure(problem)
         _say_cost(config, spent, console)
-        if label:
+        if label or forces:
             result = engine.label(problem.structure)
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
             console.print(
@@ -107,6 +108,9 @@ def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> No
                 highlight=False,
                 soft_wrap=True,
             )
+        if forces:
+            for line in consistency.compare(engine, problem.structure, result.label):
+                console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("everything is ready to run")
 
 
@@ -187,7 +191,7 @@ def _work(
     directory.open()
     try:
         directory.log("session_started")
-        _introduce(problem, engine.description, console)
+        _introduce(problem, engine, console)
         _put_in_force(problem.config, changed, directory, console)
         with ConsoleObserver(console, problem.config) as observer:
             session = Session(problem, engine, directory, observer)
@@ -230,7 +234,7 @@ def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: Run
     directory.put_in_force(settings.dump(config))
 
 
-def _introduce(problem: Problem, engine: str, console: Console) -> None:
+def _introduce(problem: Problem, engine: hosts.SharedEngine, console: Console) -> None:
     config, dynamics = problem.config, problem.config.dynamics
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""
@@ -240,8 +244,9 @@ def _introduce(problem: Problem, engine: str, console: Console) -> None:
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(config)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
-        f"  reference  {engine}\n"
-        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"  reference  {engine.description}\n"
+        + "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
+        + f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}",
         highlight=False,
         soft_wrap=True,
