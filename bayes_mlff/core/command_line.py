@@ -10,7 +10,13 @@ import jax
 import typer
 from rich.console import Console
 
-from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineError
+from bayes_mlff.core.errors import (
+    EXIT_INTERRUPTED,
+    BayesMlffError,
+    ConfigError,
+    EngineError,
+    RunInterruptedError,
+)
 from bayes_mlff.core.numbers import largest_divisor, usable_cores
 from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.core.settings import parse_yaml
@@ -118,6 +124,9 @@ def run_app(app: typer.Typer) -> None:
     """Run a command line; errors made on purpose are printed as one line, without a traceback."""
     try:
         app()
+    except RunInterruptedError as error:
+        make_console(stderr=True).print(printable(str(error)))
+        sys.exit(EXIT_INTERRUPTED)
     except BayesMlffError as error:
         console = make_console(stderr=True)
         console.print("error", style="bold red", end=" ")

@@ -28,6 +28,9 @@ READER_ERRORS: Final = (
 )
 """What readers of other packages raise when a file is not what it should be."""
 
+EXIT_INTERRUPTED: Final = 75
+"""Status of a command that ended early on request and wants to be called again: EX_TEMPFAIL of sysexits.h."""
+
 LONGEST: Final = 1000
 """Characters of a value, or of what another package says of it, in a message."""
 
@@ -74,6 +77,20 @@ class WeightsError(BayesMlffError):
 
 class RunDirectoryError(BayesMlffError):
     """A run directory is missing, locked, incomplete or written by another format version."""
+
+
+class RunInterruptedError(BayesMlffError):
+    """A run has ended before its last step since it was asked to; no mistake, and nothing that was saved is lost.
+
+    Args:
+      reason: a signal's name, or which time is over.
+      where: "at step 3 of 7".
+      farewell: how to go on.
+    """
+
+    def __init__(self, reason: str, where: str, farewell: str):
+        super().__init__(f"interrupted by {reason} {where}; everything is saved; {farewell}".rstrip("; "))
+        self.reason, self.where, self.farewell = reason, where, farewell
 
 
 class BrokenInstallationError(BayesMlffError):

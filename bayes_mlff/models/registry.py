@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import ValidationError
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
 from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
@@ -135,9 +136,17 @@ def _element_axis(config: NequIPConfig | MACEConfig, path: list[str]) -> int | N
 
 def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
     """Write weights and architecture to one safetensors file."""
-    # Whatever their strides say, safetensors takes the memory of arrays to be in C order.
-    flat = {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
-    save_file(flat, path, metadata={"config": potential.config.model_dump_json(), **metadata})
+    save_file(_arrays(potential), path, metadata={"config": potential.config.model_dump_json(), **metadata})
+
+
+def serialised(potential: Potential, metadata: dict[str, str]) -> bytes:
+    """What `save` writes."""
+    return to_bytes(_arrays(potential), metadata={"config": potential.config.model_dump_json(), **metadata})
+
+
+def _arrays(potential: Potential) -> dict[str, np.ndarray]:
+    """Weights by name. Whatever their strides say, safetensors takes the memory of arrays to be in C order."""
+    return {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
 
 
 def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:

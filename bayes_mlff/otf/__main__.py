@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config as configuration
@@ -32,6 +33,15 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; repeatable."),
 ]
+WallTime = Annotated[
+    str | None,
+    typer.Option(
+        "--wall-time",
+        help="End in order within this time, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds, before "
+        "a reference calculation that would not fit; exit status 75, then 'resume' goes on. The end of a SLURM job "
+        "(SLURM_JOB_END_TIME) counts as well.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,14 +57,16 @@ def system(
     ] = None,
     output: Output = None,
     overrides: Overrides = None,
+    wall_time: WallTime = None,
 ) -> None:
     """Run a built-in system, or continue it if it was interrupted."""
     if context.invoked_subcommand is not None or name is None:
         return
+    limit_s = _seconds(wall_time)
     config, profile = _built_in(name, profile, overrides)
     path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
     make_console().print(systems.introduction(name, profile))
-    runner.run(config, path, base=Path(), console=make_console())
+    runner.run(config, path, base=Path(), console=make_console(), wall_time_s=limit_s)
 
 
 @app.command()
@@ -92,24 +104,34 @@ def check(
 
 
 @app.command()
-def run(path: ConfigPath, output: Output = None, overrides: Overrides = None) -> None:
-    """Start a run from a configuration file, or continue it if it was interrupted."""
+def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wall_time: WallTime = None) -> None:
+    """Start a run from a configuration file, or continue it if it was interrupted.
+
+    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it in order within seconds, with exit status 75: everything
+    is saved, and the same command or 'resume' goes on. A second signal ends it at once.
+    """
+    limit_s = _seconds(wall_time)
     config = _with_overrides(_read(path), overrides)
     _start(config)
-    runner.run(config, output or Path("runs") / path.stem, base=path.parent, console=make_console())
+    where = output or Path("runs") / path.stem
+    runner.run(config, where, base=path.parent, console=make_console(), wall_time_s=limit_s)
 
 
 @app.command()
-def resume(path: RunPath) -> None:
-    """Continue an interrupted run from its last checkpoint."""
+def resume(path: RunPath, wall_time: WallTime = None) -> None:
+    """Continue an interrupted run from its last checkpoint.
+
+    It needs nothing but its directory, which may have been moved: structure and model are kept there.
+    """
+    limit_s = _seconds(wall_time)
     config = configuration.load(path / "config.yaml")
     _start(config)
-    runner.resume(config, path, console=make_console())
+    runner.resume(config, path, console=make_console(), wall_time_s=limit_s)
 
 
 @app.command()
 def status(path: RunPath) -> None:
-    """Say how far a run is, and how well it did so far."""
+    """Say what a run does, how far it is, how long it may still take, and how well it did so far."""
     runner.status(path, console=make_console())
 
 
@@ -148,6 +170,10 @@ def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> tu
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
     return config, profile
+
+
+def _seconds(wall_time: str | None) -> float | None:
+    return None if wall_time is None else durations.parse(wall_time, key="--wall-time")
 
 
 def _start(config: RunConfig) -> None:

@@ -30,6 +30,7 @@ FREE = (
     "dynamics.schedule",
     "dynamics.chunk_steps",
     "dynamics.trajectory_every",
+    "dynamics.thermo_every",
     "dynamics.memory_gib",
     "guards",
     "audits",

@@ -5,11 +5,9 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import mace_files, registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import checkpoint
-from bayes_mlff.otf.config import RunConfig
 
 PARAMETERS = ".params"
 """Where a checkpoint has the weights of the chains, [c, p]."""
@@ -17,8 +15,7 @@ PARAMETERS = ".params"
 
 def export(
     run: Path,
-    config: RunConfig,
-    structure: Structure,
+    potential: Potential,
     folder: Path,
     *,
     template: Path | None = None,
@@ -28,8 +25,8 @@ def export(
 
     Args:
       run: directory of the run.
-      config: its configuration.
-      structure: its initial structure; the files know its elements, or with a template all of the template's.
+      potential: the model that it was started from, for its elements; with a template the files know all of the
+        template's.
       folder: where to write `chain_0` and so on; made if it is missing.
       template: the `.model` file of mace-torch that the run started from; without one, safetensors files are written
         that `model` in a configuration takes.
@@ -46,7 +43,6 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("output", str(folder), "a new or an empty folder")
     arrays, metadata, _ = checkpoint.newest(run / "checkpoints")
-    potential = registry.for_atoms(registry.load(config.model), structure.numbers)
     _, unravel = potential.flat()
     chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
     folder.mkdir(parents=True, exist_ok=True)

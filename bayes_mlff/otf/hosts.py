@@ -7,6 +7,7 @@ write to copies that are thrown away. With one process everything here does noth
 
 import base64
 import contextlib
+import contextvars
 import itertools
 import json
 import os
@@ -20,9 +21,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedError
+from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedError, RunInterruptedError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.otf import start
 from bayes_mlff.otf.dft.engine import Engine, EngineResult
 
 T = TypeVar("T")
@@ -35,6 +37,9 @@ LONGEST_WAIT_S: Final = 7 * 24 * 3600
 
 SILENCE_S: Final = 60
 """After which a process that gives no sign of life is taken for dead, which ends all."""
+
+_ALONE: Final = contextvars.ContextVar("alone", default=False)
+"""True while the first process does what the others are told about afterwards."""
 
 _MEETINGS: Final = itertools.count()
 """Numbers of the meetings of this process, the same in all; like JAX's own connection there is one for a process."""
@@ -100,19 +105,34 @@ def shared(work: Callable[[], T]) -> T:
         return work()
     value, failure, error = None, None, None
     if first():
+        token = _ALONE.set(True)
         try:
             value = work()
+        except RunInterruptedError as caught:
+            error, failure = caught, ("interrupted", (caught.reason, caught.where, caught.farewell))
         except BayesMlffError as caught:
-            error, failure = caught, (isinstance(caught, EngineFailedError), str(caught))
+            kind = "engine" if isinstance(caught, EngineFailedError) else "other"
+            error, failure = caught, (kind, (str(caught),))
+        finally:
+            _ALONE.reset(token)
     told = _told(json.dumps((value, failure), default=_encoded).encode())
     if error is not None:
         raise error
     if not first():
         value, failure = json.loads(told, object_hook=_decoded)
     if failure is not None:
-        failed, message = failure
-        raise (EngineFailedError if failed else BayesMlffError)(message)
+        kind, arguments = failure
+        raise {"interrupted": RunInterruptedError, "engine": EngineFailedError, "other": BayesMlffError}[kind](
+            *arguments
+        )
     return cast(T, value)
+
+
+def any_of(value: bool) -> bool:
+    """True in all processes if it is in one of them, which all ask at the same time; within `shared`, of the first."""
+    if jax.process_count() == 1 or _ALONE.get():
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.bool_(value))))
 
 
 def _encoded(value: Any) -> Any:
@@ -163,6 +183,7 @@ def run_directory(path: Path) -> Iterator[Path]:
 def _files(path: Path) -> dict[str, bytes | int]:
     """Files of a run directory, if there is one; of those that grow with every step the size alone, in bytes."""
     kept = [*path.glob("config*.yaml"), path / "dataset.extxyz", path / "rejected.extxyz", *path.glob("checkpoints/*")]
+    kept += path.glob(f"{start.FOLDER}/*")
     growing = [path / "thermo.csv", path / "trajectory.extxyz"]
     contents = {str(p.relative_to(path)): p.read_bytes() for p in kept if p.is_file()}
     return contents | {p.name: p.stat().st_size for p in growing if p.is_file()}

@@ -14,10 +14,12 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.otf import audits, checkpoint, guards, recorder, storm
+from bayes_mlff.otf import audits, calibrating, checkpoint, guards, recorder, storm
+from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.integrators import MDState
+from bayes_mlff.otf.interruption import SAVING_S, Interruption
 from bayes_mlff.otf.problem import (
     Problem,
     chain_update,
@@ -40,12 +42,20 @@ INITIAL_CAPACITY = 64
 class Session:
     """One process working on one run."""
 
-    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, observer: Observer):
+    def __init__(
+        self,
+        problem: Problem,
+        engine: Engine,
+        run: RunDirectory,
+        observer: Observer,
+        interruption: Interruption | None = None,
+    ):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
+        self.interruption = interruption or Interruption()
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
-        self._reference = Reference(problem, engine, run)
+        self._reference = Reference(problem, engine, run, self.interruption)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -112,9 +122,12 @@ class Session:
         Raises:
           RunStoppedError: if the run cannot go on by itself.
           EngineError: if the reference gave no label.
+          RunInterruptedError: if the run was asked to end.
         """
-        self.run.log("run_started", step=state.host.step, n_steps=self.problem.config.n_steps)
-        while state.host.step < self.problem.config.n_steps:
+        n_steps = self.problem.config.n_steps
+        self.run.log("run_started", step=state.host.step, n_steps=n_steps)
+        while state.host.step < n_steps:
+            self.interruption.check(state.host.step, n_steps)
             try:
                 state = self.advance(state)
             except RunStoppedError as error:
@@ -263,50 +276,13 @@ class Session:
         self.observer.label(
             step=host.step, reason=reason, error_ev=error, sigma_ev=sigma, seconds=record.engine_seconds
         )
-        host = self._calibrated(host, error, sigma, sigma_crit, stop)
+        told = Told(host.step, error, sigma, sigma_crit, stop)
+        host = calibrating.calibrated(self.problem, self.run, self.observer, host, told)
         clock = audits.kept_up(host.clock, config.seed, host.step, self._audit_steps)
         state = state._replace(host=host._replace(trusted_ev=reference, clock=clock, anchor=None))
         state = self._learn(state, record)
         md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
-
-    def _calibrated(self, host: HostState, error: float, sigma: float, sigma_crit: float, stop: Stop) -> HostState:
-        """Learn from one error, and say so if an audit has shown that the stated confidence does not hold."""
-        config, before, audited = self.problem.config, host.calibration, Stop.AUDIT in stop
-        outcome = audits.learn(
-            before,
-            host.scores,
-            error,
-            sigma,
-            audited=audited,
-            decay=config.calibration.decay,
-            false_alarm=config.audits.false_alarm,
-        )
-        if audited:
-            self.run.log(
-                "audit",
-                step=host.step,
-                error_ev=error,
-                sigma_ev=sigma,
-                sigma_crit_ev=sigma_crit,
-                asked=Stop.UNCERTAIN in stop,
-                threshold_ev=self.problem.threshold_ev,
-                pit=calibration.probability_integral(before, error, sigma),
-                log_bayes_factor=outcome.evidence.log_bayes_factor,
-                raised=outcome.raised,
-            )
-        if outcome.raised:
-            now, then = (float(calibration.interval(x, 1.0)) for x in (outcome.calibration, before))
-            self.run.log(
-                "calibration_raised",
-                step=host.step,
-                factor=now / then,
-                log_bayes_factor=outcome.evidence.log_bayes_factor,
-                calibration=[float(x) for x in outcome.calibration],
-            )
-            said = f"audits show errors larger than stated: intervals are {now / then:.2g} times as wide from here on"
-            self.observer.notice(step=host.step, text=said)
-        return host._replace(calibration=outcome.calibration, scores=outcome.scores)
 
     def _learn(self, state: RunState, record: LabelRecord) -> RunState:
         """Put a label into the training set and continue the chains."""
@@ -324,8 +300,10 @@ class Session:
         known = training.append(known, graph, energy, record.label.forces, record.label.stress)
         params, chains, rounds = device.params, device.chains, 0
         while rounds == 0 or (rounds < self.problem.config.sampler.rounds and not self._fits(params, graph, energy)):
-            params, chains, info = self._update(params, chains, known)
-            if not bool(jnp.all(info.finite)):
+            with self.interruption.patience(0.0):  # the label is on the disk, and the update can be repeated
+                params, chains, info = self._update(params, chains, known)
+                finite = bool(jnp.all(info.finite))
+            if not finite:
                 raise RunStoppedError(
                     f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
                 )
@@ -368,7 +346,8 @@ class Session:
 
     def _commit(self, state: RunState) -> None:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
-        checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
+        with self.interruption.patience(SAVING_S):
+            checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
     def _structure(self, md: MDState) -> Structure:
         structure = self.problem.structure._replace(positions=np.asarray(md.position, np.float64))

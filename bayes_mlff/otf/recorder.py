@@ -61,7 +61,9 @@ def record(
         volume,
         pressure / units.GPA,
     ]
-    run.append_thermo(np.stack(columns, axis=1))
+    logged = number % config.thermo_every == 0
+    logged[-1] |= bool(chunk.stop) or number[-1] == problem.config.n_steps  # a labelled step, or the last of all
+    run.append_thermo(np.stack(columns, axis=1)[logged])
     run.append_frames(
         start.numbers,
         start.pbc,

@@ -13,6 +13,7 @@ from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.otf import plausibility
 from bayes_mlff.otf.dft.engine import Engine, EngineResult
+from bayes_mlff.otf.interruption import Interruption
 from bayes_mlff.otf.plausibility import Expectation
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.rundir import RunDirectory
@@ -28,7 +29,7 @@ SAME_GEOMETRY = 1e-3
 class Reference:
     """The engine of a run together with everything that it has answered so far."""
 
-    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory):
+    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, interruption: Interruption | None = None):
         """Read the labels of a run.
 
         Raises:
@@ -36,6 +37,7 @@ class Reference:
           DataError: if a file of labels is damaged.
         """
         self._problem, self._engine, self._run = problem, engine, run
+        self._interruption = interruption or Interruption()
         self._refused_path = run.path / plausibility.REJECTED
         self.labels = {r.step: r for r in self._recovered(run.dataset)}
         self.refused = self._recovered(self._refused_path, repeats=True)
@@ -90,6 +92,7 @@ class Reference:
           EngineFailedError: if there is no label, or none that is believed.
           EngineSetupError: if the engine can never work as configured.
           DataError: if the label of this step belongs to another geometry.
+          RunInterruptedError: if the run has been asked to end, or the calculation would not end in time.
         """
         paid = self.labels.get(step)
         if paid is not None:
@@ -100,7 +103,9 @@ class Reference:
         while len(refused) < ATTEMPTS:
             if refused:
                 self._engine.restore_state(None)  # what was carried over may be what misled it
-            result = self._engine.label(structure)
+            self._interruption.before_label(self._longest_s())
+            with self._interruption.patience(0.0):
+                result = self._engine.label(structure)
             record = self._record(step, reason, structure, result, pretrained, predictive, host, sigma_crit)
             against = self._objections(record, result, host)
             for remark in result.diagnostics:
@@ -118,6 +123,10 @@ class Reference:
             self._run.log("label_refused", reason=refused[-1], **spent)
         self._engine.restore_state(None)
         raise EngineFailedError(f"{self._engine.description}: label not believed: {refused[-1]}")
+
+    def _longest_s(self) -> float:
+        """Longest calculation so far, s."""
+        return max((r.engine_seconds for r in (*self.labels.values(), *self.refused)), default=0.0)
 
     def _record(
         self,

@@ -1,6 +1,7 @@
 """What a run did, from its directory: one self-contained HTML page."""
 
 import base64
+import contextlib
 import html
 from pathlib import Path
 from typing import Final
@@ -12,12 +13,15 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
-from bayes_mlff.otf import audits, crystal_figures, figures, run_data, trajectory, verdict
+from bayes_mlff.otf import audits, crystal_figures, figures, run_data, standing, trajectory, verdict
 from bayes_mlff.otf.dft import moments
 from bayes_mlff.otf.figures import Panel
-from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, WallTime, summary
+from bayes_mlff.otf.run_data import AngleSeries, LabelSeries, RunData, RunSummary, ThermoSeries, WallTime, summary
 
 __all__ = ["RunSummary", "WallTime", "summary", "write_report"]
+
+MOST_FRAMES: Final = 4000
+"""Frames of the trajectory that figures are drawn from."""
 
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1d2127;background:#f4f5f7;margin:0}
@@ -32,22 +36,25 @@ pre{overflow:auto;font-size:.82rem}td{font-variant-numeric:tabular-nums}
 """
 
 
-def write_report(run_dir: Path, *, threshold_ev: float, title: str) -> Path:
+def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData | None = None) -> Path:
     """Write `report.html` into a run directory: one file without links to others; returns its path.
 
     Args:
       run_dir: the directory of a finished or running run.
       threshold_ev: error of the total energy that should not be exceeded, eV.
       title: heading; any text.
+      run: what has been read from the directory, if it has.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
       ConfigError: if its configuration is not valid.
       DataError: if the labels or the arrays of random frames are unreadable.
     """
-    run = run_data.read(run_dir)
+    run = run_data.read(run_dir) if run is None else run
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
-    rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev)]
+    now = [("State", standing.state(run_dir, run).sentence), ("Simulated", standing.progress(run))]
+    rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev, now)]
+    rows += _thinned(run_dir, run)
     rows += [(f"Not believed, step {r.step}", r.reason) for r in run.refused]
     rows += [
         (f"Reference, step {e['step']}", str(e["remark"]))
@@ -71,7 +78,7 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=end_fs, schedule=schedule),
         figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
-        figures.sigma_panel(run.thermo, np.array([r.time_fs for r in run.records]), schedule=schedule),
+        figures.sigma_panel(_with_labels(run), np.array([r.time_fs for r in run.records]), schedule=schedule),
         figures.thermo_panel(run.thermo),
         *_conformation(run_dir, run.records),
         *_crystal(run_dir, run),
@@ -135,7 +142,7 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
     if bonds is None:
         return []
     try:
-        frames = trajectory.read(path)
+        frames = trajectory.read(path, most=MOST_FRAMES)
         along = [figures.hydroxyl_angles(frames.structure(i), bonds) for i in range(len(frames.step))]
     except (DataError, RunDirectoryError) as error:
         return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
@@ -157,7 +164,7 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     schedule = run_data.schedule(run)
     held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=run.config.dynamics.ensemble == "npt")
     try:
-        frames = trajectory.read(run_dir / "trajectory.extxyz")
+        frames = trajectory.read(run_dir / "trajectory.extxyz", most=MOST_FRAMES)
     except RunDirectoryError as error:
         return [Panel("Structure of the crystal", f"The trajectory is not readable now: {error}."), held]
     labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(frames)
@@ -167,7 +174,36 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     return [crystal_figures.bonds_panel(bonds, schedule, labels), cell, held]
 
 
-def _table(s: RunSummary, threshold_ev: float) -> list[tuple[str, str]]:
+def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
+    """What of a long run the figures show; nothing if they show all."""
+    said = []
+    if run.rows is not None and run.rows > len(run.steps):
+        said.append(
+            f"{len(run.steps)} of about {run.rows} logged steps, in evenly spaced groups of neighbours (peaks between "
+            "them are not drawn, but the σ of every label is)"
+        )
+    if (run_dir / "trajectory.extxyz").is_file() and run.rows is not None:
+        with contextlib.suppress(RunDirectoryError):  # the figure says what is wrong with it
+            stored = trajectory.frames(run_dir / "trajectory.extxyz").count
+            if stored > MOST_FRAMES:
+                said.append(f"{MOST_FRAMES} of {stored} frames, evenly spaced")
+    return [("Figures are drawn from", "; ".join(said))] if said else []
+
+
+def _with_labels(run: RunData) -> ThermoSeries:
+    """Logged steps for the figure of σ: where they are not all there, with the σ of the labels among them."""
+    known = [r for r in run.records if r.predicted_energy_sigma and r.sigma_crit]
+    if run.rows is None or run.rows <= len(run.steps) or not known:
+        return run.thermo
+    time = np.concatenate([run.thermo.time_fs, [r.time_fs for r in known]])
+    order = np.argsort(time, kind="stable")
+    sigma = np.concatenate([run.thermo.sigma_ev, np.array([r.predicted_energy_sigma for r in known], np.float64)])
+    limit = np.concatenate([run.thermo.sigma_crit_ev, np.array([r.sigma_crit for r in known], np.float64)])
+    none = np.full(time.size, np.nan)
+    return ThermoSeries(time[order], none, none, none, sigma[order], limit[order])
+
+
+def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> list[tuple[str, str]]:
     def energy(value: float | None) -> str:
         if value is None:
             return "no data"
@@ -185,8 +221,7 @@ def _table(s: RunSummary, threshold_ev: float) -> list[tuple[str, str]]:
     spent = f"dynamics and rest {_clock(w.md_s)}, reference calculations {_clock(w.dft_s)}"
     rows = [
         ("System", f"{s.formula}, {s.n_atoms} atoms" if s.n_atoms else "not labelled yet"),
-        ("State", "finished" if s.finished else "not finished"),
-        ("Simulated", f"{s.time_fs / 1e3:.3f} ps in {s.steps} steps"),
+        *state,
         ("Error threshold", energy(threshold_ev)),
         ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
         ("Labels above the threshold", above),

@@ -4,7 +4,6 @@ Files that a run has not written yet count as empty, so that a run can be looked
 of labels are compared on the model's scale: reference energy plus the offset stored with the label.
 """
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,12 @@ from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.molecule_sets import read_arrays
-from bayes_mlff.data.structure import to_ase
+from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
-from bayes_mlff.otf import config, plausibility
+from bayes_mlff.otf import config, plausibility, start, thermo_log
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.schedule import Schedule
+from bayes_mlff.otf.thermo_log import LARGEST, ThermoSeries
 
 NUMBERS: Final = {
     "label": ("engine_s",),
@@ -31,11 +31,8 @@ NUMBERS: Final = {
 }
 """Fields of events that are read as numbers, besides their time."""
 
-SURE: Final = ("step", "time_fs", "temperature_k", "potential_ev", "total_ev")
-"""Columns of the logged steps that are always known."""
-
-LARGEST: Final = 1e15
-"""No time, step or energy of a run comes near."""
+MERGED_STEPS: Final = 10_000
+"""Steps of chunks that are read as one event."""
 
 
 class LabelSeries(NamedTuple):
@@ -49,18 +46,6 @@ class LabelSeries(NamedTuple):
     pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
     sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
-
-
-class ThermoSeries(NamedTuple):
-    """Logged steps of the dynamics."""
-
-    time_fs: np.ndarray  # [t]
-    temperature_k: np.ndarray  # [t]
-    potential_ev: np.ndarray  # [t]
-    total_ev: np.ndarray  # [t]
-    sigma_ev: np.ndarray  # [t]
-    sigma_crit_ev: np.ndarray  # [t]
-    pressure_gpa: np.ndarray | None = None  # [t] nan where it is not known; None if it is not logged
 
 
 class Validation(NamedTuple):
@@ -114,20 +99,34 @@ class RunSummary(NamedTuple):
     last_label_fs: float | None
     wall: WallTime
     steps_per_s: float | None  # per second of dynamics
-    finished: bool
+    n_steps: int  # to be taken
+    finished: bool  # all steps have been taken
 
 
 class RunData(NamedTuple):
     """A run directory in memory."""
 
     config_text: str
-    config: RunConfig
+    config: RunConfig  # in force, that is, with which the run last went on
     records: list[LabelRecord]
-    steps: np.ndarray  # [t] logged steps
+    steps: np.ndarray  # [t] logged steps, or evenly spaced ones of many
     thermo: ThermoSeries
     events: list[Mapping[str, Any]]
     validation: Validation | None
     refused: tuple[LabelRecord, ...] = ()  # labels that were not believed
+    rows: int | None = None  # logged steps, about; None: these are all
+    committed: int | None = None  # step of the newest checkpoint; None if there is none
+    n_atoms: int = 1
+
+    @property
+    def reached(self) -> int:
+        """Steps that the run would not take again."""
+        return int(self.steps.max(initial=0)) if self.committed is None else self.committed
+
+    @property
+    def threshold_ev(self) -> float:
+        """Error of the total energy that should not be exceeded, eV."""
+        return self.config.threshold_ev(self.n_atoms)
 
 
 def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
@@ -154,21 +153,33 @@ def read(run_dir: Path) -> RunData:
       DataError: if the labels or the arrays of random frames are unreadable.
     """
     config_path, labels = run_dir / "config.yaml", run_dir / "dataset.extxyz"
-    refused = run_dir / plausibility.REJECTED
+    refused, in_force = run_dir / plausibility.REJECTED, run_dir / "config.in_force.yaml"
     if not config_path.exists():
         raise RunDirectoryError(f"{run_dir}: no config.yaml there; allowed: the directory of a run")
+    config_path = in_force if in_force.exists() else config_path
     settings = config.load(config_path)
-    steps, thermo = _read_thermo(run_dir / "thermo.csv")
+    log = thermo_log.read(run_dir / "thermo.csv")
+    records = dataset.read(labels) if labels.exists() else []
+    steps = [int(p.stem) for p in (run_dir / "checkpoints").glob("*.ckpt") if p.stem.isdecimal()]
+    initial = records[0].structure if records else _initial(run_dir)
     return RunData(
         config_text=config_path.read_text(encoding="utf-8"),
         config=settings,
-        records=dataset.read(labels) if labels.exists() else [],
-        steps=steps,
-        thermo=thermo,
+        records=records,
+        steps=log.steps,
+        thermo=log.thermo,
+        rows=log.rows,
+        committed=max(steps, default=None),
+        n_atoms=1 if initial is None else len(initial.numbers),
         events=_read_events(run_dir / "events.jsonl"),
         validation=_read_validation(run_dir / "validation.npz"),
         refused=tuple(dataset.read(refused, repeats=True)) if refused.exists() else (),
     )
+
+
+def _initial(run_dir: Path) -> Structure | None:
+    found = start.read_structure(run_dir)
+    return None if found is None else found.structure
 
 
 def summarise(run: RunData, threshold_ev: float) -> RunSummary:
@@ -178,12 +189,12 @@ def summarise(run: RunData, threshold_ev: float) -> RunSummary:
     above = int(np.sum(np.abs(error) > threshold_ev))
     force = [r.label.forces - r.predicted_forces_mean for r in known if r.predicted_forces_mean is not None]
     wall, crit = _wall_time(run.events), run.thermo.sigma_crit_ev
-    steps, first = int(run.steps.max(initial=0)), run.records[0].structure if run.records else None
+    steps, first = run.reached, run.records[0].structure if run.records else None
     return RunSummary(
         formula=to_ase(first).get_chemical_formula() if first is not None else "",
         n_atoms=len(first.numbers) if first is not None else 0,
         steps=steps,
-        time_fs=float(run.thermo.time_fs.max(initial=0.0)),
+        time_fs=steps * run.config.dynamics.timestep_fs,
         labels=len(run.records),
         initial=sum(r.reason == "initial" for r in run.records),
         audit=sum(r.reason == "audit" for r in run.records),
@@ -200,7 +211,8 @@ def summarise(run: RunData, threshold_ev: float) -> RunSummary:
         last_label_fs=max((r.time_fs for r in run.records), default=None),
         wall=wall,
         steps_per_s=steps / wall.md_s if wall.md_s > 0 and steps else None,
-        finished=any(e["event"] == "finished" for e in run.events),
+        n_steps=run.config.n_steps,
+        finished=steps >= run.config.n_steps,
     )
 
 
@@ -262,56 +274,58 @@ def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
     return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that end; a last one that is still being written is left out."""
-    if not path.exists():
-        return []
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: not readable as text: {error}") from error
-    return text[: text.rfind("\n") + 1].split("\n")[:-1]
-
-
-def _read_thermo(path: Path) -> tuple[np.ndarray, ThermoSeries]:
-    names = ("step", *ThermoSeries._fields[:-1])
-    try:
-        rows = list(csv.DictReader(_whole_lines(path)))
-        if rows and ThermoSeries._fields[-1] in rows[0]:
-            names = ("step", *ThermoSeries._fields)
-        table = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        needed = ", ".join(names)
-        raise RunDirectoryError(f"{path}: needs numbers in the columns {needed}; got {error!r}") from error
-    columns = table.reshape(-1, len(names)).T
-    for name, column in zip(names, columns, strict=True):
-        wrong = ~(np.abs(column) < LARGEST) if name in SURE else np.abs(column) >= LARGEST
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise RunDirectoryError(f"{path}: line {row + 2}: {name} is {column[row]:g}; allowed: a finite number")
-    if columns[0].size and (columns[0].min() < 0 or (columns[0] % 1).any()):
-        raise RunDirectoryError(f"{path}: a step is not a whole number from 0 on")
-    return columns[0], ThermoSeries(*columns[1:])
-
-
 def _read_events(path: Path) -> list[Mapping[str, Any]]:
-    events = []
-    for number, line in enumerate(_whole_lines(path), start=1):
-        where = f"{path}: line {number}"
-        try:
-            event = json.loads(line)
-        except (RecursionError, ValueError) as error:
-            raise RunDirectoryError(f"{where} is not JSON: {error}") from error
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            raise RunDirectoryError(f"{where}; allowed: an object whose 'event' is a name")
-        for key in ("time", *NUMBERS.get(event["event"], ())):
-            value = event.get(key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
-                raise RunDirectoryError(
-                    f"{where}: {key!r} of event {shown(event['event'])} is {shown(value)}; allowed: a finite number"
-                )
-        events.append(event)
+    """Events line by line, a last one that is still being written left out; chunks without others between are one."""
+    events: list[Mapping[str, Any]] = []
+    if not path.exists():
+        return events
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                event = _event(f"{path}: line {number}", line)
+                both = _together(events[-1], event) if events else None
+                if both is None:
+                    events.append(event)
+                else:
+                    events[-1] = both
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: not readable as text: {error}") from error
     return events
+
+
+def _event(where: str, line: bytes) -> Mapping[str, Any]:
+    try:
+        event = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise RunDirectoryError(f"{where} is not readable as text: {error}") from error
+    except (RecursionError, ValueError) as error:
+        raise RunDirectoryError(f"{where} is not JSON: {error}") from error
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise RunDirectoryError(f"{where}; allowed: an object whose 'event' is a name")
+    for key in ("time", *NUMBERS.get(event["event"], ())):
+        value = event.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
+            raise RunDirectoryError(
+                f"{where}: {key!r} of event {shown(event['event'])} is {shown(value)}; allowed: a finite number"
+            )
+    return event
+
+
+def _together(before: Mapping[str, Any], event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Two chunks as one, which in a long run saves memory; None if they are something else or large already."""
+    if before["event"] != "chunk" or event["event"] != "chunk" or any(before.keys() ^ event.keys()):
+        return None
+    added = {key: _sum(before.get(key), event.get(key)) for key in ("steps", "seconds")}
+    if None in added.values() or not 0 <= added["steps"] <= MERGED_STEPS:
+        return None
+    return {**event, **added}
+
+
+def _sum(left: object, right: object) -> Any:
+    numbers = [x for x in (left, right) if isinstance(x, int | float) and not isinstance(x, bool)]
+    return sum(numbers) if len(numbers) == 2 and all(abs(x) < LARGEST for x in numbers) else None
 
 
 def _read_validation(path: Path) -> Validation | None:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
 
@@ -16,6 +16,10 @@ from ase.data import chemical_symbols
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.otf import start
+
+CONFIG: Final = "config.yaml"
+"""Without this file a directory is no run."""
 
 LABEL_RESERVE: Final = 1 << 20
 """Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
@@ -51,7 +55,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config = path / "config.yaml"
+        self.config = path / CONFIG
         self.in_force = path / "config.in_force.yaml"
         self.dataset = path / "dataset.extxyz"
         self.validation = path / "validation.extxyz"
@@ -63,8 +67,12 @@ class RunDirectory:
         self._lock: TextIO | None = None
         self._clock_s = time.time() - time.monotonic()
 
-    def create(self, config_text: str) -> None:
+    def create(self, config_text: str, beginning: Mapping[str, bytes] | None = None) -> None:
         """Make a new run directory.
+
+        Args:
+          config_text: the settings.
+          beginning: files of the folder `start` by name, see `start.contents`.
 
         Raises:
           RunDirectoryError: if it already holds a run, or cannot be written.
@@ -75,6 +83,9 @@ class RunDirectory:
             )
         with _writing(self.path):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.path / start.FOLDER).mkdir(exist_ok=True)
+        for name, content in (beginning or {}).items():
+            write_whole(self.path / start.FOLDER / name, content)
         self.put_in_force(config_text)
         write_whole(self.config, config_text.encode())  # last: with it, this is a run
 
@@ -159,6 +170,8 @@ class RunDirectory:
 
     def append_thermo(self, rows: np.ndarray) -> None:
         """Add rows [m, len(THERMO_COLUMNS)]."""
+        if not len(rows):
+            return
         new = not self.thermo.exists() or self.thermo.stat().st_size == 0
         lines = [",".join(THERMO_COLUMNS)] if new else []
         lines += [f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) for row in rows]

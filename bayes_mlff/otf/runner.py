@@ -1,21 +1,26 @@
 """From a configuration to a finished run: the thin shell around the loop that the command line calls."""
 
+import shlex
+import shutil
 import time
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 
-from bayes_mlff.core import settings
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core import durations, settings
+from bayes_mlff.core.errors import RunInterruptedError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.data.structure import Structure
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.otf import beginning, cost, hosts, run_data, standing, systems
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import cost, hosts, run_data, systems, verdict
 from bayes_mlff.otf import export as exporting
 from bayes_mlff.otf import report as reporting
+from bayes_mlff.otf import start as starts
 from bayes_mlff.otf.changes import Change, check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
@@ -24,70 +29,96 @@ from bayes_mlff.otf.devices import GIB
 from bayes_mlff.otf.dft import consistency
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf.interruption import Interruption, nothing_to_say, time_limit
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare
-from bayes_mlff.otf.run_data import RunData
-from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.rundir import CONFIG, RunDirectory
+from bayes_mlff.otf.start import Start
 from bayes_mlff.otf.state import RunState
 from bayes_mlff.otf.validate import validate
 
 
-def run(config: RunConfig, path: Path, *, base: Path, console: Console) -> None:
+def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_time_s: float | None = None) -> None:
     """Start a run in `path`, or continue the same run if it was interrupted.
+
+    A run that is there goes on from the structure and the model that it keeps; those of the configuration must be the
+    same, or may have gone.
 
     Args:
       config: validated configuration.
       path: run directory.
       base: directory against which the structure's and the model's relative paths are resolved.
       console: where to report progress.
+      wall_time_s: after which the run must have ended, s; None for as long as it takes.
 
     Raises:
       ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
       RunDirectoryError: if `path` holds another run.
+      RunInterruptedError: if it was asked to end; it can be continued.
     """
-    start = systems.initial_structure(config.structure, base=base)
-    config, console = _with_absolute_paths(config, base), _alone(console)
-    with hosts.run_directory(path) as own:
-        _run(config, own, start, console)
+    console = _alone(console)
+    with Interruption(time_limit(wall_time_s), farewell="go on with the same command") as interruption:
+        config, base = _with_absolute_paths(config, base), base.absolute()
+        with hosts.run_directory(path.absolute()) as own:
+            if not (own / CONFIG).is_file():
+                _begin(config, own, base, Outside(path, console, interruption))
+                return
+            interruption.farewell = _how_to_resume(path)
+            stored = configuration.load(own / CONFIG)
+            begun = beginning.same_run(config, stored, own)
+            for remark in begun.remarks:
+                console.print(f"  {remark}", highlight=False, soft_wrap=True)
+            _continue(stored, own, begun.start._replace(base=base), Outside(path, console, interruption))
 
 
-def _run(config: RunConfig, path: Path, start: InitialStructure, console: Console) -> None:
-    directory = RunDirectory(path)
-    if directory.config.is_file():
-        if configuration.load(directory.config) != config:
-            raise RunDirectoryError(
-                f"{path}: holds a run with another configuration; choose another --output, remove the directory, "
-                f"or continue that run with 'resume {path}'"
-            )
-        _resume(config, path, console)
-        return
-    problem = _problem(config, start, console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
-        engine.check(problem.structure)
-        directory.create(settings.dump(config))
-        _work(problem, engine, directory, console)
-
-
-def resume(config: RunConfig, path: Path, *, console: Console) -> None:
-    """Continue a run from its newest intact checkpoint.
+def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: float | None = None) -> None:
+    """Continue a run from its newest intact checkpoint, with the structure and the model that it keeps.
 
     Raises:
       ConfigError: if a setting has changed that makes it another run; see `changes.FREE`.
-      RunDirectoryError: if there is no run, or another process works on it.
+      RunDirectoryError: if there is no run, another process works on it, or something that it keeps is damaged.
+      RunInterruptedError: if it was asked to end; it can be continued.
     """
-    with hosts.run_directory(path) as own:
-        _resume(config, own, _alone(console))
+    console = _alone(console)
+    with (
+        Interruption(time_limit(wall_time_s), farewell=_how_to_resume(path)) as interruption,
+        hosts.run_directory(path.absolute()) as own,
+    ):
+        _continue(config, own, starts.read(own), Outside(path, console, interruption))
 
 
-def _resume(config: RunConfig, path: Path, console: Console) -> None:
+class Outside(NamedTuple):
+    """Where a run reports, and who may end it."""
+
+    path: Path  # of the run as the user named it
+    console: Console
+    interruption: Interruption
+
+
+def _how_to_resume(path: Path) -> str:
+    return f"go on with: bayes-mlff resume {shlex.quote(str(path))}"
+
+
+def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
+    initial = systems.initial_structure(config.structure, base=base)
+    problem = _problem(config, initial, outside.console)
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
+        engine.check(problem.structure)
+        start = Start(initial, problem.potential, engine.settings_hash, engine.description, base)
+        directory = RunDirectory(path)
+        directory.create(settings.dump(config), starts.contents(start))
+        _work(problem, engine, directory, outside)
+
+
+def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> None:
     directory = RunDirectory(path)
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
-    start = systems.initial_structure(config.structure, base=Path())
-    problem = _problem(config, start, console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
+    problem = _problem(config, start.initial, outside.console, start.potential)
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
+        beginning.check_engine(start, engine.settings_hash, engine.description)
         engine.check(problem.structure)
-        _work(problem, engine, directory, console, changed)
+        _work(problem, engine, directory, outside, changed)
 
 
 def check(config: RunConfig, *, base: Path, console: Console, label: bool, forces: bool = False) -> None:
@@ -127,42 +158,31 @@ def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
 
 def status(path: Path, *, console: Console) -> None:
     """Print how far a run is."""
-    config, structure = _stored(path)
-    run = run_data.read(path)
-    summary = run_data.summarise(run, config.threshold_ev(len(structure.numbers)))
-    for name, value in summary._asdict().items():
-        console.print(f"  {name.replace('_', ' ')}: {value}", highlight=False)
-    _print_verdict(run, console)
-
-
-def _print_verdict(run: RunData, console: Console) -> None:
-    lines = [*verdict.rows(verdict.judge(run)), *((f"not believed, step {r.step}", r.reason) for r in run.refused)]
-    for name, value in lines:
-        console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
+    for name, value in standing.rows(path, run_data.read(path)):
+        console.print(f"  {name:{standing.WIDTH}} {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def report(path: Path) -> Path:
     """Write report.html and return its path."""
-    config, structure = _stored(path)
-    title = f"On-the-fly run of {Path(config.structure.file).stem}"
-    return reporting.write_report(path, threshold_ev=config.threshold_ev(len(structure.numbers)), title=title)
+    run = run_data.read(path)
+    title = f"On-the-fly run of {Path(run.config.structure.file).stem}"
+    return reporting.write_report(path, threshold_ev=run.threshold_ev, title=title, run=run)
 
 
 def export(path: Path, folder: Path, *, template: Path | None, trust: bool) -> list[Path]:
     """Write the chains of a run to files; see `exporting.export`."""
-    return exporting.export(path, *_stored(path), folder, template=template, trust=trust)
+    return exporting.export(path, starts.read(path).potential, folder, template=template, trust=trust)
 
 
-def _stored(path: Path) -> tuple[RunConfig, Structure]:
-    config = configuration.load(path / "config.yaml")
-    return config, systems.initial_structure(config.structure, base=Path()).structure
-
-
-def _problem(config: RunConfig, start: InitialStructure, console: Console) -> Problem:
+def _problem(
+    config: RunConfig, start: InitialStructure, console: Console, potential: Potential | None = None
+) -> Problem:
+    """Everything that stays fixed during a run; the model is that of the configuration where none is given."""
     selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
     for remark in start.remarks:
         console.print(f"  structure  {remark}", highlight=False, soft_wrap=True, markup=False)
-    potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
+    if potential is None:
+        potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
@@ -186,26 +206,34 @@ def _work(
     problem: Problem,
     engine: hosts.SharedEngine,
     directory: RunDirectory,
-    console: Console,
+    outside: Outside,
     changed: tuple[Change, ...] = (),
 ) -> None:
-    started = time.perf_counter()
+    console, interruption, started = outside.console, outside.interruption, time.perf_counter()
+    interruption.farewell = _how_to_resume(outside.path)
     directory.open()
+    interruption.last_words = partial(_take_leave, directory, interruption)
     try:
         directory.log("session_started")
         _introduce(problem, engine, console)
+        _say_limit(interruption, console)
         _put_in_force(problem.config, changed, directory, console)
         with ConsoleObserver(console, problem.config) as observer:
-            session = Session(problem, engine, directory, observer)
+            session = Session(problem, engine, directory, observer, interruption)
             observer.working("compiling, and labelling the first structure")
             state = session.finish(session.resume())
-            path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer)))
+            path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer, interruption)))
+    except RunInterruptedError as error:
+        directory.log("interrupted", step=interruption.step, reason=error.reason)
+        raise
     finally:
+        interruption.last_words = nothing_to_say
         directory.close()
     if not hosts.first():
         return
     run = run_data.read(directory.path)
-    _print_verdict(run, console)
+    for name, value in standing.judgement(run):
+        console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {len(run.records)} labels; report: {path}",
         highlight=False,
@@ -213,8 +241,33 @@ def _work(
     )
 
 
+def _take_leave(directory: RunDirectory, interruption: Interruption, reason: str) -> None:
+    """What is still to be done where the process ends in the middle of something."""
+    directory.log("interrupted", step=interruption.step, reason=reason)
+    directory.close()
+    if not hosts.first():
+        shutil.rmtree(directory.path, ignore_errors=True)
+
+
+def _say_limit(interruption: Interruption, console: Console) -> None:
+    limit = interruption.limit
+    if limit is not None:
+        left = limit.monotonic_s - time.monotonic()
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + left))
+        console.print(
+            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _conclude(
-    problem: Problem, engine: Engine, directory: RunDirectory, state: RunState, observer: ConsoleObserver
+    problem: Problem,
+    engine: Engine,
+    directory: RunDirectory,
+    state: RunState,
+    observer: ConsoleObserver,
+    interruption: Interruption,
 ) -> Path:
     """Look back at a run that has ended, and return the path of the report."""
     if problem.config.validation_frames > 0:
@@ -224,6 +277,7 @@ def _conclude(
             directory,
             state,
             lambda done, of: observer.working(f"reference energy of random frame {done} of {of}"),
+            interruption,
         )
     return report(directory.path)
 
@@ -241,14 +295,14 @@ def _introduce(problem: Problem, engine: hosts.SharedEngine, console: Console) -
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
+    electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
     console.print(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(config)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
-        f"  reference  {engine.description}\n"
-        + "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
-        + f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"  reference  {engine.description}\n{electrons}"
+        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}",
         highlight=False,
         soft_wrap=True,

@@ -1,14 +1,20 @@
 """The stored frames of a run, as arrays."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError, brief
 from bayes_mlff.data.structure import Structure, check
+from bayes_mlff.otf import frame_index
+from bayes_mlff.otf.frame_index import FrameIndex
+
+_FIRST: Final = "species:S:1:pos:R:3"
 
 
 class Trajectory(NamedTuple):
@@ -20,6 +26,7 @@ class Trajectory(NamedTuple):
     pbc: np.ndarray  # [3] bool
     positions: np.ndarray  # [f, n, 3] Å, wrapped or not
     cells: np.ndarray  # [f, 3, 3] Å, rows; zero without a lattice
+    stored: int | None = None  # frames in the file; None: these are all
 
     def structure(self, index: int) -> Structure:
         """One frame.
@@ -32,50 +39,85 @@ class Trajectory(NamedTuple):
         return found
 
 
-def read(path: Path) -> Trajectory:
+def read(path: Path, *, most: int | None = None) -> Trajectory:
     """Read a trajectory; a last frame that is still being written is left out.
 
     Args:
       path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`, and species and positions as
-        its only columns.
+        its first columns; what other columns hold is left alone.
+      most: read so many evenly spaced frames, the first and the last among them, if there are more.
 
     Raises:
       RunDirectoryError: if it is missing, has no whole frame, or is not such a file.
     """
+    found = frames(path)
+    chosen = frame_index.evenly(found.count, most)
+    return read_some(path, found, chosen)._replace(stored=found.count)
+
+
+def frames(path: Path) -> FrameIndex:
+    """Where the frames of a trajectory are.
+
+    Raises:
+      RunDirectoryError: if it is missing or has no whole frame.
+    """
     if not path.is_file():
         raise RunDirectoryError(f"{path.name} is missing; allowed: a run that has stored frames")
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
-        n = int(lines[0])
-        frames = len(lines) // (n + 2)
-        heads, comments = ([lines[i + k * (n + 2)] for k in range(frames)] for i in (0, 1))
-        if n < 1 or not frames or any(int(head) != n for head in heads):
+    with _explained(path):
+        found = frame_index.index(path)
+        if not found.count:
+            raise ValueError("no whole frame")
+    return found
+
+
+def read_some(path: Path, found: FrameIndex, chosen: np.ndarray) -> Trajectory:
+    """Read the chosen frames of a trajectory, one at least; see `read`."""
+    with _explained(path):
+        texts = frame_index.lines_of(path, found, chosen)
+        if any(int(lines[0]) != found.n_atoms for lines in texts):
             raise ValueError("not one number of atoms throughout")
-        rows = [line.split() for i, line in enumerate(lines[: frames * (n + 2)]) if i % (n + 2) > 1]
-        if any(len(row) != 4 for row in rows):
-            raise ValueError("columns beside species and positions")
-        numbers = np.array([atomic_numbers[row[0]] for row in rows]).reshape(frames, n)
+        comments = [lines[1] for lines in texts]
+        rows = [line.split() for lines, c in zip(texts, comments, strict=True) for line in _checked(lines[2:], c)]
+        numbers = np.array([atomic_numbers[row[0]] for row in rows]).reshape(len(texts), found.n_atoms)
         if (numbers != numbers[0]).any():
             raise ValueError("other atoms than in the first frame")
         pbc = [_directions(_field("pbc", c, "F F F")) for c in comments]
         missing = None if any(pbc[0]) else " ".join("0" * 9)
-        found = Trajectory(
+        read = Trajectory(
             np.array([int(_field("step", c)) for c in comments], np.int64),
             np.array([_field("time_fs", c) for c in comments], np.float64),
             numbers[0],
             np.array(pbc[0]),
-            np.array([row[1:] for row in rows], np.float64).reshape(frames, n, 3),
-            np.array([_field("Lattice", c, missing).split() for c in comments], np.float64).reshape(frames, 3, 3),
+            np.array([row[1:4] for row in rows], np.float64).reshape(*numbers.shape, 3),
+            np.array([_field("Lattice", c, missing).split() for c in comments], np.float64).reshape(-1, 3, 3),
         )
-        if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in (*found[:2], *found[4:])):
+        if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in (*read[:2], *read[4:6])):
             raise ValueError("a number is not finite, or pbc changes")
-        found.structure(0)
+        read.structure(0)
+    return read
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of what is no trajectory what would be one."""
+    try:
+        yield
     except (DataError, IndexError, KeyError, OSError, OverflowError, ValueError) as error:
         raise RunDirectoryError(
             f"{path.name}: allowed: frames of the same atoms, as a run writes; got {brief(str(error))}"
         ) from error
-    return found
+
+
+def _checked(rows: list[str], comment: str) -> list[str]:
+    """Rows with as many columns as the comment says, species and positions first."""
+    properties = _field("Properties", comment, _FIRST)
+    names = properties.split(":")
+    if not f"{properties}:".startswith(f"{_FIRST}:") or len(names) % 3:
+        raise ValueError(f"Properties={properties}")
+    columns = sum(int(count) for count in names[2::3])
+    if any(len(row.split()) != columns for row in rows):
+        raise ValueError("columns beside species and positions" if columns == 4 else f"not {columns} columns in a row")
+    return rows
 
 
 def _field(name: str, comment: str, missing: str | None = None) -> str:

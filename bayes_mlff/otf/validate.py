@@ -11,7 +11,8 @@ from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf import trajectory
-from bayes_mlff.otf.dft.engine import Engine
+from bayes_mlff.otf.dft.engine import Engine, EngineResult
+from bayes_mlff.otf.interruption import Interruption
 from bayes_mlff.otf.problem import Problem, ensemble, pretrained_energy
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunState
@@ -33,17 +34,23 @@ def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, S
     Raises:
       RunDirectoryError: if the trajectory has fewer frames or is damaged.
     """
-    frames = trajectory.read(run.trajectory)
-    if len(frames.step) < count:
+    stored = trajectory.frames(run.trajectory)
+    if stored.count < count:
         raise RunDirectoryError(
-            f"{run.trajectory}: {len(frames.step)} frames; allowed: at least validation_frames = {count}"
+            f"{run.trajectory}: {stored.count} frames; allowed: at least validation_frames = {count}"
         )
-    chosen = np.sort(np.random.default_rng(seed).choice(len(frames.step), count, replace=False))
-    return [(int(frames.step[i]), frames.structure(i)) for i in chosen]
+    chosen = np.sort(np.random.default_rng(seed).choice(stored.count, count, replace=False))
+    frames = trajectory.read_some(run.trajectory, stored, chosen)
+    return [(int(step), frames.structure(i)) for i, step in enumerate(frames.step)]
 
 
 def validate(
-    problem: Problem, engine: Engine, run: RunDirectory, state: RunState, progress: Callable[[int, int], None]
+    problem: Problem,
+    engine: Engine,
+    run: RunDirectory,
+    state: RunState,
+    progress: Callable[[int, int], None],
+    interruption: Interruption | None = None,
 ) -> Validation:
     """Label random frames, each durable before the next, and compare with the final and the pretrained model.
 
@@ -53,8 +60,10 @@ def validate(
       run: open run directory; `validation.extxyz` and `validation.npz` are written.
       state: final state.
       progress: told how many frames of how many are done.
+      interruption: asked before each frame.
 
     Raises:
+      RunInterruptedError: if the run has been asked to end; every frame so far is on the disk.
       EngineError: if a frame has no label; calling again goes on with the remaining frames.
     """
     config = problem.config
@@ -65,8 +74,18 @@ def validate(
     evaluate = ensemble(problem)
     pretrained = pretrained_energy(problem)
     rows = []
+    asked = interruption or Interruption()
     for done, (step, structure) in enumerate(frames):
-        record = known.get(step) or _label(problem, engine, run, step, structure, state.host.offset_ev)
+        asked.check(state.host.step, config.n_steps, f", {done} of {len(frames)} random frames")
+        record = known.get(step)
+        if record is None:
+            asked.before_label(max((r.engine_seconds for r in known.values()), default=0.0))
+            with asked.patience(0.0):
+                result = engine.label(structure)
+            record = _record(problem, engine, step, structure, state.host.offset_ev, result)
+            dataset.append(run.validation, record)
+            run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
+            known[step] = record
         moved = neighbors.move(
             state.device.neighbors,
             jnp.asarray(structure.positions, state.device.md.position.dtype),
@@ -99,11 +118,10 @@ def validate(
     return result
 
 
-def _label(
-    problem: Problem, engine: Engine, run: RunDirectory, step: int, structure: Structure, offset: float
+def _record(
+    problem: Problem, engine: Engine, step: int, structure: Structure, offset: float, result: EngineResult
 ) -> LabelRecord:
-    result = engine.label(structure)
-    record = LabelRecord(
+    return LabelRecord(
         structure=structure,
         label=result.label,
         step=step,
@@ -114,6 +132,3 @@ def _label(
         engine_hash=engine.settings_hash,
         engine_seconds=result.seconds,
     )
-    dataset.append(run.validation, record)
-    run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
-    return record

@@ -37,7 +37,7 @@ def judge(run: RunData) -> Verdict:
       RunDirectoryError: if an event lacks a field.
     """
     step_ps = run.config.dynamics.timestep_fs / 1000.0
-    steps = int(run.steps.max(initial=0))
+    steps = run.reached
     middle, half_ps = steps / 2, steps * step_ps / 2
     asked = [r.step for r in run.records if r.reason == "uncertain"]
     recent = sum(step > middle for step in asked)

@@ -50,6 +50,8 @@ POINTS: Final = {
     "checkpoint_synced": Point("fsync", "*.ckpt.tmp", "after"),
     "checkpoint_named": Point("replace", "*.ckpt", "after"),
     "checkpoint_dropped": Point("unlink", "*.ckpt", "after"),
+    "model_half_kept": Point("write", "model.safetensors.tmp", "half"),
+    "identity_half_written": Point("write", "identity.json.tmp", "half"),
     "configuration_half_written": Point("write", "config.yaml.tmp", "half"),
     "validation_half_written": Point("write", "validation.npz*", "half"),
     "report_half_written": Point("write", "report.html*", "half"),

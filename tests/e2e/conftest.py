@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from bayes_mlff.core import settings
+from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.otf.start import Start, contents
 from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY = tiny_nequip((1, 6, 8), hidden_irreps="4x0e+4x1o", num_layers=2, energy_shifts=(-1.0, -2.0, -3.0))
@@ -73,7 +75,9 @@ def open_session(tiny_problem):
     def make(path: Path, engine, problem=tiny_problem) -> Session:
         run = RunDirectory(path)
         if not run.config.exists():
-            run.create(settings.dump(problem.config))
+            initial = InitialStructure(problem.structure)
+            begun = Start(initial, problem.potential, engine.settings_hash, engine.description, path.parent)
+            run.create(settings.dump(problem.config), contents(begun))
         run.open()
         opened.append(run)
         return Session(problem, engine, run, Silent())

@@ -107,6 +107,8 @@ def state_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("point", "twice"),
     [
+        ("model_half_kept:1", 0),
+        ("identity_half_written:1", 0),
         ("configuration_half_written:1", 0),
         ("reference_started:3", 0),
         ("reference_answered:3", 1),
@@ -141,6 +143,10 @@ def test_every_way_of_writing_to_a_run_has_been_thought_of(whole):
     seen = child_runs.operations(whole)
     written = {"*.ckpt.tmp" if o.file.endswith(".ckpt.tmp") else o.file for o in seen if o.name == "write"}
     assert written - {"report.html", "report.html.tmp"} == {
+        "structure.npz.tmp",
+        "structure.extxyz.tmp",
+        "model.safetensors.tmp",
+        "identity.json.tmp",
         "config.yaml.tmp",
         "config.in_force.yaml.tmp",
         "label.reserve.tmp",

@@ -24,7 +24,7 @@ THRESHOLD = 0.5 * KCAL_MOL
 OFFSET = 17.0
 COLUMNS = ("step", "time_fs", "temperature_k", "potential_ev", "kinetic_ev", "total_ev", "sigma_ev",
            "sigma_crit_ev", "sigma_force_max_ev_a")  # fmt: skip
-CONFIG = "structure: <b>ethanol</b>.xyz\n"
+CONFIG = "structure: <b>ethanol</b>.xyz\ndynamics: {duration_ps: 0.9995}\n"  # 1999 steps
 SENTENCES = ("No label has been predicted", "Fewer than two errors are known", "Fewer than two steps")
 
 

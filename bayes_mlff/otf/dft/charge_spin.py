@@ -123,9 +123,9 @@ def _stated_charge(structure: Structure) -> tuple[int, str]:
         raise ConfigError(
             "structure.charge", None, f"a number: the initial charges add up to {total:.3g}, to no whole one"
         )
-    if stated is not None and whole != stated:
-        raise ConfigError("structure.charge", stated, f"{whole}, the sum of the initial charges ({total:.3g})")
-    return whole, "structure" if stated is not None else "sum of the initial charges"
+    if stated is not None and abs(total - stated) > 0.5:
+        raise ConfigError("structure.charge", stated, f"{whole}: the initial charges add up to {total:.3g}")
+    return (whole, "sum of the initial charges") if stated is None else (stated, "structure")
 
 
 def spread(total: int, n: int) -> tuple[float, ...]:

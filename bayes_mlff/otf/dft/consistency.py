@@ -1,4 +1,4 @@
-"""Do energy, forces and stress of an engine belong together? Compared by finite differences, before a run is paid for."""
+"""Do energy, forces and stress of an engine belong together? Finite differences tell, before a run is paid for."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -67,8 +67,8 @@ class _Difference(NamedTuple):
 def compare(engine: Labels, structure: Structure, label: Label, *, seed: int = 0) -> tuple[str, ...]:
     """Compare forces, and the stress where there is one, with energies; two calls each.
 
-    Both labels of a pair also give derivatives, so that their integral from one to the other (Simpson's rule) is compared,
-    and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
+    Both labels of a pair also give derivatives, so that their integral from one to the other (Simpson's rule) is
+    compared, and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
 
     Args:
       engine: the reference.
@@ -153,5 +153,5 @@ def _complaint(what: str, clear: _Difference, wrong: _Difference) -> str:
     return (
         f"energy and {what} do not belong together: the energy changes by {worst.found:.5g} eV, but the {what} account "
         f"for {worst.work:.5g} eV (allowed: {worst.allowed:.2g} eV apart); ratio {ratio:.4g}{hint}; allowed: an energy "
-        f"whose derivative the {what} {'are' if what == 'forces' else 'is'}, in eV, eV/Å and eV/Å³ with tension positive"
+        f"whose derivative {'they are' if what == 'forces' else 'it is'}, in eV, eV/Å and eV/Å³ with tension positive"
     )

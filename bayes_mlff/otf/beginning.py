@@ -1,0 +1,113 @@
+"""Whether a run that is there is the one that a user asks for: the same settings, structure, model and reference."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
+from bayes_mlff.core.paths import is_file
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.models import registry
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.otf import start as starts
+from bayes_mlff.otf import systems
+from bayes_mlff.otf.changes import changes
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.same_start import model_differences, structure_differences
+from bayes_mlff.otf.start import Start
+
+_ELSE: Final = "choose another --output for another run, or continue that run as it is with"
+
+_COPY: Final = "the copy in the run directory is used"
+
+
+class Begun(NamedTuple):
+    """A run that is there."""
+
+    start: Start
+    remarks: tuple[str, ...]  # what could not be compared
+
+
+def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
+    """What the run in a directory was started from, if it is the run that a configuration asks for.
+
+    Structure and model are compared by what they are, not by where they are: the files may have moved. Where one has
+    gone there is nothing to compare with, and the copy in the directory stands for it.
+
+    Args:
+      config: with absolute paths.
+      stored: the configuration in the directory.
+      path: the directory.
+
+    Raises:
+      RunDirectoryError: naming what differs, or what is damaged.
+      ConfigError, DataError, WeightsError: if the structure or the model is there but cannot be read any more.
+    """
+    alike = stored.model_copy(update={"structure": config.structure, "model": config.model})
+    differing = changes(alike, config)
+    if differing:
+        said = "; ".join(f"{c.key} is {shown(c.after)}, there {shown(c.before)}" for c in differing)
+        raise RunDirectoryError(
+            f"{path}: holds a run with another configuration ({said}); choose another --output, remove the directory, "
+            f"or continue that run with 'resume {path}'"
+        )
+    start, remarks = starts.read(path), []
+    structure = _structure(config)
+    if structure is None:
+        remarks.append(
+            f"structure  {config.structure.file} is not there any more: the copy in the run directory is used"
+        )
+    else:
+        _refuse(path, "structure", config.structure.file, structure_differences(structure, start.initial))
+    model = _model(config, start)
+    if model is None:
+        remarks.append(f"model      {config.model} is gone: {_COPY}")
+    else:
+        _refuse(path, "model", config.model, model_differences(model, start.potential))
+    return Begun(start, tuple(remarks))
+
+
+def check_engine(start: Start, settings_hash: str, description: str) -> None:
+    """Refuse another reference than that with which a run was started.
+
+    Raises:
+      ConfigError: naming both.
+    """
+    if settings_hash != start.engine_hash:
+        raise ConfigError(
+            "engine",
+            description,
+            f"the method with which the labels of this run were made, {start.engine} (its settings or its version "
+            f"have changed: {settings_hash} is not {start.engine_hash}); start another run for another method",
+        )
+
+
+def _refuse(path: Path, what: str, file: str, differences: tuple[str, ...]) -> None:
+    if differences:
+        raise RunDirectoryError(
+            f"{path}: was started from another {what} than {file} is now: {'; '.join(differences)}; {_ELSE} "
+            f"'resume {path}', which uses the {what} that it was started from"
+        )
+
+
+def _structure(config: RunConfig) -> InitialStructure | None:
+    built_in = config.structure.file in systems.STRUCTURES
+    if not built_in and not is_file(Path(config.structure.file)):
+        return None
+    return systems.initial_structure(config.structure, base=Path())
+
+
+def _model(config: RunConfig, start: Start) -> Potential | None:
+    """The model of the configuration, for the same elements; None if it is not there."""
+    if config.model not in registry.NAMES and not is_file(Path(config.model)):
+        return None
+    try:
+        found = registry.load(config.model)
+    except ConfigError:  # of another package that is not there any more, or cannot be downloaded
+        return None
+    missing = set(start.potential.config.elements) - set(found.config.elements)
+    if missing:
+        raise RunDirectoryError(
+            f"model: {config.model} is not what the run was started from: it knows no atomic number "
+            f"{', '.join(str(z) for z in sorted(missing))}"
+        )
+    return registry.restrict(found, start.potential.config.elements)

@@ -1,0 +1,65 @@
+"""Where the frames of a trajectory begin in its file: found without reading what is in them."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+_BLOCK: Final = 1 << 24
+_LONGEST_HEAD: Final = 32
+"""Bytes of the line with the number of atoms."""
+
+
+class FrameIndex(NamedTuple):
+    """Whole frames of a file in which each has the same number of lines."""
+
+    n_atoms: int
+    offsets: np.ndarray  # [f + 1] bytes; frame i lasts from offsets[i] to offsets[i + 1]
+
+    @property
+    def count(self) -> int:
+        """Whole frames."""
+        return len(self.offsets) - 1
+
+
+def index(path: Path) -> FrameIndex:
+    """Find the frames of an extended XYZ file; a last one that is still being written is left out.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if it does not begin with a number of atoms.
+    """
+    with path.open("rb") as file:
+        head = file.readline(_LONGEST_HEAD)
+        n_atoms = int(head.decode())
+        if n_atoms < 1:
+            raise ValueError(f"{n_atoms} atoms")
+        file.seek(0)
+        lines, seen, begin, ends = n_atoms + 2, 0, 0, [np.zeros(1, np.int64)]
+        while block := file.read(_BLOCK):
+            newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            ends.append(newlines[lines - 1 - seen % lines :: lines] + (begin + 1))
+            seen, begin = seen + len(newlines), begin + len(block)
+    return FrameIndex(n_atoms, np.concatenate(ends))
+
+
+def evenly(count: int, most: int | None) -> np.ndarray:
+    """Indices of all of `count` frames, or of `most` evenly spaced ones with the first and the last."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
+
+
+def lines_of(path: Path, found: FrameIndex, chosen: np.ndarray) -> list[list[str]]:
+    """The lines of some frames, in rising order.
+
+    Raises:
+      OSError, ValueError: if they cannot be read as text.
+    """
+    frames = []
+    with path.open("rb") as file:
+        for i in chosen.tolist():
+            file.seek(int(found.offsets[i]))
+            content = file.read(int(found.offsets[i + 1] - found.offsets[i]))
+            frames.append(content.decode().split("\n")[:-1])
+    return frames

@@ -1,0 +1,176 @@
+"""What a run was started from, kept in its directory: structure and model as they were used, and their digests.
+
+A run goes on from these copies, so that it depends on no file outside of its directory. They are in the folder
+`start`: `structure.npz` and `model.safetensors`, which are read, `structure.extxyz` for people to look at, and
+`identity.json` with the SHA-256 of both and the hash of the engine's settings.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import ase.io
+import numpy as np
+
+from bayes_mlff.core.errors import RunDirectoryError, shown
+from bayes_mlff.data.structure import ElectronicState, Structure, to_ase
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.models import registry
+from bayes_mlff.models.potential import Potential
+
+FOLDER: Final = "start"
+STRUCTURE: Final = "structure.npz"
+MODEL: Final = "model.safetensors"
+IDENTITY: Final = "identity.json"
+READABLE: Final = "structure.extxyz"
+FORMAT: Final = 1
+
+_REST: Final = "rest"
+"""Array that holds as JSON what is no array."""
+
+_MOST_BYTES: Final = 1 << 20
+"""Of an identity."""
+
+
+class Start(NamedTuple):
+    """What a run was started from."""
+
+    initial: InitialStructure
+    potential: Potential  # for the elements of the structure
+    engine_hash: str  # of the settings and versions of the reference
+    engine: str  # the same in words
+    base: Path  # folder of the configuration
+
+
+def contents(start: Start) -> dict[str, bytes]:
+    """The files of the folder `start` by name, the identity last."""
+    structure, model = _packed(start.initial), registry.serialised(start.potential, {})
+    readable = io.StringIO()
+    plain = start.initial.structure._replace(electronic=ElectronicState())
+    ase.io.write(readable, to_ase(plain), format="extxyz")
+    identity = {
+        "format": FORMAT,
+        "structure": hashlib.sha256(structure).hexdigest(),
+        "model": hashlib.sha256(model).hexdigest(),
+        "engine": {"hash": start.engine_hash, "description": start.engine},
+        "base": str(start.base),
+    }
+    return {
+        STRUCTURE: structure,
+        READABLE: readable.getvalue().encode(),
+        MODEL: model,
+        IDENTITY: (json.dumps(identity, indent=2) + "\n").encode(),
+    }
+
+
+def read(run: Path) -> Start:
+    """What the run in a directory was started from, as it was to the last bit.
+
+    Raises:
+      RunDirectoryError: if a file is missing, damaged, or not the one that the run was started from.
+    """
+    folder = run / FOLDER
+    identity = _identity(folder / IDENTITY)
+    initial = _unpacked(folder / STRUCTURE, _verified(folder / STRUCTURE, identity["structure"]))
+    _verified(folder / MODEL, identity["model"])
+    potential = registry.for_atoms(registry.load(str(folder / MODEL)), initial.structure.numbers)
+    engine = identity["engine"]
+    return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]))
+
+
+def read_structure(run: Path) -> InitialStructure | None:
+    """The initial structure alone; None in the directory of a run from before it was kept.
+
+    Raises:
+      RunDirectoryError: if it is damaged.
+    """
+    if not (run / FOLDER / IDENTITY).is_file():
+        return None
+    digest = _identity(run / FOLDER / IDENTITY)["structure"]
+    return _unpacked(run / FOLDER / STRUCTURE, _verified(run / FOLDER / STRUCTURE, digest))
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{path} is missing: this is no run, or one that an earlier version of this program made, which did not "
+            "keep structure and model; finish it with that version, or start another run"
+        )
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MOST_BYTES))
+        given = found["structure"], found["model"], found["engine"]["hash"], found["engine"]["description"]
+        if not all(isinstance(text, str) for text in (*given, found["base"])):
+            raise TypeError("something other than text")
+        version = found["format"]
+    except (OSError, RecursionError, ValueError, LookupError, TypeError) as error:
+        raise RunDirectoryError(f"{path}: damaged ({type(error).__name__}: {error}); {_RESTORE}") from error
+    if version != FORMAT:
+        raise RunDirectoryError(
+            f"{path}: format {shown(version)}; allowed: {FORMAT}, which this version reads and writes (finish the run "
+            "with the version that began it, or start a new one)"
+        )
+    return found
+
+
+_RESTORE: Final = "restore it from a copy, or start another run"
+
+
+def _verified(path: Path, digest: str) -> bytes:
+    """Content of a file with this SHA-256."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be read ({error.strerror}); {_RESTORE}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise RunDirectoryError(
+            f"{path}: not what the run was started from (its SHA-256 is not that in {IDENTITY}): damaged or replaced; "
+            f"{_RESTORE}"
+        )
+    return content
+
+
+def _packed(initial: InitialStructure) -> bytes:
+    """Arrays as they are, everything else as JSON in an array of bytes; what is None is left out."""
+    arrays: dict[str, np.ndarray] = {}
+    rest: dict[str, Any] = {}
+    parts = (
+        ("structure", initial.structure._asdict()),
+        ("electronic", initial.structure.electronic._asdict()),
+        ("initial", initial._asdict()),
+    )
+    for part, fields in parts:
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                arrays[f"{part}.{name}"] = value
+            elif value is not None and not isinstance(value, Structure | ElectronicState):
+                rest[f"{part}.{name}"] = dict(value) if isinstance(value, Mapping) else value
+    arrays[_REST] = np.frombuffer(json.dumps(rest, default=_plain).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as those of Python, which JSON keeps to the last bit."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be kept")
+
+
+def _unpacked(path: Path, content: bytes) -> InitialStructure:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            found: dict[str, Any] = {name: file[name] for name in file.files}
+        found |= json.loads(found.pop(_REST).tobytes())
+        fields: dict[str, dict[str, Any]] = {"structure": {}, "electronic": {}, "initial": {}}
+        for key, value in found.items():
+            part, _, name = key.partition(".")
+            fields[part][name] = tuple(value) if isinstance(value, list) else value
+        structure = Structure(**fields["structure"], electronic=ElectronicState(**fields["electronic"]))
+        return InitialStructure(structure, **fields["initial"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunDirectoryError(f"{path}: of another version of this program ({error}); {_RESTORE}") from error

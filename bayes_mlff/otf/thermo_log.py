@@ -1,0 +1,112 @@
+"""The logged steps of a run as arrays: all of them, or of a long run evenly spaced ones.
+
+A run of 10⁷ steps logs a gigabyte. Its figures need some 10⁴ rows, and its mean values do not ask for more.
+"""
+
+import io
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+import numpy as np
+
+from bayes_mlff.core.errors import RunDirectoryError
+
+WHOLE_BYTES: Final = 8 << 20
+"""A file up to this size, some 60 000 rows, is read as it is."""
+
+BLOCKS: Final = 2000
+BLOCK_BYTES: Final = 1 << 12
+"""Evenly spaced parts of a larger file that are read, each of some 30 rows: at most as much as of a smaller one."""
+
+LARGEST: Final = 1e15
+"""No time, step or energy of a run comes near."""
+
+SURE: Final = ("step", "time_fs", "temperature_k", "potential_ev", "total_ev")
+"""Columns that are always known."""
+
+
+class ThermoSeries(NamedTuple):
+    """Logged steps of the dynamics."""
+
+    time_fs: np.ndarray  # [t]
+    temperature_k: np.ndarray  # [t]
+    potential_ev: np.ndarray  # [t]
+    total_ev: np.ndarray  # [t]
+    sigma_ev: np.ndarray  # [t]
+    sigma_crit_ev: np.ndarray  # [t]
+    pressure_gpa: np.ndarray | None = None  # [t] nan where it is not known; None if it is not logged
+
+
+class ThermoLog(NamedTuple):
+    """What was read of a file of logged steps."""
+
+    steps: np.ndarray  # [t]
+    thermo: ThermoSeries
+    rows: int  # in the file; estimated from its size if not all were read
+
+
+def read(path: Path) -> ThermoLog:
+    """Read a file of logged steps, a last line that is still being written left out; a missing file is empty.
+
+    Raises:
+      RunDirectoryError: if it is unreadable, lacks a column, or has something other than numbers in one.
+    """
+    try:
+        header, text, share = _read_parts(path)
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path}: not readable as text: {error}") from error
+    place = {name: index for index, name in enumerate(header.strip().split(","))}
+    names = ("step", *ThermoSeries._fields[:-1])
+    if ThermoSeries._fields[-1] in place:
+        names = ("step", *ThermoSeries._fields)
+    try:
+        table = np.zeros((0, len(names)))
+        if text.strip():
+            columns = [place[name] for name in names]
+            table = np.loadtxt(io.StringIO(text), delimiter=",", usecols=columns, ndmin=2, comments=None)
+    except (LookupError, ValueError) as error:
+        needed = ", ".join(names)
+        raise RunDirectoryError(f"{path}: needs numbers in the columns {needed}; got {error!r}") from error
+    _check(path, names, table, whole=share == 1.0)
+    columns = table.T
+    return ThermoLog(columns[0], ThermoSeries(*columns[1:]), round(len(table) / share))
+
+
+def _check(path: Path, names: tuple[str, ...], table: np.ndarray, *, whole: bool) -> None:
+    for name, column in zip(names, table.T, strict=True):
+        wrong = ~(np.abs(column) < LARGEST) if name in SURE else np.abs(column) >= LARGEST
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            where = f"line {row + 2}" if whole else f"the row of step {table[row, 0]:.0f}"
+            raise RunDirectoryError(f"{path}: {where}: {name} is {column[row]:g}; allowed: a finite number")
+    if len(table) and (table[:, 0].min() < 0 or (table[:, 0] % 1).any()):
+        raise RunDirectoryError(f"{path}: a step is not a whole number from 0 on")
+
+
+def _read_parts(path: Path) -> tuple[str, str, float]:
+    """Header, whole lines, and their share of the file."""
+    if not path.exists():
+        return "", "", 1.0
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.readline(WHOLE_BYTES)
+        if not header.endswith(b"\n"):
+            return "", "", 1.0
+        if size <= WHOLE_BYTES:
+            return header.decode(), _whole_lines(file.read()).decode(), 1.0
+        content = _blocks(file, len(header), size)
+    return header.decode(), content.decode(), len(content) / (size - len(header))
+
+
+def _blocks(file: BinaryIO, begin: int, end: int) -> bytes:
+    """Whole lines in evenly spaced blocks, the first and the last line among them."""
+    parts = []
+    for offset in np.linspace(begin, end - BLOCK_BYTES, BLOCKS).astype(np.int64).tolist():
+        file.seek(offset - 1)
+        block = file.read(BLOCK_BYTES + 1)  # with the byte before it, which tells whether a line begins here
+        parts.append(_whole_lines(block[block.find(b"\n") + 1 :]))
+    return b"".join(parts)
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
