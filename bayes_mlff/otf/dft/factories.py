@@ -108,6 +108,8 @@ def find(path: str, place: str, base: Optional[str]) -> Any:  # noqa: UP045
     try:
         found = functools.reduce(getattr, name.split("."), loaded)
     except AttributeError as error:
+        with contextlib.suppress(Exception):
+            return importlib.import_module(module + "." + name)
         where = getattr(loaded, "__file__", None)
         hidden = _hidden(module, base, where)
         raise UnusableError(f"{place}: module {module!r} has no {name!r} ({where}){hidden}") from error
