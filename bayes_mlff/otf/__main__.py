@@ -82,6 +82,13 @@ def check(
     name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
     profile: Annotated[str | None, typer.Option(help="Of the built-in system.")] = None,
     label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
+    forces: Annotated[
+        bool,
+        typer.Option(
+            "--forces",
+            help="Also compare energy and forces by two more reference calculations, and the stress by two more.",
+        ),
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Validate a configuration, try model and engine and say what a run costs, without running."""
@@ -92,7 +99,8 @@ def check(
     else:
         config = _with_overrides(_read(path), overrides)
         _start(config)
-    runner.check(config, base=Path() if path is None else path.parent, console=make_console(), label=label)
+    base = Path() if path is None else path.parent
+    runner.check(config, base=base, console=make_console(), label=label, forces=forces)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedError, RunInterruptedError
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.otf import start
 from bayes_mlff.otf.dft.engine import Engine, EngineResult
 
@@ -212,13 +212,18 @@ class SharedEngine:
         """See `Engine`."""
         shared(lambda: self.own.check(structure))
 
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine`."""
+        return tuple(shared(lambda: self.own.assumptions(structure)))
+
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine`."""
         result = shared(lambda: self.own.label(structure))
         if first():
             return result
         label, evaluated, converged, seconds, attempts, diagnostics = result
-        return EngineResult(Label(*label), Structure(*evaluated), converged, seconds, attempts, tuple(diagnostics))
+        geometry = structure._replace(**dict(zip(GEOMETRY, evaluated[: len(GEOMETRY)], strict=True)))
+        return EngineResult(Label(*label), geometry, converged, seconds, attempts, tuple(diagnostics))
 
     def save_state(self) -> bytes | None:
         """See `Engine`; None but in the first process."""

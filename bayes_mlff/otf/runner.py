@@ -26,6 +26,7 @@ from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.console import ConsoleObserver
 from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.devices import GIB
+from bayes_mlff.otf.dft import consistency
 from bayes_mlff.otf.dft.engine import Engine
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.interruption import Interruption, nothing_to_say, time_limit
@@ -101,7 +102,7 @@ def _how_to_resume(path: Path) -> str:
 def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
     initial = systems.initial_structure(config.structure, base=base)
     problem = _problem(config, initial, outside.console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
         engine.check(problem.structure)
         start = Start(initial, problem.potential, engine.settings_hash, engine.description, base)
         directory = RunDirectory(path)
@@ -114,22 +115,22 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
     problem = _problem(config, start.initial, outside.console, start.potential)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path)) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
         beginning.check_engine(start, engine.settings_hash, engine.description)
         engine.check(problem.structure)
         _work(problem, engine, directory, outside, changed)
 
 
-def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> None:
-    """Validate everything that can be validated without a run; optionally pay for one label."""
+def check(config: RunConfig, *, base: Path, console: Console, label: bool, forces: bool = False) -> None:
+    """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
     start, console = systems.initial_structure(config.structure, base=base), _alone(console)
     problem = _problem(_with_absolute_paths(config, base), start, console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine)) as engine:
+    with hosts.SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
-        _introduce(problem, engine.description, console)
+        _introduce(problem, engine, console)
         spent = cost.measure(problem)
         _say_cost(config, spent, console)
-        if label:
+        if label or forces:
             result = engine.label(problem.structure)
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
             console.print(
@@ -138,6 +139,9 @@ def check(config: RunConfig, *, base: Path, console: Console, label: bool) -> No
                 highlight=False,
                 soft_wrap=True,
             )
+        if forces:
+            for line in consistency.compare(engine, problem.structure, result.label):
+                console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("everything is ready to run")
 
 
@@ -211,7 +215,7 @@ def _work(
     interruption.last_words = partial(_take_leave, directory, interruption)
     try:
         directory.log("session_started")
-        _introduce(problem, engine.description, console)
+        _introduce(problem, engine, console)
         _say_limit(interruption, console)
         _put_in_force(problem.config, changed, directory, console)
         with ConsoleObserver(console, problem.config) as observer:
@@ -286,17 +290,18 @@ def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: Run
     directory.put_in_force(settings.dump(config))
 
 
-def _introduce(problem: Problem, engine: str, console: Console) -> None:
+def _introduce(problem: Problem, engine: hosts.SharedEngine, console: Console) -> None:
     config, dynamics = problem.config, problem.config.dynamics
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
+    electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
     console.print(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
-        f"  reference  {engine}\n"
+        f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}",
         highlight=False,

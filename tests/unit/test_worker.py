@@ -208,7 +208,7 @@ def test_a_child_that_dies_while_it_is_set_up_is_an_error_of_set_up(planted, tmp
     ):
         engine.check(copper())
     with make_engine(planted("refuses"), tmp_path / "run") as engine:
-        with pytest.raises(EngineSetupError, match=r"KeyError.*no such keyword.*engine\.arguments"):
+        with pytest.raises(EngineSetupError, match=r"engine\.arguments: .*KeyError.*no such keyword"):
             engine.check(copper())
         with pytest.raises(EngineSetupError, match=r"KeyError.*no such keyword"):
             engine.label(copper())
@@ -339,8 +339,8 @@ def test_a_large_request_fits_through_the_pipe_and_a_reader_that_never_reads_tim
 
 def test_missing_packages_and_interpreters_are_named(tmp_path):
     for calculator, said in (
-        ("no_such_engine.ase:X", r"no_such_engine.*pip install no_such_engine"),
-        ("ase.calculators.calculator:Emt", r"AttributeError.*Emt"),
+        ("no_such_engine.ase:X", r"no_such_engine\.ase': /\S+ has none of this name$"),
+        ("ase.calculators.calculator:Emt", r"module 'ase\.calculators\.calculator' has no 'Emt'"),
     ):
         with (
             make_engine(WorkerSettings(calculator=calculator), tmp_path) as engine,

@@ -1,121 +1,46 @@
 """Any ASE calculator as a reference engine."""
 
-import copy
-import functools
 import importlib
-import importlib.metadata
-import re
-import subprocess
-import sys
+import json
 import time
-from pathlib import PurePath
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 import ase
 import numpy as np
-from ase.calculators.calculator import BaseCalculator, CalculatorError, CalculatorSetupError
+from ase.calculators.calculator import BaseCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import JsonValue
 
-from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
+from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure, geometry, to_ase
-from bayes_mlff.otf.dft.engine import CommonSettings, EngineResult, climb, hash_settings
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.otf.dft import calls, factories
+from bayes_mlff.otf.dft.calculator_settings import (
+    RETRY_EXCEPTIONS,
+    SETUP_EXCEPTIONS,
+    CalculatorSettings,
+    all_arguments,
+    describe,
+    lacking,
+    level_hash,
+    root_package,
+)
+from bayes_mlff.otf.dft.charge_spin import initial_moments
+from bayes_mlff.otf.dft.electrons import Told, tell
+from bayes_mlff.otf.dft.engine import EngineResult, climb, with_geometry
 from bayes_mlff.otf.dft.moments import check_count
+from bayes_mlff.otf.dft.work_folder import WorkFolder, working_in
 from bayes_mlff.otf.dft.worker_child import OutputCheck
-
-LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
-"""Settings that identify the level of theory; the others are speed, effort and checks."""
-
-_INSTALL: Final = {
-    "gpaw": "python -m bayes_mlff.otf.dft.install_gpaw --python {python}, or with a C++ compiler and a siteconfig.py "
-    "of your own: GPAW_CONFIG=siteconfig.py {python} -m pip install gpaw gpaw-data",
-    "tblite": "{python} -m pip install 'bayes-mlff[xtb]'",
-    "chgnet": "{python} -m pip install torch chgnet",
-}
-
-SETUP_EXCEPTIONS: Final = (
-    CalculatorSetupError,  # ASE: parameters or installation
-    NotImplementedError,  # ASE: a property, or (EMT) an element, that the calculator does not have
-    ImportError,  # a package that the calculator imports late
-    FileNotFoundError,  # an executable, basis or pseudopotential
-    PermissionError,
-)
-"""What says that a calculator can never work as configured."""
-
-RETRY_EXCEPTIONS: Final = (
-    CalculatorError,  # ASE: CalculationFailed, SCFError, ReadError, PropertyNotPresent
-    RuntimeError,  # most programs without an error class of their own
-    ArithmeticError,
-    np.linalg.LinAlgError,
-    OSError,  # a lost socket or pipe
-    EOFError,
-    AssertionError,  # ASE's CP2K when its child process died
-    subprocess.SubprocessError,
-)
-"""What a calculator may raise for one geometry, beside the error classes of its own package."""
-
-
-class CalculatorSettings(CommonSettings):
-    """An ASE calculator, and what a usable answer of it is.
-
-    Many calculators continue from their previous density. Whoever needs resumed runs to repeat to the last
-    bit sets `reuse_calculator` to false, and pays for a cold start at every label.
-    """
-
-    calculator: str = Field(description="Import path, such as 'tblite.ase:TBLite' or 'ase.calculators.emt.EMT'.")
-    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword arguments of the calculator.")
-    retries: tuple[dict[str, JsonValue], ...] = Field(
-        default=({},),
-        description="For each further attempt, what to change in `arguments`; each has a new calculator. "
-        "Solver settings only: a change of the level of theory would mix labels.",
-    )
-    retry_exceptions: tuple[str, ...] = Field(
-        default=(), description="Import paths of further exceptions that mean: this geometry failed."
-    )
-    stress: bool = Field(default=False, description="Ask for the stress of periodic structures.")
-    initial_magmoms: tuple[float, ...] | None = Field(default=None, description="One moment for each atom, μB.")
-    reuse_calculator: bool = Field(default=True, description="Keep one calculator for all labels.")
-    output_file: str | None = Field(
-        default=None, description="What the program writes about its convergence, from where it is started."
-    )
-    unconverged_pattern: str | None = Field(
-        default=None, description="Regular expression that in `output_file` means: not converged."
-    )
-
-    @field_validator("unconverged_pattern")
-    @classmethod
-    def _expression(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"a regular expression ({error})") from error
-        return value
-
-    @model_validator(mode="after")
-    def _both(self) -> Self:
-        if (self.output_file is None) != (self.unconverged_pattern is None):
-            raise ValueError("output_file and unconverged_pattern go together: set both or none")
-        path = PurePath(self.output_file or "")
-        if ".." in path.parts and not path.is_absolute():
-            raise ValueError("output_file must be an absolute path, or one below where the program is started")
-        return self
-
-    @property
-    def output_check(self) -> tuple[str, str] | None:
-        """File and pattern, if the program's output is to be read."""
-        if self.output_file is None or self.unconverged_pattern is None:
-            return None
-        return self.output_file, self.unconverged_pattern
-
-    def __hash__(self) -> int:
-        """Hash by value, although the arguments are mappings."""
-        return hash(self.model_dump_json())
 
 
 class AseSettings(CalculatorSettings):
-    """An ASE calculator inside this process."""
+    """An ASE calculator inside this process.
+
+    It works in the folder `engine` of the run directory, from which relative paths in `arguments` and `output_file`
+    start, unless they name a file beside the configuration.
+    """
 
     name: Literal["ase"] = "ase"
 
@@ -123,35 +48,50 @@ class AseSettings(CalculatorSettings):
 class AseEngine:
     """An `Engine` around one ASE calculator. It has no state to save."""
 
-    def __init__(self, settings: AseSettings):
+    def __init__(self, settings: AseSettings, directory: Path | None = None, *, base: Path | None = None):
         """Import the calculator's class and the exceptions to expect; nothing is calculated.
+
+        Args:
+          settings: of the calculator.
+          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration, whose modules and files the settings may name.
 
         Raises:
           EngineSetupError: if an import path leads nowhere, naming the module and how to install it.
         """
         self._settings = settings
-        self._factory = _import_object(settings.calculator, "engine.calculator")
-        named = tuple(_import_exception(path) for path in settings.retry_exceptions)
-        self._retry_exceptions = (*RETRY_EXCEPTIONS, *_own_exceptions(settings.calculator), *named)
+        self._base = None if base is None else str(base.resolve())
+        self._folder = WorkFolder(directory)
+        self._names = _names(settings, self._base)
+        named = tuple(_import_exception(path, self._base) for path in settings.retry_exceptions)
+        own = (error for path in self._names for error in _own_exceptions(path))
+        self._retry_exceptions = (*RETRY_EXCEPTIONS, *own, *named)
         self._calculator: BaseCalculator | None = None
+        self._made_for = ""
+        self._held: list[Any] = []
 
     @property
     def settings_hash(self) -> str:
         """See `Engine.settings_hash`; the version is that of ASE and of the calculator's package."""
-        return level_hash(self._settings, ase.__version__, _version(root_package(self._settings.calculator)))
+        s = self._settings
+        return level_hash(s, ase.__version__, factories.identity(s.calculator, s.arguments, self._base))
 
     @property
     def description(self) -> str:
         """See `Engine.description`."""
         return describe(self._settings)
 
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`."""
+        return self._tell(structure, self._settings.arguments).remarks
+
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
-        check_count(self._settings.initial_magmoms, structure, "engine.initial_magmoms")
-        if self._calculator is None:
-            self._calculator = self._make({})
+        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
+        with working_in(self._folder.path()):
+            calculator = self._usable(told)
         wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
-        missing = [name for name in wanted if name not in self._calculator.implemented_properties]
+        missing = [name for name in wanted if name not in calculator.implemented_properties]
         if missing:
             raise EngineSetupError(lacking(self._settings, missing))
 
@@ -159,7 +99,7 @@ class AseEngine:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
         start = time.perf_counter()
         if not self._settings.reuse_calculator:
-            self.close()
+            self._drop()
         self.check(structure)
         (label, evaluated, note), reasons = climb(
             lambda rung: self._attempt(structure, rung),
@@ -167,7 +107,7 @@ class AseEngine:
             description=self.description,
         )
         if reasons:
-            self.close()  # the next label starts with the first solver settings again
+            self._drop()  # the next label starts with the first solver settings again
         seconds = time.perf_counter() - start
         return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note))
 
@@ -183,14 +123,12 @@ class AseEngine:
         """
         if state is not None:
             raise DataError("engine state: an ASE calculator has none; the state belongs to another engine")
-        self.close()
+        self._drop()
 
     def close(self) -> None:
         """Drop the calculator, and close it if it can be closed (sockets and child processes)."""
-        calculator, self._calculator = self._calculator, None
-        close = getattr(calculator, "close", None)
-        if callable(close):
-            close()
+        self._drop()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         """Return this engine."""
@@ -205,105 +143,98 @@ class AseEngine:
     def _wants_stress(self, structure: Structure) -> bool:
         return self._settings.stress and structure.is_periodic
 
-    def _make(self, changes: dict[str, JsonValue]) -> BaseCalculator:
-        """A new calculator; EngineSetupError if it does not accept its arguments."""
-        arguments = copy.deepcopy({**self._settings.arguments, **changes})
+    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
+        s = self._settings
+        check_count(s.initial_magmoms, structure, "engine.initial_magmoms")
+        moments = initial_moments(s.initial_magmoms, structure, "engine.initial_magmoms")
+        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+
+    def _drop(self) -> None:
+        calculator, self._calculator = self._calculator, None
+        close = getattr(calculator, "close", None)
+        if callable(close):
+            close()
+        calls.release(self._held)
+
+    def _usable(self, told: Told) -> BaseCalculator:
+        """The calculator for these arguments; a new one if the last was for others, or in another folder."""
+        made_for = json.dumps([str(Path.cwd()), told.arguments, told.tags, told.info], default=str)
+        if self._calculator is not None and made_for == self._made_for:
+            return self._calculator
+        self._drop()
+        arguments = factories.with_files(told.arguments, self._base)
         try:
-            return self._factory(**arguments)
-        except (TypeError, ValueError, KeyError, *SETUP_EXCEPTIONS, *self._retry_exceptions) as error:
-            raise EngineSetupError(
-                f"engine.arguments: {self._settings.calculator} refuses {arguments}: {type(error).__name__}: {error}"
-            ) from error
+            calculator = factories.make(self._settings.calculator, arguments, self._base)
+            self._held = calls.claim_folders(calculator, str(Path.cwd()))
+        except (factories.UnusableError, calls.FolderTakenError) as error:
+            raise EngineSetupError(str(error)) from error
+        self._calculator, self._made_for = calculator, made_for
+        return calculator
 
     def _attempt(self, structure: Structure, rung: int) -> tuple[Label, Structure, str]:
         """One evaluation, on a new calculator from the second rung on."""
         if rung > 0:
-            self.close()
-        if self._calculator is None:
-            self._calculator = self._make(self._settings.retries[rung - 1] if rung > 0 else {})
-        calculator = self._calculator
-        atoms = to_ase(structure)
-        if self._settings.initial_magmoms is not None:
-            atoms.set_initial_magnetic_moments(self._settings.initial_magmoms)
+            self._drop()
+        told = self._tell(structure, all_arguments(self._settings)[rung])
+        with working_in(self._folder.path()):
+            return self._evaluate(structure, told)
+
+    def _evaluate(self, structure: Structure, told: Told) -> tuple[Label, Structure, str]:
+        calculator = self._usable(told)
+        atoms = calls.atoms_of({name: getattr(structure, name) for name in GEOMETRY}, told.atoms)
         check = self._settings.output_check
         watch = OutputCheck(*check) if check is not None else None
         try:
-            label, note = _evaluate(calculator, atoms, self._wants_stress(structure))
+            answer = calls.evaluate(calculator, atoms, self._wants_stress(structure))
         except SETUP_EXCEPTIONS as error:
-            self.close()
+            self._drop()
             raise EngineSetupError(f"{self.description}: {type(error).__name__}: {error}") from error
         except self._retry_exceptions as error:
-            self.close()
+            self._drop()
             raise EngineRetryError(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            self._drop()
+            where = factories.place_of(error)
+            raise EngineFailedError(f"{self.description}: {type(error).__name__}: {error}{where}") from error
         complaint = watch.complaint() if watch is not None else None
         if complaint is not None:
             raise EngineRetryError(complaint)
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
             raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
-        return label, geometry(evaluated), note
+        geometry = with_geometry(structure, evaluated.numbers, evaluated.positions, evaluated.cell.array, evaluated.pbc)
+        return self._label(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
+
+    def _label(self, answer: dict[str, Any]) -> Label:
+        try:
+            energy = float(np.array(answer["energy"], np.float64))
+            forces = np.array(answer["forces"], np.float64)
+            stress = None if answer["stress"] is None else np.array(answer["stress"], np.float64)
+        except (TypeError, ValueError) as error:
+            raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
+        if stress is not None and stress.shape == (6,):
+            stress = voigt_6_to_full_3x3_stress(stress)
+        return Label(energy, forces, stress)
 
 
-def _evaluate(calculator: BaseCalculator, atoms: ase.Atoms, with_stress: bool) -> tuple[Label, str]:
-    """Energy consistent with the forces, forces and stress; forces first, as the others come along."""
-    forces = np.array(calculator.get_property("forces", atoms), np.float64)
-    stress = np.array(calculator.get_property("stress", atoms), np.float64) if with_stress else None
-    if stress is not None and stress.shape == (6,):
-        stress = voigt_6_to_full_3x3_stress(stress)
-    name = "free_energy" if "free_energy" in calculator.implemented_properties else "energy"
-    energy = np.array(calculator.get_property(name, atoms), np.float64)
-    return Label(float(energy), forces, stress), f"energy is the calculator's {name}"
-
-
-def level_hash(settings: CalculatorSettings, ase_version: str, package: str) -> str:
-    """`Engine.settings_hash` of a calculator; wherever it runs, it is the same level of theory."""
-    return hash_settings("ase", f"ase {ase_version}, {package}", settings.model_dump(mode="json", include=LEVEL))
-
-
-def describe(settings: CalculatorSettings) -> str:
-    """The calculator as one would write it in Python."""
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.arguments.items())
-    return f"ASE {settings.calculator}({arguments})"
-
-
-def lacking(settings: CalculatorSettings, missing: list[str]) -> str:
-    """What to say about a calculator without some properties."""
-    without = ", or engine.stress: false" if missing == ["stress"] else ""
-    return (
-        f"engine.calculator: {settings.calculator} has no {' and no '.join(missing)}; "
-        f"allowed: one that has energy, forces{' and stress' if settings.stress else ''}{without}"
-    )
-
-
-def install_command(package: str, python: str) -> str:
-    """How to install the package of a calculator for an interpreter."""
-    return _INSTALL.get(package, "{python} -m pip install " + package).format(python=python)
-
-
-def root_package(path: str) -> str:
-    """First part of an import path."""
-    return path.replace(":", ".").split(".")[0]
-
-
-def _import_object(path: str, key: str) -> Any:
-    """The object behind 'package.module:Name' or 'package.module.Name'."""
-    module, _, name = path.rpartition(":" if ":" in path else ".")
-    if not module or not name:
-        raise EngineSetupError(f"{key}: got {path!r}; allowed: 'package.module:Name'")
-    root = root_package(path)
-    install = install_command(root, sys.executable)
+def _names(settings: CalculatorSettings, base: str | None) -> dict[str, list[str]]:
+    """Import the calculators that the settings name, and ask which keywords they take."""
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise EngineSetupError(f"{key}: cannot import module {module!r} ({error}); {install}") from error
-    except (TypeError, ValueError) as error:
-        raise EngineSetupError(f"{key}: got {path!r} ({error}); allowed: 'package.module:Name'") from error
-    except AttributeError as error:
-        raise EngineSetupError(f"{key}: module {module!r} has no {name!r}") from error
+        found = {settings.calculator: factories.find_factory(settings.calculator, "engine.calculator", base)}
+        for arguments in all_arguments(settings):
+            for place, item in factories.descriptions(arguments, "engine.arguments"):
+                path = item["calculator"]
+                found[path] = factories.find_factory(path, f"{place}.calculator", base)
+    except factories.UnusableError as error:
+        raise EngineSetupError(str(error)) from error
+    return {path: factories.keywords(factory) for path, factory in found.items()}
 
 
-def _import_exception(path: str) -> type[Exception]:
-    found = _import_object(path, "engine.retry_exceptions")
+def _import_exception(path: str, base: str | None) -> type[Exception]:
+    try:
+        found = factories.find(path, "engine.retry_exceptions", base)
+    except factories.UnusableError as error:
+        raise EngineSetupError(str(error)) from error
     if not (isinstance(found, type) and issubclass(found, Exception)):
         raise EngineSetupError(f"engine.retry_exceptions: {path!r} is not an exception class")
     return found
@@ -324,10 +255,3 @@ def _own_exceptions(path: str) -> tuple[type[Exception], ...]:
         for value in exported
         if isinstance(value, type) and issubclass(value, Exception) and value.__module__.split(".")[0] == root
     )
-
-
-@functools.cache
-def _version(root: str) -> str:
-    """Distribution and version behind a package; the bare name if it belongs to no distribution."""
-    names = importlib.metadata.packages_distributions().get(root, [])
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(set(names))) or root

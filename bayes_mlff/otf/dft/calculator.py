@@ -29,6 +29,14 @@ class EngineCalculator(Calculator):
         super().__init__()
         self._engine = engine
 
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What differs from the atoms of the last label; also remarks such as a charge, which ASE does not compare."""
+        changes = list(super().check_state(atoms, tol=tol))
+        before = self.atoms
+        if before is not None and not changes and not _same_remarks(before, atoms):
+            return list(all_changes)
+        return changes
+
     def calculate(
         self,
         atoms: ase.Atoms | None = None,
@@ -56,3 +64,12 @@ class EngineCalculator(Calculator):
             self.results["stress"] = s[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         elif "stress" in properties:
             raise PropertyNotImplementedError(f"{self._engine.description}: no stress")
+
+
+def _same_remarks(before: ase.Atoms, now: ase.Atoms) -> bool:
+    """True if charge, spin and other plain remarks, and the tags, are the same."""
+
+    def plain(atoms: ase.Atoms) -> dict[str, Any]:
+        return {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | bool)}
+
+    return plain(before) == plain(now) and before.get_tags().tolist() == now.get_tags().tolist()

@@ -5,6 +5,8 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf.dft.engine import CommonSettings
 from bayes_mlff.otf.dft.worker import WorkerEngine, WorkerSettings
 
@@ -34,6 +36,12 @@ class ChgnetEngine(WorkerEngine):
             threads=settings.threads,
         )
         super().__init__(worker, directory)
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine.check`; CHGNet knows neither charge nor spin of a structure."""
+        if structure.electronic.charge:
+            raise ConfigError("structure.charge", structure.electronic.charge, "0 with CHGNet, which knows no charge")
+        super().check(structure)
 
     @property
     def description(self) -> str:

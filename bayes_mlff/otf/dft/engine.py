@@ -70,6 +70,14 @@ class Engine(Protocol):
         """
         ...
 
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """What is taken for granted about the electrons of this structure, and who said so; one line each.
+
+        Raises:
+          ConfigError: if a setting contradicts the structure.
+        """
+        ...
+
     def label(self, structure: Structure) -> EngineResult:
         """Compute energy (eV), forces (eV/Å) and perhaps stress (eV/Å³, tension positive).
 
@@ -96,6 +104,18 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def with_geometry(
+    structure: Structure, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+) -> Structure:
+    """The structure that was asked for, with the geometry that an engine says it evaluated."""
+    return structure._replace(
+        numbers=np.array(numbers, np.int64),
+        positions=np.array(positions, np.float64),
+        cell=np.array(cell, np.float64),
+        pbc=np.array(pbc, bool),
+    )
 
 
 def hash_settings(name: str, version: str, settings: Mapping[str, JsonValue]) -> str:
@@ -199,6 +219,8 @@ def verified_label(
 def _refuse_other_geometry(asked: Structure, evaluated: Structure, description: str) -> None:
     """Raise EngineFailedError if an engine answered for another geometry."""
     stale = f"{description}: the result belongs to another geometry than the one asked for"
+    if asked.positions.shape != evaluated.positions.shape or asked.cell.shape != evaluated.cell.shape:
+        raise EngineFailedError(f"{stale}: there are {len(evaluated.numbers)} atoms, not {len(asked.numbers)}")
     if not np.array_equal(asked.numbers, evaluated.numbers) or not np.array_equal(asked.pbc, evaluated.pbc):
         raise EngineFailedError(f"{stale}: elements, their order or the periodic directions differ")
     for name, ours, theirs in (
@@ -234,6 +256,10 @@ class VerifiedEngine:
     def check(self, structure: Structure) -> None:
         """See `Engine.check`."""
         self._engine.check(structure)
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`."""
+        return self._engine.assumptions(structure)
 
     def label(self, structure: Structure) -> EngineResult:
         """See `verified_label`.

@@ -14,6 +14,7 @@ from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError
 from bayes_mlff.core.units import GPA
 from bayes_mlff.data.labels import check_label
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.otf.dft.charge_spin import initial_moments
 from bayes_mlff.otf.dft.engine import EngineResult, hash_settings
 from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, gpaw_arguments, mpi_of, worker_settings
 from bayes_mlff.otf.dft.moments import check_count, moments_of_elements
@@ -86,6 +87,11 @@ class GpawEngine:
             raise ConfigError("engine.hubbard", missing[0], f"elements of the structure: {_symbols(structure)}")
         self._set_moments(structure)
         self._worker.check(structure)
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`."""
+        self._set_moments(structure)
+        return self._worker.assumptions(structure)
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy of the smeared electrons."""
@@ -167,12 +173,13 @@ class GpawEngine:
 
     def _set_moments(self, structure: Structure) -> None:
         """Decide on the initial moments by the first structure; atoms keep theirs when they move."""
-        s = self._settings
+        s, key = self._settings, "engine.magmoms"
         if not isinstance(s.magmoms, dict):
-            check_count(s.magmoms, structure, "engine.magmoms")
-            self._worker.set_initial_moments(s.magmoms)
+            check_count(s.magmoms, structure, key)
+            self._worker.set_initial_moments(initial_moments(s.magmoms, structure, key))
         elif self._numbers is None or not np.array_equal(self._numbers, structure.numbers):
-            self._worker.set_initial_moments(moments_of_elements(s.magmoms, s.magnetic_order, structure))
+            moments = moments_of_elements(s.magmoms, s.magnetic_order, structure)
+            self._worker.set_initial_moments(initial_moments(moments, structure, key))
             self._numbers = structure.numbers.copy()
 
     def _reference_stress(self, structure: Structure) -> np.ndarray:

@@ -16,7 +16,14 @@ from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.otf.dft.engine import EngineResult, climb, hash_settings
-from bayes_mlff.otf.dft.pyscf_molecule import EFFORT, PyscfSettings, build_molecule, check_elements
+from bayes_mlff.otf.dft.pyscf_molecule import (
+    EFFORT,
+    PyscfSettings,
+    build_molecule,
+    check_elements,
+    electrons_of,
+    spin_guess,
+)
 
 
 class _Density(NamedTuple):
@@ -25,6 +32,7 @@ class _Density(NamedTuple):
     numbers: np.ndarray  # [n]
     positions: np.ndarray  # [n, 3] Å
     matrix: np.ndarray  # [a, a] or, unrestricted, [2, a, a], in atomic orbitals
+    state: np.ndarray  # [2] charge and multiplicity
 
 
 class PyscfEngine:
@@ -63,7 +71,14 @@ class PyscfEngine:
         s = self._settings
         fit = ", density fitting" if s.density_fit else ""
         dispersion = f"-{s.dispersion}" if s.dispersion else ""
-        return f"PySCF {s.xc}{dispersion}/{s.basis}{fit}, grid {s.grid_level}, charge {s.charge}, spin {s.spin}"
+        charge = "of the structure" if s.charge is None else s.charge
+        spin = "of the structure" if s.spin is None else s.spin
+        return f"PySCF {s.xc}{dispersion}/{s.basis}{fit}, grid {s.grid_level}, charge {charge}, spin {spin}"
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`."""
+        start = "unrestricted, from the initial moments of the structure"
+        return (electrons_of(self._settings, structure).line, *([start] if _moments(structure) is not None else []))
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: boundary, functional, dispersion, basis, core potential, charge and spin."""
@@ -113,10 +128,12 @@ class PyscfEngine:
         if state is None:
             self._previous = None
             return
+        s = self._settings
         with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
             if str(arrays["settings_hash"]) != self.settings_hash:
                 raise DataError("engine state: saved at another level of theory or by another version of PySCF")
-            self._previous = _Density(*(arrays[name] for name in _Density._fields))
+            given = {"state": np.array([s.charge or 0, 1 + (s.spin or 0)])}  # where earlier versions said nothing
+            self._previous = _Density(**given | {name: arrays[name] for name in _Density._fields if name in arrays})
 
     def close(self) -> None:
         """Forget the previous density."""
@@ -132,10 +149,10 @@ class PyscfEngine:
         """Close the engine."""
         self.close()
 
-    def _mean_field(self, molecule: Any) -> Any:
+    def _mean_field(self, molecule: Any, *, unrestricted: bool) -> Any:
         """Set up the self-consistent field; nothing is written to disk."""
         s = self._settings
-        field = self._pyscf.dft.UKS(molecule, xc=s.xc) if s.spin else self._pyscf.dft.RKS(molecule, xc=s.xc)
+        field = self._pyscf.dft.UKS(molecule, xc=s.xc) if unrestricted else self._pyscf.dft.RKS(molecule, xc=s.xc)
         if s.density_fit:
             field = field.density_fit()
         field.grids.level, field.conv_tol, field.max_cycle = s.grid_level, s.conv_tol_hartree, s.max_cycle
@@ -147,11 +164,15 @@ class PyscfEngine:
     def _attempt(self, structure: Structure, rung: int) -> tuple[Label, _Density, str]:
         """Energy and forces by one rung of the ladder; EngineRetryError if it does not converge."""
         molecule = build_molecule(self._pyscf, self._settings, structure)
-        field = self._mean_field(molecule)
-        guess, how = None, "fresh start"
+        moments, electrons = _moments(structure), electrons_of(self._settings, structure)
+        state = np.array([electrons.charge, electrons.multiplicity])
+        field = self._mean_field(molecule, unrestricted=molecule.spin > 0 or moments is not None)
+        guess = None if moments is None else spin_guess(molecule, field, moments)
+        how = "fresh start"
         if rung == 0 and self._settings.warm_start:
-            guess = self._carried_over(molecule, structure)
-            how = "fresh start" if guess is None else "previous density"
+            previous = self._carried_over(molecule, structure, state)
+            if previous is not None:
+                guess, how = previous, "previous density"
         elif rung == 1:
             field.damp, field.level_shift = 0.3, 0.3
             how = "fresh start, damping 0.3, level shift 0.3 Ha"
@@ -167,12 +188,12 @@ class PyscfEngine:
         numbers = np.array([chemical_symbols.index(symbol) for symbol in molecule.elements], np.int64)
         # A plain array: PySCF's own carries orbitals along, which a restored one could not.
         density = _Density(
-            numbers, molecule.atom_coords() * units.BOHR, np.array(field.make_rdm1(), np.float64, subok=False)
+            numbers, molecule.atom_coords() * units.BOHR, np.array(field.make_rdm1(), np.float64, subok=False), state
         )
         return label, density, f"{how}: converged in {cycles} cycles"
 
-    def _carried_over(self, molecule: Any, structure: Structure) -> np.ndarray | None:
-        """The previous density in the new geometry's orbitals, or None if it is another molecule's.
+    def _carried_over(self, molecule: Any, structure: Structure, state: np.ndarray) -> np.ndarray | None:
+        """The previous density in the new geometry's orbitals, or None if it is another molecule's or state's.
 
         With S the overlap, D' = S'^-1/2 S^1/2 D S^1/2 S'^-1/2 keeps the density idempotent and the number of
         electrons right (symmetric orthonormalisation, Löwdin 1950, J. Chem. Phys. 18, 365).
@@ -180,11 +201,19 @@ class PyscfEngine:
         previous = self._previous
         if previous is None or not np.array_equal(previous.numbers, structure.numbers):
             return None
+        if not np.array_equal(previous.state, state):
+            return None
         before = build_molecule(
             self._pyscf, self._settings, structure._replace(positions=previous.positions)
         ).intor_symmetric("int1e_ovlp")
         transport = _power(molecule.intor_symmetric("int1e_ovlp"), -0.5) @ _power(before, 0.5)
         return transport @ previous.matrix @ transport.T
+
+
+def _moments(structure: Structure) -> np.ndarray | None:
+    """Initial moments [n], μB, of which one at least is not 0; None if there are none."""
+    moments = structure.electronic.moments
+    return None if moments is None or not np.any(moments) else np.asarray(moments, np.float64)
 
 
 def _run(field: Any, guess: np.ndarray | None, how: str) -> int:

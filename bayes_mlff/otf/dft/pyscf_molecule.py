@@ -11,6 +11,7 @@ from pydantic import Field
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.otf.dft.charge_spin import Electrons, initial_moments, settle
 from bayes_mlff.otf.dft.engine import CommonSettings
 
 EFFORT: Final = {
@@ -39,9 +40,12 @@ class PyscfSettings(CommonSettings):
         default=2, ge=1, le=9, description="Integration grid; level 0 is refused, its energies err by up to 0.9 eV."
     )
     conv_tol_hartree: float = Field(default=1e-9, gt=0.0, le=1e-6, description="Energy change at self-consistency.")
-    charge: int = 0
-    spin: int = Field(
-        default=0, ge=0, description="Number of unpaired electrons, 2S; above 0 the calculation is unrestricted."
+    charge: int | None = Field(default=None, description="Charge, e; by default that of the structure, else 0.")
+    spin: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of unpaired electrons, 2S; by default that of the structure, else as few as there can be. "
+        "Above 0, or with initial moments, the calculation is unrestricted.",
     )
     dispersion: str | None = Field(default=None, description="Correction such as 'd3bj' or 'd4'.")
     max_cycle: int = Field(default=50, ge=1, description="Cycles of each self-consistency attempt.")
@@ -94,6 +98,24 @@ def _has_core_potential(pyscf: ModuleType, name: str, symbol: str) -> bool:
         return False
 
 
+def electrons_of(settings: PyscfSettings, structure: Structure) -> Electrons:
+    """Charge and multiplicity, and who states them.
+
+    Raises:
+      ConfigError: if settings and structure contradict each other, or there is no such state.
+    """
+    charge = None if settings.charge is None else ("engine.charge", settings.charge)
+    stated = structure.electronic.multiplicity
+    if settings.spin is None:
+        return settle(structure, initial_moments(None, structure, "structure"), charge=charge)
+    if stated is not None and stated != settings.spin + 1:
+        allowed = f"{stated - 1}, for multiplicity {stated} of the structure, or nothing"
+        raise ConfigError("engine.spin", settings.spin, allowed)
+    silent = structure._replace(electronic=structure.electronic._replace(multiplicity=None))
+    found = settle(silent, None, charge=charge)
+    return found._replace(multiplicity=settings.spin + 1, multiplicity_from="engine.spin")
+
+
 def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> Any:
     """Build PySCF's molecule in bohr, so that only this package's constants convert lengths.
 
@@ -111,12 +133,9 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
     symbols = [chemical_symbols[int(number)] for number in structure.numbers]
     molecule = pyscf.gto.Mole()
     molecule.atom = list(zip(symbols, (structure.positions / units.BOHR).tolist(), strict=True))
-    molecule.unit, molecule.basis, molecule.charge, molecule.spin = (
-        "Bohr",
-        settings.basis,
-        settings.charge,
-        None,
-    )
+    electronic = electrons_of(settings, structure)
+    charge, spin = electronic.charge, electronic.multiplicity - 1
+    molecule.unit, molecule.basis, molecule.charge, molecule.spin = "Bohr", settings.basis, charge, None
     if settings.ecp is not None:
         molecule.ecp = {x: settings.ecp for x in set(symbols) if _has_core_potential(pyscf, settings.ecp, x)}
     molecule.verbose = 0
@@ -125,15 +144,36 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
     molecule.build(dump_input=False, parse_arg=False)
     electrons = int(molecule.tot_electrons())
     if electrons < 1:
-        allowed = f"a charge that leaves electrons; this one leaves {electrons}"
-        raise ConfigError("engine.charge", settings.charge, allowed)
-    if settings.spin > electrons or (electrons - settings.spin) % 2:
+        key = "structure.charge" if settings.charge is None else "engine.charge"
+        raise ConfigError(key, charge, f"a charge that leaves electrons; this one leaves {electrons}")
+    if spin > electrons or (electrons - spin) % 2:
         parity = "an odd" if electrons % 2 else "an even"
         raise ConfigError(
-            "engine.spin",
-            settings.spin,
-            f"{parity} number of unpaired electrons, at most {electrons}: engine.charge {settings.charge} "
+            "structure.multiplicity - 1" if settings.spin is None else "engine.spin",
+            spin,
+            f"{parity} number of unpaired electrons, at most {electrons}: engine.charge {charge} "
             f"leaves {electrons} electrons",
         )
-    molecule.spin = settings.spin
+    molecule.spin = spin
     return molecule
+
+
+def spin_guess(molecule: Any, field: Any, moments: np.ndarray) -> np.ndarray:
+    """A first density [2, a, a] of superposed atoms, each with its initial moment.
+
+    The number of electrons of either spin is not exact; the occupation of the orbitals sets it right.
+
+    Args:
+      molecule: built.
+      field: an unrestricted mean field of it.
+      moments: [n] μB; one that exceeds the electrons of its atom counts as much as these.
+    """
+    total = np.asarray(field.get_init_guess(molecule, "minao")).sum(axis=0)
+    overlap = molecule.intor_symmetric("int1e_ovlp")
+    up, down = total / 2.0, total / 2.0
+    for moment, (_, _, first, last) in zip(moments, molecule.aoslice_by_atom(), strict=True):
+        block = np.s_[first:last, first:last]
+        electrons = float(np.sum(total[block] * overlap[block]))
+        polarised = np.clip(moment / electrons, -1.0, 1.0) if electrons > 0.0 else 0.0
+        up[block], down[block] = up[block] * (1.0 + polarised), down[block] * (1.0 - polarised)
+    return np.stack([up, down])

@@ -21,12 +21,13 @@ EngineSettings = Annotated[AnySettings, Field(discriminator="name")]
 """Settings of any engine; the field `name` says of which."""
 
 
-def make_engine(settings: AnySettings, directory: Path | None = None) -> VerifiedEngine:
+def make_engine(settings: AnySettings, directory: Path | None = None, *, base: Path | None = None) -> VerifiedEngine:
     """Turn settings into a working engine, once, when a run starts.
 
     Args:
       settings: validated settings of one engine.
       directory: of the run, which may not exist yet; engines with files write into its folder `engine`.
+      base: folder of the configuration, for the modules and files that it names.
 
     Returns:
       The engine, with the checks of `verified_label` around it.
@@ -35,20 +36,20 @@ def make_engine(settings: AnySettings, directory: Path | None = None) -> Verifie
       EngineSetupError: if a package is missing, naming the command that installs it.
     """
     return VerifiedEngine(
-        _make(settings, directory),
+        _make(settings, directory, base),
         min_distance_angstrom=settings.min_distance_angstrom,
         subtract_net_force=settings.subtract_net_force,
     )
 
 
-def _make(settings: AnySettings, directory: Path | None) -> Engine:
+def _make(settings: AnySettings, directory: Path | None, base: Path | None) -> Engine:
     match settings:
         case PyscfSettings():
             return PyscfEngine(settings)
         case AseSettings():
-            return AseEngine(settings)
+            return AseEngine(settings, directory, base=base)
         case WorkerSettings():
-            return WorkerEngine(settings, directory)
+            return WorkerEngine(settings, directory, base=base)
         case GpawSettings():
             return GpawEngine(settings, directory)
         case ChgnetSettings():

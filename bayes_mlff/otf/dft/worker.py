@@ -1,45 +1,46 @@
 """Any ASE calculator as a reference engine in a process, and perhaps a Python environment, of its own."""
 
 import json
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple, Self
 
-import ase
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 from pydantic import Field, JsonValue
 
 from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import GEOMETRY, Structure, from_ase
-from bayes_mlff.otf.dft.ase_engine import (
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.otf.dft.calculator_settings import (
     RETRY_EXCEPTIONS,
     SETUP_EXCEPTIONS,
     CalculatorSettings,
+    all_arguments,
     describe,
-    install_command,
     lacking,
     level_hash,
     root_package,
 )
-from bayes_mlff.otf.dft.engine import EngineResult, climb
+from bayes_mlff.otf.dft.charge_spin import initial_moments
+from bayes_mlff.otf.dft.electrons import Told, tell
+from bayes_mlff.otf.dft.engine import EngineResult, climb, with_geometry
 from bayes_mlff.otf.dft.moments import check_count, moment_remarks
+from bayes_mlff.otf.dft.work_folder import WorkFolder
 from bayes_mlff.otf.dft.worker_process import Mpi, WorkerProcess, child_environment, find_python
-
-FOLDER: Final = "engine"
-"""Folder of the run directory in which the engine works."""
 
 _SETUP: Final = frozenset(kind.__name__ for kind in SETUP_EXCEPTIONS)
 _RETRY: Final = frozenset(kind.__name__ for kind in RETRY_EXCEPTIONS)
+_PLAIN: Final = frozenset({"UnusableError", "FolderTakenError"})
+"""Errors of the child whose messages name the setting themselves."""
 
 
 class WorkerSettings(CalculatorSettings):
     """An ASE calculator in a process of its own.
 
-    Relative paths in `arguments` and `output_file` start from the folder `engine` of the run directory.
+    Relative paths in `arguments` and `output_file` start from the folder `engine` of the run directory, unless they
+    name a file beside the configuration.
     """
 
     name: Literal["worker"] = "worker"
@@ -74,6 +75,7 @@ class WorkerEngine:
         settings: WorkerSettings,
         directory: Path | None = None,
         *,
+        base: Path | None = None,
         probe: Path | None = None,
         mpi: Mpi | None = None,
     ):
@@ -82,6 +84,7 @@ class WorkerEngine:
         Args:
           settings: of calculator and process.
           directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration, whose modules and files the settings may name.
           probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
             why these elements cannot be calculated, or None.
           mpi: starts several processes for each label, by a calculator that shares its work out over those it runs in,
@@ -92,12 +95,16 @@ class WorkerEngine:
         """
         self._settings = settings
         self._python = find_python(settings.python)
-        self._directory, self._probe, self._mpi = directory, probe, mpi
+        self._probe, self._mpi = probe, mpi
+        self._base = None if base is None else str(base.resolve())
+        self._folder = WorkFolder(directory)
         self._process: WorkerProcess | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._hash: str | None = None
+        self._names: dict[str, list[str]] = {}
         self._fresh = False
-        self._initial = settings.initial_magmoms
+        self._configured = settings.initial_magmoms
+        self._initial: tuple[float, ...] | None = settings.initial_magmoms
+        self._last_told: dict[str, Any] | None = None
         self._moments: tuple[float, ...] | None = None
 
     @property
@@ -115,17 +122,22 @@ class WorkerEngine:
 
     def set_initial_moments(self, moments: tuple[float, ...] | None) -> None:
         """Replace `initial_magmoms`, for engines that derive them from the first structure."""
-        self._initial = moments
+        self._configured = self._initial = moments
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`; starts the child once."""
+        return self._tell(structure, self._settings.arguments).remarks
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
-        check_count(self._initial, structure, "engine.initial_magmoms")
+        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
+        self._initial = told.moments
         reply = self._set_up(
             "check",
             self._child(),
             {
-                "arguments": self._settings.arguments,
-                "moments": self._start_moments(structure),
+                "arguments": told.arguments,
+                "moments": self._start_moments(structure, told),
                 "probe": None if self._probe is None else str(self._probe),
                 "numbers": structure.numbers.tolist(),
             },
@@ -140,7 +152,7 @@ class WorkerEngine:
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
         start = time.perf_counter()
-        check_count(self._initial, structure, "engine.initial_magmoms")
+        self._initial = self._tell(structure, self._settings.arguments).moments
         answer, reasons = climb(
             lambda rung: self._attempt(structure, rung),
             1 + len(self._settings.retries),
@@ -163,7 +175,8 @@ class WorkerEngine:
           EngineSetupError: if the calculator can never work with these arguments.
         """
         try:
-            return self._evaluate(structure, {**self._settings.arguments, **changes}, fresh=True).label
+            told = self._tell(structure, {**self._settings.arguments, **changes})
+            return self._evaluate(structure, told, fresh=True, moments=self._start_moments(structure, told)).label
         except EngineRetryError as error:
             raise EngineFailedError(f"{self.description} with {changes}: {error}") from error
 
@@ -193,9 +206,7 @@ class WorkerEngine:
         process, self._process = self._process, None
         if process is not None:
             process.end(orderly=True)
-        temporary, self._temporary = self._temporary, None
-        if temporary is not None:
-            temporary.cleanup()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         """Return this engine."""
@@ -210,37 +221,41 @@ class WorkerEngine:
     def _wants_stress(self, structure: Structure) -> bool:
         return self._settings.stress and structure.is_periodic
 
-    def _start_moments(self, structure: Structure) -> tuple[float, ...] | None:
+    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
+        s = self._settings
+        check_count(self._configured, structure, "engine.initial_magmoms")
+        moments = initial_moments(self._configured, structure, "engine.initial_magmoms")
+        self._child()  # which says by which keywords its calculators are told
+        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+
+    def _start_moments(self, structure: Structure, told: Told) -> tuple[float, ...] | None:
         """What a new calculator starts from."""
-        carried = self._moments if self._settings.carry_moments else None
-        return carried if carried is not None and len(carried) == len(structure.numbers) else self._initial
+        carried = self._moments if self._settings.carry_moments and told.carries else None
+        return carried if carried is not None and len(carried) == len(structure.numbers) else told.moments
 
     def _attempt(self, structure: Structure, rung: int) -> _Answer:
         """One evaluation; from the second rung on by a new calculator and from the initial moments."""
-        changes = self._settings.retries[rung - 1] if rung > 0 else {}
+        told = self._tell(structure, all_arguments(self._settings)[rung])
         fresh = rung > 0 or self._fresh or not self._settings.reuse_calculator
-        moments = self._initial if rung > 0 else self._start_moments(structure)
-        answer = self._evaluate(structure, {**self._settings.arguments, **changes}, fresh=fresh, moments=moments)
+        moments = told.moments if rung > 0 else self._start_moments(structure, told)
+        answer = self._evaluate(structure, told, fresh=fresh, moments=moments)
         self._fresh = rung > 0  # the next label starts with the first solver settings again
         return answer
 
-    def _evaluate(
-        self,
-        structure: Structure,
-        arguments: dict[str, JsonValue],
-        *,
-        fresh: bool,
-        moments: tuple[float, ...] | None = None,
-    ) -> _Answer:
+    def _evaluate(self, structure: Structure, told: Told, *, fresh: bool, moments: tuple[float, ...] | None) -> _Answer:
         geometry = {name: getattr(structure, name).tolist() for name in GEOMETRY}
+        on_atoms = {"charges": told.charges, "tags": told.tags, "info": told.info}
         message = {
             "op": "label",
-            "arguments": arguments,
-            "moments": moments if moments is not None else self._start_moments(structure),
-            "fresh": fresh,
+            "arguments": told.arguments,
+            "moments": moments,
+            # A calculator does not notice that remarks on its atoms have changed.
+            "fresh": fresh or self._last_told not in (None, on_atoms),
             "geometry": geometry,
+            "told": on_atoms,
             "stress": self._wants_stress(structure),
         }
+        self._last_told = on_atoms
         reply = self._child().ask(message, self._settings.timeout_s)
         if "error" in reply:
             raise self._error(reply)
@@ -248,9 +263,9 @@ class WorkerEngine:
             raise EngineRetryError(reply["complaint"])
         if reply["geometry"] is None:
             raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
-        return self._read(reply)
+        return self._read(reply, structure)
 
-    def _read(self, reply: dict[str, Any]) -> _Answer:
+    def _read(self, reply: dict[str, Any], asked: Structure) -> _Answer:
         """From JSON to arrays; their shapes and values are checked by whoever asked."""
         try:
             forces = np.array(reply["forces"], np.float64)
@@ -263,11 +278,13 @@ class WorkerEngine:
         if stress is not None and stress.shape == (6,):
             stress = voigt_6_to_full_3x3_stress(stress)
         note = f"energy is the calculator's {reply['energy_name']}"
-        return _Answer(Label(energy, forces, stress), from_ase(ase.Atoms(**reply["geometry"])), moments, note)
+        return _Answer(Label(energy, forces, stress), with_geometry(asked, **reply["geometry"]), moments, note)
 
     def _error(self, reply: dict[str, Any]) -> Exception:
         """What an exception of the calculator means, by the names of its classes."""
         kinds, text = reply["kinds"], f"{reply['kinds'][0]}: {reply['error']}"
+        if _PLAIN.intersection(kinds):
+            return EngineSetupError(reply["error"])
         if reply["making"] or _SETUP.intersection(kinds):
             return EngineSetupError(f"{self.description}: {text}")
         named = {path.replace(":", ".").rpartition(".")[2] for path in self._settings.retry_exceptions}
@@ -278,7 +295,7 @@ class WorkerEngine:
 
     def _child(self) -> WorkerProcess:
         """The running child, or a new one that has imported the calculator."""
-        directory = self._folder()
+        directory = self._folder.path()
         if self._process is not None and self._process.usable and self._process.directory == directory:
             return self._process
         if self._process is not None:
@@ -287,7 +304,9 @@ class WorkerEngine:
         extra = s.environment if self._mpi is None else {**self._mpi.environment, **s.environment}
         process = WorkerProcess(self._python, child_environment(self._python, s.threads, extra), directory, self._mpi)
         self._process = process
-        reply = self._set_up("start", process, {"calculator": s.calculator, "output": s.output_check})
+        start = {"calculator": s.calculator, "output": s.output_check, "base": self._base}
+        reply = self._set_up("start", process, {**start, "attempts": all_arguments(s)})
+        self._names = reply["names"]
         found = level_hash(s, reply["ase"], reply["package"])
         if self._hash is not None and self._hash != found:
             raise EngineSetupError(f"{self.description}: ASE or the calculator changed its version during the run")
@@ -302,25 +321,18 @@ class WorkerEngine:
             raise EngineSetupError(f"{self.description}, {self._python}: {error}") from error
         if "error" not in reply:
             return reply
+        if _PLAIN.intersection(reply["kinds"]):
+            raise EngineSetupError(f"{reply['error']}{self._elsewhere(reply['error'])}")
         text = (
             f"engine.calculator: {self._settings.calculator} in {self._python}: {reply['kinds'][0]}: {reply['error']}"
         )
-        if op == "start" and "ImportError" in reply["kinds"]:
-            root = root_package(self._settings.calculator)
-            text += f"; {install_command(root, self._python)}"
-        elif op == "check":
+        if op == "check":
             text += f"; engine.arguments: {self._settings.arguments}"
         raise EngineSetupError(text)
 
-    def _folder(self) -> Path:
-        """Where the child works: in the run directory as soon as that exists."""
-        if self._directory is not None and self._directory.is_dir():
-            folder = (self._directory / FOLDER).resolve()
-            folder.mkdir(exist_ok=True)
-            return folder
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="bayes-mlff-")
-        return Path(self._temporary.name)
+    def _elsewhere(self, text: str) -> str:
+        """Says which interpreter an error comes from, if the message does not."""
+        return "" if self._python in text or self._settings.python is None else f" (in {self._python})"
 
 
 def read_state(state: bytes, keys: set[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import gc
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import queue
@@ -27,6 +28,19 @@ import traceback
 from typing import Any, Dict, List, Optional, Sequence, Tuple  # noqa: UP035 (Python 3.8)
 
 Message = Dict[str, Any]  # noqa: UP006
+
+
+def _sibling(name: str) -> Any:
+    """A file beside this one, as a module; it imports nothing of this package either."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    spec = importlib.util.spec_from_file_location("bayes_mlff_child_" + name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+factories, calls = _sibling("factories"), _sibling("calls")
 
 GRACE_S = 1.0
 _KILL_LATER = "import os, sys, time; time.sleep(float(sys.argv[2])); os.killpg(int(sys.argv[1]), 9)"
@@ -61,21 +75,32 @@ class OutputCheck:
 class Server:
     """The calculator and what it was made with."""
 
+    shares_folder = False  # True where several processes make the same calculator
+
     def __init__(self) -> None:
-        self._factory: Any = None
+        self._path, self._base = "", None
         self._arguments: Message = {}
         self._calculator: Any = None
         self._moments: Any = None  # those that the calculator started from
         self._output: Optional[List[str]] = None  # noqa: UP006, UP045
+        self._held: List[Any] = []  # noqa: UP006 (locks of folders elsewhere)
         self.making = False  # True while the calculator is being made: then any error is one of its settings
 
     def start(self, message: Message) -> Message:
-        """Import the calculator's class; report versions."""
-        module, _, name = message["calculator"].rpartition(":" if ":" in message["calculator"] else ".")
-        root = module.split(".")[0]
-        self._factory = getattr(importlib.import_module(module), name)
+        """Import the calculator's class, and those that arguments name; report versions and their keywords."""
+        self._path, self._base = message["calculator"], message.get("base")
         self._output = message["output"]
-        return {"ase": importlib.import_module("ase").__version__, "package": _version(root)}
+        found = {self._path: factories.find_factory(self._path, "engine.calculator", self._base)}
+        arguments = message.get("attempts") or [{}]
+        for some in arguments:
+            for place, item in factories.descriptions(some, "engine.arguments"):
+                path = item["calculator"]
+                found[path] = factories.find_factory(path, place + ".calculator", self._base)
+        return {
+            "ase": importlib.import_module("ase").__version__,
+            "package": factories.identity(self._path, arguments[0], self._base),
+            "names": {path: factories.keywords(factory) for path, factory in found.items()},
+        }
 
     def check(self, message: Message) -> Message:
         """Make the calculator, if there is none, and say what it can do; run the engine's own checks."""
@@ -91,20 +116,14 @@ class Server:
 
     def label(self, message: Message) -> Message:
         """Energy, forces and stress of one geometry; forces first, as the others come along."""
-        ase = importlib.import_module("ase")
         calculator = self._calculator
         if message["fresh"] or calculator is None or message["arguments"] != self._arguments:
             calculator = self._make(message["arguments"], message["moments"])
         geometry = message["geometry"]
-        atoms = ase.Atoms(**geometry)
-        if self._moments is not None:
-            atoms.set_initial_magnetic_moments(self._moments)
+        atoms = calls.atoms_of(geometry, dict(message.get("told") or {}, moments=self._moments))
         watch = OutputCheck(*self._output) if self._output is not None else None
-        forces = calculator.get_property("forces", atoms)
-        stress = calculator.get_property("stress", atoms) if message["stress"] else None
-        name = "free_energy" if "free_energy" in calculator.implemented_properties else "energy"
-        energy = calculator.get_property(name, atoms)
-        moments = getattr(calculator, "results", {}).get("magmoms")
+        answer = calls.evaluate(calculator, atoms, message["stress"])
+        moments = (getattr(calculator, "results", None) or {}).get("magmoms")
         evaluated = getattr(calculator, "atoms", None)
         if evaluated is not None:
             geometry = {
@@ -113,15 +132,10 @@ class Server:
                 "cell": evaluated.cell.array,
                 "pbc": evaluated.pbc,
             }
-        return {
-            "energy": energy,
-            "energy_name": name,
-            "forces": forces,
-            "stress": stress,
-            "moments": moments,
-            "geometry": None if evaluated is None else geometry,
-            "complaint": watch.complaint() if watch is not None else None,
-        }
+        answer["moments"] = moments
+        answer["geometry"] = None if evaluated is None else geometry
+        answer["complaint"] = watch.complaint() if watch is not None else None
+        return answer
 
     def drop(self, message: Message) -> Message:
         """Forget the calculator, which may hold processes of its own."""
@@ -130,6 +144,7 @@ class Server:
         close = getattr(calculator, "close", None)
         if callable(close):
             close()
+        calls.release(self._held)
         del calculator, close
         gc.collect()  # a density is large, and the next calculator allocates its own
         return {}
@@ -137,8 +152,10 @@ class Server:
     def _make(self, arguments: Message, moments: Any) -> Any:
         self.drop({})
         self.making = True
-        # Calculators keep and change what they are given.
-        self._calculator = self._factory(**json.loads(json.dumps(arguments)))
+        given = factories.with_files(arguments, self._base)
+        self._calculator = factories.make(self._path, given, self._base)
+        if not self.shares_folder:
+            self._held = calls.claim_folders(self._calculator, os.getcwd())
         self._arguments, self._moments, self.making = arguments, moments, False
         return self._calculator
 
@@ -170,17 +187,6 @@ class ParallelServer(Server):
             raise failed(f"{' '.join(self._launcher)} ended with status {status} and no result")
         with open(reply, encoding="utf-8") as file:
             return json.load(file)
-
-
-def _version(root: str) -> str:
-    """Distribution and version behind a package; the bare name if it belongs to no distribution."""
-    metadata = importlib.import_module("importlib.metadata")
-    packages = getattr(metadata, "packages_distributions", None)
-    names = packages().get(root, []) if packages is not None else [root]
-    try:
-        return ", ".join(f"{name} {metadata.version(name)}" for name in sorted(set(names))) or root
-    except metadata.PackageNotFoundError:
-        return root
 
 
 def _plain(value: Any) -> Any:
@@ -235,6 +241,7 @@ def once(mpi: str, request: str, reply: str) -> None:
     with open(request, encoding="utf-8") as file:
         message = json.load(file)
     server = Server()
+    server.shares_folder = True
     server.start(message)
     answer = _answer(server, message)
     if first:

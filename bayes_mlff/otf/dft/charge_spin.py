@@ -1,0 +1,134 @@
+"""Charge and spin of a structure: from everything that states them, or the lowest ones."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.structure import Structure
+
+WHOLE: Final = 0.1
+"""Sums of initial charges or moments this close to a whole number state that number."""
+
+SAME_MOMENT: Final = 1e-6
+"""Difference of initial moments, μB, that is none."""
+
+
+class Electrons(NamedTuple):
+    """Charge and spin of a structure, and where they come from."""
+
+    charge: int
+    multiplicity: int
+    lowest: int  # multiplicity of as few unpaired electrons as there can be
+    count: int  # all electrons, those of the cores too
+    charge_from: str  # empty where nobody states it
+    multiplicity_from: str
+
+    @property
+    def line(self) -> str:
+        """What holds, and who says so."""
+        told = [
+            f"{name} {value} ({source})"
+            for name, value, source in (
+                ("charge", self.charge, self.charge_from),
+                ("multiplicity", self.multiplicity, self.multiplicity_from),
+            )
+            if source
+        ]
+        silent = [] if self.charge_from else [f"charge {self.charge}"]
+        if not self.multiplicity_from:
+            silent.append(f"multiplicity {self.multiplicity}, the lowest of {self.count} electrons")
+        said = ", ".join(told)
+        return said + ("; " if told and silent else "") + (f"assumed: {', '.join(silent)}" if silent else "")
+
+
+def initial_moments(
+    configured: Sequence[float] | None, structure: Structure, key: str, *, own: str = "the structure's file"
+) -> tuple[float, ...] | None:
+    """Initial moments, μB: those of the configuration or of the structure, which must not contradict each other.
+
+    Raises:
+      ConfigError: if both state moments, and not the same ones.
+    """
+    stated = structure.electronic.moments
+    if stated is None or (not np.any(stated) and configured is not None):
+        return None if configured is None else tuple(configured)
+    if configured is not None and not np.allclose(stated, configured, rtol=0.0, atol=SAME_MOMENT):
+        raise ConfigError(key, list(configured), f"nothing, or the moments of {own}: {np.asarray(stated).tolist()}")
+    return tuple(float(moment) for moment in stated)
+
+
+def settle(
+    structure: Structure,
+    moments: Sequence[float] | None,
+    *,
+    charge: tuple[str, int] | None = None,
+    multiplicity: tuple[str, int] | None = None,
+) -> Electrons:
+    """Charge and multiplicity from everything that states them.
+
+    Args:
+      structure: what its file, or `structure` of the configuration, says.
+      moments: initial ones, μB; they decide on the multiplicity where nothing else does and they can.
+      charge: key and value of a setting of the engine.
+      multiplicity: likewise.
+
+    Raises:
+      ConfigError: if two statements contradict each other, or no such number of electrons can have that spin.
+    """
+    total, source = _stated_charge(structure)
+    if charge is not None:
+        if source and total != charge[1]:
+            raise ConfigError(charge[0], charge[1], f"{total}, as {source} says, or nothing")
+        total, source = charge[1], source or charge[0]
+    count = int(structure.numbers.sum()) - total
+    if count < 0:
+        raise ConfigError(
+            charge[0] if charge else "structure.charge",
+            total,
+            f"at most {int(structure.numbers.sum())}, the number of electrons",
+        )
+    lowest = 1 + count % 2
+    spin, spin_source = structure.electronic.multiplicity, "structure"
+    if multiplicity is not None:
+        if spin is not None and spin != multiplicity[1]:
+            raise ConfigError(
+                multiplicity[0], multiplicity[1], f"what belongs to multiplicity {spin} of the structure, or nothing"
+            )
+        spin, spin_source = multiplicity[1], "structure" if spin is not None else multiplicity[0]
+    if spin is not None:
+        if spin < 1 or (spin - lowest) % 2 or spin > count + 1:
+            key = "structure.multiplicity" if spin_source == "structure" else spin_source
+            raise ConfigError(
+                key,
+                spin,
+                f"{'an even' if count % 2 else 'an odd'} multiplicity of at most {count + 1}: {count} electrons",
+            )
+        return Electrons(total, spin, lowest, count, source, spin_source)
+    unpaired = 0 if moments is None else round(abs(float(np.sum(moments))))
+    if unpaired and unpaired % 2 == count % 2 and unpaired <= count:
+        return Electrons(total, unpaired + 1, lowest, count, source, "sum of the initial moments")
+    return Electrons(total, lowest, lowest, count, source, "")
+
+
+def _stated_charge(structure: Structure) -> tuple[int, str]:
+    """Charge of the structure and what says so; 0 and nothing if it is silent."""
+    stated, charges = structure.electronic.charge, structure.electronic.charges
+    if charges is None or not np.any(charges):
+        return (0, "") if stated is None else (stated, "structure")
+    total = float(np.sum(charges))
+    whole = round(total)
+    if stated is None and abs(total - whole) > WHOLE:
+        raise ConfigError(
+            "structure.charge", None, f"a number: the initial charges add up to {total:.3g}, to no whole one"
+        )
+    if stated is not None and abs(total - stated) > 0.5:
+        raise ConfigError("structure.charge", stated, f"{whole}: the initial charges add up to {total:.3g}")
+    return (whole, "sum of the initial charges") if stated is None else (stated, "structure")
+
+
+def spread(total: int, n: int) -> tuple[float, ...]:
+    """A whole number shared out over n atoms; to the last bit, or all on the first atom."""
+    even = np.full(n, total / n)
+    return tuple(even.tolist()) if float(even.sum()) == total else (float(total), *(0.0,) * (n - 1))
