@@ -19,7 +19,8 @@ import numpy as np
 import optax
 
 from bayes_mlff.data.collection import Collection, Draw, draw, isolated_energies, layout, make_member
-from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_extxyz, read_npz, stack, write_npz
+from bayes_mlff.data.labelled_files import read_extxyz
+from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_npz, stack, write_npz
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig

@@ -1,4 +1,4 @@
-"""Labelled sets as others publish them: npz files of molecules and extended XYZ of anything."""
+"""Labelled sets as others publish them: npz files of molecules."""
 
 import io
 import math
@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
-import ase.io
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import ArrayLike
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
-from bayes_mlff.data.extxyz import check_file
+from bayes_mlff.data.labelled_files import LabelledStructure
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.structure import Structure, check, from_ase
+from bayes_mlff.data.stated import CHARGES, SPINS, State, state_of, units_of
+from bayes_mlff.data.structure import Structure, check
 
 
 class NpzKeys(NamedTuple):
@@ -50,13 +49,6 @@ class MoleculeSet(NamedTuple):
         """Some of the frames."""
         cells, stress = (None if x is None else x[index] for x in (self.cells, self.stress))
         return MoleculeSet(self.numbers, self.positions[index], self.energies[index], self.forces[index], cells, stress)
-
-
-class LabelledStructure(NamedTuple):
-    """A structure and what the reference says about it."""
-
-    structure: Structure
-    label: Label
 
 
 def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> MoleculeSet:
@@ -107,6 +99,37 @@ def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> M
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
     return found if known else found._replace(energies=np.full(f, math.nan))
+
+
+class NpzRemarks(NamedTuple):
+    """What an npz file says beside its labels."""
+
+    units: dict[str, str]  # by position, energy, force and stress
+    states: list[State]  # charge and spin of each frame
+
+
+def read_npz_remarks(path: Path, frames: int) -> NpzRemarks:
+    """Units, charges and spins of an npz file: `r_unit`, `e_unit`, `f_unit` and the like, `charge`, `Q`, `spin`.
+
+    Raises:
+      DataError: if the file is unreadable, or such an array holds something else than one value or one of each frame.
+    """
+    names = array_names(path)
+    worded = [name for name in names if name.lower().endswith(("unit", "units"))]
+    counted = {
+        name: "charge" if name == "Q" else name for name in names if name == "Q" or name.lower() in CHARGES + SPINS
+    }
+    texts = dict(zip(worded, read_arrays(path, tuple(worded)), strict=True))
+    rows: dict[str, np.ndarray] = {}
+    for name, array in zip(counted, read_arrays(path, tuple(counted)), strict=True):
+        if array.size not in (1, frames):
+            raise DataError(f"{path}: {name} has shape {array.shape}; allowed: one number, or one for each frame")
+        rows[counted[name]] = np.broadcast_to(array.ravel(), frames)
+    try:
+        states = [state_of({name: row[index] for name, row in rows.items()}) for index in range(frames)]
+        return NpzRemarks(units_of(texts), states)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
@@ -174,57 +197,6 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def read_extxyz(
-    path: Path,
-    *,
-    energy_key: str = "REF_energy",
-    forces_key: str = "REF_forces",
-    stress_key: str = "REF_stress",
-    energies_optional: bool = False,
-) -> list[LabelledStructure]:
-    """Read labelled frames of any structures.
-
-    Args:
-      path: an extended-XYZ file in Å, eV, eV/Å and, for stress, eV/Å³ tension positive.
-      energy_key: of the total energy; required in every frame unless `energies_optional`.
-      forces_key: of the forces; required in every frame.
-      stress_key: of the stress, 3x3, nine numbers or six in Voigt order xx yy zz yz xz xy; optional.
-      energies_optional: frames without an energy are read, too.
-
-    Returns:
-      The frames in file order; the energy is nan where there is none.
-
-    Raises:
-      DataError: if the file is unreadable or empty, or a frame (named by its index, from 0) lacks a key.
-    """
-    check_file(path)
-    try:
-        read = ase.io.read(path, index=":", format="extxyz", do_not_split_by_at_sign=True)
-    except READER_ERRORS as error:
-        raise DataError(f"{path}: unreadable: {type(error).__name__}: {error}") from error
-    frames = cast(list[ase.Atoms], read)
-    labelled = []
-    for index, atoms in enumerate(frames):
-        # ASE takes plain `energy`, `forces` and `stress` out of the file into a calculator.
-        computed = {} if atoms.calc is None else atoms.calc.results
-        present = {**atoms.info, **atoms.arrays, **computed}
-        known = energy_key in present
-        missing = [key for key in (energy_key, forces_key) if key not in present]
-        missing = [key for key in missing if key != energy_key or not energies_optional]
-        if missing:
-            raise DataError(f"{path}: frame {index} lacks {', '.join(missing)}; present: {', '.join(sorted(present))}")
-        try:
-            stress = _full_stress(_real(present, stress_key)) if stress_key in present else None
-            energy = _real(present, energy_key, ()).item() if known else 0.0
-            label = Label(energy, _real(present, forces_key), stress)
-            check_label(label, len(atoms))
-            label = label if known else label._replace(energy=math.nan)
-            labelled.append(LabelledStructure(from_ase(atoms), label))
-        except DataError as error:
-            raise DataError(f"{path}: frame {index}: {error}") from error
-    return labelled
-
-
 def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
     """One set of structures that have the same atoms in the same order, all crystals with stress or all molecules.
 
@@ -248,18 +220,3 @@ def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
         np.stack([s.cell for s, _ in labelled]) if periodic else None,
         np.stack([label.stress for _, label in labelled if label.stress is not None]) if periodic else None,
     )
-
-
-def _real(present: dict[str, Any], key: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A value as float64, if it is made of numbers; of any shape, or of the one given."""
-    array = np.asarray(present[key])
-    if array.dtype.kind not in "fiu" or (shape is not None and array.shape != shape):
-        raise DataError(f"{key} is {shown(present[key])}; allowed: {'a number' if shape == () else 'numbers'}")
-    return array.astype(np.float64)
-
-
-def _full_stress(array: np.ndarray) -> np.ndarray:
-    """A [3, 3] stress from any of the shapes in use; another shape is left for `check_label` to refuse."""
-    if array.shape == (6,):
-        return voigt_6_to_full_3x3_stress(array)
-    return array.reshape(3, 3) if array.shape == (9,) else array

@@ -16,8 +16,17 @@ MOST_CHAINS: Final = 1024
 Method = Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
 
 
+PositionUnit = Literal["A", "bohr", "nm"]
+EnergyUnit = Literal["eV", "meV", "kcal/mol", "kJ/mol", "hartree", "Ry"]
+ForceUnit = Literal[
+    "eV/A", "eV/bohr", "eV/nm", "meV/A", "meV/bohr", "meV/nm", "kcal/mol/A", "kcal/mol/bohr", "kcal/mol/nm",
+    "kJ/mol/A", "kJ/mol/bohr", "kJ/mol/nm", "hartree/A", "hartree/bohr", "hartree/nm", "Ry/A", "Ry/bohr", "Ry/nm",
+]  # fmt: skip
+StressUnit = Literal["eV/A^3", "GPa", "kbar", "hartree/bohr^3"]
+
+
 class DataConfig(Section):
-    """Labelled sets: .npz of one molecule, or extended XYZ of any molecules and crystals."""
+    """Labelled sets: .npz of one molecule, or .xyz, .extxyz, .traj, .db, .json (.gz, .bz2, .xz) of any structures."""
 
     train: str = Field(description="Path of the labels to learn from.")
     validation: str | None = Field(
@@ -39,22 +48,39 @@ class DataConfig(Section):
         "frames aside.",
     )
     numbers_key: str = Field(default="z", description="npz: atomic numbers.")
-    positions_key: str = Field(default="R", description="npz: positions, Å.")
+    positions_key: str = Field(default="R", description="npz: positions.")
     energies_key: str = Field(default="E", description="npz: energies of the structures.")
     forces_key: str = Field(default="F", description="npz: forces.")
-    xyz_energy_key: str = Field(default="REF_energy", description="extended XYZ: energy of a structure.")
-    xyz_forces_key: str = Field(default="REF_forces", description="extended XYZ: forces.")
-    xyz_stress_key: str = Field(default="REF_stress", description="extended XYZ: stress.")
-    energy_unit: Literal["eV", "kcal/mol", "kJ/mol", "hartree"] = Field(default="eV", description="Of the files.")
-    forces_unit: Literal["eV/A", "kcal/mol/A", "kJ/mol/A", "hartree/bohr"] = Field(
-        default="eV/A", description="Of the files."
+    xyz_energy_key: str | None = Field(
+        default=None,
+        description="Other files: energy of a structure; without it REF_energy, or in files without REF_energy and "
+        "REF_forces what ASE takes for a calculator's, free_energy before energy.",
     )
-    stress_unit: Literal["eV/A^3", "GPa", "kbar"] = Field(default="eV/A^3", description="Of the files.")
+    xyz_forces_key: str | None = Field(
+        default=None, description="Other files: forces; without it REF_forces or forces."
+    )
+    xyz_stress_key: str | None = Field(
+        default=None, description="Other files: stress; without it REF_stress or stress."
+    )
+    positions_unit: PositionUnit | None = Field(
+        default=None, description="Of positions and cells; without it what the file states, else A (Å)."
+    )
+    energy_unit: EnergyUnit | None = Field(default=None, description="Without it what the file states, else eV.")
+    forces_unit: ForceUnit | None = Field(
+        default=None,
+        description="Without it what the file states, of forces or of energy and positions, else eV/A.",
+    )
+    stress_unit: StressUnit | None = Field(default=None, description="Without it what the file states, else eV/A^3.")
     stress_sign: Literal["tension", "compression"] = Field(
         default="tension", description="What is positive in the files; compression for what VASP prints."
     )
     doubtful_units: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do where another unit agrees far better with the pretrained model."
+        default="refuse",
+        description="What to do where another unit explains bond lengths, forces against differences of energies, or "
+        "the pretrained model far better.",
+    )
+    electronic_states: Literal["refuse", "allow"] = Field(
+        default="refuse", description="What to do about frames that state different charges or spins."
     )
     duplicates: Literal["refuse", "allow"] = Field(
         default="refuse", description="What to do about a geometry that is there twice, in one set or in two."

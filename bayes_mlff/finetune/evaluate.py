@@ -1,23 +1,19 @@
 """Predictions of labelled frames by every sample, and how good they and their σ are."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
 from bayes_mlff.ensemble.resampling import log_factor_error, structure_share
-from bayes_mlff.finetune.config import DataConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
-from bayes_mlff.finetune.frame_checks import alike
-from bayes_mlff.finetune.label_units import ENERGY_UNITS, FORCE_UNITS, STRESS_SIGNS, STRESS_UNITS, likelier
 from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import of_structures
@@ -25,11 +21,6 @@ from bayes_mlff.posterior.likelihood import of_structures
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
 """Intervals of force errors, in units of what counts as a large error."""
-FRAMES_TO_DOUBT: Final = 8
-COMPONENTS_TO_DOUBT: Final = 100
-"""Frames of a set, and force components, with fewer of which chance can make labels resemble another unit."""
-FORCES_TO_DOUBT: Final = 0.1
-"""RMS of the predicted force components, eV/Å, below which frames are too near a minimum to say anything."""
 Single = Callable[[jax.Array, Graph], Prediction]
 """One set of weights [p] and a batch of graphs; compiled."""
 
@@ -76,49 +67,6 @@ def predict(single: Single, params: jax.Array, graphs: Graph, batch: int) -> Pre
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def check_units(prediction: Prediction, frames: Frames, data: DataConfig, name: str) -> None:
-    """Doubt units by which the labels of a set are far from the predictions of the pretrained model.
-
-    Args:
-      prediction: of the pretrained model, fields [1, f, ...].
-      frames: labels, converted from the stated units.
-      data: the units stated.
-      name: of the set.
-
-    Raises:
-      DataError: naming the key, its value and the unit that fits far better.
-    """
-    forces = {**FORCE_UNITS, **{f"-{unit}": -factor for unit, factor in FORCE_UNITS.items()}}
-    found: dict[str, str | None] = {}
-    if frames.size < FRAMES_TO_DOUBT:
-        return
-    predicted, components = np.asarray(prediction.forces[0]), 3 * int(frames.atoms.sum())
-    if components >= COMPONENTS_TO_DOUBT and np.sqrt(np.sum(predicted**2) / components) > FORCES_TO_DOUBT:
-        found["forces_unit"] = likelier(frames.forces, predicted, forces, data.forces_unit, times=2.0)
-    if frames.energy is not None:
-        labels, predicted = _around_compositions(frames.numbers, frames.energy, np.asarray(prediction.energy[0]))
-        if len(labels) >= FRAMES_TO_DOUBT:
-            found["energy_unit"] = likelier(labels, predicted, ENERGY_UNITS, data.energy_unit, times=3.0)
-    if frames.stress is not None and prediction.stress is not None:
-        labels, predicted = (x - np.median(x, axis=0) for x in (frames.stress, np.asarray(prediction.stress[0])))
-        factors = {f"{unit}, {sign}": a * b for unit, a in STRESS_UNITS.items() for sign, b in STRESS_SIGNS.items()}
-        stated = f"{data.stress_unit}, {data.stress_sign}"
-        found["stress_unit, stress_sign"] = likelier(labels, predicted, factors, stated, times=3.0)
-    for key, unit in found.items():
-        if unit is not None:
-            got = ", ".join(getattr(data, part) for part in key.split(", "))
-            raise DataError(
-                f"data.{key}: got {got}, but by the pretrained model the labels of data.{name} look like {unit} "
-                "(a minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
-            )
-
-
-def _around_compositions(numbers: np.ndarray, *energies: np.ndarray) -> list[np.ndarray]:
-    """Each of the energies [f] around their median among the frames of a composition, of those that have several."""
-    groups = [index for index in alike(np.sort(numbers, axis=1)) if len(index) > 1]
-    return [np.concatenate([[], *(x[index] - np.median(x[index]) for index in groups)]) for x in energies]
-
-
 def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_sigma: bool = True) -> Outcome:
     """Compare predictions [c, f, ...] of an ensemble's samples with the labels.
 
@@ -153,14 +101,15 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
         upper = np.triu_indices(3)
         mean, sigma = (np.asarray(x)[:, upper[0], upper[1]] for x in (moments.stress_mean, moments.stress_sigma))
         stress = compare(mean, sigma, factors.stress, frames.stress[:, upper[0], upper[1]])
-    parts = (moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces, frames.node_mask)
+    parts = (moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces, frames.known_forces)
     return Outcome(energy, compare(*parts), stress)
 
 
 def force_rmse(prediction: Prediction, frames: Frames) -> np.ndarray:
     """Root mean square error of all force components by sample, [c] eV/Å, of predictions [c, f, ...]."""
-    error = prediction.forces - frames.forces[None]
-    return np.sqrt(np.sum(error**2, axis=(1, 2, 3)) / (3 * np.sum(frames.atoms)))
+    known = frames.known_forces
+    error = np.where(known[None], prediction.forces - frames.forces[None], 0.0)
+    return np.sqrt(np.sum(error**2, axis=(1, 2, 3)) / np.count_nonzero(known))
 
 
 def rescaling(validation: Outcome) -> SigmaFactors:

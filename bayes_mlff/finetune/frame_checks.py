@@ -3,39 +3,47 @@
 from typing import Final
 
 import numpy as np
+from ase.data import covalent_radii
 from scipy.spatial import KDTree
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
-from bayes_mlff.data.molecule_sets import LabelledStructure
+from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure
 from bayes_mlff.finetune.config import FinetuneConfig
-from bayes_mlff.finetune.label_units import FORCE_UNITS
+from bayes_mlff.finetune.label_units import FORCE_UNITS, POSITION_UNITS, Units
 from bayes_mlff.finetune.labelled import Frames
 
 LARGEST_FORCE: Final = 10.0
 """RMS force component above which the unit is doubted, eV/Å; 300 to 1000 K give 0.5 to 3."""
 CLOSEST_PAIR: Final = 0.5
 """Distance of two atoms below which positions are not in Å."""
+SHORTEST_BOND: Final = 0.75
+LONGEST_BOND: Final = 1.4
+"""Distances of nearest neighbours over sums of covalent radii within which a unit of positions is not doubted."""
+USUAL_BOND: Final = (0.8, 1.3)
+"""Within which another unit explains them."""
+BOND_FRAMES: Final = 50
+NOBLE: Final = (2, 10, 18, 36, 54, 86)
 SAME_GEOMETRY: Final = 1e-3
 """Å by which no coordinate and no component of the cell differs between geometries that count as one."""
 
 
-def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str) -> None:
+def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str, keys: LabelKeys) -> None:
     """Refuse a file of which some frames have energies and others not, or that lacks stress that is to be learnt.
 
     Raises:
       DataError: naming key, the first such frame and what it lacks.
     """
-    data, without = config.data, [index for index, (_, label) in enumerate(labelled) if np.isnan(label.energy)]
+    without = [index for index, (_, label) in enumerate(labelled) if np.isnan(label.energy)]
     if 0 < len(without) < len(labelled):
         raise DataError(
-            f"{key}: frame {without[0]} lacks {data.xyz_energy_key}, which others have; allowed: energies in every "
+            f"{key}: frame {without[0]} lacks {keys.energy}, which others have; allowed: energies in every "
             "frame (data.xyz_energy_key names them), or with targets: forces in none"
         )
     for index, (_, label) in enumerate(labelled):
         if config.learns_stress and label.stress is None:
             raise DataError(
-                f"{key}: frame {index} lacks {data.xyz_stress_key}; allowed: stress in every frame of every set "
+                f"{key}: frame {index} lacks {keys.stress}; allowed: stress in every frame of every set "
                 "(data.xyz_stress_key names it), or targets without stress"
             )
 
@@ -76,6 +84,56 @@ def plausible(frames: Frames, key: str) -> None:
                 f"{key}: frame {index}: atoms {first[0]} and {second[0]} are closer than {CLOSEST_PAIR} Å; "
                 "allowed: positions in Å"
             )
+
+
+def bond_lengths(frames: Frames, units: Units, key: str) -> None:
+    """Refuse a unit of positions by which atoms are no neighbours, where another one makes them so.
+
+    Distances of nearest neighbours over the sums of their covalent radii are near 1 in molecules, crystals and metals;
+    noble gases are left out. A unit is only refused if nearly all atoms of all frames say so.
+
+    Raises:
+      DataError: naming key, the unit and the one that fits.
+    """
+    ratios = np.concatenate([[], *(_bond_ratios(frames, index) for index in _spread(frames.size, BOND_FRAMES))])
+    if len(ratios) == 0:
+        return
+    middle, low, high = np.median(ratios), np.quantile(ratios, 0.05), np.quantile(ratios, 0.95)
+    if not (high < SHORTEST_BOND or low > LONGEST_BOND):
+        return
+    here = POSITION_UNITS[units.positions]
+    others = {unit: middle * factor / here for unit, factor in POSITION_UNITS.items() if unit != units.positions}
+    best = min(others, key=lambda unit: abs(np.log(others[unit])))
+    if USUAL_BOND[0] < others[best] < USUAL_BOND[1]:
+        raise DataError(
+            f"{key}: nearest neighbours are {middle:.3g} times the sum of their covalent radii apart (median), in "
+            f"{best} they would be {others[best]:.3g}; data.positions_unit: got {units.positions}; allowed: the unit "
+            "of the file, or data.doubtful_units: allow"
+        )
+
+
+def _spread(size: int, most: int) -> np.ndarray:
+    """Indices of so many frames, evenly."""
+    return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
+
+
+def _bond_ratios(frames: Frames, index: int) -> np.ndarray:
+    """Distance to the nearest atom over the sum of covalent radii, of atoms that have one within reach."""
+    structure = frames.structure(index)
+    if len(structure.numbers) == 1 and not structure.pbc.any():
+        return np.zeros(0)
+    cell = neighbors.complete_cell(structure.cell, structure.pbc)
+    volume = abs(np.linalg.det(cell)) if structure.pbc.all() else np.inf
+    # Wide enough for bonds in bohr that are taken for those in Å, and not for all pairs of a cell taken for nm.
+    reach = float(np.clip(2.0 * (volume / len(structure.numbers)) ** (1.0 / 3.0), 1.0, 10.0))
+    first, second, shift = neighbors.pairs(structure, cell, reach)
+    apart = structure.positions[second] - structure.positions[first] + shift @ cell
+    own, other = structure.numbers[first], structure.numbers[second]
+    ratios = np.linalg.norm(apart, axis=1) / (covalent_radii[own] + covalent_radii[other])
+    bonded = ~(np.isin(own, NOBLE) | np.isin(other, NOBLE))
+    nearest = np.full(len(structure.numbers), np.inf)
+    np.minimum.at(nearest, first[bonded], ratios[bonded])
+    return nearest[np.isfinite(nearest)]
 
 
 def no_duplicates(sets: dict[str, Frames]) -> None:

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, padded
-from bayes_mlff.data.labels import Label
-from bayes_mlff.data.molecule_sets import LabelledStructure, NpzKeys, read_extxyz, read_npz
-from bayes_mlff.finetune import frame_checks
+from bayes_mlff.finetune import electronic, frame_checks
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
-from bayes_mlff.finetune.label_units import ENERGY_UNITS, FORCE_UNITS, STRESS_SIGNS, STRESS_UNITS
 from bayes_mlff.finetune.labelled import DataSets, Frames
+from bayes_mlff.finetune.reading import read_file
 
 
 def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
@@ -35,67 +33,23 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
     """
     data = config.data
     paths = {"train": data.train, "validation": data.validation, "test": data.test}
-    sets = {name: _read(base / path, config, f"data.{name}") for name, path in paths.items() if path is not None}
+    files = {name: read_file(base / path, config, f"data.{name}") for name, path in paths.items() if path is not None}
+    sets = {name: file.frames for name, file in files.items()}
     frame_checks.same_labels(sets)
+    state = electronic.common_state(files) if data.electronic_states == "refuse" else {}
+    for name, file in files.items():
+        if data.doubtful_units == "refuse":
+            frame_checks.bond_lengths(file.frames, file.units, f"data.{name}")
+        frame_checks.plausible(file.frames, f"data.{name}")
     sets |= _set_aside(sets["train"], data)
     sets["train"] = _choose(sets["train"], data)
-    for name, frames in sets.items():
-        frame_checks.plausible(frames, f"data.{name}")
     most = max(int(frames.atoms.max()) for frames in sets.values())
     sets = {name: frames.resized(most) for name, frames in sets.items()}
     if data.duplicates == "refuse":
         frame_checks.no_duplicates(sets)
-    return DataSets(sets["train"], sets.get("validation"), sets.get("test"))
-
-
-def _read(path: Path, config: FinetuneConfig, key: str) -> Frames:
-    data, forces_only = config.data, config.targets == "forces"
-    if path.suffix == ".npz":
-        keys = NpzKeys(data.numbers_key, data.positions_key, data.energies_key, data.forces_key)
-        found = read_npz(path, keys=keys, energies_optional=forces_only)
-        count = len(found.positions)
-        atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
-        frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), found.forces, None)
-    elif path.suffix in (".xyz", ".extxyz"):
-        labelled = read_extxyz(
-            path, energy_key=data.xyz_energy_key, forces_key=data.xyz_forces_key, stress_key=data.xyz_stress_key,
-            energies_optional=forces_only,
-        )  # fmt: skip
-        frame_checks.complete(labelled, config, key)
-        frames = _stack(labelled)
-    else:
-        raise ConfigError(key, str(path), "a file with the suffix .npz, .xyz or .extxyz")
-    if config.learns_stress and not frames.pbc.all():
-        molecules = np.flatnonzero(~frames.pbc.all(axis=1))
-        which = "no crystals" if len(molecules) == frames.size else f"other frames than crystals, frame {molecules[0]}"
-        raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
-    factor = STRESS_UNITS[data.stress_unit] * STRESS_SIGNS[data.stress_sign]
-    return frames._replace(
-        energy=None if frames.energy is None else frames.energy * ENERGY_UNITS[data.energy_unit],
-        forces=frames.forces * FORCE_UNITS[data.forces_unit],
-        stress=None if frames.stress is None else frames.stress * factor,
-    )
-
-
-def _stack(labelled: list[LabelledStructure]) -> Frames:
-    """One set of structures, padded to the atoms of the largest."""
-    rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
-    most = max(len(numbers) for numbers, *_ in rows)
-    numbers, positions, forces = (
-        np.stack([np.pad(x, [(0, most - len(x)), (0, 0)][: x.ndim]) for x in column])
-        for column in zip(*rows, strict=True)
-    )
-    pbc, cells = (np.stack(x) for x in zip(*((s.pbc, s.cell) for s, _ in labelled), strict=True))
-    labels: list[Label] = [label for _, label in labelled]
-    energy = _known(np.array([label.energy for label in labels]))
-    stress = [label.stress for label in labels if label.stress is not None]
-    whole = np.stack(stress) if len(stress) == len(labels) else None
-    return Frames(numbers, pbc, positions, cells, energy, forces, whole)
-
-
-def _known(energies: np.ndarray) -> np.ndarray | None:
-    """Energies, if they are not those of a file without."""
-    return None if np.isnan(energies).any() else energies
+    units = {name: files[name if name in files else "train"].units for name in sets}
+    remarks = tuple(remark for file in files.values() for remark in file.remarks)
+    return DataSets(sets["train"], sets.get("validation"), sets.get("test"), units, state, remarks)
 
 
 def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:

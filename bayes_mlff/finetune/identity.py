@@ -47,7 +47,8 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
 
     The steps between checkpoints may for samplers; optimisers choose their best parameters after as many.
     """
-    data: DataConfig = config.data.model_copy(update={"test": None, "doubtful_units": "refuse", "duplicates": "refuse"})
+    checks = {"doubtful_units": "refuse", "duplicates": "refuse", "electronic_states": "refuse"}
+    data: DataConfig = config.data.model_copy(update={"test": None, **checks})
     default = FinetuneConfig.model_fields
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []

@@ -1,27 +1,119 @@
-"""Units of labelled files, and the doubt about a unit that the pretrained model contradicts."""
+"""Units of labelled files: those that a configuration or a file names, and the one that fits predictions best."""
 
+import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from bayes_mlff.core import units
+from bayes_mlff.core.errors import DataError, shown
+from bayes_mlff.finetune.config import DataConfig
 
+POSITION_UNITS: Final = {"A": 1.0, "bohr": units.BOHR, "nm": 10.0}
 ENERGY_UNITS: Final = {
     "eV": 1.0,
+    "meV": 1e-3,
     "kcal/mol": units.KCAL_MOL,
     "kJ/mol": units.KCAL_MOL / 4.184,
     "hartree": units.HARTREE,
+    "Ry": 0.5 * units.HARTREE,
 }
-FORCE_UNITS: Final = {
-    "eV/A": 1.0,
-    "kcal/mol/A": units.KCAL_MOL,
-    "kJ/mol/A": units.KCAL_MOL / 4.184,
-    "hartree/bohr": units.HARTREE / units.BOHR,
+FORCE_UNITS: Final = {f"{e}/{r}": a / b for e, a in ENERGY_UNITS.items() for r, b in POSITION_UNITS.items()}
+STRESS_UNITS: Final = {
+    "eV/A^3": 1.0,
+    "GPa": units.GPA,
+    "kbar": 0.1 * units.GPA,
+    "hartree/bohr^3": units.HARTREE / units.BOHR**3,
 }
-STRESS_UNITS: Final = {"eV/A^3": 1.0, "GPa": units.GPA, "kbar": 0.1 * units.GPA}
 STRESS_SIGNS: Final = {"tension": 1.0, "compression": -1.0}
 """By what is positive in the file."""
+
+_NAMES: Final = {
+    "position": {
+        "A": ("a", "ang", "angs", "angstrom", "angstroms", "å", "\u212b"),
+        "bohr": ("bohr", "bohrs", "a0", "au", "a.u.", "atomicunits"),
+        "nm": ("nm", "nanometer", "nanometers", "nanometre"),
+    },
+    "energy": {
+        "eV": ("ev", "electronvolt", "electronvolts"),
+        "meV": ("mev",),
+        "kcal/mol": ("kcal/mol", "kcalmol-1", "kcalmol^-1", "kcalmol⁻¹", "kcalpermol", "kcal"),
+        "kJ/mol": ("kj/mol", "kjmol-1", "kjmol^-1", "kjmol⁻¹", "kjpermol", "kj"),
+        "hartree": ("hartree", "hartrees", "ha", "eh", "e_h", "au", "a.u.", "atomicunits"),
+        "Ry": ("ry", "rydberg", "rydbergs"),
+    },
+}  # fmt: skip
+
+_STRESSES: Final = {
+    "eV/A^3": ("ev/a3", "ev/ang3", "ev/angstrom3", "ev/å3"),
+    "GPa": ("gpa",),
+    "kbar": ("kbar", "kb"),
+    "hartree/bohr^3": ("hartree/bohr3", "ha/bohr3"),
+}
+
+
+class Units(NamedTuple):
+    """Units of the numbers of one file."""
+
+    positions: str
+    energy: str
+    forces: str
+    stress: str
+    sign: str
+    remarks: tuple[str, ...] = ()  # what was taken from the file, or assumed
+
+
+def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> Units:
+    """Units of a file: what the configuration says, else what the file says, else Å, eV, eV/Å and eV/Å³.
+
+    Where a file says those of positions and energies alone, that of forces is their ratio.
+
+    Args:
+      data: the configuration.
+      stated: what the file says, by `position`, `energy`, `force` and `stress`.
+      path: of the file.
+      key: of the configuration that names the file.
+
+    Raises:
+      DataError: if the configuration contradicts the file, or a unit that it alone states is not known.
+    """
+    kinds = {"position": "positions_unit", "energy": "energy_unit", "force": "forces_unit", "stress": "stress_unit"}
+    usual = {"position": "A", "energy": "eV", "force": "eV/A", "stress": "eV/A^3"}
+    taken: dict[str, str] = {}
+    from_file, assumed = [], []
+    for kind, name in kinds.items():
+        wanted, text = getattr(data, name), stated.get(kind)
+        found = None if text is None else parse(kind, text)
+        if text is not None and found is None and wanted is None:
+            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} to say it")
+        if found is not None and wanted is not None and found != wanted:
+            raise DataError(f"data.{name}: got {wanted}, but {path} states {found}; allowed: {found}, or leave it out")
+        if kind == "force" and text is None and wanted is None and "energy" in stated:
+            found = f"{taken['energy']}/{taken['position']}"
+        taken[kind] = wanted or found or usual[kind]
+        if wanted is None:
+            (assumed if found is None else from_file).append(f"{kind} {taken[kind]}")
+    remarks = [f"{key}: units as the file states them: {', '.join(from_file)}"] if from_file else []
+    needed = [text for text in assumed if not text.startswith("stress")]
+    remarks += [f"{key}: units that nothing states, taken as {', '.join(needed)}"] if needed else []
+    return Units(taken["position"], taken["energy"], taken["force"], taken["stress"], data.stress_sign, tuple(remarks))
+
+
+def parse(kind: str, text: str) -> str | None:
+    """Our name of a unit of `position`, `energy`, `force` or `stress` as others write it; None if it is not known."""
+    word = re.sub(r"[\s*·]", "", text).lower()
+    if kind == "stress":
+        return next((name for name, words in _STRESSES.items() if word.replace("^", "") in words), None)
+    if kind == "force":
+        if word in ("au", "a.u.", "atomicunits"):
+            return "hartree/bohr"
+        word = re.sub(r"^(.*)/\((.*)/?([a-zå0]+)\)$", r"\1/\2/\3", word).replace("//", "/")
+        word = re.sub(r"(?<=[a-z0-9])(ang|angstrom|bohr|nm|å|a)(\^-1|-1|⁻¹)$", r"/\1", word)
+        energy, _, length = word.rpartition("/")
+        parts = parse("energy", energy), parse("position", length)
+        return None if None in parts else f"{parts[0]}/{parts[1]}"
+    return next((name for name, words in _NAMES[kind].items() if word in words), None)
 
 
 def likelier(

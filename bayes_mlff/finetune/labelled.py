@@ -1,11 +1,13 @@
 """Labelled frames of any atoms as padded arrays, and the sets that a fine-tuning has of them."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.finetune.label_units import Units
 
 
 class Frames(NamedTuple):
@@ -18,6 +20,7 @@ class Frames(NamedTuple):
     energy: np.ndarray | None  # [f] eV; None if not labelled
     forces: np.ndarray  # [f, n, 3] eV/Å, 0 on padding
     stress: np.ndarray | None  # [f, 3, 3] eV/Å³, tension positive; None unless every frame has it
+    without_forces: np.ndarray | None = None  # [f, n, 3] True where the file says nothing of the force; None: nowhere
 
     @property
     def size(self) -> int:
@@ -36,8 +39,15 @@ class Frames(NamedTuple):
 
     @property
     def force_rms(self) -> float:
-        """Root mean square of all force components, eV/Å."""
-        return float(np.sqrt(np.sum(self.forces**2) / (3 * np.sum(self.atoms))))
+        """Root mean square of all known force components, eV/Å."""
+        known = self.known_forces
+        return float(np.sqrt(np.sum(self.forces[known] ** 2) / max(1, np.count_nonzero(known))))
+
+    @property
+    def known_forces(self) -> np.ndarray:
+        """[f, n, 3] False on padding and where a component of the force is not known."""
+        atoms = np.repeat(self.node_mask[..., None], 3, axis=-1)
+        return atoms if self.without_forces is None else atoms & ~self.without_forces
 
     def structure(self, index: int) -> Structure:
         """One geometry, without padding."""
@@ -55,7 +65,10 @@ class Frames(NamedTuple):
             cut = x[:, :atoms]
             return np.pad(cut, [(0, atoms - cut.shape[1] if axis == 1 else 0) for axis in range(x.ndim)])
 
-        return self._replace(numbers=resize(self.numbers), positions=resize(self.positions), forces=resize(self.forces))
+        return self._replace(
+            **{name: resize(getattr(self, name)) for name in ("numbers", "positions", "forces")},
+            without_forces=None if self.without_forces is None else resize(self.without_forces),
+        )
 
 
 class DataSets(NamedTuple):
@@ -64,11 +77,14 @@ class DataSets(NamedTuple):
     train: Frames
     validation: Frames | None
     test: Frames | None
+    units: Mapping[str, Units] = {}  # of the files that the sets are from, by name
+    state: Mapping[str, float] = {}  # charge and spin that all frames state, by name
+    remarks: tuple[str, ...] = ()  # what was taken from the files, and assumed
 
     def named(self) -> dict[str, Frames]:
         """Those that exist, by the names of their keys in the configuration."""
-        pairs = zip(self._fields, self, strict=True)
-        return {name: frames for name, frames in pairs if frames is not None}
+        pairs = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: frames for name, frames in pairs.items() if frames is not None}
 
     @property
     def atomic_numbers(self) -> np.ndarray:
@@ -85,7 +101,9 @@ class DataSets(NamedTuple):
         for frames in (self.train, self.validation):
             if frames is None:
                 continue
-            for array in frames.resized(int(frames.atoms.max())):
+            # What was not there in earlier versions counts only where it is.
+            every = frames.resized(int(frames.atoms.max()))
+            for array in every if every.without_forces is not None else every[:-1]:
                 total.update(b"none" if array is None else f"{array.dtype} {array.shape}".encode())
                 total.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return total.hexdigest()

@@ -59,10 +59,9 @@ def curvatures(
         graphs, known = labels_of(labels, frame[None])
         prediction = predict(params.at[index].set(weights), graphs)
         sigma = jax.lax.stop_gradient(prediction.force_sigma)[..., None]
-        atoms = known.node_mask[..., None]
         sizes = count_atoms(known.node_mask, prediction.energy.dtype)
         energy = (prediction.energy - known.energy) / of_structures(likelihood.energy_sigma, sizes)
-        forces = jnp.where(atoms, (prediction.forces - known.forces) / sigma, 0.0)
+        forces = jnp.where(known.known_forces, (prediction.forces - known.forces) / sigma, 0.0)
         rows = [jnp.where(known.has_energy, energy, 0.0), forces]
         if likelihood.stress_sigma is not None and prediction.stress is not None:
             stress = (prediction.stress - known.stress) / likelihood.stress_sigma
@@ -78,7 +77,7 @@ def curvatures(
     sums = jax.jit(lambda: jax.lax.map(one, jnp.arange(used)))()
     counts = (
         labels.has_energy[:used].sum(),
-        3 * labels.graphs.node_mask[:used].sum(),
+        jnp.sum(jnp.broadcast_to(labels_of(labels, jnp.arange(used))[1].known_forces, labels.forces[:used].shape)),
         9 * labels.has_stress[:used].sum(),
     )
     return tuple(

@@ -13,13 +13,14 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
+from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, levels, sampling
 from bayes_mlff.finetune import ensemble as ensembles
-from bayes_mlff.finetune import evaluate, figures, frames, identity, laplace, levels, sampling
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
+from bayes_mlff.finetune.work import Ratio
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
@@ -47,6 +48,7 @@ class Task(NamedTuple):
     potential: Potential  # pretrained, for the elements of the frames
     single: evaluate.Single
     pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
+    work: dict[str, Ratio | None]  # by the names of the sets, differences of energies over work
 
 
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
@@ -74,8 +76,10 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
     span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
     observer.say(f"{config.method} on {sizes} frames of {span} atoms")
+    for remark in (*task.sets.remarks, *_found(task)):
+        observer.say(remark)
     if task.sets.train.energy is None:
-        keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key} of extended XYZ"
+        keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
         observer.say(f"no energies in the data ({keys}): those of the samples are on the level of the pretrained model")
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
@@ -84,6 +88,19 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         return _work(task, directory, observer)
     finally:
         directory.close()
+
+
+def _found(task: Task) -> list[str]:
+    """Sentences on what the labels are like."""
+    state = ", ".join(f"{name} {value:g}" for name, value in task.sets.state.items())
+    said = [f"all frames: {state}"] if state else []
+    for name, ratio in task.work.items():
+        if ratio is not None:
+            said.append(
+                f"data.{name}: differences of energies are {ratio.value:.3f} times the work of the forces "
+                f"(1 is right; 95 % interval {ratio.lower:.3f} to {ratio.upper:.3f}, {ratio.pairs} pairs)"
+            )
+    return said
 
 
 def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
@@ -101,8 +118,12 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
     if not config.from_random_weights and config.data.doubtful_units == "refuse":
         for name, used in sets.named().items():
-            evaluate.check_units(before[name], used, config.data, name)
-    return Task(identity.stated(config, potential), sets, graphs, potential, single, before)
+            doubts.check_units(before[name], used, sets.units[name], name)
+    work = {}
+    if config.data.doubtful_units == "refuse":
+        for name, used in sets.named().items():
+            work[name] = doubts.check_work(before[name], used, sets.units[name], name)
+    return Task(identity.stated(config, potential), sets, graphs, potential, single, before, work)
 
 
 def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -> Potential:

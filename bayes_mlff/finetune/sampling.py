@@ -82,12 +82,16 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.nda
       graphs: leaves [f, ...].
       level_ev: [f] subtracted from the reference energies to reach those of the network.
     """
-    filled = training.allocate(jax.tree.map(lambda x: x[0], graphs), frames.size)
+    filled = training.allocate(
+        jax.tree.map(lambda x: x[0], graphs), frames.size, some_forces=frames.without_forces is not None
+    )
     energies = frames.energy if config.targets.startswith("energy") else None
+    known = frames.known_forces
     for i in range(frames.size):
         energy = None if energies is None else float(energies[i] - level_ev[i])
         stress = frames.stress[i] if config.learns_stress and frames.stress is not None else None
-        filled = training.append(filled, jax.tree.map(lambda x, i=i: x[i], graphs), energy, frames.forces[i], stress)
+        graph = jax.tree.map(lambda x, i=i: x[i], graphs)
+        filled = training.append(filled, graph, energy, frames.forces[i], stress, has_forces=known[i])
     return filled
 
 

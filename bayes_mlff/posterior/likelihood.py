@@ -35,6 +35,13 @@ class Labels(NamedTuple):
     node_mask: jax.Array  # [b, n] bool, False on padding
     has_energy: jax.Array  # [b] bool
     has_stress: jax.Array  # [b] bool
+    has_forces: jax.Array | None = None  # [b, n, 3] bool; None: those of all atoms
+
+    @property
+    def known_forces(self) -> jax.Array:
+        """Which force components are labelled, [b, n, 1] where all of an atom are or are not, else [b, n, 3]."""
+        atoms = self.node_mask[..., None]
+        return atoms if self.has_forces is None else atoms & self.has_forces
 
 
 def of_structures(sigma: EnergySigma, atoms: Any) -> Any:
@@ -62,11 +69,10 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
     """
     if prediction.forces.shape != labels.forces.shape:
         raise ValueError(f"labels.forces: got {labels.forces.shape}; allowed: {prediction.forces.shape}")
-    atoms = labels.node_mask[..., None]
     energy_sigma = of_structures(likelihood.energy_sigma, count_atoms(labels.node_mask, prediction.energy.dtype))
     energy = _log_normal(prediction.energy, labels.energy, energy_sigma, labels.has_energy)
     sigma = jnp.where(labels.node_mask, prediction.force_sigma, 1.0)[..., None]
-    forces = _log_normal(prediction.forces, labels.forces, sigma, atoms)
+    forces = _log_normal(prediction.forces, labels.forces, sigma, labels.known_forces)
     total = energy + jnp.sum(forces, axis=(1, 2))
     if likelihood.stress_sigma is None:
         return total

@@ -25,6 +25,7 @@ class _Sums(NamedTuple):
     """Over labels, in the dtype of the parameters; squares in units of σ² of forces, eV² (eV²/atom²) and (eV/Å³)²."""
 
     forces: jax.Array
+    thirds: jax.Array  # of labelled force components
     log_sigma: jax.Array  # of force σ over its floor
     atoms: jax.Array
     energy: jax.Array
@@ -65,9 +66,11 @@ def noise_levels(
             rank = i * group + jnp.arange(group, dtype=jnp.int32)
             graphs, labels = labels_of(training_set, jnp.minimum(rank, used - 1) * training_set.count // used)
             found, new = predict(params, graphs), rank < used
-            atoms = labels.node_mask & new[:, None]
+            known = labels.known_forces & new[:, None, None]
+            atoms = jnp.any(known, axis=-1)
             sigma = jnp.where(atoms, found.force_sigma, 1.0)
-            z2 = _squares(found.forces, labels.forces, atoms[..., None]) / sigma[..., None] ** 2
+            z2 = _squares(found.forces, labels.forces, known) / sigma[..., None] ** 2
+            components = jnp.sum(jnp.broadcast_to(known, z2.shape), dtype=z2.dtype)
             unit = jax.tree.map(lambda x: 1.0, likelihood.energy_sigma)
             per = of_structures(unit, count_atoms(labels.node_mask, found.energy.dtype))
             energies, stresses = labels.has_energy & new, jnp.zeros_like(new)
@@ -78,6 +81,7 @@ def noise_levels(
                 stress = _squares(found.stress, labels.stress, stresses[:, None, None]) / 9.0
             sums = _Sums(
                 jnp.sum(z2) / 3.0,
+                components / 3.0,
                 jnp.sum(jnp.where(atoms, jnp.log(sigma / floor_ev_a), 0.0)),
                 jnp.sum(atoms, dtype=jnp.int32),
                 jnp.sum(_squares(found.energy, labels.energy, energies) / per**2),
@@ -89,7 +93,7 @@ def noise_levels(
 
         nothing = _Sums(*[jnp.zeros([], params.dtype)] * len(_Sums._fields))
         sums = jax.lax.fori_loop(0, (used + group - 1) // group, add, nothing)
-        change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.atoms), -sums.log_sigma / sums.atoms)
+        change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.thirds), -sums.log_sigma / sums.atoms)
         stress_sigma = likelihood.stress_sigma
         levelled = Likelihood(
             jax.tree.map(lambda x: _at_least(x, sums.energy, sums.energies), likelihood.energy_sigma),

@@ -24,6 +24,7 @@ class TrainingSet(NamedTuple):
     has_energy: jax.Array  # [cap] bool
     has_stress: jax.Array  # [cap] bool
     count: jax.Array  # [] int32
+    has_forces: jax.Array | None = None  # [cap, n, 3] bool; None: those of all atoms
 
     @property
     def capacity(self) -> int:
@@ -31,13 +32,14 @@ class TrainingSet(NamedTuple):
         return self.energy.shape[0]
 
 
-def allocate(example: Graph, capacity: int) -> TrainingSet:
+def allocate(example: Graph, capacity: int, *, some_forces: bool = False) -> TrainingSet:
     """Make an empty training set.
 
     Args:
       example: one graph whose shapes [n, ...] and dtypes every later one must have; labels take the dtype
         of its positions, so in float32 energies should be given relative to a reference near the model's.
       capacity: slots, at least 1.
+      some_forces: there are structures of which only some components of the forces are known.
 
     Returns:
       A set of count 0.
@@ -57,6 +59,7 @@ def allocate(example: Graph, capacity: int) -> TrainingSet:
         has_energy=jnp.zeros([capacity], bool),
         has_stress=jnp.zeros([capacity], bool),
         count=jnp.zeros([], jnp.int32),
+        has_forces=jnp.zeros((capacity, n, 3), bool) if some_forces else None,
     )
 
 
@@ -66,6 +69,8 @@ def append(
     energy: float | None,
     forces: np.ndarray | jax.Array,
     stress: np.ndarray | jax.Array | None = None,
+    *,
+    has_forces: np.ndarray | None = None,
 ) -> TrainingSet:
     """Add one labelled structure; the old set stays valid. Call from the host: it waits for the device.
 
@@ -75,6 +80,7 @@ def append(
       energy: eV, or None if unknown.
       forces: [n, 3] eV/Å; padded atoms may hold anything.
       stress: [3, 3] eV/Å³, tension positive, or None if unknown.
+      has_forces: [n, 3] which components of the forces are known, for a set of `some_forces`; None: all.
 
     Returns:
       The set with the structure as its newest; same shapes, so nothing downstream recompiles.
@@ -103,6 +109,11 @@ def append(
             raise DataError(f"{name}: got a number that is not finite; allowed: finite numbers")
     has_energy, has_stress = np.asarray(energy is not None), np.asarray(stress is not None)
     entry = training_set._replace(graphs=graph, **values, has_energy=has_energy, has_stress=has_stress, count=None)
+    if training_set.has_forces is not None:
+        known = np.ones(values["forces"].shape, bool) if has_forces is None else np.asarray(has_forces, bool)
+        entry = entry._replace(has_forces=known)
+    elif has_forces is not None and not has_forces[np.asarray(graph.node_mask)].all():
+        raise DataError("has_forces: got components without a label; allowed: in a set made with some_forces")
     return _write(training_set, entry)
 
 
@@ -149,6 +160,7 @@ def labels_of(training_set: TrainingSet, indices: jax.Array) -> tuple[Graph, Lab
         node_mask=graphs.node_mask,
         has_energy=pick(training_set.has_energy),
         has_stress=pick(training_set.has_stress),
+        has_forces=None if training_set.has_forces is None else pick(training_set.has_forces),
     )
     return graphs, labels
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data import structure as structures
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_extxyz, read_npz
+from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.finetune import frames
 from bayes_mlff.models import registry

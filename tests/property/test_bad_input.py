@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 
 from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError
-from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_extxyz, read_npz
+from bayes_mlff.data.labelled_files import read_extxyz
+from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
 from bayes_mlff.testing import bad_runs

@@ -11,8 +11,9 @@ import pytest
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord, Recovery
+from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.molecule_sets import MD17_KEYS, SGDML_KEYS, read_extxyz, read_npz
+from bayes_mlff.data.molecule_sets import MD17_KEYS, SGDML_KEYS, read_npz
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.testing.faults import Fault, accident
 

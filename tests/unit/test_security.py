@@ -23,8 +23,9 @@ from bayes_mlff.core.errors import BayesMlffError, ConfigError, DataError, Weigh
 from bayes_mlff.core.paths import bounded_memory
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_extxyz, read_npz
+from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.models import mace_files, registry, sevennet_files, torch_pickle

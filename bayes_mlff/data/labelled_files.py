@@ -1,0 +1,215 @@
+"""Labelled frames of any structures from files that ASE reads, plain or compressed, and what these say."""
+
+import bz2
+import gzip
+import lzma
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple, cast
+
+import ase.io
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
+from bayes_mlff.core.paths import bounded_memory
+from bayes_mlff.data.extxyz import check_file, check_text
+from bayes_mlff.data.labels import Label, check_label
+from bayes_mlff.data.stated import State, held, state_of, units_of
+from bayes_mlff.data.structure import Structure, check
+
+FORMATS: Final = {".xyz": "extxyz", ".extxyz": "extxyz", ".traj": "traj", ".db": "db", ".json": "json"}
+"""ASE's names of formats by suffix."""
+COMPRESSED: Final[dict[str, Callable[[Path], IO[bytes]]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # pyright: ignore[reportAssignmentType]
+MOST_BYTES: Final = 8 << 30
+"""Of a file once it is unpacked, and of memory that reading may take."""
+USUAL: Final = ("REF_energy", "REF_forces", "REF_stress")
+"""Keys of labels that are looked for where none are named."""
+COMPUTED: Final = ("energy", "forces", "stress")
+"""Names of the same among the results of a calculator; `free_energy`, to which forces belong, goes before energy."""
+
+
+class LabelKeys(NamedTuple):
+    """What holds which label; None: the usual key, or in a file without any of these the results of a calculator."""
+
+    energy: str | None = None
+    forces: str | None = None
+    stress: str | None = None
+
+
+class LabelledStructure(NamedTuple):
+    """A structure and what the reference says about it."""
+
+    structure: Structure
+    label: Label
+
+
+class LabelledFile(NamedTuple):
+    """All frames of a file and what it says about them."""
+
+    frames: list[LabelledStructure]  # in the units of the file; `structure.fixed` where atoms are held
+    keys: LabelKeys  # what the labels were taken from
+    units: dict[str, str]  # that the file states, by position, energy, force and stress
+    states: list[State]  # charge and spin that each frame states
+
+
+def known_suffix(path: Path) -> bool:
+    """True if the name says that this module reads the file."""
+    return _inner(path).suffix in FORMATS
+
+
+def read_labelled(path: Path, keys: LabelKeys | None = None, *, energies_optional: bool = False) -> LabelledFile:
+    """Read all frames of a file.
+
+    Args:
+      path: .xyz, .extxyz, .traj, .db or .json, also with .gz, .bz2 or .xz after it.
+      keys: of the labels; stress is optional, 3x3, nine numbers or six in Voigt order xx yy zz yz xz xy.
+      energies_optional: frames without an energy are read, too.
+
+    Returns:
+      The frames in file order, geometries not checked since their unit is not known; the energy is nan where there is
+      none.
+
+    Raises:
+      DataError: if the file is unreadable or empty, a frame (named by its index, from 0) lacks a label, or frames
+        state different units.
+    """
+    frames = _atoms(path)
+    present = [_present(atoms) for atoms in frames]
+    used = _keys(keys or LabelKeys(), present)
+    found, states, units = [], [], [units_of(values) for values in present]
+    other = next((i for i, stated in enumerate(units) if stated != units[0]), None)
+    if other is not None:
+        raise DataError(f"{path}: frame {other} states units {units[other]}, frame 0 {units[0]}; allowed: the same")
+    for index, (atoms, values) in enumerate(zip(frames, present, strict=True)):
+        known = used.energy in values
+        missing = [key for key in (used.energy, used.forces) if key not in values]
+        missing = [key for key in missing if key != used.energy or not energies_optional]
+        if missing:
+            names = ", ".join(sorted(values))
+            raise DataError(f"{path}: frame {index} lacks {', '.join(map(str, missing))}; present: {names}")
+        try:
+            stress = _full_stress(_real(values, used.stress)) if used.stress in values else None
+            energy = _real(values, used.energy, ()).item() if known else 0.0
+            label = Label(energy, _real(values, used.forces), stress)
+            check_label(label, len(atoms))
+            label = label if known else label._replace(energy=math.nan)
+            found.append(LabelledStructure(_structure(atoms), label))
+            states.append(state_of(values))
+        except DataError as error:
+            raise DataError(f"{path}: frame {index}: {error}") from error
+    return LabelledFile(found, used, units[0], states)
+
+
+def read_extxyz(
+    path: Path,
+    *,
+    energy_key: str = USUAL[0],
+    forces_key: str = USUAL[1],
+    stress_key: str = USUAL[2],
+    energies_optional: bool = False,
+) -> list[LabelledStructure]:
+    """Labelled frames of an extended-XYZ file in Å, eV, eV/Å and, for stress, eV/Å³ tension positive.
+
+    Raises:
+      DataError: see `read_labelled`.
+    """
+    keys = LabelKeys(energy_key, forces_key, stress_key)
+    found = read_labelled(path, keys, energies_optional=energies_optional).frames
+    for index, (structure, _) in enumerate(found):
+        try:
+            check(structure)
+        except DataError as error:
+            raise DataError(f"{path}: frame {index}: {error}") from error
+    return found
+
+
+def _structure(atoms: ase.Atoms) -> Structure:
+    """Geometry and held coordinates; momenta, moments and constraints of other kinds say nothing about labels."""
+    geometry = (np.array(atoms.numbers, np.int64), np.array(atoms.positions, np.float64), atoms.cell.array.copy())
+    return Structure(*geometry, np.array(atoms.pbc, bool), fixed=held(atoms))
+
+
+def _keys(asked: LabelKeys, present: list[dict[str, Any]]) -> LabelKeys:
+    """Names to look for: one origin for all that is not named, so that two levels of theory are not mixed."""
+    keyed = any(name in values for values in present for name in USUAL[:2])
+    computed = any(name in values for values in present for name in COMPUTED[:2])
+    names: list[str] = list(USUAL if keyed or not computed else COMPUTED)
+    if names[0] == "energy" and all("free_energy" in values for values in present):
+        names[0] = "free_energy"
+    return LabelKeys(*(name if said is None else said for said, name in zip(asked, names, strict=True)))
+
+
+def _present(atoms: ase.Atoms) -> dict[str, Any]:
+    """Everything that a frame holds by name; that of a calculator goes before, as ASE takes it out of the rest."""
+    computed = {} if atoms.calc is None else atoms.calc.results
+    rows = [atoms.info.get(name) for name in ("data", "key_value_pairs")]  # of a row of a database
+    inner = {str(k): v for row in rows if isinstance(row, Mapping) for k, v in row.items()}
+    return {**inner, **{str(k): v for k, v in atoms.info.items()}, **atoms.arrays, **computed}
+
+
+def _inner(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix in COMPRESSED else path
+
+
+def _atoms(path: Path) -> list[ase.Atoms]:
+    """All frames, read by ASE."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    kind = FORMATS.get(_inner(path).suffix, "extxyz")
+    if path.suffix not in COMPRESSED:
+        if kind == "extxyz":
+            check_file(path)
+        return _read(path, kind, str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked = Path(folder) / f"unpacked{_inner(path).suffix}"
+        _unpack(path, unpacked)
+        if kind == "extxyz":
+            try:
+                check_text(unpacked.read_text(encoding="utf-8"), str(path))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: holds no readable text: {error}") from error
+        return _read(unpacked, kind, str(path))
+
+
+def _unpack(path: Path, target: Path) -> None:
+    size = 0
+    try:
+        with COMPRESSED[path.suffix](path) as packed, target.open("wb") as unpacked:
+            while part := packed.read(1 << 20):
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise DataError(f"{path}: holds more than {MOST_BYTES >> 30} GiB; allowed: less, or a plain file")
+                unpacked.write(part)
+    except (*READER_ERRORS, lzma.LZMAError) as error:
+        raise DataError(f"{path}: not a readable {path.suffix} file: {type(error).__name__}: {error}") from error
+
+
+def _read(path: Path, kind: str, name: str) -> list[ase.Atoms]:
+    try:
+        with bounded_memory(MOST_BYTES):
+            read = ase.io.read(path, index=":", format=kind, do_not_split_by_at_sign=True)
+    except READER_ERRORS as error:
+        raise DataError(f"{name}: unreadable: {type(error).__name__}: {error}") from error
+    frames = cast(list[ase.Atoms], read)
+    if not frames:
+        raise DataError(f"{name}: no frames")
+    return frames
+
+
+def _real(present: dict[str, Any], key: str | None, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A value as float64, if it is made of numbers; of any shape, or of the one given."""
+    value = present[str(key)]
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or (shape is not None and array.shape != shape):
+        raise DataError(f"{key} is {shown(value)}; allowed: {'a number' if shape == () else 'numbers'}")
+    return array.astype(np.float64)
+
+
+def _full_stress(array: np.ndarray) -> np.ndarray:
+    """A [3, 3] stress from any of the shapes in use; another shape is left for `check_label` to refuse."""
+    if array.shape == (6,):
+        return voigt_6_to_full_3x3_stress(array)
+    return array.reshape(3, 3) if array.shape == (9,) else array

@@ -1,0 +1,71 @@
+"""Forces of atoms that were held: codes write zeros for them, which are no labels."""
+
+from typing import Final
+
+import numpy as np
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.finetune.frame_checks import alike
+from bayes_mlff.finetune.labelled import Frames
+
+LARGE: Final = 0.05
+"""RMS force, eV/Å, of the other atoms of a frame above which exact zeros are no sign of a minimum."""
+
+
+def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, list[str]]:
+    """Frames that know nothing of the forces which a constraint has set to zero.
+
+    Components are masked that are held and exactly zero, and atoms whose forces are exactly zero in all frames of the
+    same atoms while those of others are large. A true force of a held atom, which is not zero, is used.
+
+    Args:
+      frames: labels.
+      held: [f, n, 3] coordinates that constraints of the file hold; None if there are none.
+      key: of the configuration that names the set.
+
+    Returns:
+      The frames, and what was masked.
+
+    Raises:
+      DataError: if no force is left.
+    """
+    zero = (frames.forces == 0.0) & frames.node_mask[..., None]
+    unknown, remarks = np.zeros(zero.shape, bool), []
+    if held is not None:
+        unknown |= held & zero
+        if unknown.any():
+            remarks.append(f"{key}: {_counted(unknown)} of held atoms are exactly zero in the file and not learnt from")
+        used = np.count_nonzero((held & ~zero).any(axis=-1))
+        if used:
+            remarks.append(f"{key}: {used} forces of held atoms are not zero in the file and learnt from")
+    unmarked = _always_zero(frames, zero) & ~unknown
+    if unmarked.any():
+        atoms = np.flatnonzero(unmarked.any(axis=(0, 2)))
+        shown = ", ".join(map(str, atoms[:8])) + (", ..." if len(atoms) > 8 else "")
+        remarks.append(
+            f"{key}: forces of atoms {shown} are exactly zero in every frame, as of held atoms, though no constraint "
+            f"is stated: {_counted(unmarked)} are not learnt from"
+        )
+    unknown |= unmarked
+    if not unknown.any():
+        return frames, remarks
+    result = frames._replace(without_forces=unknown)
+    if not result.known_forces.any():
+        raise DataError(f"{key}: all forces are zeros of held atoms; allowed: forces of atoms that are free")
+    return result, remarks
+
+
+def _counted(mask: np.ndarray) -> str:
+    return f"{np.count_nonzero(mask)} force components in {np.count_nonzero(mask.any(axis=(1, 2)))} frames"
+
+
+def _always_zero(frames: Frames, zero: np.ndarray) -> np.ndarray:
+    """[f, n, 3] forces that are zero in all frames of the same atoms, where those of the other atoms are large."""
+    found = np.zeros(zero.shape, bool)
+    for index in alike(frames.numbers):
+        still = zero[index].all(axis=(0, 2))
+        moving = frames.node_mask[index[0]] & ~still
+        if still.any() and moving.any():
+            sizes = np.sqrt(np.mean(frames.forces[index][:, moving] ** 2, axis=(1, 2)))
+            found[np.ix_(index, np.flatnonzero(still))] = bool((sizes > LARGE).all())
+    return found

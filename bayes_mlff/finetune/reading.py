@@ -1,0 +1,143 @@
+"""One labelled file as frames in Å, eV and eV/Å, with what was taken from it and what was assumed."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bayes_mlff.core.errors import ConfigError, DataError, brief
+from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_suffix, read_labelled
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
+from bayes_mlff.data.stated import State
+from bayes_mlff.data.structure import check
+from bayes_mlff.finetune import frame_checks, held_forces
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.label_units import (
+    ENERGY_UNITS,
+    FORCE_UNITS,
+    POSITION_UNITS,
+    STRESS_SIGNS,
+    STRESS_UNITS,
+    Units,
+    settle,
+)
+from bayes_mlff.finetune.labelled import Frames
+
+SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, these also with .gz, .bz2 or .xz behind"
+
+
+class LabelledSet(NamedTuple):
+    """Frames of one file and what it says of them."""
+
+    frames: Frames
+    units: Units  # that the numbers of the file are in
+    states: list[State]  # charge and spin that each frame states
+    remarks: list[str]  # what was taken and assumed, one sentence each
+
+
+class _Raw(NamedTuple):
+    """Frames in the units of their file."""
+
+    frames: Frames
+    held: np.ndarray | None  # [f, n, 3] coordinates that were held
+    units: dict[str, str]
+    states: list[State]
+    remarks: list[str]
+
+
+def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
+    """Read a file and convert it.
+
+    Args:
+      path: of the file.
+      config: keys, units and targets.
+      key: of the configuration that names the file.
+
+    Raises:
+      ConfigError: if its name says no format that is read.
+      DataError: if a label is missing or not finite, a unit contradicts the configuration, or stress is to be learnt
+        and a frame lacks it or does not repeat in three directions.
+    """
+    if path.suffix == ".npz":
+        raw = _npz(path, config)
+    elif known_suffix(path):
+        raw = _structures(path, config, key)
+    else:
+        raise ConfigError(key, str(path), f"a file with the suffix {SUFFIXES}")
+    frames = raw.frames
+    if config.learns_stress and not frames.pbc.all():
+        molecules = np.flatnonzero(~frames.pbc.all(axis=1))
+        which = "no crystals" if len(molecules) == frames.size else f"other frames than crystals, frame {molecules[0]}"
+        raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
+    units = settle(config.data, raw.units, str(path), key)
+    frames = _converted(frames, units)
+    for index in range(frames.size):
+        try:
+            check(frames.structure(index))
+        except DataError as error:
+            raise DataError(f"{path}: frame {index}: {error} (positions in {units.positions})") from error
+    frames, remarks = held_forces.masked(frames, raw.held, key)
+    return LabelledSet(frames, units, raw.states, [*raw.remarks, *units.remarks, *remarks])
+
+
+def _npz(path: Path, config: FinetuneConfig) -> _Raw:
+    data = config.data
+    keys = NpzKeys(data.numbers_key, data.positions_key, data.energies_key, data.forces_key)
+    found = read_npz(path, keys=keys, energies_optional=config.targets == "forces")
+    count = len(found.positions)
+    beside = read_npz_remarks(path, count)
+    atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
+    frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), found.forces, None)
+    return _Raw(frames, None, beside.units, beside.states, [])
+
+
+def _structures(path: Path, config: FinetuneConfig, key: str) -> _Raw:
+    data = config.data
+    keys = LabelKeys(data.xyz_energy_key, data.xyz_forces_key, data.xyz_stress_key)
+    read = read_labelled(path, keys, energies_optional=config.targets == "forces")
+    frame_checks.complete(read.frames, config, key, read.keys)
+    frames = _stack(read.frames)
+    names = [str(read.keys.forces)] if frames.energy is None else [str(read.keys.energy), str(read.keys.forces)]
+    names += [] if frames.stress is None else [str(read.keys.stress)]
+    remark = f"{key}: labels are {', '.join(map(brief, names))} of the file"
+    if not any(structure.fixed is not None for structure, _ in read.frames):
+        return _Raw(frames, None, read.units, read.states, [remark])
+    held = np.zeros(frames.forces.shape, bool)
+    for index, (structure, _) in enumerate(read.frames):
+        if structure.fixed is not None:
+            held[index, : len(structure.fixed)] = structure.fixed
+    return _Raw(frames, held, read.units, read.states, [remark])
+
+
+def _converted(frames: Frames, units: Units) -> Frames:
+    length = POSITION_UNITS[units.positions]
+    stress = STRESS_UNITS[units.stress] * STRESS_SIGNS[units.sign]
+    return frames._replace(
+        positions=frames.positions * length,
+        cells=frames.cells * length,
+        energy=None if frames.energy is None else frames.energy * ENERGY_UNITS[units.energy],
+        forces=frames.forces * FORCE_UNITS[units.forces],
+        stress=None if frames.stress is None else frames.stress * stress,
+    )
+
+
+def _stack(labelled: list[LabelledStructure]) -> Frames:
+    """One set of structures, padded to the atoms of the largest."""
+    rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
+    most = max(len(numbers) for numbers, *_ in rows)
+    numbers, positions, forces = (
+        np.stack([np.pad(x, [(0, most - len(x)), (0, 0)][: x.ndim]) for x in column])
+        for column in zip(*rows, strict=True)
+    )
+    pbc, cells = (np.stack(x) for x in zip(*((s.pbc, s.cell) for s, _ in labelled), strict=True))
+    labels: list[Label] = [label for _, label in labelled]
+    energy = _known(np.array([label.energy for label in labels]))
+    stress = [label.stress for label in labels if label.stress is not None]
+    whole = np.stack(stress) if len(stress) == len(labels) else None
+    return Frames(numbers, pbc, positions, cells, energy, forces, whole)
+
+
+def _known(energies: np.ndarray) -> np.ndarray | None:
+    """Energies, if they are not those of a file without."""
+    return None if np.isnan(energies).any() else energies
