@@ -26,7 +26,9 @@ FREE = (
     "dynamics.friction_per_fs",
     "dynamics.thermostat_time_fs",
     "dynamics.pressure_gpa",
-    "dynamics.barostat",
+    "dynamics.barostat.cell",
+    "dynamics.barostat.time_fs",
+    "dynamics.barostat.compressibility_per_gpa",
     "dynamics.schedule",
     "dynamics.chunk_steps",
     "dynamics.trajectory_every",
@@ -37,7 +39,8 @@ FREE = (
     "engine",
 )
 """Settings that take effect from the checkpoint on. The engine may change in what leaves its results as they are
-(threads, time limits): its settings hash is compared with that of the labels."""
+(threads, time limits): its settings hash is compared with that of the labels. Cell vectors that were free until now
+lean towards others, which could not be held then."""
 
 
 class Change(NamedTuple):

@@ -93,7 +93,7 @@ class BarostatConfig(Section):
     @classmethod
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
-            raise ValueError("allowed: one, two or all of a, b, c, each once")
+            raise ValueError("one, two or all of a, b, c, each once")
         return tuple(sorted(value))
 
     @model_validator(mode="after")

@@ -162,7 +162,10 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     if not run.records or not run.records[0].structure.is_periodic or figures.hydroxyl(run.records[0].structure):
         return []
     schedule = run_data.schedule(run)
-    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=run.config.dynamics.ensemble == "npt")
+    dynamics = run.config.dynamics
+    # The logged pressure is the mean over three directions, of which a barostat of some cell vectors holds a part.
+    at_pressure = dynamics.ensemble == "npt" and len(dynamics.barostat.free) == 3
+    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=at_pressure)
     try:
         frames = trajectory.read(run_dir / "trajectory.extxyz", most=MOST_FRAMES)
     except RunDirectoryError as error:

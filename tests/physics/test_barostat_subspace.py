@@ -174,6 +174,7 @@ def test_a_sheet_along_no_axis_keeps_its_plane_and_the_direction_of_its_first_ve
     final, _ = simulate(
         integrator, lennard_jones, replicas(position @ TURN, cell @ TURN, 60.0, 4, 8), looks=1, every=400
     )
+    np.testing.assert_array_equal(np.asarray(final.cell)[:, 2], np.broadcast_to((cell @ TURN)[2], (4, 3)))
     moved = np.asarray(final.cell) @ TURN.T
     assert np.abs(moved[:, 0, 1:]).max() < 1e-12 and np.abs(moved[:, 1, 2]).max() < 1e-12
     assert np.abs(moved[:, 1, 0]).max() > 1e-3, "nothing has sheared"

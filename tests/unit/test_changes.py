@@ -35,6 +35,7 @@ def test_allowed_changes_are_listed_with_both_values():
         {"calibration": {"a": 1.5}},
         {"dynamics": {"timestep_fs": 1.0}},
         {"dynamics": {"ensemble": "nve"}},
+        {"dynamics": {"barostat": {"free": ["a", "b"]}}},
     ],
 )
 def test_what_makes_another_run_is_refused_by_name(top):
