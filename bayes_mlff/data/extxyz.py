@@ -4,9 +4,15 @@ ASE takes the file at its word: it looks for as many lines and columns as a head
 empty line, pads no row but cuts long ones, and takes a key that is spelt wrongly for a remark.
 """
 
+import bz2
+import gzip
+import lzma
 import re
+import zlib
+from collections import deque
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers
@@ -17,22 +23,110 @@ from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 SPELT: Final = {name.lower(): name for name in ("Lattice", "Properties", "pbc")}
 """Keys that ASE knows in this spelling only."""
 
+ISOTOPES: Final = {"D": 2.014101777844, "T": 3.016049281320}
+"""Symbols of hydrogen's isotopes, amu: AME2020, Wang et al. 2021, Chinese Phys. C 45, 030003."""
+
+UNREADABLE: Final = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+"""What a file that is no text, or no compressed one, raises."""
+
+_OPENERS: Final = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
 _COUNT: Final = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 
 
+class Frame(NamedTuple):
+    """One frame of a file."""
+
+    text: str
+    index: int  # from 0
+    line: int  # of the file where it begins, from 0
+    count: int  # frames of the file
+
+
+def open_text(path: Path) -> IO[str]:
+    """A text file in UTF-8, also one that is compressed as its suffix .gz, .bz2 or .xz says."""
+    opener = _OPENERS.get(path.suffix)
+    return path.open(encoding="utf-8") if opener is None else opener(path, "rt", encoding="utf-8")
+
+
 def check_file(path: Path) -> None:
-    """Refuse a file that does not hold what it claims.
+    """Refuse a file that does not hold what it claims; it may be compressed.
 
     Raises:
       DataError: naming the file, the frame (from 0) and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_text(path) as file:
+            text = file.read()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: not a readable text file: {error}") from error
     check_text(text, str(path))
+
+
+def read_frame(path: Path, index: int) -> Frame:
+    """One frame of a file of any length, checked, without holding the others in memory; it may be compressed.
+
+    Args:
+      path: an existing file.
+      index: frame, from 0, or if negative from the end.
+
+    Returns:
+      The frame; without text if there are fewer frames.
+
+    Raises:
+      DataError: if the file is no text, a frame is incomplete, or the one asked for does not hold what it claims.
+    """
+    kept: deque[tuple[str, int, int]] = deque(maxlen=-index if index < 0 else 1)
+    count = 0
+    try:
+        with open_text(path) as file:
+            for count, (text, line) in enumerate(_frames(file, str(path)), start=1):
+                if index < 0 or count == index + 1:
+                    kept.append((text, count - 1, line))
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable text file: {error}") from error
+    if not count:
+        raise DataError(f"{path}: no frames")
+    if not kept or (index < 0 and len(kept) < -index):
+        return Frame("", 0, 0, count)
+    text, number, line = kept[0]
+    lines = text.rstrip("\n").split("\n")
+    _check_frame(lines, 0, f"{path}: frame {number}", line, {**atomic_numbers, **ISOTOPES})
+    return Frame(text, number, line, count)
+
+
+def _frames(file: IO[str], source: str) -> Iterator[tuple[str, int]]:
+    """Text and first line of each frame, as long as each has the lines that its first one claims."""
+    line, index = 0, 0
+    ahead = file.readline()
+    while ahead:
+        if not ahead.strip():
+            if file.read(1 << 16).strip():
+                raise DataError(f"{source}: frame {index}, line {line + 1}: empty; allowed: a count of up to 9 digits")
+            ahead = file.readline()
+            continue
+        if not _COUNT.fullmatch(ahead):
+            raise DataError(
+                f"{source}: frame {index}, line {line + 1}: got {shown(ahead.rstrip())}; "
+                "allowed: a count of up to 9 digits"
+            )
+        parts = [ahead]
+        for _ in range(int(ahead) + 1):
+            parts.append(file.readline())
+            if not parts[-1]:
+                left = max(len(parts) - 3, 0)
+                raise DataError(
+                    f"{source}: frame {index}, line {line + 1}: got {int(ahead)} atoms; "
+                    f"allowed: 1 to the {left} lines left"
+                )
+        ahead = file.readline()
+        while ahead.lstrip().startswith("VEC"):
+            parts.append(ahead)
+            ahead = file.readline()
+        yield "".join(parts), line
+        line, index = line + len(parts), index + 1
 
 
 def check_text(text: str, source: str) -> None:
@@ -48,23 +142,31 @@ def check_text(text: str, source: str) -> None:
         index += 1
 
 
-def _check_frame(lines: list[str], start: int, where: str) -> int:
-    """The line after the frame that begins at line `start`."""
+def _check_frame(
+    lines: list[str], start: int, where: str, before: int = 0, symbols: Container[str] = atomic_numbers
+) -> int:
+    """The line after the frame that begins at line `start`; `before` lines of the file are not in the list."""
     if not _COUNT.fullmatch(lines[start]):
-        raise DataError(f"{where}, line {start + 1}: got {shown(lines[start])}; allowed: a count of up to 9 digits")
+        raise DataError(
+            f"{where}, line {before + start + 1}: got {shown(lines[start])}; allowed: a count of up to 9 digits"
+        )
     count, present = int(lines[start]), len(lines) - start - 2
     if not 1 <= count <= present:
-        raise DataError(f"{where}, line {start + 1}: got {count} atoms; allowed: 1 to the {max(present, 0)} lines left")
-    columns, symbol = _check_comment(lines[start + 1], f"{where}, line {start + 2}")
+        raise DataError(
+            f"{where}, line {before + start + 1}: got {count} atoms; allowed: 1 to the {max(present, 0)} lines left"
+        )
+    columns, symbol = _check_comment(lines[start + 1], f"{where}, line {before + start + 2}")
     end = start + 2 + count
     for number in range(start + 2, end):
         words = lines[number].split()
         known = columns is None or len(words) == columns
         if not known or len(words) < 4:
             allowed = "at least 4" if columns is None else columns
-            raise DataError(f"{where}, line {number + 1}: got {len(words)} words; allowed: {allowed}")
-        if symbol is not None and words[symbol].capitalize() not in atomic_numbers:
-            raise DataError(f"{where}, line {number + 1}: got {shown(words[symbol])}; allowed: a chemical symbol")
+            raise DataError(f"{where}, line {before + number + 1}: got {len(words)} words; allowed: {allowed}")
+        if symbol is not None and words[symbol].capitalize() not in symbols:
+            raise DataError(
+                f"{where}, line {before + number + 1}: got {shown(words[symbol])}; allowed: a chemical symbol"
+            )
     while end < len(lines) and lines[end].lstrip().startswith("VEC"):
         end += 1
     return end

@@ -1,12 +1,17 @@
 """A structure as plain arrays, and its conversion from and to ASE."""
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import ase
 import numpy as np
+from ase.data import atomic_masses, chemical_symbols
 
 from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import constraints as holding
+from bayes_mlff.data import electronic as electrons
+from bayes_mlff.data.electronic import ElectronicState, Plain
+
+__all__ = ["GEOMETRY", "ElectronicState", "Plain", "Structure", "check", "from_ase", "geometry", "to_ase"]
 
 FARTHEST: Final = 1e5
 """Largest coordinate, Å: beyond it float32 does not tell 0.01 Å."""
@@ -20,19 +25,6 @@ THINNEST: Final = 0.1
 
 GEOMETRY: Final = ("numbers", "positions", "cell", "pbc")
 """Fields of a `Structure` without which there is none."""
-
-Plain = str | int | float | bool
-
-
-class ElectronicState(NamedTuple):
-    """What a reference method is told about the electrons, as far as it was stated; None or empty where it was not."""
-
-    charge: int | None = None  # of the whole structure, e
-    multiplicity: int | None = None  # 2S + 1
-    moments: np.ndarray | None = None  # [n] initial magnetic moments, μB
-    charges: np.ndarray | None = None  # [n] initial charges, e
-    tags: np.ndarray | None = None  # [n] int64, ASE's tags
-    info: Mapping[str, Plain] = {}  # further remarks of the file, which some calculators read
 
 
 class Structure(NamedTuple):
@@ -52,18 +44,36 @@ class Structure(NamedTuple):
         return bool(np.all(self.pbc))
 
 
-def from_ase(atoms: ase.Atoms) -> Structure:
-    """Take the geometry out of an ASE object.
+def from_ase(atoms: ase.Atoms, *, constraints: bool = True) -> Structure:
+    """Take everything out of an ASE object that a `Structure` holds.
 
     Args:
-      atoms: any ASE structure; calculator and other properties are ignored.
+      atoms: any ASE structure; results of a calculator are ignored.
+      constraints: take held coordinates; False ignores constraints of any kind, for whoever needs true forces only.
 
     Returns:
       The structure, positions unwrapped as they came.
 
     Raises:
       DataError: if there are no atoms, a coordinate is not finite or beyond `FARTHEST`, an atomic number is not in
-        1..118, or a periodic direction has no cell vector, or one that is too short or too close to the others.
+        1..118, or a periodic direction has no cell vector, or one that is too short or too close to the others; if a
+        mass is not positive, a constraint is none of single Cartesian components, or charge and spin are impossible.
+    """
+    structure = geometry(atoms)
+    structure = structure._replace(
+        masses=_masses(atoms),
+        fixed=holding.held(atoms) if constraints else None,
+        electronic=electrons.from_atoms(atoms),
+    )
+    check(structure)
+    return structure
+
+
+def geometry(atoms: ase.Atoms) -> Structure:
+    """Take numbers, positions, cell and pbc alone.
+
+    Raises:
+      DataError: see `from_ase`.
     """
     structure = Structure(
         np.array(atoms.numbers, np.int64),
@@ -75,9 +85,33 @@ def from_ase(atoms: ase.Atoms) -> Structure:
     return structure
 
 
-def to_ase(structure: Structure) -> ase.Atoms:
-    """Build an ASE object with the same geometry and no calculator."""
-    return ase.Atoms(numbers=structure.numbers, positions=structure.positions, cell=structure.cell, pbc=structure.pbc)
+def to_ase(structure: Structure, *, constraints: bool = False) -> ase.Atoms:
+    """Build an ASE object that says the same and has no calculator.
+
+    Args:
+      structure: what to convert.
+      constraints: with constraints that hold what is held, for files; a calculator's forces would be zero there.
+    """
+    atoms = ase.Atoms(
+        numbers=structure.numbers,
+        positions=structure.positions,
+        cell=structure.cell,
+        pbc=structure.pbc,
+        masses=structure.masses,
+    )
+    electrons.to_atoms(structure.electronic, atoms)
+    if constraints and structure.fixed is not None:
+        atoms.set_constraint(holding.constraints(structure.fixed))
+    return atoms
+
+
+def _masses(atoms: ase.Atoms) -> np.ndarray | None:
+    """Masses of the atoms, if they are not ASE's standard ones."""
+    if "masses" not in atoms.arrays:
+        return None
+    masses = np.array(atoms.arrays["masses"], np.float64)
+    standard = atomic_masses[atoms.numbers]
+    return None if np.array_equal(masses, standard) else masses
 
 
 def check(structure: Structure) -> None:
@@ -106,3 +140,23 @@ def check(structure: Structure) -> None:
                 f"of at least {SHORTEST} Å, and {THINNEST} Å between lattice planes; "
                 f"got lengths {np.round(lengths, 3).tolist()}"
             )
+    _check_masses(structure)
+    if structure.fixed is not None:
+        shape, kind = np.shape(structure.fixed), np.asarray(structure.fixed).dtype
+        if shape != structure.positions.shape or kind.kind != "b":
+            raise DataError(f"structure: got fixed of shape {shape} and type {kind}; allowed: [n, 3] bool")
+    electrons.check(structure.electronic, structure.numbers)
+
+
+def _check_masses(structure: Structure) -> None:
+    if structure.masses is None:
+        return
+    masses = np.asarray(structure.masses)
+    if masses.shape != structure.numbers.shape:
+        raise DataError(f"structure: got masses of shape {masses.shape}; allowed: {structure.numbers.shape}")
+    bad = np.flatnonzero(~(np.isfinite(masses) & (masses > 0.0)))
+    if len(bad):
+        symbol = chemical_symbols[structure.numbers[bad[0]]]
+        raise DataError(
+            f"structure: got a mass of {masses[bad[0]]:g} amu of atom {bad[0]} ({symbol}); allowed: above 0"
+        )

@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.data.structure import Structure, from_ase
+from bayes_mlff.data.structure import Structure, geometry
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.finetune import ensemble as ensembles
 from bayes_mlff.finetune.ensemble import Ensemble
@@ -65,7 +65,7 @@ class EnsembleCalculator(Calculator):
         """Fill `results` with everything; see the class."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
-        structure = from_ase(self.atoms)
+        structure = geometry(self.atoms)
         if self._list is None or {"numbers", "pbc"} & set(system_changes):
             self._allocate(structure)
         searched, moments, each = self._call(structure)

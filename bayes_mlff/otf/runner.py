@@ -156,6 +156,8 @@ def _stored(path: Path) -> tuple[RunConfig, Structure]:
 
 def _problem(config: RunConfig, start: InitialStructure, console: Console) -> Problem:
     selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    for remark in start.remarks:
+        console.print(f"  structure  {remark}", highlight=False, soft_wrap=True, markup=False)
     potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
 

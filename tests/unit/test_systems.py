@@ -65,7 +65,7 @@ def test_check_takes_a_built_in_system(checked):
         command.app, ["check", "--system", "lamno3", "--profile", "large"], catch_exceptions=False
     )
     assert done.exit_code == 0
-    assert [c.structure for c in checked] == ["lamno3-40"]
+    assert [c.structure.file for c in checked] == ["lamno3-40"]
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["check", "run.yaml", "--system", "lamno3"]])

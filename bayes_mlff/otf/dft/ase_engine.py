@@ -20,7 +20,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure, from_ase, to_ase
+from bayes_mlff.data.structure import Structure, geometry, to_ase
 from bayes_mlff.otf.dft.engine import CommonSettings, EngineResult, climb, hash_settings
 from bayes_mlff.otf.dft.moments import check_count
 from bayes_mlff.otf.dft.worker_child import OutputCheck
@@ -241,7 +241,7 @@ class AseEngine:
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
             raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
-        return label, from_ase(evaluated), note
+        return label, geometry(evaluated), note
 
 
 def _evaluate(calculator: BaseCalculator, atoms: ase.Atoms, with_stress: bool) -> tuple[Label, str]:

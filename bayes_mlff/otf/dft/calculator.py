@@ -45,7 +45,7 @@ class EngineCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         self.results = {}
         try:
-            label = self._engine.label(from_ase(cast(ase.Atoms, self.atoms))).label
+            label = self._engine.label(from_ase(cast(ase.Atoms, self.atoms), constraints=False)).label
         except EngineFailedError as error:
             raise CalculationFailed(str(error)) from error
         except EngineSetupError as error:

@@ -1,0 +1,94 @@
+"""Coordinates that a structure's file holds, as a mask of Cartesian components."""
+
+from typing import Any, Final
+
+import ase
+import numpy as np
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+from bayes_mlff.core.errors import DataError, shown
+
+HELD: Final = {"fixed", "fix", "frozen", "freeze", "constrained", "fix_mask", "fixed_mask", "fixed_atoms"}
+MOVES: Final = {"move_mask", "selective_dynamics", "movable", "moveable", "mobile", "movemask", "move", "if_pos"}
+"""Columns that say which coordinates are held, or which are not; what ASE knows, it has made constraints of."""
+
+SAID: Final = {*HELD, *MOVES, "constraint", "constraints"}
+
+AXES: Final = 1e-6
+"""How far a direction may be off the Cartesian axes that it is taken for."""
+
+
+def held(atoms: ase.Atoms) -> np.ndarray | None:
+    """Which coordinates are held.
+
+    Args:
+      atoms: with constraints, or with columns that say the same.
+
+    Returns:
+      [n, 3] bool; None if all are free.
+
+    Raises:
+      DataError: naming a constraint that is not a choice of Cartesian components of single atoms.
+    """
+    fixed = np.zeros((len(atoms), 3), bool)
+    for constraint in atoms.constraints:
+        try:
+            fixed[_rows(constraint)] |= _mask(constraint, atoms)
+        except IndexError as error:
+            raise DataError(f"structure: constraint {constraint!r} names atoms that are not there") from error
+    for name, column in atoms.arrays.items():
+        if name.lower() in SAID:
+            fixed |= _column(name, column, len(atoms))
+    for name, value in atoms.info.items():
+        if str(name).lower() in SAID and value is not True and np.any(value):  # True: a word of a title
+            raise DataError(
+                f"structure: {name}={shown(value)} beside the atoms is not understood; "
+                "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
+            )
+    return fixed if fixed.any() else None
+
+
+def constraints(fixed: np.ndarray) -> list[FixAtoms | FixCartesian]:
+    """ASE's constraints that hold the coordinates [n, 3] that are True."""
+    whole = np.flatnonzero(fixed.all(axis=1))
+    partly = np.unique(fixed[fixed.any(axis=1) & ~fixed.all(axis=1)], axis=0)
+    some = [FixCartesian(np.flatnonzero((fixed == mask).all(axis=1)), mask) for mask in partly]
+    return [*([FixAtoms(whole)] if len(whole) else []), *some]
+
+
+def _rows(constraint: Any) -> np.ndarray:
+    if type(constraint) not in (FixAtoms, FixCartesian, FixScaled):
+        raise DataError(f"structure: constraint {type(constraint).__name__}; allowed: FixAtoms, FixCartesian")
+    return np.asarray(constraint.index, int)
+
+
+def _mask(constraint: Any, atoms: ase.Atoms) -> np.ndarray:
+    """[3] True where a Cartesian component is held."""
+    if isinstance(constraint, FixAtoms):
+        return np.ones(3, bool)
+    if isinstance(constraint, FixCartesian):
+        return np.asarray(constraint.mask, bool)
+    # Along held cell vectors nothing moves: an atom keeps to the span of the others.
+    free = np.asarray(atoms.cell.array, float)[~np.asarray(constraint.mask, bool)]
+    basis = np.linalg.svd(free)[2][: len(free)]
+    onto = basis.T @ basis
+    axes = np.diag(np.round(np.diag(onto)))
+    if np.linalg.matrix_rank(free) < len(free) or not np.allclose(onto, axes, atol=AXES):
+        raise DataError(
+            f"structure: constraint FixScaled holds atom {np.ravel(constraint.index)[0]} along cell vectors that do "
+            "not span Cartesian axes (partial selective dynamics in a tilted cell); allowed: FixAtoms, FixCartesian"
+        )
+    return np.diag(onto) < 0.5
+
+
+def _column(name: str, column: np.ndarray, n: int) -> np.ndarray:
+    """[n, 3] held, from a column of truth values."""
+    values = np.asarray(column)
+    truth = values.dtype.kind == "b" or (values.dtype.kind in "iu" and bool(np.isin(values, (0, 1)).all()))
+    if name.lower() not in (*HELD, *MOVES) or not truth or values.shape not in ((n,), (n, 1), (n, 3)):
+        raise DataError(
+            f"structure: column {name} of {shown(values)} seems to hold atoms; allowed: move_mask with T and F, "
+            "one or three for each atom"
+        )
+    mask = values.astype(bool).reshape(n, -1)
+    return np.broadcast_to(mask if name.lower() in HELD else ~mask, (n, 3))

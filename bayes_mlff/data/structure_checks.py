@@ -1,0 +1,153 @@
+"""What a structure's file says that this package cannot take: placeholders are dropped, the rest is refused."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import ase
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+
+from bayes_mlff.core.errors import ConfigError, DataError, shown
+from bayes_mlff.data.structure_formats import Given
+
+COMPLETE: Final = {
+    *("aims", "cif", "db", "eon", "extxyz", "gaussian-in", "gen", "gromacs", "json", "lammps-data", "lammps-dump-text"),
+    *("mol", "proteindatabank", "sdf", "traj", "turbomole", "vasp", "xyz"),
+}
+"""Formats of which everything takes effect or is refused."""
+
+MOLECULAR: Final = (
+    *("gamess-us-in", "gamess-us-out", "gamess-us-punch", "gaussian-out", "nwchem-in", "nwchem-out", "orca-output"),
+)
+"""Formats that always mean a charge and a multiplicity, which ASE does not read."""
+
+SAYING: Final = {
+    "abinit-in": r"\b(charge|cellcharge|spinat|natfix\w*|iatfix\w*)\b",
+    "acemolecule-input": r"\b(Charge|SpinMultiplicity|NumElectrons)\b",
+    "cp2k-restart": r"\b(CHARGE|MULTIPLICITY|FIXED_ATOMS|VELOCITY|KIND_MASS)\b",
+    "elk": r"\b(chgexs|bfcmt|momfix)\b",
+    "espresso-in": r"\b(tot_charge|tot_magnetization|starting_magnetization\S*)\s*=",
+    "octopus-in": r"\b(ExcessCharge|SpinComponents|Velocities)\b",
+    "onetep-in": r"\b(charge|spin|species_constraints)\b",
+}
+"""Words of input files that ASE does not hand over."""
+
+LABELS: Final = {"gromacs": ("atomtypes", False), "dlp4": ("dlp4_labels", True), "dlp-history": ("dlp4_labels", True)}
+"""Columns with the names of atoms from which elements are guessed, and whether the symbol was cut off them."""
+
+OCCUPANCY: Final = ("occupancy", "occupancies", "occ", "site_occupancy")
+VELOCITY: Final = ("vel", "velo", "velos", "velocity", "velocities", "v")
+
+
+def check_input(path: Path, kind: str, given: Given) -> None:
+    """Refuse a file that states charge, spin or held atoms in words that ASE does not read.
+
+    Raises:
+      ConfigError: naming the settings that say the same.
+    """
+    stated = given.charge is not None and given.multiplicity is not None
+    if stated or kind not in (*MOLECULAR, *SAYING):
+        return
+    found = None
+    if kind in SAYING:
+        text = re.sub(r"[!#].*", "", path.read_text(encoding="utf-8", errors="replace"))
+        found = re.search(SAYING[kind], text, re.IGNORECASE)
+        if found is None:
+            return
+    what = f"the word {found[0]!r}" if found else "a charge and a multiplicity"
+    raise ConfigError(
+        "structure.charge", given.charge,
+        f"a number here and for structure.multiplicity: the file ({kind}) has {what}, which ASE does not read",
+    )  # fmt: skip
+
+
+def caveat(kind: str) -> tuple[str, ...]:
+    """What to say of a format of which not everything is known to arrive."""
+    if kind in COMPLETE:
+        return ()
+    return (
+        f"of the format {kind} only what is named here was read: charge, spin, masses, held atoms and velocities that "
+        "such a file may state beside that are not known",
+    )
+
+
+def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
+    """Take away a cell that is a placeholder; returns what was done."""
+    cell = np.asarray(atoms.cell.array, float)
+    unit = kind == "proteindatabank" and np.allclose(cell, np.eye(3), atol=1e-6)
+    if unit or (atoms.pbc.any() and not cell.any()):
+        atoms.set_cell(np.zeros((3, 3)))
+        atoms.pbc = False
+        what = "1 x 1 x 1 Å" if unit else "of zero vectors"
+        return [f"the cell {what} is a placeholder and is left out: the structure is not periodic"]
+    return []
+
+
+def check_said(atoms: ase.Atoms, kind: str) -> None:
+    """Refuse what would be lost without a word.
+
+    Raises:
+      DataError: if sites are occupied in part, atoms have no element or an uncertain one, or there are velocities in
+        an unknown unit.
+    """
+    _check_occupancy(atoms)
+    _check_elements(atoms, kind)
+    for name in atoms.arrays:
+        if name.lower() in VELOCITY and np.any(atoms.arrays[name]):
+            raise DataError(
+                f"structure: column {name} has velocities in a unit that the file does not state; allowed: momenta:R:3 "
+                "in ASE's unit, or no such column"
+            )
+    if kind == "espresso-in" and atoms.has("initial_magmoms"):
+        if atoms.arrays["initial_magmoms"].any():
+            raise DataError("structure: starting_magnetization is a fraction, not a moment; allowed: another format")
+        del atoms.arrays["initial_magmoms"]
+    if kind == "gpumd" and atoms.has("momenta"):
+        raise DataError("structure: velocities of a GPUMD file are not read; allowed: a file without them")
+    if kind in ("gpumd", "lammps-dump-binary"):
+        off = np.abs(atoms.get_masses() - atomic_masses[atoms.numbers])
+        if kind == "lammps-dump-binary" or off.max(initial=0.0) > 0.3:
+            raise DataError(f"structure: a {kind} file does not name its elements; allowed: a file that does")
+
+
+def _check_occupancy(atoms: ase.Atoms) -> None:
+    for name in OCCUPANCY:
+        if name in atoms.arrays:
+            column = np.asarray(atoms.arrays[name])
+            whole = column.dtype.kind in "fiub" and bool(np.all(np.abs(column - 1.0) < 1e-3))
+            if not whole:
+                rows = np.flatnonzero(np.abs(column - 1.0) > 1e-3) if column.dtype.kind in "fiub" else [0]
+                listed = ", ".join(f"atom {i} ({atoms.symbols[i]}) {column[i]}" for i in rows[:20])
+                raise DataError(f"structure: sites are occupied in part: {listed}; allowed: whole atoms only")
+        value = atoms.info.get(name)
+        if isinstance(value, dict):
+            sites: dict[Any, Any] = {k: v for k, v in value.items() if _partial(v)}
+            if sites:
+                raise DataError(f"structure: sites are occupied in part: {shown(sites)}; allowed: whole atoms only")
+        elif value is not None and np.any(np.asarray(value) != 1):
+            raise DataError(f"structure: {name}={shown(value)} beside the atoms; allowed: whole atoms only")
+
+
+def _partial(species: Any) -> bool:
+    """Whether a site of ASE's `info['occupancy']` holds anything but one whole atom."""
+    return (
+        not isinstance(species, dict) or len(species) != 1 or any(abs(float(x) - 1.0) > 1e-3 for x in species.values())
+    )
+
+
+def _check_elements(atoms: ase.Atoms, kind: str) -> None:
+    missing = np.flatnonzero(atoms.numbers == 0)
+    if len(missing):
+        raise DataError(f"structure: atom {missing[0]} is X or has no element; allowed: chemical symbols")
+    column, cut = LABELS.get(kind, ("", False))
+    if column not in atoms.arrays:
+        return
+    for symbol, label in zip(atoms.symbols, atoms.arrays[column], strict=True):
+        name = f"{symbol}{label}" if cut else str(label)
+        letters = "".join(re.findall("[A-Za-z]+", name)[:1])[:2].capitalize()
+        if letters in atomic_numbers and letters != symbol:
+            raise DataError(
+                f"structure: the name {name!r} of an atom can mean {symbol} and {letters}; "
+                "allowed: a format that names elements"
+            )

@@ -1,0 +1,165 @@
+"""XYZ and POSCAR files: what ASE's readers leave out of them, or misread, is read here or refused by name."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import ase
+import numpy as np
+from ase.io.extxyz import read_extxyz
+
+from bayes_mlff.core.errors import DataError, shown
+from bayes_mlff.data import extxyz, structure_frames
+from bayes_mlff.data.extxyz import ISOTOPES
+from bayes_mlff.data.structure_frames import Raw, place
+
+_WHOLE_PAIR: Final = re.compile(r"\s*[+-]?\d+\s+\d+\s*")
+_TRUTH: Final = re.compile(r"\.?([TF])[A-Z]*\.?", re.IGNORECASE)
+
+
+class Given(NamedTuple):
+    """What a user says about a file that does not say it."""
+
+    elements: tuple[str, ...] = ()
+    charge: int | None = None
+    multiplicity: int | None = None
+
+
+def set_masses(atoms: ase.Atoms, masses: np.ndarray, *, velocities: bool = False) -> None:
+    """Give atoms masses [n], amu; momenta are kept, or the velocities that they stood for."""
+    if velocities and atoms.has("momenta"):
+        atoms.arrays["momenta"] = atoms.get_velocities() * masses[:, None]
+    atoms.arrays["masses"] = np.array(masses, np.float64)
+
+
+def read_xyz(path: Path, index: int, given: Given) -> Raw:
+    """A frame of an XYZ file, extended or plain."""
+    frame = extxyz.read_frame(path, index)
+    place(index, frame.count)
+    lines = frame.text.split("\n")
+    title, warned = lines[1].strip(), []
+    if "=" not in title:
+        _check_title(title, given)
+        warned = [f"the comment line {shown(title)} is not used"] if title else []
+        lines[1] = ""
+        width = len(lines[2].split())
+        if width > 4:
+            raise DataError(
+                f"structure: columns 5 to {width} of the atoms have no name; allowed: name them in the comment line, "
+                "for example Properties=species:S:1:pos:R:3:momenta:R:3, or leave them out"
+            )
+    heavy = _rename_isotopes(lines)
+    atoms = next(read_extxyz(io.StringIO("\n".join(lines)), 0))
+    if heavy:
+        masses = atoms.get_masses()
+        masses[list(heavy)] = list(heavy.values())
+        set_masses(atoms, masses)
+    return Raw(atoms, frame.index, frame.count, tuple(warned))
+
+
+def _check_title(title: str, given: Given) -> None:
+    """Refuse a comment line in which charge and multiplicity seem to be meant, unless they are given."""
+    if given.charge is not None and given.multiplicity is not None:
+        return
+    words = {word.lower() for word in re.findall(r"[A-Za-z_]+", title)}
+    if _WHOLE_PAIR.fullmatch(title) and title.split() != ["0", "1"]:
+        what = "two whole numbers, as if charge and multiplicity were meant"
+    elif words & {"charge", "multiplicity", "mult", "spin", "cation", "anion", "dication", "dianion", "radical"}:
+        what = "something about charge or spin"
+    else:
+        return
+    raise DataError(
+        f"structure: the comment line {shown(title)} says {what}; allowed: charge=... multiplicity=... there, "
+        "or structure.charge and structure.multiplicity"
+    )
+
+
+def _rename_isotopes(lines: list[str]) -> dict[int, float]:
+    """Write H for D and T in the lines of a frame, and return the masses of those atoms, amu."""
+    fields = re.search(r"""Properties=["']?([^\s"']+)""", lines[1])
+    columns = fields[1].split(":") if fields else ["species", "S", "1"]
+    names, widths = columns[::3], [int(width) for width in columns[2::3]]
+    if "species" not in names:
+        return {}
+    at, heavy = sum(widths[: names.index("species")]), {}
+    for row in range(int(lines[0])):
+        words = lines[row + 2].split()
+        if words[at].capitalize() in ISOTOPES:
+            heavy[row] = ISOTOPES[words[at].capitalize()]
+            words[at] = "H"
+            lines[row + 2] = " ".join(words)
+    return heavy
+
+
+def read_poscar(path: Path, index: int, given: Given) -> Raw:
+    """A POSCAR or CONTCAR, with flags in any spelling of Fortran, isotopes, and velocities in Å/fs."""
+    lines, warned = path.read_text(encoding="utf-8").split("\n"), []
+    try:
+        names = [] if lines[5].split()[0].isdigit() else lines[5].split()
+        row = 7 if names else 6
+        counts = [int(word) for word in lines[row - 1].split("!")[0].split()]
+        selective = lines[row].strip()[:1].lower() == "s"
+        first = row + 2 if selective else row + 1
+    except (IndexError, ValueError) as error:
+        raise DataError(
+            "structure: not a POSCAR: cell, elements and numbers of atoms are not where it has them"
+        ) from error
+    if not names:
+        warned.append(
+            f"elements are those of the title line {shown(lines[0].strip())}, as the file has no line of them"
+        )
+    heavy = [ISOTOPES.get(_element(name)) for name in names]
+    lines[5] = " ".join("H" if mass else name for name, mass in zip(names, heavy, strict=True)) or lines[5]
+    n = sum(counts)
+    if selective:
+        for i in range(first, first + n):
+            lines[i] = _with_flags(lines[i], i + 1)
+    _check_velocities(lines[first + n :], n, warned)
+    copy = structure_frames.from_text("\n".join(lines), path, "vasp")
+    if any(heavy):
+        masses = copy.atoms.get_masses()
+        per_atom = np.repeat(np.array([mass or np.nan for mass in heavy]), counts)
+        set_masses(copy.atoms, np.where(np.isnan(per_atom), masses, per_atom), velocities=True)
+    return Raw(copy.atoms, place(index, 1), 1, (*warned, *copy.warned))
+
+
+def _element(name: str) -> str:
+    return re.split("[/_]", name)[0]
+
+
+def _with_flags(line: str, number: int) -> str:
+    """A line of selective dynamics with T and F as ASE reads them."""
+    words = line.split()
+    flags = [_TRUTH.fullmatch(word) for word in words[3:6]]
+    if len(flags) < 3 or not all(flags):
+        raise DataError(
+            f"structure: line {number}: got {shown(line.strip())}; allowed: three coordinates and three T or F"
+        )
+    return " ".join([*words[:3], *(flag[1].upper() for flag in flags if flag)])
+
+
+def _check_velocities(tail: list[str], n: int, warned: list[str]) -> None:
+    """Refuse velocities in a unit that the file does not state."""
+    mode = tail[0].strip()[:1].lower() if tail else ""
+    if mode == "l":
+        warned.append("the velocities of the lattice are not used")
+        tail = tail[8:]
+        mode = tail[0].strip()[:1].lower() if tail else ""
+    rows = [line.split() for line in tail[1 : n + 1]]
+    if mode in ("", "c", "k") or not rows or len(rows[0]) < 3:
+        return
+    if any(float(word) != 0.0 for words in rows for word in words[:3]):
+        raise DataError(
+            "structure: velocities in direct coordinates are per time step, which the file does not state; "
+            "allowed: Cartesian velocities in Å/fs"
+        )
+
+
+READERS: Final[dict[str, Callable[[Path, int, Given], Raw]]] = {
+    "extxyz": read_xyz,
+    "xyz": read_xyz,
+    "vasp": read_poscar,
+}
+"""Formats read here."""
