@@ -21,7 +21,7 @@ from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.data import structure as structures
 from bayes_mlff.data.extxyz import check_text
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, ElectronicState, Structure
 
 RESERVE: Final = "label.reserve"
 """Name of the file that keeps disk space for labels while a run works."""
@@ -72,6 +72,7 @@ _OPTIONAL_FLOATS = (
     "sigma_crit",
     "confidence",
 )
+_ELECTRONIC = ("charge", "multiplicity")
 _TEXTS = ("reason", "engine_hash")
 _OPTIONAL_ARRAYS = ("predicted_forces_mean", "predicted_forces_sigma")
 _OPTIONAL_MATRICES = ("predicted_stress_mean", "predicted_stress_sigma")
@@ -231,6 +232,7 @@ def _step(where: str, text: str) -> int:
 
 def _format(record: LabelRecord) -> str:
     """One frame as text, refused unless it reads back as the same record."""
+    record = record._replace(structure=_stored(record.structure))
     structure, label = record.structure, record.label
     structures.check(structure)
     n = len(structure.numbers)
@@ -265,6 +267,8 @@ def _comment_values(record: LabelRecord) -> dict[str, str]:
         if not np.isfinite(value):
             raise DataError(f"record.{name}: got {value!r}; allowed: a finite number")
     values = {"step": str(int(record.step)), **{name: repr(value) for name, value in given.items()}}
+    stated = {name: getattr(record.structure.electronic, name) for name in _ELECTRONIC}
+    values |= {name: str(int(value)) for name, value in stated.items() if value is not None}
     matrices = {"REF_stress": record.label.stress} | {name: getattr(record, name) for name in _OPTIONAL_MATRICES}
     for name, matrix in matrices.items():
         if matrix is None:
@@ -297,7 +301,8 @@ def _parse(where: str, text: str) -> LabelRecord:
     if missing:
         raise DataError(f"{where} lacks {', '.join(missing)}; present: {sorted([*atoms.info, *atoms.arrays])}")
     try:
-        structure = structures.from_ase(atoms)
+        state = ElectronicState(charge=_whole(atoms, "charge"), multiplicity=_whole(atoms, "multiplicity"))
+        structure = structures.geometry(atoms)._replace(electronic=state)
         stress = _matrix(atoms, "REF_stress") if "REF_stress" in atoms.info else None
         label = Label(_float(atoms, "REF_energy"), _array(atoms, "REF_forces"), stress)
         check_label(label, len(atoms))
@@ -309,6 +314,20 @@ def _parse(where: str, text: str) -> LabelRecord:
         raise DataError(f"{where}: {error}") from error
     values |= {key: str(atoms.info[key]) for key in _TEXTS}
     return LabelRecord(structure=structure, label=label, step=step, **{"pretrained_energy": None, **values})
+
+
+def _stored(structure: Structure) -> Structure:
+    """What of a structure belongs to its label: masses and held coordinates do not, the forces are the true ones."""
+    geometry = Structure(*(getattr(structure, name) for name in GEOMETRY))
+    state = structure.electronic
+    return geometry._replace(electronic=ElectronicState(state.charge, state.multiplicity))
+
+
+def _whole(atoms: ase.Atoms, key: str) -> int | None:
+    value = atoms.info.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+        raise DataError(f"{key} is {shown(value)}; allowed: a whole number")
+    return None if value is None else int(value)
 
 
 def _float(atoms: ase.Atoms, key: str) -> float:

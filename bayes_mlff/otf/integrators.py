@@ -129,7 +129,8 @@ def _squares(key: jax.Array, state: MDState, dtype: jnp.dtype) -> jax.Array:
     """Sum of the squares of as many normal numbers as there are degrees of freedom, less one."""
     if state.free is None:
         return 2.0 * jax.random.gamma(key, (3 * state.position.shape[0] - 4) / 2, (), dtype)
-    freedom = jnp.sum(state.free) - jnp.sum(jnp.all(state.free, axis=0)) * (len(state.free) > 1)
+    several = len(state.free) > 1
+    freedom = jnp.sum(state.free) - (jnp.sum(jnp.all(state.free, axis=0)) if several else 0)
     half = 0.5 * (freedom.astype(dtype) - 1.0)
     return jnp.where(half > 0.0, 2.0 * jax.random.gamma(key, jnp.maximum(half, 0.5), (), dtype), 0.0)
 
