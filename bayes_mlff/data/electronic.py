@@ -14,7 +14,8 @@ Plain = str | int | float | bool
 CHARGE: Final = ("charge", "total_charge", "tot_charge", "net_charge", "system_charge")
 MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "mult")
 UNPAIRED: Final = ("uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired")
-SPIN: Final = ("spin", "total_spin")
+SPIN: Final = ("spin",)
+UNCLEAR: Final = ("total_spin", "spin_state")
 STATED: Final = {*CHARGE, *MULTIPLICITY, *UNPAIRED, *SPIN}
 """Keys of a file, in any case, that state charge or spin."""
 
@@ -54,6 +55,11 @@ def stated(info: Mapping[Any, Any]) -> Stated:
     Raises:
       DataError: if a value is no whole number, or two keys contradict each other.
     """
+    unclear = [name for name in info if str(name).lower() in UNCLEAR]
+    if unclear:
+        raise DataError(
+            f"structure: {unclear[0]}={shown(info[unclear[0]])} can mean S, 2S and 2S+1; allowed: multiplicity=2S+1"
+        )
     charge, unpaired = _one(info, CHARGE), _one(info, UNPAIRED, least=0)
     multiplicity, spin = _one(info, MULTIPLICITY, least=1), _one(info, SPIN, least=0)
     if unpaired is not None and multiplicity not in (None, unpaired + 1):

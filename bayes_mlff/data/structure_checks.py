@@ -45,7 +45,10 @@ def check_input(path: Path, kind: str, given: Given) -> None:
 
     Raises:
       ConfigError: naming the settings that say the same.
+      DataError: if no settings do.
     """
+    if kind == "aims":
+        _check_aims(path)
     stated = given.charge is not None and given.multiplicity is not None
     if stated or kind not in (*MOLECULAR, *SAYING):
         return
@@ -60,6 +63,24 @@ def check_input(path: Path, kind: str, given: Given) -> None:
         "structure.charge", given.charge,
         f"a number here and for structure.multiplicity: the file ({kind}) has {what}, which ASE does not read",
     )  # fmt: skip
+
+
+def _check_aims(path: Path) -> None:
+    last = ""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if words[0] == "constrain_relaxation":
+            known = len(words) == 2 and words[1] in (".true.", ".false.", "x", "y", "z")
+            if last == "lattice_vector" or not known:
+                raise DataError(
+                    f"structure: {shown(line.strip())} is not read; allowed: .true., .false., x, y or z behind an atom"
+                )
+            continue
+        if words[0] in ("homogeneous_field", "multipole"):
+            raise DataError(f"structure: {words[0]} is not read; allowed: a structure without external fields")
+        last = words[0]
 
 
 def caveat(kind: str) -> tuple[str, ...]:
@@ -81,6 +102,9 @@ def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
         atoms.pbc = False
         what = "1 x 1 x 1 Å" if unit else "of zero vectors"
         return [f"the cell {what} is a placeholder and is left out: the structure is not periodic"]
+    if kind == "eon" and cell.any():
+        atoms.pbc = True
+        return ["the cell is periodic, as always in EON"]
     return []
 
 

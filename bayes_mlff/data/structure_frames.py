@@ -150,7 +150,7 @@ def place(index: int, count: int) -> int:
 
 
 def _from_trajectory(path: Path, index: int) -> tuple[ase.Atoms, int, int]:
-    with TrajectoryReader(str(path)) as trajectory:
+    with path.open("rb") as file, TrajectoryReader(file) as trajectory:
         count = len(trajectory)
         number = place(index, count)
         return cast(ase.Atoms, trajectory[number]), number, count

@@ -74,6 +74,7 @@ def read_data(path: Path, index: int, given: Given) -> Raw:
         Z_of_type={t + 1: atomic_numbers[name] for t, name in enumerate(names)},
         units=unit[1] if unit else UNITS[0],
     )
+    warned.append("the cell is taken as periodic, as the file does not say it")
     atoms.info.clear()
     for name in ("id", "type", "mmcharges"):
         atoms.arrays.pop(name, None)

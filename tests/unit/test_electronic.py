@@ -74,6 +74,7 @@ def test_a_spin_of_one_is_the_multiplicity_of_a_cation_with_paired_electrons():
         ({"charge": 1, "spin": 0}, "spin=0 is not the multiplicity of 9 electrons"),
         ({"charge": 1, "spin": 1}, "multiplicity=2 if it is the number of unpaired"),
         ({"spin": 0.5}, r"spin=0\.5"),
+        ({"total_spin": 1}, r"can mean S, 2S and 2S\+1"),
         ({"spin": 5, "multiplicity": 3}, "contradict each other"),
     ],
 )

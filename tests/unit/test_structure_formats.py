@@ -379,6 +379,11 @@ def test_turbomole_aims_and_eon(tmp_path):
     np.testing.assert_array_equal(found.structure.electronic.moments, [2.0])
     assert found.velocities is not None
     np.testing.assert_allclose(found.velocities, [[0.0, 0.003, 0.0]])
+    for wrong in ("constrain_relaxation .TRUE.\n", "homogeneous_field 0 0 1\n"):
+        with pytest.raises(DataError, match="is not read"):
+            read(tmp_path / "geometry.in", text + wrong)
+    with pytest.raises(DataError, match=r"is not read; allowed: .* behind an atom"):
+        read(tmp_path / "geometry.in", text.replace("5\natom", "5\nconstrain_relaxation .true.\natom"))
     atoms = molecule("NH3")
     atoms.set_masses([14.0, 2.0, 2.0, 2.0])
     atoms.set_constraint(FixAtoms([1]))
@@ -387,3 +392,4 @@ def test_turbomole_aims_and_eon(tmp_path):
     found = read(tmp_path / "a.con").structure
     np.testing.assert_array_equal(found.masses, [14.0, 2.0, 2.0, 2.0])
     np.testing.assert_array_equal(found.fixed[:, 0], [False, True, False, False])
+    assert found.pbc.all()
