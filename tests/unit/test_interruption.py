@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_the_clock_asks_before_the_time_is_over():
             asked.check(1, 7)
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
 BUSY = """
 import sqlite3, subprocess, sys, time
 from bayes_mlff.otf import interruption
@@ -168,7 +177,7 @@ def test_what_does_not_end_is_given_up_with_everything_it_has_started(tmp_path, 
     assert least <= time.monotonic() - begin <= most
     assert f"interrupted by {number.name} at step 3 of 7; everything is saved; go on with: resume" in said
     assert words.read_text() == number.name
-    until(lambda: not os.path.exists(f"/proc/{pid}") or "Z" in open(f"/proc/{pid}/stat").read().rpartition(")")[2])
+    until(lambda: not _is_alive(pid))
 
 
 def test_a_second_signal_ends_at_once_and_an_echo_does_not(tmp_path):
