@@ -53,9 +53,7 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
     start, remarks = starts.read(path), []
     structure = _structure(config)
     if structure is None:
-        remarks.append(
-            f"structure  {config.structure.file} is not there any more: the copy in the run directory is used"
-        )
+        remarks.append(f"structure  {config.structure.file} is gone: {_COPY}")
     else:
         _refuse(path, "structure", config.structure.file, structure_differences(structure, start.initial))
     model = _model(config, start)

@@ -159,7 +159,7 @@ def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
 def status(path: Path, *, console: Console) -> None:
     """Print how far a run is."""
     for name, value in standing.rows(path, run_data.read(path)):
-        console.print(f"  {name:{standing.WIDTH}} {value}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {name + ':':{standing.WIDTH}} {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def report(path: Path) -> Path:

@@ -12,8 +12,8 @@ from bayes_mlff.core import durations, units
 from bayes_mlff.otf import run_data, verdict
 from bayes_mlff.otf.run_data import RunData, RunSummary
 
-WIDTH: Final = 22
-"""Of the names in `rows`."""
+WIDTH: Final = 24
+"""Of the names in `rows`, as far as they are not longer."""
 
 _RECENT: Final = 0.2
 """Part of the steps so far from which the rest is estimated: labels become rarer."""
@@ -89,7 +89,8 @@ def rows(path: Path, run: RunData) -> list[tuple[str, str]]:
     rest = remaining_s(run)
     if now.name != "finished" and rest is not None:
         told.append(("still to go", f"about {durations.shown(rest)} if it goes on as lately"))
-    return [*told, *_quality(run, s), *_time(s), *judgement(run)]
+    known = [(name[:1].lower() + name[1:], value) for name, value in judgement(run) if value != "no data"]
+    return [*told, *_quality(run, s), *_time(s), *known]
 
 
 def progress(run: RunData) -> str:

@@ -1,4 +1,4 @@
-"""Planned accidents at named points of a run: kill -9, a full disk, a read-only or broken one.
+"""Planned accidents at named points of a run: kill -9, a signal, a full disk, a read-only or broken one.
 
 Production code knows nothing of them: calls into the system and into three functions of the loop are replaced in a
 process of its own, which runs the command line of `bayes_mlff.otf` until the accident.
@@ -62,6 +62,7 @@ POINTS: Final = {
 """Points by name; the n-th time that a run comes by is meant by `name:n`."""
 
 KILL: Final = "kill"
+SIGNALS: Final = ("SIGTERM", "SIGUSR1", "SIGINT")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = {
     errno.ENOSPC: ("write", "fsync"),
@@ -77,11 +78,12 @@ class Fault(NamedTuple):
 
     point: str
     occurrence: int = 1
-    error: int | None = None  # errno with which the disk fails from then on; None: this process is killed
+    error: int | None = None  # errno with which the disk fails from then on; None: this process gets a signal
+    signal: str = "SIGKILL"
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
-        """From `kill@POINT:n` or `ENOSPC@POINT:n`; n is 1 if left out.
+        """From `kill@POINT:n`, `SIGTERM@POINT:n` or `ENOSPC@POINT:n`; n is 1 if left out.
 
         Raises:
           ConfigError: if there is no such point or accident.
@@ -89,10 +91,12 @@ class Fault(NamedTuple):
         action, _, where = text.partition("@")
         point, _, number = where.partition(":")
         errors = [errno.errorcode[code] for code in _REFUSED]
-        if action not in (KILL, *errors):
-            raise ConfigError("fault", text, f"{KILL} or one of {', '.join(errors)}, '@' and a point")
+        if action not in (KILL, *SIGNALS, *errors):
+            raise ConfigError("fault", text, f"{KILL} or one of {', '.join((*SIGNALS, *errors))}, '@' and a point")
         if point not in POINTS or not (number or "1").isdecimal():
             raise ConfigError("fault", text, f"a point and perhaps ':n', of {', '.join(POINTS)}")
+        if action in SIGNALS:
+            return cls(point, int(number or 1), None, action)
         return cls(point, int(number or 1), None if action == KILL else getattr(errno, action))
 
 
@@ -182,7 +186,8 @@ class Accident:
     def _strike(self) -> None:
         assert self._fault is not None
         if self._fault.error is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[self._fault.signal])
+            return
         self._error = self._fault.error
 
     def _refuse(self, operation: str, path: str) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 
 from bayes_mlff.core import settings
+from bayes_mlff.data import dataset
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
-from bayes_mlff.otf import config, systems
+from bayes_mlff.otf import checkpoint, config, systems
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.start import Start, contents
+from bayes_mlff.testing import child_runs, small_run
+from bayes_mlff.testing.child_runs import Surroundings
 from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY = tiny_nequip((1, 6, 8), hidden_irreps="4x0e+4x1o", num_layers=2, energy_shifts=(-1.0, -2.0, -3.0))
@@ -85,3 +88,35 @@ def open_session(tiny_problem):
     yield make
     for run in opened:
         run.close()
+
+
+class Lab:
+    """Folders in which runs are started, disturbed and compared."""
+
+    def __init__(self, root: Path, cache: Path):
+        self.root, self.cache = root, cache
+        self.config = small_run.write(root)
+
+    def run(self, folder: Path, *arguments: str, **around) -> child_runs.Outcome:
+        """Start or continue the run of a folder, made if it is missing."""
+        folder.mkdir(exist_ok=True)
+        arguments = arguments or ("run", str(self.config), "-o", "run")
+        return child_runs.run(folder, arguments, Surroundings(cache=self.cache, **around))
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, pytestconfig) -> Lab:
+    """One for all tests; what JAX has compiled is kept from session to session."""
+    root, kept = tmp_path_factory.mktemp("lab"), getattr(pytestconfig, "cache", None)
+    return Lab(root, root / "cache" if kept is None else kept.mkdir("compiled"))
+
+
+@pytest.fixture(scope="session")
+def whole(lab) -> Path:
+    """Folder of the run that nobody disturbed."""
+    folder = lab.root / "whole"
+    outcome = lab.run(folder, record=True)
+    assert outcome.code == 0, outcome.output
+    assert 4 <= len(dataset.read(folder / "run" / "dataset.extxyz")) <= 20, "the settings of this test ask too rarely"
+    assert len(checkpoint.newest(folder / "run" / "checkpoints")[1]["sizes"]) == 2
+    return folder

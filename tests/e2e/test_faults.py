@@ -26,38 +26,6 @@ from bayes_mlff.testing.child_runs import Surroundings
 from bayes_mlff.testing.run_comparison import differences, labels_paid_twice
 
 
-class Lab:
-    """Folders in which runs are started, disturbed and compared."""
-
-    def __init__(self, root: Path, cache: Path):
-        self.root, self.cache = root, cache
-        self.config = small_run.write(root)
-
-    def run(self, folder: Path, *arguments: str, **around) -> child_runs.Outcome:
-        """Start or continue the run of a folder, made if it is missing."""
-        folder.mkdir(exist_ok=True)
-        arguments = arguments or ("run", str(self.config), "-o", "run")
-        return child_runs.run(folder, arguments, Surroundings(cache=self.cache, **around))
-
-
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory, pytestconfig) -> Lab:
-    """One for all tests; what JAX has compiled is kept from session to session."""
-    root, kept = tmp_path_factory.mktemp("lab"), getattr(pytestconfig, "cache", None)
-    return Lab(root, root / "cache" if kept is None else kept.mkdir("compiled"))
-
-
-@pytest.fixture(scope="session")
-def whole(lab) -> Path:
-    """Folder of the run that nobody disturbed."""
-    folder = lab.root / "whole"
-    outcome = lab.run(folder, record=True)
-    assert outcome.code == 0, outcome.output
-    assert 4 <= len(dataset.read(folder / "run" / "dataset.extxyz")) <= 20, "the settings of this test ask too rarely"
-    assert len(checkpoint.newest(folder / "run" / "checkpoints")[1]["sizes"]) == 2
-    return folder
-
-
 @pytest.fixture(scope="session")
 def cut(lab, whole) -> Path:
     """Folder of a run that was killed in the middle, with two checkpoints; to be copied."""

@@ -12,7 +12,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.models import registry
-from bayes_mlff.otf import loop
+from bayes_mlff.otf import loop, run_data
 from bayes_mlff.otf.__main__ import app
 from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.rundir import RunDirectory
@@ -221,6 +221,25 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
     session._reference.labels = {abs(s): mock.Mock(reason="audit" if s < 0 else "uncertain") for s in labels}
     assert session._unasked_steps(host) == left
+
+
+def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(
+    reference_run, open_session, tmp_path, tiny_problem
+):
+    dynamics = tiny_problem.config.dynamics.model_copy(update={"thermo_every": 7})
+    rare = tiny_problem._replace(config=tiny_problem.config.model_copy(update={"dynamics": dynamics}))
+    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine), rare)
+    session.finish(session.resume())
+    every, kept = (
+        np.loadtxt(p / "thermo.csv", delimiter=",", skiprows=1) for p in (reference_run[0], tmp_path / "run")
+    )
+    labelled = [r.step for r in dataset.read(session.run.dataset)]
+    n_steps = tiny_problem.config.n_steps
+    wanted = [step for step in every[:, 0] if step % 7 == 0 or step in labelled or step == n_steps]
+    assert len(wanted) < n_steps and n_steps % 7
+    np.testing.assert_array_equal(kept, every[np.isin(every[:, 0], wanted)])
+    run = run_data.read(tmp_path / "run")
+    assert run.reached == n_steps and run_data.summarise(run, 0.004).finished
 
 
 def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
