@@ -82,7 +82,7 @@ class Interruption:
         self.limit, self.farewell = limit, farewell
         self.step: int | None = None  # on the disk
         self.last_words: Callable[[str], None] = nothing_to_say
-        self._where = "before it went on"
+        self._where = "before it began"
         self._requested: str | None = None
         self._since = 0.0
         self._patience = 0.0  # until the loop runs, nothing is lost

@@ -138,7 +138,7 @@ class Accident:
             return action()
         self.seen.append(Operation(operation, os.path.basename(path)))
         moment = self._moment(operation, os.path.basename(path))
-        if moment == "half" and half is not None:
+        if moment == "half" and half is not None and not self._goes_on():
             half()
         if moment in ("before", "half"):
             self._strike()
@@ -182,6 +182,10 @@ class Accident:
             return None
         self._left -= 1
         return point.moment if self._left == 0 else None
+
+    def _goes_on(self) -> bool:
+        """True if what was begun is done in spite of the accident: a signal is a request."""
+        return self._fault is not None and self._fault.signal in SIGNALS
 
     def _strike(self) -> None:
         assert self._fault is not None
