@@ -1,6 +1,6 @@
 """Bayesian fine-tuning of a pretrained model on labels that exist already: `fit(parse({...}))`, or `compare`."""
 
-from bayes_mlff.finetune.calculator import EnsembleCalculator
+from bayes_mlff.finetune.calculator import EnsembleCalculator, OutsideTrainingWarning
 from bayes_mlff.finetune.comparison import Comparison, compare
 from bayes_mlff.finetune.config import FinetuneConfig, parse
 from bayes_mlff.finetune.ensemble import Ensemble
@@ -12,6 +12,7 @@ __all__ = [
     "Ensemble",
     "EnsembleCalculator",
     "FinetuneConfig",
+    "OutsideTrainingWarning",
     "compare",
     "fit",
     "load_ensemble",

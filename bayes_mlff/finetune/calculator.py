@@ -1,5 +1,7 @@
 """ASE calculator of a fine-tuned ensemble: means, calibrated σ and what every sample says."""
 
+import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -10,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
+from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.stated import State, state_of
 from bayes_mlff.data.structure import Structure, geometry
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.finetune import ensemble as ensembles
@@ -24,13 +28,18 @@ VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 """Rows and columns of xx yy zz yz xz xy."""
 
 
+class OutsideTrainingWarning(UserWarning):
+    """An energy was asked for whose level no label sets."""
+
+
 class EnsembleCalculator(Calculator):
     """Predictive distribution of all samples for any structures of the fine-tuned elements; eV, eV/Å, eV/Å³.
 
     Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
     `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
     set asked for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt
-    order xx yy zz yz xz xy, tension positive.
+    order xx yy zz yz xz xy, tension positive. The energy of a composition that no labelled ones add up to has an
+    infinite `energy_sigma` and an `OutsideTrainingWarning`, once a calculator; its forces can be used.
 
     Args:
       ensemble: from `fit`, or the path of an `ensemble.safetensors`.
@@ -39,7 +48,8 @@ class EnsembleCalculator(Calculator):
 
     Raises:
       ConfigError, WeightsError: from `ensemble.load`.
-      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has.
+      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`
+        states another charge or spin than the labelled frames.
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -52,6 +62,7 @@ class EnsembleCalculator(Calculator):
         self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
         self._dtype, self._skin = jnp.dtype(dtype), skin_angstrom
         self._samples = self.ensemble.samples.astype(self._dtype)
+        self._warned = False
         self._spec: NeighborSpec | None = None
         self._list: NeighborState | None = None
         self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress"))
@@ -65,6 +76,7 @@ class EnsembleCalculator(Calculator):
         """Fill `results` with everything; see the class."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
+        self._check_state(state_of(self.atoms.info))
         structure = geometry(self.atoms)
         if self._list is None or {"numbers", "pbc"} & set(system_changes):
             self._allocate(structure)
@@ -74,6 +86,38 @@ class EnsembleCalculator(Calculator):
             searched, moments, each = self._call(structure)
         self._list = searched
         self.results = self._convert(structure, moments, each)
+        self._doubt(structure)
+
+    def _check_state(self, stated: State) -> None:
+        """Refuse a charge or spin that differs from that of the labels."""
+        spin = {} if stated.spin is None else dict([stated.spin])
+        given = ({} if stated.charge is None else {"charge": stated.charge}) | spin
+        for name, value in given.items():
+            known = self.ensemble.state.get(name)
+            if known is not None and known != value:
+                raise DataError(f"atoms.info: got {name} {value:g}; allowed: {known:g}, that of the labelled frames")
+
+    def _doubt(self, structure: Structure) -> None:
+        """Put σ of an energy whose level no label sets to infinity, and warn once."""
+        ensemble, what = self.ensemble, ase.Atoms(structure.numbers).get_chemical_formula()
+        if not bool(ensemble.knows_level(structure.numbers)):
+            self.results["energy_sigma"] = math.inf
+            labelled = ensemble.compositions is not None and len(ensemble.compositions) > 0
+            why = "it is no sum of labelled compositions" if labelled else "no labelled frame has an energy"
+        elif not math.isfinite(ensemble.factors.energy):
+            why = "energies were not learnt, and too few frames tell how wrong they are"
+        elif ensemble.compositions is None:
+            self._warn(f"{what}: the file does not say of which compositions it knows the level of the energy")
+            return
+        else:
+            return
+        self._warn(f"{what}: {why}; energy_sigma is infinite, use forces and differences between its geometries only")
+
+    def _warn(self, text: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(text, OutsideTrainingWarning, stacklevel=6)
 
     def _allocate(self, structure: Structure) -> None:
         architecture = self.ensemble.architecture

@@ -76,9 +76,9 @@ def table(results: dict) -> Table:
         before, after = results[name]["zero_shot"], results[name]["fine_tuned"]
         for quantity, numbers in after.items():
             old = before.get(quantity, {})
-            shown = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"], numbers["mll"])
+            shown = (old.get("rmse"), numbers["rmse"], old.get("mae"), numbers["mae"], numbers.get("mll"))
             texts = map(_short, (*shown, numbers.get("auc_roc")))
-            made.add_row(name, *UNITS[quantity], *texts, f"{numbers['coverage']['0.95']:.1%}")
+            made.add_row(name, *UNITS[quantity], *texts, _share(numbers.get("coverage")))
     return made
 
 
@@ -91,6 +91,10 @@ def grid(rows: list[list[str]], title: str) -> Table:
     for row in others:
         made.add_row(*row)
     return made
+
+
+def _share(coverage: dict[str, float] | None) -> str:
+    return "-" if coverage is None else f"{coverage['0.95']:.1%}"
 
 
 def _short(x: float | None) -> str:

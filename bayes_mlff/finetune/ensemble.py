@@ -1,7 +1,7 @@
 """A fine-tuned model: all samples, and what turns their predictions into calibrated ones; one file on disk."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +19,7 @@ from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 PER_ATOM: Final = "energy_sigma_ev_atom"
 """Key of an energy σ that is one per atom."""
 
@@ -42,6 +42,8 @@ class Ensemble(NamedTuple):
     energy_sigma_ev: float | PerAtom  # of the likelihood
     stress_sigma_ev_a3: float  # of the likelihood
     config_text: str  # YAML of the fine-tuning
+    compositions: np.ndarray | None = None  # [r, e] independent ones of the energies that set the levels; None: unknown
+    state: Mapping[str, float] = {}  # charge and spin of the labelled frames, as these state them
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Model of one flat set of weights [p]; energies without isolated atoms and offset."""
@@ -57,6 +59,23 @@ class Ensemble(NamedTuple):
           [c, ...], by sample.
         """
         return levels.level_ev(self.architecture, self.offset_ev, numbers)
+
+    def knows_level(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether the labelled energies set the level of energy of compositions.
+
+        That is where a composition is a sum of multiples of labelled ones: of ethanol twice as many atoms of each, and
+        not water. True where the file does not say, as those of formats 1 and 2.
+
+        Args:
+          numbers: atomic numbers [..., n], 0 on padding.
+
+        Returns:
+          [...]
+        """
+        counts = levels.composition(numbers, self.architecture.elements)
+        if self.compositions is None:
+            return np.ones(counts.shape[:-1], bool)
+        return levels.determined(counts, self.compositions)
 
 
 def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[jax.Array], Params]]:
@@ -88,11 +107,14 @@ def save(ensemble: Ensemble, path: Path) -> None:
         **_of_energy_sigma(ensemble.energy_sigma_ev),
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
         "finetune": ensemble.config_text,
+        "state": json.dumps(dict(ensemble.state)),
     }
     arrays = {
         "samples": np.array(ensemble.samples, order="C"),
         "offset_ev": np.array(ensemble.offset_ev, np.float64, order="C"),
     }
+    if ensemble.compositions is not None:
+        arrays["compositions"] = np.array(ensemble.compositions, np.int64, order="C")
     unfinished = path.with_name(path.name + ".writing")
     save_file(arrays, unfinished, metadata=metadata)
     sync(unfinished)
@@ -104,7 +126,10 @@ def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
 
 
 def load(path: Path) -> Ensemble:
-    """Read a file written by `save`; in those of format 1 the offset of a sample is one for all structures.
+    """Read a file written by `save`.
+
+    In those of format 1 the offset of a sample is one for all structures; only those of format 3 say which compositions
+    it holds for.
 
     Raises:
       ConfigError: if there is no such file.
@@ -118,7 +143,7 @@ def load(path: Path) -> Ensemble:
             stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise WeightsError(f"{path}: unreadable ({error})") from error
-    if "format" not in metadata or set(stored) != {"samples", "offset_ev"}:
+    if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
     if int(metadata["format"]) > FORMAT:
         raise WeightsError(f"{path}: format {metadata['format']}; this version reads up to {FORMAT}")
@@ -129,6 +154,9 @@ def load(path: Path) -> Ensemble:
     elements = len(architecture.elements)
     if stored["offset_ev"].shape[1:] not in ((), (elements,)):
         raise WeightsError(f"{path}: offset_ev has shape {stored['offset_ev'].shape}; allowed: [samples, {elements}]")
+    known = stored.get("compositions")
+    if known is not None and (known.ndim != 2 or known.shape[1] != elements):
+        raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
     return Ensemble(
         architecture,
         jnp.asarray(stored["samples"]),
@@ -137,4 +165,6 @@ def load(path: Path) -> Ensemble:
         PerAtom(float(metadata[PER_ATOM])) if PER_ATOM in metadata else float(metadata["energy_sigma_ev"]),
         float(metadata["stress_sigma_ev_a3"]),
         metadata["finetune"],
+        known,
+        json.loads(metadata.get("state", "{}")),
     )

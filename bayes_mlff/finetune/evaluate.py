@@ -37,7 +37,7 @@ class Quality(NamedTuple):
 class Outcome(NamedTuple):
     """Observables of one set of frames."""
 
-    energy: Quality | None  # eV, total; None where not labelled
+    energy: Quality | None  # eV, total, of frames whose level is known; None without any; σ is None if it is not known
     forces: Quality  # eV/Å, components
     stress: Quality | None  # eV/Å³, six components; None where not labelled or not predicted
 
@@ -96,7 +96,11 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
     energy = stress = None
     if frames.energy is not None:
         mean = np.asarray(moments.energy_mean, np.float64) + level
-        energy = compare(mean, moments.energy_sigma, factors.energy, frames.energy)
+        kept = ensemble.knows_level(frames.numbers)
+        if kept.any():
+            energy = compare(mean, moments.energy_sigma, factors.energy, frames.energy, kept)
+            if energy.sigma is not None and not np.isfinite(energy.sigma).all():
+                energy = energy._replace(sigma=None)
     if moments.stress_mean is not None and moments.stress_sigma is not None and frames.stress is not None:
         upper = np.triu_indices(3)
         mean, sigma = (np.asarray(x)[:, upper[0], upper[1]] for x in (moments.stress_mean, moments.stress_sigma))

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.rundir import RunDirectory
+
+UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
@@ -47,8 +50,10 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
 
     The steps between checkpoints may for samplers; optimisers choose their best parameters after as many.
     """
-    checks = {"doubtful_units": "refuse", "duplicates": "refuse", "electronic_states": "refuse"}
-    data: DataConfig = config.data.model_copy(update={"test": None, **checks})
+    checks = dict.fromkeys(("doubtful_units", "duplicates", "electronic_states"), "refuse")
+    # The digest of the labels says whether they are read in the same units; earlier versions stated the usual ones.
+    unsaid = dict.fromkeys((*UNITS, "xyz_energy_key", "xyz_forces_key", "xyz_stress_key"))
+    data: DataConfig = config.data.model_copy(update={"test": None, **checks, **unsaid})
     default = FinetuneConfig.model_fields
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []

@@ -17,6 +17,22 @@ def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
     return np.sum(numbers[..., None] == np.array(elements), axis=-2)
 
 
+def independent(counts: np.ndarray) -> np.ndarray:
+    """Compositions [r, e] among those of [f, e], in their order, of which none follows from the ones before it."""
+    chosen = np.zeros((0, counts.shape[1]), np.int64)
+    for row in np.unique(counts, axis=0) if len(counts) else counts:
+        wider = np.concatenate([chosen, row[None]])
+        if np.linalg.matrix_rank(wider) > len(chosen):
+            chosen = wider
+    return chosen
+
+
+def determined(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether the levels of compositions [..., e] follow from those of known ones [r, e] as sums of their multiples."""
+    inside = counts @ np.linalg.pinv(known.astype(np.float64)) @ known if len(known) else np.zeros(counts.shape)
+    return np.abs(counts - inside).max(axis=-1) < 1e-6 * np.maximum(1.0, np.abs(counts).max(axis=-1))
+
+
 def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """What is to be added to the energies of networks to reach those of the reference, eV.
 

@@ -13,9 +13,21 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, levels, sampling
+from bayes_mlff.finetune import (
+    doubts,
+    evaluate,
+    figures,
+    frames,
+    identity,
+    laplace,
+    levels,
+    net_forces,
+    remarks,
+    sampling,
+)
 from bayes_mlff.finetune import ensemble as ensembles
 from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.energy_sigma import factor, scatter
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
@@ -25,7 +37,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.rundir import RunDirectory
-from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.likelihood import Likelihood, PerAtom
 from bayes_mlff.posterior.training_set import TrainingSet
 
 
@@ -76,7 +88,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
     span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
     observer.say(f"{config.method} on {sizes} frames of {span} atoms")
-    for remark in (*task.sets.remarks, *_found(task)):
+    for remark in remarks.of_labels(task.sets, task.work):
         observer.say(remark)
     if task.sets.train.energy is None:
         keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
@@ -88,19 +100,6 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         return _work(task, directory, observer)
     finally:
         directory.close()
-
-
-def _found(task: Task) -> list[str]:
-    """Sentences on what the labels are like."""
-    state = ", ".join(f"{name} {value:g}" for name, value in task.sets.state.items())
-    said = [f"all frames: {state}"] if state else []
-    for name, ratio in task.work.items():
-        if ratio is not None:
-            said.append(
-                f"data.{name}: differences of energies are {ratio.value:.3f} times the work of the forces "
-                f"(1 is right; 95 % interval {ratio.lower:.3f} to {ratio.upper:.3f}, {ratio.pairs} pairs)"
-            )
-    return said
 
 
 def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
@@ -164,28 +163,44 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     level = levels.level_ev(potential.config, learnt, train.numbers)[0]
     labels = sampling.fill(config, train, task.graphs["train"], level)
     sampled = _sample(task, likelihood, labels, directory, observer)
-    remarks: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     if config.method == "laplace":
-        sampled, noise, remarks["laplace"] = _last_layer(task, likelihood, labels, sampled)
+        sampled, noise, chosen["laplace"] = _last_layer(task, likelihood, labels, sampled)
 
     def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
         stress = stress_sigma if noise.stress_sigma is None else float(noise.stress_sigma)
-        energy_sigma = jax.tree.map(float, noise.energy_sigma)
-        return Ensemble(potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text)
+        return Ensemble(
+            potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text, known, task.sets.state
+        )
 
+    energy_sigma: float | PerAtom = jax.tree.map(float, noise.energy_sigma)
+    counts = levels.composition(train.numbers, potential.config.elements)
+    known = levels.independent(counts if train.energy is not None else counts[:0])
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
         # Forces leave every sample constants of integration of its own.
         offsets = above(predicted("train").energy)
+        if train.energy is not None:
+            level = levels.level_ev(potential.config, offsets, train.numbers)
+            error = np.mean(predicted("train").energy + level, axis=0) - train.energy
+            measured = scatter(error, train.atoms, len(known), energy_sigma)
+            energy_sigma = energy_sigma if measured is None else measured
     ensemble = ensemble_of(sampled.samples, offsets)
+    unscaled = None
     if task.sets.validation is not None:
         unscaled = evaluate.outcome(predicted("validation"), task.sets.validation, ensemble)
         ensemble = ensemble._replace(factors=evaluate.rescaling(unscaled))
+    if config.targets == "forces" and train.energy is not None:
+        measured = None if unscaled is None else unscaled.energy
+        scaled = factor(measured, ensemble.factors.energy, train.size - len(known))
+        ensemble = ensemble._replace(factors=ensemble.factors._replace(energy=scaled))
+    for remark in remarks.of_energies(ensemble, task.sets):
+        observer.say(remark)
     ensembles.save(ensemble, directory.path / "ensemble.safetensors")
     observer.say("predicting")
     outcomes = {name: evaluate.outcome(predicted(name), used, ensemble) for name, used in task.sets.named().items()}
-    _report(task, ensemble, outcomes, ensemble_of(pretrained, offset), sampled, remarks, directory.path)
+    _report(task, ensemble, outcomes, ensemble_of(pretrained, offset), sampled, chosen, directory.path)
     return ensemble
 
 
@@ -255,10 +270,10 @@ def _report(
     outcomes: dict[str, evaluate.Outcome],
     zero_shot: Ensemble,
     sampled: Sampled,
-    remarks: dict[str, Any],
+    chosen: dict[str, Any],
     path: Path,
 ) -> None:
-    """Write the figures, and at last metrics.json with remarks of the method: where it is, all else is there, too."""
+    """Write the figures, and at last metrics.json with what the method chose: where it is, all else is there, too."""
     limit = task.config.large_error_kcal_mol_a
     results: dict = {
         "method": task.config.method,
@@ -266,7 +281,7 @@ def _report(
         "samples": int(ensemble.samples.shape[0]),
         "weights": int(ensemble.samples.shape[1]),
         "sampling_seconds": round(sampled.seconds, 1),
-        "sigma_factors": ensemble.factors._asdict(),
+        "sigma_factors": {k: v if np.isfinite(v) else None for k, v in ensemble.factors._asdict().items()},
         "sigma_scaled_on_validation": task.sets.validation is not None,
         "settings": task.config.model_dump(mode="json"),
         "inputs": identity.inputs_digest(task.sets, task.potential),
@@ -278,12 +293,13 @@ def _report(
         before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
         results[name] = {
             "frames": used.size,
+            "net": net_forces.net(used),
             "fine_tuned": evaluate.summarise(tuned, limit, None if name == "validation" else errors),
             "zero_shot": evaluate.summarise(before, limit),
         }
         if name != "train":
             shown = (tuned, before, results[name]["fine_tuned"]["forces_kcal_mol_a"]["mll_by_error"])
-    results |= remarks
+    results |= chosen
     results["trace"] = [entry._asdict() for entry in sampled.trace]
     if shown is not None:
         for name, content in _figures(task.config.method, *shown).items():

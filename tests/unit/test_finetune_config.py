@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.units import BOHR, GPA, HARTREE, KCAL_MOL
-from bayes_mlff.finetune import config, evaluate, frames, plan
+from bayes_mlff.finetune import config, doubts, frames, label_units, plan
 from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry
@@ -61,7 +61,7 @@ def test_both_dumps_read_back_as_the_same():
         ({"data": {}}, "data.train", "required"),
         ({"data": {"train": "a.npz", "frame": 3}}, "data.frame", "did you mean 'frames'"),
         ({"data": {"train": "a.npz", "frames": 0}}, "data.frames", "greater than"),
-        ({"data": {"train": "a.npz", "forces_unit": "Ry/A"}}, "data.forces_unit", "hartree/bohr"),
+        ({"data": {"train": "a.npz", "forces_unit": "Ry/furlong"}}, "data.forces_unit", "hartree/bohr"),
         ({"targets": "energy"}, "targets", "energy+forces"),
         ({"method": "adamw"}, "method", "deep-ensemble"),
         ({"energy_sigma": "0.05"}, "energy_sigma", "kcal/mol"),
@@ -106,7 +106,8 @@ def test_a_seed_of_the_training_frames_leaves_what_is_set_aside(tmp_path):
 
     def drawn(count, seed):
         aside = {"validation_frames": 5, "test_frames": 3, "draw_seed": 2}
-        return [set(part.energy) for part in read(tmp_path, train=whole, frames=count, frames_seed=seed, **aside)]
+        found = read(tmp_path, train=whole, frames=count, frames_seed=seed, **aside)
+        return [set(part.energy) for part in found.named().values()]
 
     few, more, other = drawn(4, 0), drawn(7, 0), drawn(4, 1)
     assert few[1:] == more[1:] == other[1:] and few[0] < more[0] and other[0] != few[0]
@@ -125,7 +126,11 @@ def test_units_are_converted(tmp_path):
     ("change", "error", "phrase"),
     [
         ({"train": water(6) | {"F": 30 * water(6)["F"]}}, DataError, "data.forces_unit"),
-        ({"train": water(6) | {"R": water(6)["R"] * 0.1}}, DataError, "frame 0: atoms"),
+        (
+            {"train": water(6) | {"R": water(6)["R"] * 0.1}},
+            DataError,
+            r"data.train: nearest neighbours .* in nm they would be .*positions_unit: got A",
+        ),
         ({"train": {k: v for k, v in water(6).items() if k != "F"}}, DataError, "no array F; present: E, R, z"),
         ({"train": water(6) | {"E": np.full(6, np.nan)}}, DataError, "E is not finite"),
         (
@@ -165,11 +170,13 @@ def test_rounded_copies_are_duplicates_and_neighbouring_frames_are_not(tmp_path)
 def test_sets_drawn_from_one_file_are_disjoint_and_depend_on_the_seed_alone(tmp_path):
     whole = water(20)
     sets = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=6)
-    parts = [set(part.energy) for part in sets]
+    parts = [set(part.energy) for part in sets.named().values()]
     assert [len(part) for part in parts] == [6, 5, 3] and len(set.union(*parts)) == 14
     assert set.union(*parts) < set(whole["E"])
     more = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=9)
-    assert parts[0] < set(more.train.energy) and parts[1:] == [set(part.energy) for part in more[1:]]
+    assert parts[0] < set(more.train.energy) and parts[1:] == [
+        set(part.energy) for part in [*more.named().values()][1:]
+    ]
     other = read(tmp_path, train=whole, validation_frames=5, test_frames=3, frames=6, draw_seed=1)
     assert set(other.test.energy) != parts[2]
 
@@ -220,7 +227,8 @@ def test_units_that_the_pretrained_model_contradicts_are_named():
         parts = (np.zeros((10, 4, 3)), np.zeros((10, 3, 3)), energy + 500.0, forces, stress)
         used = Frames(np.tile([8, 1, 1, 1], (10, 1)), np.ones((10, 3), bool), *parts).take(np.arange(count))
         seen = Prediction(*(x[:, :count] for x in predicted))
-        evaluate.check_units(seen, used, stated.model_copy(update=change), "train")
+        units = label_units.settle(stated.model_copy(update=change), {}, "a.npz", "data.train")
+        doubts.check_units(seen, used, units, "train")
 
     check()
     check(forces=labels_like(predicted.forces[0], 0.1))  # a poor model raises no doubt

@@ -97,7 +97,7 @@ def test_the_digest_covers_all_labels_atoms_and_the_model():
     before = digest()
     assert before == digest(sets._replace(test=None)), "frames that are only predicted decide"
     for field, value in frames._asdict().items():
-        changed = ~value if field == "pbc" else value + 1
+        changed = ~value if field == "pbc" else np.ones((4, 3, 3), bool) if value is None else value + 1
         assert digest(sets._replace(train=frames._replace(**{field: changed}))) != before, field
     for other in (frames._replace(stress=None), frames.take(np.arange(3))):
         assert digest(sets._replace(train=other)) != before

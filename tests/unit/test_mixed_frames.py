@@ -14,7 +14,19 @@ from safetensors.numpy import save_file
 from bayes_mlff.core.errors import DataError, WeightsError
 from bayes_mlff.core.units import HARTREE
 from bayes_mlff.data.graph import padded
-from bayes_mlff.finetune import EnsembleCalculator, config, ensemble, evaluate, frames, laplace, levels, run, sampling
+from bayes_mlff.finetune import (
+    EnsembleCalculator,
+    config,
+    doubts,
+    ensemble,
+    evaluate,
+    frames,
+    label_units,
+    laplace,
+    levels,
+    run,
+    sampling,
+)
 from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.models import layers, registry
 from bayes_mlff.models.config import MACEConfig
@@ -266,19 +278,21 @@ def test_units_are_doubted_within_compositions(tmp_path):
     energy = random.normal(size=used.size)
     forces = np.where(used.node_mask[..., None], random.normal(size=used.forces.shape), 0.0)
     prediction = Prediction(energy[None], forces[None], None, np.ones((1, *used.node_mask.shape)))
-    stated = config.parse({"data": {"train": "a.xyz"}}).data
+    stated = label_units.settle(config.parse({"data": {"train": "a.xyz"}}).data, {}, "a.xyz", "data.train")
     levelled = counts @ np.array([300.0, -2000.0, 8000.0])
     right = used._replace(energy=energy + levelled, forces=forces)
-    evaluate.check_units(prediction, right, stated, "train")
+    doubts.check_units(prediction, right, stated, "train")
     with pytest.raises(DataError, match=r"energy_unit: got eV, .* look like hartree "):
-        evaluate.check_units(prediction, right._replace(energy=(energy + levelled) / HARTREE), stated, "train")
+        doubts.check_units(prediction, right._replace(energy=(energy + levelled) / HARTREE), stated, "train")
     with pytest.raises(DataError, match=r"forces_unit: got eV/A, .* look like -eV/A "):
-        evaluate.check_units(prediction, right._replace(forces=-forces), stated, "train")
+        doubts.check_units(prediction, right._replace(forces=-forces), stated, "train")
     # Of each composition one frame: nothing is known about its level.
     index = np.array([0, 1, 2, 5] * 3)
-    single = right.take(index)._replace(numbers=np.tri(12, dtype=int), energy=energy[index] / HARTREE)
+    single = right.take(index)._replace(
+        numbers=np.repeat(np.arange(1, 13)[:, None], 9, axis=1), energy=energy[index] / HARTREE
+    )
     few = Prediction(*(None if x is None else x[:, index] for x in prediction))
-    evaluate.check_units(few, single._replace(forces=forces[index]), stated, "train")
+    doubts.check_units(few, single._replace(forces=forces[index]), stated, "train")
 
 
 def test_curvatures_are_sums_over_frames_of_any_size(tmp_path):

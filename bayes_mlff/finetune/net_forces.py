@@ -1,0 +1,59 @@
+"""Net force and torque of labels: an isolated molecule, or a crystal as a whole, feels none."""
+
+from typing import Final
+
+import numpy as np
+
+from bayes_mlff.finetune.labelled import Frames
+
+LARGE: Final = 0.1
+"""Net force or torque over what independent forces of that size add up to, above which something is missing."""
+
+
+def net(frames: Frames) -> dict[str, float]:
+    """How large the net force and, of molecules, the net torque are, root mean squares over frames.
+
+    Frames with forces that are not known are left out.
+
+    Returns:
+      `force_ev_a` and `torque_ev`, around the mean position of the atoms, of frames that do not repeat;
+      `force_relative` and `torque_relative`, over the root of the summed squares of the forces, and of lever times
+      force; without what no frame has.
+    """
+    whole = (frames.known_forces == frames.node_mask[..., None]).all(axis=(1, 2))
+    found: dict[str, float] = {}
+    if whole.any():
+        forces = frames.forces[whole]
+        total, size = np.sum(forces.sum(axis=1) ** 2, axis=1), np.sum(forces**2, axis=(1, 2))
+        found["force_ev_a"] = float(np.sqrt(np.mean(total)))
+        found["force_relative"] = _ratio(total, size)
+    free = whole & ~frames.pbc.any(axis=1) & (frames.atoms > 1)
+    if free.any():
+        real = frames.node_mask[free][..., None]
+        centre = np.sum(frames.positions[free], axis=1, where=real, keepdims=True) / real.sum(axis=1, keepdims=True)
+        lever = np.where(real, frames.positions[free] - centre, 0.0)
+        torque = np.sum(np.cross(lever, frames.forces[free]).sum(axis=1) ** 2, axis=1)
+        size = np.sum(np.sum(lever**2, axis=2) * np.sum(frames.forces[free] ** 2, axis=2), axis=1)
+        found["torque_ev"] = float(np.sqrt(np.mean(torque)))
+        found["torque_relative"] = _ratio(torque, size)
+    return found
+
+
+def _ratio(total: np.ndarray, size: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(total) / np.mean(size))) if size.any() else 0.0
+
+
+def sentences(found: dict[str, float], key: str) -> list[str]:
+    """What is said of a set: its numbers, and a warning where they are large."""
+    if not found:
+        return []
+    parts = [f"{found['force_ev_a']:.3g} eV/Å ({found['force_relative']:.2%} of what independent forces add up to)"]
+    if "torque_ev" in found:
+        parts.append(f"net torque {found['torque_ev']:.3g} eV ({found['torque_relative']:.2%})")
+    said = [f"{key}: net force {', '.join(parts)}"]
+    if max(found["force_relative"], found.get("torque_relative", 0.0)) > LARGE:
+        said.append(
+            f"warning: {key}: the forces do not add up to zero: an external field, missing atoms, constraints or "
+            "inaccurate forces; a potential of positions alone cannot learn that part"
+        )
+    return said
