@@ -161,7 +161,7 @@ def test_each_rung_of_the_ladder_gives_the_same_label(monkeypatch, fail_below, a
             ConfigError,
             r"engine\.spin: got 1; allowed: an even .* engine\.charge 0 leaves 10 electrons",
         ),
-        ({"charge": 1}, ConfigError, r"engine\.spin: got 0; allowed: an odd"),
+        ({"charge": 1, "spin": 0}, ConfigError, r"engine\.spin: got 0; allowed: an odd"),
         ({"charge": 11}, ConfigError, r"engine\.charge: got 11"),
         ({"basis": "no-such-basis"}, EngineSetupError, r"engine\.basis.*no-such-basis.*pip install"),
         ({"xc": "no-such-functional"}, EngineSetupError, r"engine\.xc: got 'no-such-functional'"),
