@@ -223,22 +223,22 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     assert session._unasked_steps(host) == left
 
 
-def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(
-    reference_run, open_session, tmp_path, tiny_problem
-):
-    dynamics = tiny_problem.config.dynamics.model_copy(update={"thermo_every": 7})
-    rare = tiny_problem._replace(config=tiny_problem.config.model_copy(update={"dynamics": dynamics}))
-    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine), rare)
-    session.finish(session.resume())
-    every, kept = (
-        np.loadtxt(p / "thermo.csv", delimiter=",", skiprows=1) for p in (reference_run[0], tmp_path / "run")
-    )
-    labelled = [r.step for r in dataset.read(session.run.dataset)]
+def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session, tmp_path, tiny_problem):
+    audits = tiny_problem.config.audits.model_copy(update={"interval_ps": 0.003})
+    for every in (1, 7):
+        dynamics = tiny_problem.config.dynamics.model_copy(update={"thermo_every": every})
+        config = tiny_problem.config.model_copy(update={"dynamics": dynamics, "audits": audits})
+        problem = tiny_problem._replace(config=config)
+        session = open_session(tmp_path / f"{every}", make_engine(config.engine), problem)
+        session.sigma_crit = lambda host: 1e3  # audits alone
+        session.finish(session.resume())
+    whole, kept = (np.loadtxt(tmp_path / n / "thermo.csv", delimiter=",", skiprows=1) for n in "17")
+    labelled = [r.step for r in dataset.read(tmp_path / "7" / "dataset.extxyz")]
     n_steps = tiny_problem.config.n_steps
-    wanted = [step for step in every[:, 0] if step % 7 == 0 or step in labelled or step == n_steps]
-    assert len(wanted) < n_steps and n_steps % 7
-    np.testing.assert_array_equal(kept, every[np.isin(every[:, 0], wanted)])
-    run = run_data.read(tmp_path / "run")
+    wanted = [step for step in whole[:, 0] if step % 7 == 0 or step in labelled or step == n_steps]
+    assert any(step % 7 for step in labelled) and len(wanted) < n_steps and n_steps % 7
+    np.testing.assert_array_equal(kept, whole[np.isin(whole[:, 0], wanted)])
+    run = run_data.read(tmp_path / "7")
     assert run.reached == n_steps and run_data.summarise(run, 0.004).finished
 
 
