@@ -125,7 +125,7 @@ def _bond_ratios(frames: Frames, index: int) -> np.ndarray:
     cell = neighbors.complete_cell(structure.cell, structure.pbc)
     volume = abs(np.linalg.det(cell)) if structure.pbc.all() else np.inf
     # Wide enough for bonds in bohr that are taken for those in Å, and not for all pairs of a cell taken for nm.
-    reach = float(np.clip(2.0 * (volume / len(structure.numbers)) ** (1.0 / 3.0), 1.0, 10.0))
+    reach = float(np.clip(2.0 * (volume / len(structure.numbers)) ** (1.0 / 3.0), 1.0, 12.0))
     first, second, shift = neighbors.pairs(structure, cell, reach)
     apart = structure.positions[second] - structure.positions[first] + shift @ cell
     own, other = structure.numbers[first], structure.numbers[second]

@@ -102,14 +102,14 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
 
 def parse(kind: str, text: str) -> str | None:
     """Our name of a unit of `position`, `energy`, `force` or `stress` as others write it; None if it is not known."""
-    word = re.sub(r"[\s*·]", "", text).lower()
+    word = re.sub(r"/\(([^()]+)[*·/]([^()*·/]+)\)$", r"/\1/\2", re.sub(r"\s", "", text).lower())
+    word = re.sub(r"[*·]", "", word)
     if kind == "stress":
         return next((name for name, words in _STRESSES.items() if word.replace("^", "") in words), None)
     if kind == "force":
         if word in ("au", "a.u.", "atomicunits"):
             return "hartree/bohr"
-        word = re.sub(r"^(.*)/\((.*)/?([a-zå0]+)\)$", r"\1/\2/\3", word).replace("//", "/")
-        word = re.sub(r"(?<=[a-z0-9])(ang|angstrom|bohr|nm|å|a)(\^-1|-1|⁻¹)$", r"/\1", word)
+        word = re.sub(r"/?(angstrom|ang|bohr|nm|å|a)(\^-1|-1|⁻¹)$", r"/\1", word)
         energy, _, length = word.rpartition("/")
         parts = parse("energy", energy), parse("position", length)
         return None if None in parts else f"{parts[0]}/{parts[1]}"
