@@ -225,9 +225,10 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
 
 def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session, tmp_path, tiny_problem):
     audits = tiny_problem.config.audits.model_copy(update={"interval_ps": 0.003})
+    guards = tiny_problem.config.guards.model_copy(update={"label_sigmas": 1e12})
     for every in (1, 7):
         dynamics = tiny_problem.config.dynamics.model_copy(update={"thermo_every": every})
-        config = tiny_problem.config.model_copy(update={"dynamics": dynamics, "audits": audits})
+        config = tiny_problem.config.model_copy(update={"dynamics": dynamics, "audits": audits, "guards": guards})
         problem = tiny_problem._replace(config=config)
         session = open_session(tmp_path / f"{every}", make_engine(config.engine), problem)
         session.sigma_crit = lambda host: 1e3  # audits alone
