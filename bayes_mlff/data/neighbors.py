@@ -145,9 +145,24 @@ def pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndar
     """Centre [e], neighbour [e] and translation [e, 3] of all pairs closer than reach, Å, in both directions."""
     calculator = vesin.NeighborList(cutoff=reach, full_list=True)
     first, second, shift = calculator.compute(
-        points=structure.positions, box=cell, periodic=np.asarray(structure.pbc), quantities="ijS"
+        points=_gaps_closed(structure, cell, reach), box=cell, periodic=np.asarray(structure.pbc), quantities="ijS"
     )
     return np.asarray(first, np.int64), np.asarray(second, np.int64), np.asarray(shift, np.float64)
+
+
+def _gaps_closed(structure: Structure, cell: np.ndarray, reach: float) -> np.ndarray:
+    """Positions with the same pairs, without wide gaps along directions that do not repeat.
+
+    Vesin divides space into boxes as large as the reach, and ends the process where there are too many of them.
+    """
+    positions = np.array(structure.positions, np.float64)
+    for axis in cell[~np.asarray(structure.pbc, bool)]:
+        along = positions @ axis
+        order = np.argsort(along, kind="stable")
+        spare = np.maximum(np.diff(along[order]) - 2.0 * reach, 0.0)
+        if spare.any():
+            positions[order[1:]] -= np.cumsum(spare)[:, None] * axis
+    return positions
 
 
 def _pack(

@@ -80,6 +80,23 @@ def test_one_atom_far_away_does_not_take_the_others_with_it():
     assert np.abs(far.local(positions - [9e4, 0.0, 0.0], known.cell)[:9]).max() < 5.0
 
 
+@pytest.mark.parametrize("repeats", [(False, False, False), (True, True, False)])
+def test_pairs_of_structures_with_wide_gaps(repeats):
+    """The list of the host ends the process where an atom is 10⁴ Å away, unless gaps are closed first."""
+    one, pbc = ethanol(), np.array(repeats)
+    cell = 12.0 * np.eye(3) * pbc[:, None]
+    away = np.array([0.0, 0.0, 9e4]) if pbc.any() else np.array([9e4, -2e4, 0.0])
+    numbers = np.tile(one.numbers, 2)
+    known = Structure(numbers, np.concatenate([one.positions, one.positions + away]), cell, pbc)
+    full = neighbors.complete_cell(cell, pbc)
+    first, second, shift = neighbors.pairs(known, full, 3.4)
+    alone, other, moved = neighbors.pairs(one._replace(cell=cell, pbc=pbc), full, 3.4)
+    expected = {
+        (int(i + k), int(j + k), *s) for i, j, s in zip(alone, other, moved.tolist(), strict=True) for k in (0, 9)
+    }
+    assert {(int(i), int(j), *s) for i, j, s in zip(first, second, shift.tolist(), strict=True)} == expected
+
+
 def drifting(by, free=None):
     known = ethanol()
     spec, near = neighbors.allocate(known, NEQUIP.elements, 3.0)
