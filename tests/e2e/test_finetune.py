@@ -199,8 +199,10 @@ def test_a_unit_that_contradicts_the_model_is_refused_or_allowed(data, tiny_mode
     with pytest.raises(DataError, match=said):
         run.prepare(settings(stated, tiny_model, tmp_path / "out"))
     allowed = settings(stated | {"doubtful_units": "allow"}, tiny_model, tmp_path / "out")
-    for parsed in (allowed, settings(stated, tiny_model, tmp_path / "out", method="scratch")):
-        assert run.prepare(parsed).sets.train.size == 12
+    assert run.prepare(allowed).sets.train.size == 12
+    # Random weights contradict no unit, but energies and forces contradict each other.
+    with pytest.raises(DataError, match="times the work of the forces"):
+        run.prepare(settings(stated, tiny_model, tmp_path / "out", method="scratch"))
     assert not (tmp_path / "out").exists()
 
 
