@@ -11,7 +11,7 @@ from bayes_mlff.core.errors import DataError, shown
 
 Plain = str | int | float | bool
 
-CHARGE: Final = ("charge", "total_charge", "tot_charge", "net_charge", "system_charge")
+CHARGE: Final = ("charge", "total_charge", "tot_charge", "net_charge", "system_charge", "molecular_charge")
 MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "mult")
 UNPAIRED: Final = ("uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired")
 SPIN: Final = ("spin",)

@@ -7,6 +7,7 @@ import ase
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
+from bayes_mlff.data.electronic import CHARGE, MULTIPLICITY, SPIN, UNCLEAR, UNPAIRED
 
 UNIT_NAMES: Final = {
     "position": ("r", "position", "positions", "pos", "length", "distance", "coordinate", "coordinates", "coord"),
@@ -15,8 +16,8 @@ UNIT_NAMES: Final = {
     "stress": ("stress", "ref_stress", "virial_stress"),
 }
 """What names of units begin with, before `_unit` or `_units`, in any case."""
-CHARGES: Final = ("charge", "total_charge", "tot_charge", "net_charge", "molecular_charge")
-SPINS: Final = ("multiplicity", "spin_multiplicity", "mult", "spin", "total_spin", "2s")
+CHARGES: Final = CHARGE
+SPINS: Final = (*MULTIPLICITY, *SPIN, *UNCLEAR, *UNPAIRED, "2s")
 ENSEMBLES: Final = {
     "metal": {"position": "A", "energy": "eV", "force": "eV/A"},
     "real": {"position": "A", "energy": "kcal/mol", "force": "kcal/mol/A"},

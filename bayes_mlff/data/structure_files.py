@@ -137,9 +137,6 @@ def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure
         if found.fixed is not None and velocities[found.fixed].any():
             velocities[found.fixed] = 0.0
             remarks.append("velocities of held coordinates are not used")
-        if not velocities.any():
-            velocities = None
-            remarks.append("the velocities of the file are all zero and count as none")
     where = f"read as {ioformats[kind].description} ({kind}), frame {raw.index} of {raw.count}, counted from 0"
     choice = "; structure.index chooses another" if raw.count > 1 else ""
     described = structure_remarks.describe(found, velocities)

@@ -243,14 +243,13 @@ def initial_state(
       masses: [n] amu; by default ASE's standard ones.
       free: [n, 3] bool, False where a coordinate is held; the net momentum is taken off along the other axes alone.
     """
-    from jax_md import simulate
-
     dtype = positions.dtype
     mass = jnp.asarray(atomic_masses[numbers] if masses is None else masses, dtype)[:, None]
     key_momenta, key_state = jax.random.split(key)
-    state = MDState(
+    moves = jnp.ones(positions.shape, bool) if free is None else free
+    return MDState(
         position=positions,
-        momentum=jnp.zeros_like(positions),
+        momentum=_thermal(key_momenta, mass, moves, units.KB * temperature_k),
         force=jnp.zeros_like(positions),
         mass=mass,
         rng=key_state,
@@ -261,13 +260,13 @@ def initial_state(
         step=jnp.zeros([], jnp.int32),
         free=free,
     )
-    if free is not None:
-        return state.set(momentum=_thermal(key_momenta, mass, free, units.KB * temperature_k))
-    return simulate.initialize_momenta(state, key_momenta, units.KB * temperature_k)
 
 
 def _thermal(key: jax.Array, mass: jax.Array, free: jax.Array, kt: float) -> jax.Array:
-    """Momenta [n, 3] of temperature kT eV where coordinates are free; their centre of mass rests where it can."""
+    """Momenta [n, 3] of temperature kT eV where coordinates are free; their centre of mass rests where it can.
+
+    It is the velocity of the centre of mass that is taken off: the mean momentum in its place would heat light atoms.
+    """
     drawn = jnp.sqrt(mass * kt) * jax.random.normal(key, free.shape, mass.dtype)
     drawn = jnp.where(free, drawn, 0.0)
     net = jnp.where(jnp.all(free, axis=0) & (len(free) > 1), jnp.sum(drawn, axis=0), 0.0)
