@@ -101,6 +101,8 @@ def test_cells_that_change_do_work_and_held_atoms_none():
     used = aluminium(0.02)
     found = doubts.check_work(model_like(used), used, USUAL, "train")
     assert found.value == pytest.approx(1.0, abs=0.05)
+    nothing = Prediction(np.zeros((1, 20)), np.zeros((1, 20, 4, 3)), np.zeros((1, 20, 3, 3)), None)
+    assert work_ratio(used, nothing).value == pytest.approx(1.0, abs=0.1)
     with pytest.raises(DataError, match="times the work"):
         doubts.check_work(model_like(used), used._replace(energy=4.0 * used.energy), USUAL, "train")
     assert work_ratio(used._replace(stress=None), model_like(used._replace(stress=None))) is None
