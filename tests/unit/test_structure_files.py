@@ -156,7 +156,7 @@ def test_key_value_pairs_of_a_database_state_the_charge(tmp_path):
     assert read(tmp_path / "a.db", index=1).structure.electronic[:2] == (-1, 2)
 
 
-def test_velocities_that_are_zero_count_as_none(tmp_path):
+def test_velocities_that_are_zero_are_kept(tmp_path):
     atoms = molecule("NH3")
     atoms.set_velocities(np.zeros((4, 3)))
     ase.io.write(tmp_path / "a.traj", atoms)
