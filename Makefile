@@ -31,7 +31,7 @@ $(BIN)/python:
 
 # GPAW has no wheel: compiled with g++, licensed under the GPL, run in a process of its own.
 .venv/installed-gpaw: .venv/installed-run
-	$(BIN)/python -m bayes_mlff.otf.dft.install_gpaw --python $(BIN)/python
+	$(BIN)/python -m bayes_mlff.engines.gpaw.install --python $(BIN)/python
 	touch $@
 
 .venv/installed-check: pyproject.toml | $(BIN)/python

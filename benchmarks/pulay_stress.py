@@ -18,11 +18,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bayes_mlff.core.units import GPA
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.engines.engine import VerifiedEngine
+from bayes_mlff.engines.gpaw.settings import GpawSettings
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.ensemble import metrics
-from bayes_mlff.otf import run_data
-from bayes_mlff.otf.dft.engine import VerifiedEngine
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.report import run_data
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import run_data
 from bayes_mlff.otf.problem import Problem, chain_update, ensemble, first_parameters, learning_graph, prepare
 from bayes_mlff.posterior import training_set as training
+from bayes_mlff.report import run_data
 
 
 def main() -> None:

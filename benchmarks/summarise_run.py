@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.otf import crystal_figures, report, run_data, trajectory
-from bayes_mlff.otf.run_data import RunData
+from bayes_mlff.report import crystal_figures, run_data
+from bayes_mlff.report import page as report
+from bayes_mlff.report.run_data import RunData
+from bayes_mlff.runs import trajectory
 
 
 def main() -> None:

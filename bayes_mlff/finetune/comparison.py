@@ -14,8 +14,8 @@ from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunStoppedError
+from bayes_mlff.runs.directory import RunDirectory
 
 COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
 

@@ -13,7 +13,7 @@ from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf.changes import changes
-from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 

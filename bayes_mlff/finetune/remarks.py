@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.finetune import net_forces
-from bayes_mlff.finetune.ensemble import Ensemble
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.work import Ratio
 

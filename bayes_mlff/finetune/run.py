@@ -13,22 +13,12 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.finetune import (
-    doubts,
-    evaluate,
-    figures,
-    frames,
-    identity,
-    laplace,
-    levels,
-    net_forces,
-    remarks,
-    sampling,
-)
-from bayes_mlff.finetune import ensemble as ensembles
+from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import saved as ensembles
+from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
+from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.energy_sigma import factor, scatter
-from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
@@ -36,9 +26,9 @@ from bayes_mlff.finetune.work import Ratio
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.posterior.likelihood import Likelihood, PerAtom
 from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.runs.directory import RunDirectory
 
 
 class Silent:

@@ -16,13 +16,13 @@ from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.finetune.plan import Plan
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.otf import checkpoint
-from bayes_mlff.otf.devices import ChainDevices
 from bayes_mlff.otf.state import RunStoppedError
+from bayes_mlff.parallel.devices import ChainDevices
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_chains, preferred_axis
 
 

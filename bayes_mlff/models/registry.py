@@ -21,12 +21,12 @@ from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, bri
 from bayes_mlff.core.paths import cache_folder, is_file
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
-from bayes_mlff.models.downloads import DOWNLOADS, fetch
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.mace_files import read_model
+from bayes_mlff.models.importers.downloads import DOWNLOADS, fetch
+from bayes_mlff.models.importers.mace_files import read_model
+from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
+from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.potential import Potential, network
-from bayes_mlff.models.sevennet_files import CHECKPOINTS, find, read
-from bayes_mlff.models.sevennet_weights import describe, from_sevennet
 
 LAYOUT = 1
 """Of converted files; to be raised when a conversion changes, so that older ones are not found any more."""

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from bayes_mlff.cli import runner
+from bayes_mlff.cli.template import template
 from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf import hosts, runner, systems
+from bayes_mlff.otf import systems
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.template import template
+from bayes_mlff.parallel import hosts
 
 app = typer.Typer(
     help=(

@@ -8,12 +8,12 @@ from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import start as starts
 from bayes_mlff.otf import systems
 from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.same_start import model_differences, structure_differences
-from bayes_mlff.otf.start import Start
+from bayes_mlff.runs import start as starts
+from bayes_mlff.runs.same_start import model_differences, structure_differences
+from bayes_mlff.runs.start import Start
 
 _ELSE: Final = "choose another --output for another run, or continue that run as it is with"
 

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 from bayes_mlff.ensemble import calibration
+from bayes_mlff.md.chunk import Stop
 from bayes_mlff.otf import audits
-from bayes_mlff.otf.chunk import Stop
 from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import HostState, Observer
+from bayes_mlff.runs.directory import RunDirectory
 
 
 class Told(NamedTuple):

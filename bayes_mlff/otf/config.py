@@ -9,12 +9,12 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
 from bayes_mlff.data.structure_files import StructureSettings
+from bayes_mlff.engines.pyscf.engine import PyscfSettings
+from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
-from bayes_mlff.otf import ranges
-from bayes_mlff.otf import schedule as schedules
-from bayes_mlff.otf.dft.pyscf_engine import PyscfSettings
-from bayes_mlff.otf.dft.registry import EngineSettings
-from bayes_mlff.otf.schedule import Pressure, Schedule, Segment
+from bayes_mlff.md import ranges
+from bayes_mlff.md import schedule as schedules
+from bayes_mlff.md.schedule import Pressure, Schedule, Segment
 
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""

@@ -13,13 +13,12 @@ from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.engine import Engine
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.otf import audits, calibrating, checkpoint, guards, recorder, storm
+from bayes_mlff.md.chunk import Chunk, RunChunk, Stop
+from bayes_mlff.md.integrators import MDState
+from bayes_mlff.otf import audits, calibrating, guards, storm
 from bayes_mlff.otf.calibrating import Told
-from bayes_mlff.otf.chunk import Chunk, RunChunk, Stop
-from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.integrators import MDState
-from bayes_mlff.otf.interruption import SAVING_S, Interruption
 from bayes_mlff.otf.problem import (
     Problem,
     chain_update,
@@ -32,9 +31,11 @@ from bayes_mlff.otf.problem import (
     pretrained_energy,
 )
 from bayes_mlff.otf.reference import Reference
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback, recentred
 from bayes_mlff.posterior import training_set as training
+from bayes_mlff.runs import checkpoint, recorder
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.interruption import SAVING_S, Interruption
 
 INITIAL_CAPACITY = 64
 """Label slots to begin with; doubled when full, at the price of one compilation."""

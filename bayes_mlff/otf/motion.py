@@ -8,8 +8,8 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.md.integrators import Integrator, kept_axes
 from bayes_mlff.otf.config import DynamicsConfig
-from bayes_mlff.otf.integrators import Integrator, kept_axes
 
 LIGHTEST: Final = 0.1
 """Smallest mass of an atom, amu: that of a muon in the place of a proton."""

@@ -19,18 +19,10 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.models.energetics import Params, PredictFn, predictor
-from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
-from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf import motion as motions
-from bayes_mlff.otf import ranges
-from bayes_mlff.otf.barostat import SKEW, Span, cell_rescaling, skew, span_of
-from bayes_mlff.otf.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
-from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
-from bayes_mlff.otf.devices import ChainDevices, FirstThatFits, chain_mesh
-from bayes_mlff.otf.integrators import (
+from bayes_mlff.md import ranges
+from bayes_mlff.md.barostat import SKEW, Span, cell_rescaling, skew, span_of
+from bayes_mlff.md.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
+from bayes_mlff.md.integrators import (
     Integrator,
     MDState,
     friction_thermostat,
@@ -39,8 +31,16 @@ from bayes_mlff.otf.integrators import (
     thermostatted,
     velocity_verlet,
 )
+from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
+from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.energetics import Params, PredictFn, predictor
+from bayes_mlff.models.layers import last_sigma_bias
+from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models.registry import Potential
+from bayes_mlff.otf import motion as motions
+from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.otf.vacuum import VECTORS, refuse_vacuum
+from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood

@@ -9,15 +9,15 @@ from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, En
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.otf import plausibility
-from bayes_mlff.otf.dft.engine import Engine, EngineResult
-from bayes_mlff.otf.interruption import Interruption
 from bayes_mlff.otf.plausibility import Expectation
 from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import HostState
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.interruption import Interruption
 
 ATTEMPTS = 2
 """Calls for one geometry before a label that is not believed counts as a failure."""

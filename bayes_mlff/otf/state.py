@@ -12,8 +12,8 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.origin import Origin, drifted
 from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.md.integrators import MDState
 from bayes_mlff.otf.audits import Clock, Score
-from bayes_mlff.otf.integrators import MDState
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState
 

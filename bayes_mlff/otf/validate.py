@@ -11,12 +11,12 @@ from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.otf import trajectory
-from bayes_mlff.otf.dft.engine import Engine, EngineResult
-from bayes_mlff.otf.interruption import Interruption
+from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.otf.problem import Problem, ensemble, pretrained_energy
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import RunState
+from bayes_mlff.runs import trajectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.interruption import Interruption
 
 
 class Validation(NamedTuple):

@@ -15,8 +15,9 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.otf import run_data, trajectory, verdict
-from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.report import run_data, verdict
+from bayes_mlff.runs import trajectory
+from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.testing.bad_input import NUMBERS, Target, anything, damaged_bytes, damaged_text
 
 CONFIG: Final = "structure: x.cif\nengine: {name: ase, calculator: a:b, stress: true}\n"

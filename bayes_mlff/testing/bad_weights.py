@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from bayes_mlff.core.errors import shown
-from bayes_mlff.models import mace_files, registry, sevennet_files, torch_pickle
+from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.otf import checkpoint
+from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing.bad_input import Target, damaged_bytes, damaged_tree
 from bayes_mlff.testing.tiny import tiny_nequip
 

@@ -35,12 +35,12 @@ class Point(NamedTuple):
 
 
 POINTS: Final = {
-    "reference_started": Point("call", "bayes_mlff.otf.dft.engine:VerifiedEngine.label", "before"),
-    "reference_answered": Point("call", "bayes_mlff.otf.dft.engine:VerifiedEngine.label", "after"),
+    "reference_started": Point("call", "bayes_mlff.engines.engine:VerifiedEngine.label", "before"),
+    "reference_answered": Point("call", "bayes_mlff.engines.engine:VerifiedEngine.label", "after"),
     "label_half_written": Point("write", "dataset.extxyz", "half"),
     "label_written": Point("fsync", "dataset.extxyz", "before"),
     "label_synced": Point("fsync", "dataset.extxyz", "after"),
-    "chains_continued": Point("call", "bayes_mlff.otf.devices:ChainDevices.__call__", "after"),
+    "chains_continued": Point("call", "bayes_mlff.parallel.devices:ChainDevices.__call__", "after"),
     "thermo_half_written": Point("write", "thermo.csv", "half"),
     "trajectory_half_written": Point("write", "trajectory.extxyz", "half"),
     "event_half_written": Point("write", "events.jsonl", "half"),

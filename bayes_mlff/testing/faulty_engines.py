@@ -20,7 +20,7 @@ from ase.calculators.calculator import CalculationFailed, Calculator, Calculator
 
 from bayes_mlff.core.errors import EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.otf.dft.engine import Engine, EngineResult
+from bayes_mlff.engines.engine import Engine, EngineResult
 
 CALLS: Final = "calls.jsonl"
 FAULTS: Final = "faults.json"

@@ -7,7 +7,7 @@ import numpy as np
 
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.otf import checkpoint
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import faulty_engines
 
 SAME_BYTES = ("thermo.csv", "trajectory.extxyz")

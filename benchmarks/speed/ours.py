@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.md import replicas
+from bayes_mlff.md.chunk import batch_predictor, ensemble_predictor, make_chunk
+from bayes_mlff.md.integrators import Integrator, friction_thermostat, initial_state, thermostatted
+from bayes_mlff.md.schedule import build
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn, predictor
-from bayes_mlff.otf import replicas
-from bayes_mlff.otf.chunk import batch_predictor, ensemble_predictor, make_chunk
-from bayes_mlff.otf.devices import ChainDevices, chain_mesh
-from bayes_mlff.otf.integrators import Integrator, friction_thermostat, initial_state, thermostatted
-from bayes_mlff.otf.schedule import build
+from bayes_mlff.parallel.devices import ChainDevices, chain_mesh
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.chains import otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from bayes_mlff.core.command_line import one_device_per_core
-from bayes_mlff.otf.devices import GIB
+from bayes_mlff.parallel.devices import GIB
 from benchmarks.speed import cases, ours
 
 ROOT = Path(__file__).parents[2]

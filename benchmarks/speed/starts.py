@@ -17,7 +17,7 @@ import jax
 import yaml
 
 from bayes_mlff.otf import __main__ as command_line
-from bayes_mlff.otf import run_data
+from bayes_mlff.report import run_data
 
 CONFIG = {
     "structure": "ethanol",

@@ -20,7 +20,7 @@ from ase.optimize import FIRE
 
 from bayes_mlff.data.molecule_sets import write_npz
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
+from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
 
 TIMESTEP_FS = 1.0
 INTERVAL = 20

@@ -8,11 +8,12 @@ from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
-from bayes_mlff.otf import checkpoint, config, systems
+from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import prepare
-from bayes_mlff.otf.rundir import RunDirectory
-from bayes_mlff.otf.start import Start, contents
+from bayes_mlff.runs import checkpoint
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.start import Start, contents
 from bayes_mlff.testing import child_runs, small_run
 from bayes_mlff.testing.child_runs import Surroundings
 from bayes_mlff.testing.tiny import tiny_nequip

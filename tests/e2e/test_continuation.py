@@ -9,8 +9,9 @@ import yaml
 from ase.calculators.lj import LennardJones
 from rich.console import Console
 
+from bayes_mlff.cli import runner
 from bayes_mlff.data import dataset
-from bayes_mlff.otf import config, runner
+from bayes_mlff.otf import config
 from bayes_mlff.testing import small_run
 
 LJ = {"sigma": 1.0, "epsilon": 0.02, "rc": 4.0, "smooth": True}

@@ -19,8 +19,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from bayes_mlff.cli import runner
 from bayes_mlff.data import dataset
-from bayes_mlff.otf import checkpoint, runner
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import child_runs, faulty_engines, small_run
 from bayes_mlff.testing.child_runs import Surroundings
 from bayes_mlff.testing.run_comparison import differences, labels_paid_twice

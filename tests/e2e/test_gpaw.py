@@ -15,9 +15,9 @@ from ase.build import bulk
 from bayes_mlff.core.errors import EngineSetupError
 from bayes_mlff.core.units import GPA
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft.gpaw_engine import GpawEngine
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.gpaw.engine import GpawEngine
+from bayes_mlff.engines.gpaw.settings import GpawSettings
+from bayes_mlff.engines.registry import make_engine
 
 PYTHON = os.environ.get("BAYES_MLFF_GPAW_PYTHON", sys.executable)
 
@@ -27,7 +27,7 @@ def has_gpaw() -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not has_gpaw(), reason="needs GPAW: python -m bayes_mlff.otf.dft.install_gpaw")
+pytestmark = pytest.mark.skipif(not has_gpaw(), reason="needs GPAW: python -m bayes_mlff.engines.gpaw.install")
 
 SILICON = GpawSettings(python=PYTHON, cutoff_ev=200.0, convergence="tight")
 

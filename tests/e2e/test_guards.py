@@ -17,13 +17,15 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import EngineFailedError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
-from bayes_mlff.otf import checkpoint, config, loop, run_data, verdict
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import make_integrator, prepare
 from bayes_mlff.otf.state import RunStoppedError
+from bayes_mlff.report import run_data, verdict
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info
 from tests.e2e.conftest import TINY, Silent
 
@@ -178,7 +180,7 @@ def frames(path):
 @pytest.fixture(scope="module")
 def lost_once(tmp_path_factory):
     """An uninterrupted run that loses a position at step 37 and goes on from its trusted state."""
-    from bayes_mlff.otf.rundir import RunDirectory
+    from bayes_mlff.runs.directory import RunDirectory
 
     problem = make_problem(begin=breaks_at(37))
     path = tmp_path_factory.mktemp("lost") / "run"
@@ -482,7 +484,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_name(lost_once, open_sessi
 
 
 def test_the_console_says_what_happened(lost_once, capsys):
-    from bayes_mlff.otf.console import ConsoleObserver
+    from bayes_mlff.cli.console import ConsoleObserver
 
     problem, *_ = lost_once
     ConsoleObserver(Console(width=200), problem.config).notice(step=37, text="back to step 20: planted [/red]")

@@ -15,7 +15,7 @@ import pytest
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedError
 from bayes_mlff.data import dataset
 from bayes_mlff.models import registry
-from bayes_mlff.otf import hosts
+from bayes_mlff.parallel import hosts
 from bayes_mlff.testing.tiny import tiny_nequip
 
 COMMAND = """

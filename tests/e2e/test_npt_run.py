@@ -10,9 +10,9 @@ from ase.build import bulk
 from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import from_ase
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, loop
-from bayes_mlff.otf.dft.registry import make_engine
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.testing.tiny import tiny_nequip
 

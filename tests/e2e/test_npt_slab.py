@@ -6,10 +6,11 @@ import pytest
 from ase.build import fcc111
 from rich.console import Console
 
+from bayes_mlff.cli import runner
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
-from bayes_mlff.otf import config, loop, runner
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.testing.tiny import tiny_nequip
 from tests.e2e.test_npt_run import RAW, from_ase

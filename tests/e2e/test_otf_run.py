@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
-from bayes_mlff.otf import loop, run_data
+from bayes_mlff.otf import loop
 from bayes_mlff.otf.__main__ import app
-from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.rundir import RunDirectory
 from bayes_mlff.otf.state import Setback
+from bayes_mlff.report import run_data
+from bayes_mlff.runs.directory import RunDirectory
 
 
 class Interrupted(BaseException):
@@ -109,7 +110,7 @@ def test_an_interrupted_run_continues_bit_for_bit(reference_run, open_session, t
     paid = 0
 
     def engine(**faults):
-        from bayes_mlff.otf.dft.ase_engine import AseSettings
+        from bayes_mlff.engines.ase_engine import AseSettings
 
         return Counting(make_engine(AseSettings(name="ase", calculator="ase.calculators.emt:EMT")), **faults)
 

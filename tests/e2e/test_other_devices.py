@@ -16,10 +16,10 @@ from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, devices, systems
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import first_parameters, prepare
-from bayes_mlff.otf.rundir import RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.testing.tiny import tiny_nequip
 
 parsed = config.parse({

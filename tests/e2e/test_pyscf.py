@@ -14,11 +14,11 @@ from bayes_mlff.core.errors import (
     EngineSetupError,
 )
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft import pyscf_engine
-from bayes_mlff.otf.dft.calculator import EngineCalculator
-from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.calculator import EngineCalculator
+from bayes_mlff.engines.engine import Engine
+from bayes_mlff.engines.pyscf import engine as pyscf_engine
+from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
+from bayes_mlff.engines.registry import make_engine
 
 pytest.importorskip("pyscf", reason="needs the pyscf extra")
 

@@ -9,10 +9,11 @@ import yaml
 from ase.calculators.emt import EMT
 from rich.console import Console
 
+from bayes_mlff.cli import runner
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, neighbors
-from bayes_mlff.otf import config, cost, runner
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.otf import config, cost
 from bayes_mlff.otf.problem import prepare
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bayes_mlff.otf import runner, systems
+from bayes_mlff.cli import runner
+from bayes_mlff.otf import systems
 from bayes_mlff.testing import child_runs, faulty_engines, small_run
 from bayes_mlff.testing.child_runs import Surroundings
 from bayes_mlff.testing.run_comparison import differences, labels_paid_twice

@@ -22,8 +22,8 @@ import numpy as np
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.importers.mace_torch import NOT_WEIGHTS
 from bayes_mlff.models.mace_product import generalized_coupling
-from bayes_mlff.models.mace_torch import NOT_WEIGHTS
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
 
 if TYPE_CHECKING:

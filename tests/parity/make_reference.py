@@ -18,7 +18,7 @@ import numpy as np
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import NequIPConfig
-from bayes_mlff.models.torch_weights import NOT_WEIGHTS, PREFIX, Source, declared
+from bayes_mlff.models.importers.torch_weights import NOT_WEIGHTS, PREFIX, Source, declared
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.models.sevennet_weights import NOT_WEIGHTS
+from bayes_mlff.models.importers.sevennet_weights import NOT_WEIGHTS
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from flax.traverse_util import flatten_dict
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.models.mace_files import describe, read_model, read_state, state_of, write_models
+from bayes_mlff.models.importers.mace_files import describe, read_model, read_state, state_of, write_models
+from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.mace_product import symmetrized
-from bayes_mlff.models.mace_torch import from_mace, to_mace
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential, initialize, restrict
 from bayes_mlff.testing import tolerances

@@ -18,15 +18,15 @@ from ase.md.velocitydistribution import thermalize_momenta
 
 from bayes_mlff.core import units
 from bayes_mlff.data.graph import volume
-from bayes_mlff.otf.barostat import cell_rescaling, internal_pressure
-from bayes_mlff.otf.integrators import (
+from bayes_mlff.md.barostat import cell_rescaling, internal_pressure
+from bayes_mlff.md.integrators import (
     friction_thermostat,
     initial_state,
     kinetic_energy,
     rescaling_thermostat,
     total_work,
 )
-from bayes_mlff.otf.schedule import Segment, build, constant
+from bayes_mlff.md.schedule import Segment, build, constant
 
 ARGON = 18
 

@@ -11,9 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from bayes_mlff.core import units
 from bayes_mlff.data.graph import volume
-from bayes_mlff.otf.barostat import Span, cell_rescaling, span_of
-from bayes_mlff.otf.integrators import friction_thermostat, kinetic_energy, rescaling_thermostat
-from bayes_mlff.otf.schedule import constant
+from bayes_mlff.md.barostat import Span, cell_rescaling, span_of
+from bayes_mlff.md.integrators import friction_thermostat, kinetic_energy, rescaling_thermostat
+from bayes_mlff.md.schedule import constant
 from tests.physics.test_barostat import (
     GAS_ATOMS,
     GAS_KT,

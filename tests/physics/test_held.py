@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core import units
-from bayes_mlff.otf.integrators import (
+from bayes_mlff.md.integrators import (
     initial_state,
     kinetic_energy,
     langevin,

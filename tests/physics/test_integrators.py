@@ -10,7 +10,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
 from bayes_mlff.core import units
-from bayes_mlff.otf.integrators import (
+from bayes_mlff.md.integrators import (
     add_work,
     initial_state,
     kinetic_energy,
@@ -19,7 +19,7 @@ from bayes_mlff.otf.integrators import (
     velocity_rescaling,
     velocity_verlet,
 )
-from bayes_mlff.otf.schedule import Segment, build
+from bayes_mlff.md.schedule import Segment, build
 
 SPRING = 5.0  # eV/Å²
 

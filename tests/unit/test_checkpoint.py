@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from bayes_mlff.core.errors import RunDirectoryError
-from bayes_mlff.otf import checkpoint
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing.faults import Fault, accident
 
 

@@ -5,10 +5,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bayes_mlff.cli.template import template
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config, systems
-from bayes_mlff.otf.template import template
 
 MINIMAL = {"structure": "ethanol"}
 HOT = {"until_ps": 1.0, "temperature_k": 900.0}

@@ -8,10 +8,10 @@ from ase.build import bulk, molecule
 from bayes_mlff.core.errors import EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft.ase_engine import AseSettings
-from bayes_mlff.otf.dft.consistency import compare
-from bayes_mlff.otf.dft.pyscf_molecule import PyscfSettings
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.ase_engine import AseSettings
+from bayes_mlff.engines.consistency import compare
+from bayes_mlff.engines.pyscf.molecule import PyscfSettings
+from bayes_mlff.engines.registry import make_engine
 
 EMT = AseSettings(calculator="ase.calculators.emt:EMT", stress=True)
 

@@ -16,14 +16,17 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.otf import crystal_figures as crystals
-from bayes_mlff.otf import figures, report, run_data, schedule, trajectory
-from bayes_mlff.otf.crystal_figures import Octahedra
-from bayes_mlff.otf.dft.moments import moment_remarks
-from bayes_mlff.otf.run_data import LabelSeries
-from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
-from bayes_mlff.otf.schedule import Segment
-from bayes_mlff.otf.trajectory import Trajectory
+from bayes_mlff.engines.moments import moment_remarks
+from bayes_mlff.md import schedule
+from bayes_mlff.md.schedule import Segment
+from bayes_mlff.report import crystal_figures as crystals
+from bayes_mlff.report import figures, run_data
+from bayes_mlff.report import page as report
+from bayes_mlff.report.crystal_figures import Octahedra
+from bayes_mlff.report.run_data import LabelSeries
+from bayes_mlff.runs import trajectory
+from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.trajectory import Trajectory
 
 THRESHOLD = 6.0 * KCAL_MOL
 DYNAMICS = """

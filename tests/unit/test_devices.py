@@ -14,10 +14,10 @@ import pytest
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.md.chunk import ensemble_predictor, make_chunk
+from bayes_mlff.md.integrators import initial_state, velocity_verlet
 from bayes_mlff.models.energetics import Prediction
-from bayes_mlff.otf.chunk import ensemble_predictor, make_chunk
-from bayes_mlff.otf.devices import GIB, ChainDevices, chain_mesh, memory_budget, update_mesh
-from bayes_mlff.otf.integrators import initial_state, velocity_verlet
+from bayes_mlff.parallel.devices import GIB, ChainDevices, chain_mesh, memory_budget, update_mesh
 from bayes_mlff.testing.structures import ethanol
 
 EIGHT = """
@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, devices, systems
-from bayes_mlff.otf.chunk import make_chunk
-from bayes_mlff.otf.integrators import initial_state
+from bayes_mlff.md.chunk import make_chunk
+from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf.problem import first_parameters, prepare
 from bayes_mlff.data import neighbors
 from bayes_mlff.posterior import training_set as training
@@ -228,7 +228,7 @@ def test_chains_that_cannot_be_shared_out_over_processes_are_refused(monkeypatch
 def test_processes_with_unlike_devices_agree_on_the_mesh(monkeypatch):
     owned = [[f"{process}.{i}" for i in range(count)] for process, count in enumerate((5, 4))]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr("bayes_mlff.otf.devices.Mesh", lambda array, names: (array.tolist(), names))
+    monkeypatch.setattr("bayes_mlff.parallel.devices.Mesh", lambda array, names: (array.tolist(), names))
     meshes = []
     for here in (0, 1):
         monkeypatch.setattr(

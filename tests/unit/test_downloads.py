@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.models import downloads, registry
-from bayes_mlff.models.downloads import DOWNLOADS, Download, fetch
-from bayes_mlff.models.mace_files import read_model
+from bayes_mlff.models import registry
+from bayes_mlff.models.importers import downloads
+from bayes_mlff.models.importers.downloads import DOWNLOADS, Download, fetch
+from bayes_mlff.models.importers.mace_files import read_model
 
 
 @pytest.fixture

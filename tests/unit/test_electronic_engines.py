@@ -11,16 +11,16 @@ import pytest
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import ElectronicState, Structure, from_ase
-from bayes_mlff.otf.dft.ase_engine import AseSettings
-from bayes_mlff.otf.dft.calculator import EngineCalculator
-from bayes_mlff.otf.dft.chgnet import ChgnetEngine, ChgnetSettings
-from bayes_mlff.otf.dft.electrons import tell
-from bayes_mlff.otf.dft.gpaw_engine import GpawEngine
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings
-from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine
-from bayes_mlff.otf.dft.pyscf_molecule import PyscfSettings
-from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.dft.worker import WorkerSettings
+from bayes_mlff.engines.ase_engine import AseSettings
+from bayes_mlff.engines.calculator import EngineCalculator
+from bayes_mlff.engines.chgnet import ChgnetEngine, ChgnetSettings
+from bayes_mlff.engines.electrons import tell
+from bayes_mlff.engines.gpaw.engine import GpawEngine
+from bayes_mlff.engines.gpaw.settings import GpawSettings
+from bayes_mlff.engines.pyscf.engine import PyscfEngine
+from bayes_mlff.engines.pyscf.molecule import PyscfSettings
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.worker.engine import WorkerSettings
 
 FLAT = {"input_data": {"tot_charge": 1}}
 

@@ -9,8 +9,10 @@ import pytest
 from ase.build import molecule
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.finetune import EnsembleCalculator, OutsideTrainingWarning, energy_sigma, ensemble, evaluate, levels
-from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
+from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import saved as ensemble
+from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
+from bayes_mlff.finetune import EnsembleCalculator, OutsideTrainingWarning, energy_sigma, evaluate
 from bayes_mlff.finetune.evaluate import Quality
 from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models import registry

@@ -12,10 +12,10 @@ from ase.calculators.lj import LennardJones
 
 from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.data.structure import ElectronicState, Structure, from_ase
-from bayes_mlff.otf.dft import factories
-from bayes_mlff.otf.dft.ase_engine import AseSettings
-from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.dft.worker import WorkerSettings
+from bayes_mlff.engines import factories
+from bayes_mlff.engines.ase_engine import AseSettings
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.worker.engine import WorkerSettings
 
 MODULE = textwrap.dedent("""
     import sys

@@ -16,10 +16,10 @@ from ase.calculators.emt import EMT
 
 from bayes_mlff.core.errors import EngineFailedError, EngineSetupError
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft.ase_engine import AseSettings
-from bayes_mlff.otf.dft.pyscf_molecule import PyscfSettings
-from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.dft.worker import WorkerSettings
+from bayes_mlff.engines.ase_engine import AseSettings
+from bayes_mlff.engines.pyscf.molecule import PyscfSettings
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.worker.engine import WorkerSettings
 
 FILES = textwrap.dedent('''
     """A calculator that works with files in its directory, as electronic-structure programs do."""
@@ -114,8 +114,8 @@ from pathlib import Path
 import numpy as np
 from ase.build import bulk
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.otf.dft.ase_engine import AseSettings
-from bayes_mlff.otf.dft.registry import make_engine
+from bayes_mlff.engines.ase_engine import AseSettings
+from bayes_mlff.engines.registry import make_engine
 folder, seed = Path(sys.argv[1]), int(sys.argv[2])
 folder.mkdir()
 atoms = bulk("Cu", cubic=True)

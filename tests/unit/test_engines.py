@@ -35,21 +35,14 @@ from bayes_mlff.core.errors import (
 )
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure, from_ase, to_ase
+from bayes_mlff.engines.ase_engine import AseEngine, AseSettings
+from bayes_mlff.engines.calculator import EngineCalculator
+from bayes_mlff.engines.engine import Engine, EngineResult, VerifiedEngine, climb, hash_settings, verified_label
+from bayes_mlff.engines.moments import moments_of_elements
+from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
+from bayes_mlff.engines.registry import EngineSettings, make_engine
+from bayes_mlff.engines.worker.engine import WorkerSettings
 from bayes_mlff.otf import systems
-from bayes_mlff.otf.dft.ase_engine import AseEngine, AseSettings
-from bayes_mlff.otf.dft.calculator import EngineCalculator
-from bayes_mlff.otf.dft.engine import (
-    Engine,
-    EngineResult,
-    VerifiedEngine,
-    climb,
-    hash_settings,
-    verified_label,
-)
-from bayes_mlff.otf.dft.moments import moments_of_elements
-from bayes_mlff.otf.dft.pyscf_engine import PyscfEngine, PyscfSettings
-from bayes_mlff.otf.dft.registry import EngineSettings, make_engine
-from bayes_mlff.otf.dft.worker import WorkerSettings
 
 
 def copper(seed: int = 0) -> Structure:

@@ -15,10 +15,10 @@ from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.labels import Label
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.otf import chunk as chunks
+from bayes_mlff.md import chunk as chunks
+from bayes_mlff.md.chunk import Stop, no_limits
+from bayes_mlff.md.integrators import kinetic_energy
 from bayes_mlff.otf import guards
-from bayes_mlff.otf.chunk import Stop, no_limits
-from bayes_mlff.otf.integrators import kinetic_energy
 from bayes_mlff.otf.plausibility import Expectation, objections
 from tests.unit.test_guards import md, predictive, problem, real, structure
 

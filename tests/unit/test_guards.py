@@ -15,10 +15,10 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.otf import chunk as chunks
+from bayes_mlff.md import chunk as chunks
+from bayes_mlff.md.chunk import Stop, no_limits
+from bayes_mlff.md.integrators import initial_state, kinetic_energy
 from bayes_mlff.otf import config, guards, storm
-from bayes_mlff.otf.chunk import Stop, no_limits
-from bayes_mlff.otf.integrators import initial_state, kinetic_energy
 from bayes_mlff.otf.problem import make_integrator
 from bayes_mlff.otf.state import Anchor, HostState, RunStoppedError, Setback
 

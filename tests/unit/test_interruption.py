@@ -12,9 +12,9 @@ import pytest
 
 from bayes_mlff.core import durations
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunInterruptedError
-from bayes_mlff.otf import interruption
-from bayes_mlff.otf.descendants import descendants
-from bayes_mlff.otf.interruption import Interruption, TimeLimit, time_limit
+from bayes_mlff.runs import interruption
+from bayes_mlff.runs.descendants import descendants
+from bayes_mlff.runs.interruption import Interruption, TimeLimit, time_limit
 
 
 def until(condition, seconds=10.0):
@@ -136,7 +136,7 @@ def _is_alive(pid: int) -> bool:
 BUSY = """
 import sqlite3, subprocess, sys, time
 from bayes_mlff.otf import interruption
-from bayes_mlff.otf.interruption import Interruption
+from bayes_mlff.runs.interruption import Interruption
 interruption.PATIENCE_S = 1.0
 def library():
     # Like XLA or BLAS: does not return to where Python looks for signals.

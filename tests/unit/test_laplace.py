@@ -8,7 +8,8 @@ from flax.traverse_util import flatten_dict
 from scipy import optimize, stats
 
 from bayes_mlff.core.units import KCAL_MOL
-from bayes_mlff.finetune import ensemble, frames, laplace
+from bayes_mlff.ensemble import saved as ensemble
+from bayes_mlff.finetune import frames, laplace
 from bayes_mlff.finetune.laplace import Curvature
 from bayes_mlff.models import layers, registry
 from bayes_mlff.models.config import MACEConfig

@@ -11,8 +11,11 @@ from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
-from bayes_mlff.otf import frame_index, report, run_data, standing, systems, thermo_log, trajectory, validate
-from bayes_mlff.otf.rundir import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.otf import systems, validate
+from bayes_mlff.report import page as report
+from bayes_mlff.report import run_data, standing
+from bayes_mlff.runs import frame_index, thermo_log, trajectory
+from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
 
 ROWS = 200_000
 ETHANOL = systems.structure("ethanol", base=Path())

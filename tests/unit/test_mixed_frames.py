@@ -14,20 +14,20 @@ from safetensors.numpy import save_file
 from bayes_mlff.core.errors import DataError, WeightsError
 from bayes_mlff.core.units import HARTREE
 from bayes_mlff.data.graph import padded
+from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import saved as ensemble
+from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import (
     EnsembleCalculator,
     config,
     doubts,
-    ensemble,
     evaluate,
     frames,
     label_units,
     laplace,
-    levels,
     run,
     sampling,
 )
-from bayes_mlff.finetune.ensemble import Ensemble, SigmaFactors
 from bayes_mlff.models import layers, registry
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.energetics import Prediction

@@ -10,9 +10,9 @@ from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
+from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import predictor
-from bayes_mlff.otf.integrators import initial_state
 from bayes_mlff.otf.state import DeviceState, HostState, RunState, recentred
 from bayes_mlff.testing.bad_weights import TINY
 from bayes_mlff.testing.structures import ethanol, triclinic

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayes_mlff.otf.dft.plane_waves import count, energy_correction, log_excess, smooth_count
+from bayes_mlff.engines.gpaw.plane_waves import count, energy_correction, log_excess, smooth_count
 
 CELL = np.array([[5.5, 0.0, 0.0], [0.4, 5.8, 0.0], [-0.3, 0.6, 7.7]])
 

@@ -12,8 +12,9 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.graph import volume
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.otf import config, ranges, systems
-from bayes_mlff.otf.integrators import initial_state
+from bayes_mlff.md import ranges
+from bayes_mlff.md.integrators import initial_state
+from bayes_mlff.otf import config, systems
 from bayes_mlff.otf.problem import make_integrator
 
 ENGINE = {"name": "ase", "calculator": "ase.calculators.emt:EMT", "stress": True}

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.registry import (
     SHIPPED,
@@ -24,7 +25,6 @@ from bayes_mlff.models.registry import (
     restrict,
     save,
 )
-from bayes_mlff.models.sevennet_files import CHECKPOINTS
 from bayes_mlff.testing.tiny import tiny_nequip
 
 CONFIG = tiny_nequip(

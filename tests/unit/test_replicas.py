@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bayes_mlff.data import neighbors
+from bayes_mlff.md import replicas
+from bayes_mlff.md.chunk import Stop, batch_predictor, ensemble_predictor, make_chunk, no_limits
+from bayes_mlff.md.integrators import initial_state, langevin
 from bayes_mlff.models.energetics import NodeOutput, predictor
-from bayes_mlff.otf import replicas
-from bayes_mlff.otf.chunk import Stop, batch_predictor, ensemble_predictor, make_chunk, no_limits
-from bayes_mlff.otf.integrators import initial_state, langevin
 from bayes_mlff.testing.structures import triclinic
 
 R_MAX, LENGTH = 2.6, 40

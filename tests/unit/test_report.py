@@ -18,7 +18,8 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.otf import figures, report
+from bayes_mlff.report import figures
+from bayes_mlff.report import page as report
 
 THRESHOLD = 0.5 * KCAL_MOL
 OFFSET = 17.0

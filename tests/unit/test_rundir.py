@@ -10,7 +10,7 @@ import pytest
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
-from bayes_mlff.otf.rundir import LABEL_RESERVE, THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.directory import LABEL_RESERVE, THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.testing.faults import Fault, accident
 
 

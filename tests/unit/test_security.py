@@ -27,11 +27,14 @@ from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.data.structure import from_ase
+from bayes_mlff.engines.ase_engine import AseSettings
 from bayes_mlff.finetune import config as finetune_config
-from bayes_mlff.models import mace_files, registry, sevennet_files, torch_pickle
+from bayes_mlff.models import registry
+from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
 from bayes_mlff.otf import config as run_config
-from bayes_mlff.otf import report, run_data, systems
-from bayes_mlff.otf.dft.ase_engine import AseSettings
+from bayes_mlff.otf import systems
+from bayes_mlff.report import page as report
+from bayes_mlff.report import run_data
 from bayes_mlff.testing.bad_input import repacked
 from bayes_mlff.testing.bad_weights import TINY, tensor_program
 

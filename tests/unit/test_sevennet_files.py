@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.models.sevennet_files import CHECKPOINTS, find, read
+from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
 
 
 class Global:

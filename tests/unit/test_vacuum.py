@@ -8,7 +8,7 @@ from ase.spacegroup import crystal
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.otf.vacuum import gaps, held_together, refuse_vacuum
+from bayes_mlff.md.vacuum import gaps, held_together, refuse_vacuum
 
 ALL = ("a", "b", "c")
 

@@ -6,8 +6,9 @@ import pytest
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.otf import config, verdict
-from bayes_mlff.otf.run_data import RunData, ThermoSeries
+from bayes_mlff.otf import config
+from bayes_mlff.report import verdict
+from bayes_mlff.report.run_data import RunData, ThermoSeries
 
 STEPS = 20_000
 """10 ps."""

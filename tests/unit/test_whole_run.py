@@ -10,9 +10,10 @@ from bayes_mlff.core.errors import ConfigError, RunDirectoryError
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
-from bayes_mlff.otf import beginning, config, start, systems
-from bayes_mlff.otf.same_start import model_differences, structure_differences
-from bayes_mlff.otf.start import Start
+from bayes_mlff.otf import beginning, config, systems
+from bayes_mlff.runs import start
+from bayes_mlff.runs.same_start import model_differences, structure_differences
+from bayes_mlff.runs.start import Start
 from bayes_mlff.testing.small_run import MODEL
 
 ETHANOL = systems.structure("ethanol", base=systems._folder())

@@ -20,16 +20,19 @@ from bayes_mlff.core.errors import (
     EngineSetupError,
 )
 from bayes_mlff.data.structure import Structure, from_ase
-from bayes_mlff.otf.dft import gpaw_settings, install_gpaw, worker, worker_process
-from bayes_mlff.otf.dft.ase_engine import AseSettings, level_hash
-from bayes_mlff.otf.dft.engine import Engine
-from bayes_mlff.otf.dft.gpaw_engine import GpawEngine
-from bayes_mlff.otf.dft.gpaw_settings import GpawSettings, Hubbard, gpaw_arguments
-from bayes_mlff.otf.dft.moments import moment_remarks, moments_of_elements
-from bayes_mlff.otf.dft.registry import make_engine
-from bayes_mlff.otf.dft.worker import WorkerEngine, WorkerSettings
-from bayes_mlff.otf.dft.worker_child import OutputCheck
-from bayes_mlff.otf.dft.worker_process import WorkerProcess, child_environment, find_python
+from bayes_mlff.engines.ase_engine import AseSettings, level_hash
+from bayes_mlff.engines.engine import Engine
+from bayes_mlff.engines.gpaw import install as install_gpaw
+from bayes_mlff.engines.gpaw import settings as gpaw_settings
+from bayes_mlff.engines.gpaw.engine import GpawEngine
+from bayes_mlff.engines.gpaw.settings import GpawSettings, Hubbard, gpaw_arguments
+from bayes_mlff.engines.moments import moment_remarks, moments_of_elements
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.worker import engine as worker
+from bayes_mlff.engines.worker import process as worker_process
+from bayes_mlff.engines.worker.child import OutputCheck
+from bayes_mlff.engines.worker.engine import WorkerEngine, WorkerSettings
+from bayes_mlff.engines.worker.process import WorkerProcess, child_environment, find_python
 
 PLANTED = textwrap.dedent("""
     import os, subprocess, sys, time
@@ -278,7 +281,7 @@ def test_the_child_and_its_stubborn_family_end_when_this_process_is_killed(tmp_p
     code = f"""
         import json, os, time
         from pathlib import Path
-        from bayes_mlff.otf.dft.worker_process import WorkerProcess
+        from bayes_mlff.engines.worker.process import WorkerProcess
         child = WorkerProcess({sys.executable!r}, dict(os.environ), Path({str(tmp_path)!r}))
         child.ask({{"op": "start", "calculator": "planted_engine:Faulty", "output": None}}, 60.0)
         print(child.pid, flush=True)
@@ -708,7 +711,7 @@ def test_chgnet_says_that_it_is_no_reference():
 
 
 def worker_engine_of_chgnet() -> Engine:
-    from bayes_mlff.otf.dft.chgnet import ChgnetSettings
+    from bayes_mlff.engines.chgnet import ChgnetSettings
 
     engine = make_engine(ChgnetSettings())
     assert isinstance(engine._engine, worker.WorkerEngine)

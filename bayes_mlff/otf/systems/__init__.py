@@ -10,8 +10,8 @@ from bayes_mlff.core.settings import read_yaml
 from bayes_mlff.data import structure_files
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
+from bayes_mlff.engines import registry as engines
 from bayes_mlff.models import registry
-from bayes_mlff.otf.dft import registry as engines
 
 SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 """Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an

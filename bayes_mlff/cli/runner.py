@@ -1,0 +1,337 @@
+"""From a configuration to a finished run: the thin shell around the loop that the command line calls."""
+
+import shlex
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from bayes_mlff.cli.console import ConsoleObserver
+from bayes_mlff.core import durations, settings
+from bayes_mlff.core.errors import RunInterruptedError
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.engines import consistency
+from bayes_mlff.engines.engine import Engine
+from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.otf import advice, beginning, cost, systems
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf.changes import Change, check_changes
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.cost import Cost
+from bayes_mlff.otf.loop import Session
+from bayes_mlff.otf.problem import Problem, prepare
+from bayes_mlff.otf.state import RunState
+from bayes_mlff.otf.validate import validate
+from bayes_mlff.parallel import hosts
+from bayes_mlff.parallel.devices import GIB
+from bayes_mlff.report import export as exporting
+from bayes_mlff.report import page as reporting
+from bayes_mlff.report import run_data, standing
+from bayes_mlff.runs import start as starts
+from bayes_mlff.runs.directory import CONFIG, RunDirectory
+from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
+from bayes_mlff.runs.start import Start
+
+
+def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_time_s: float | None = None) -> None:
+    """Start a run in `path`, or continue the same run if it was interrupted.
+
+    A run that is there goes on from the structure and the model that it keeps; those of the configuration must be the
+    same, or may have gone.
+
+    Args:
+      config: validated configuration.
+      path: run directory.
+      base: directory against which the structure's and the model's relative paths are resolved.
+      console: where to report progress.
+      wall_time_s: after which the run must have ended, s; None for as long as it takes.
+
+    Raises:
+      ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
+      RunDirectoryError: if `path` holds another run.
+      RunInterruptedError: if it was asked to end; it can be continued.
+    """
+    console = _alone(console)
+    with Interruption(time_limit(wall_time_s), farewell="go on with the same command") as interruption:
+        config, base = _with_absolute_paths(config, base), base.absolute()
+        with hosts.run_directory(path.absolute()) as own:
+            if not (own / CONFIG).is_file():
+                _begin(config, own, base, Outside(path, console, interruption))
+                return
+            interruption.farewell = _how_to_resume(path)
+            stored = configuration.load(own / CONFIG)
+            begun = beginning.same_run(config, stored, own)
+            for remark in begun.remarks:
+                console.print(f"  {remark}", highlight=False, soft_wrap=True)
+            _continue(stored, own, begun.start._replace(base=base), Outside(path, console, interruption))
+
+
+def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: float | None = None) -> None:
+    """Continue a run from its newest intact checkpoint, with the structure and the model that it keeps.
+
+    Raises:
+      ConfigError: if a setting has changed that makes it another run; see `changes.FREE`.
+      RunDirectoryError: if there is no run, another process works on it, or something that it keeps is damaged.
+      RunInterruptedError: if it was asked to end; it can be continued.
+    """
+    console = _alone(console)
+    with (
+        Interruption(time_limit(wall_time_s), farewell=_how_to_resume(path)) as interruption,
+        hosts.run_directory(path.absolute()) as own,
+    ):
+        _continue(config, own, starts.read(own), Outside(path, console, interruption))
+
+
+class Outside(NamedTuple):
+    """Where a run reports, and who may end it."""
+
+    path: Path  # of the run as the user named it
+    console: Console
+    interruption: Interruption
+
+
+def _how_to_resume(path: Path) -> str:
+    return f"go on with: bayes-mlff resume {shlex.quote(str(path))}"
+
+
+def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
+    initial = systems.initial_structure(config.structure, base=base)
+    problem = _problem(config, initial, outside.console)
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
+        engine.check(problem.structure)
+        start = Start(initial, problem.potential, engine.settings_hash, engine.description, base)
+        directory = RunDirectory(path)
+        directory.create(settings.dump(config), starts.contents(start))
+        _work(problem, engine, directory, outside)
+
+
+def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> None:
+    directory = RunDirectory(path)
+    before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
+    changed = check_changes(before, config)
+    problem = _problem(config, start.initial, outside.console, start.potential)
+    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
+        beginning.check_engine(start, engine.settings_hash, engine.description)
+        engine.check(problem.structure)
+        _work(problem, engine, directory, outside, changed)
+
+
+def check(config: RunConfig, *, base: Path, console: Console, label: bool, forces: bool = False) -> None:
+    """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
+    start, console = systems.initial_structure(config.structure, base=base), _alone(console)
+    problem = _problem(_with_absolute_paths(config, base), start, console)
+    with hosts.SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
+        engine.check(problem.structure)
+        _introduce(problem, engine, console)
+        spent = cost.measure(problem)
+        _say_cost(config, spent, console)
+        if label or forces:
+            result = engine.label(problem.structure)
+            hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
+            console.print(
+                f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
+                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if forces:
+            for line in consistency.compare(engine, problem.structure, result.label):
+                console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print("everything is ready to run")
+
+
+def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
+    md_s = spent.run_s(config, labels=0, label_s=0.0)
+    console.print(
+        f"  cost       {1e3 * spent.step_s:.3g} ms a step of dynamics, {md_s / 60.0:.2g} min for all; "
+        f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
+        f"{spent.label_bytes / 2**20:.2g} MiB a label",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def status(path: Path, *, console: Console) -> None:
+    """Print how far a run is."""
+    for name, value in standing.rows(path, run_data.read(path)):
+        console.print(f"  {name + ':':{standing.WIDTH}} {value}", highlight=False, soft_wrap=True, markup=False)
+
+
+def report(path: Path) -> Path:
+    """Write report.html and return its path."""
+    run = run_data.read(path)
+    title = f"On-the-fly run of {Path(run.config.structure.file).stem}"
+    return reporting.write_report(path, threshold_ev=run.threshold_ev, title=title, run=run)
+
+
+def export(path: Path, folder: Path, *, template: Path | None, trust: bool) -> list[Path]:
+    """Write the chains of a run to files; see `exporting.export`."""
+    return exporting.export(path, starts.read(path).potential, folder, template=template, trust=trust)
+
+
+def _problem(
+    config: RunConfig, start: InitialStructure, console: Console, potential: Potential | None = None
+) -> Problem:
+    """Everything that stays fixed during a run; the model is that of the configuration where none is given."""
+    selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    for remark in start.remarks:
+        console.print(f"  structure  {remark}", highlight=False, soft_wrap=True, markup=False)
+    if potential is None:
+        potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
+    return prepare(config, start.structure, potential, velocities=start.velocities)
+
+
+def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
+    """A run directory must be resumable from anywhere."""
+    changes = {}
+    if config.structure.file not in systems.STRUCTURES:
+        where = str((base / config.structure.file).resolve())
+        changes["structure"] = config.structure.model_copy(update={"file": where})
+    if config.model not in registry.NAMES:
+        changes["model"] = str((base / config.model).resolve())
+    return config.model_copy(update=changes)
+
+
+def _alone(console: Console) -> Console:
+    """Of several processes the first alone speaks."""
+    return console if hosts.first() else Console(quiet=True)
+
+
+def _work(
+    problem: Problem,
+    engine: hosts.SharedEngine,
+    directory: RunDirectory,
+    outside: Outside,
+    changed: tuple[Change, ...] = (),
+) -> None:
+    console, interruption, started = outside.console, outside.interruption, time.perf_counter()
+    interruption.farewell = _how_to_resume(outside.path)
+    directory.open()
+    interruption.last_words = partial(_take_leave, directory, interruption)
+    try:
+        directory.log("session_started")
+        _introduce(problem, engine, console)
+        _say_limit(interruption, console)
+        _put_in_force(problem.config, changed, directory, console)
+        with ConsoleObserver(console, problem.config) as observer:
+            session = Session(problem, engine, directory, observer, interruption)
+            observer.working("compiling, and labelling the first structure")
+            state = session.finish(session.resume())
+            path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer, interruption)))
+    except RunInterruptedError as error:
+        directory.log("interrupted", step=interruption.step, reason=error.reason)
+        raise
+    finally:
+        interruption.last_words = nothing_to_say
+        directory.close()
+    if not hosts.first():
+        return
+    run = run_data.read(directory.path)
+    for name, value in standing.judgement(run):
+        console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {len(run.records)} labels; report: {path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _take_leave(directory: RunDirectory, interruption: Interruption, reason: str) -> None:
+    """What is still to be done where the process ends in the middle of something."""
+    directory.log("interrupted", step=interruption.step, reason=reason)
+    directory.close()
+    if not hosts.first():
+        shutil.rmtree(directory.path, ignore_errors=True)
+
+
+def _say_limit(interruption: Interruption, console: Console) -> None:
+    limit = interruption.limit
+    if limit is not None:
+        left = limit.monotonic_s - time.monotonic()
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + left))
+        console.print(
+            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _conclude(
+    problem: Problem,
+    engine: Engine,
+    directory: RunDirectory,
+    state: RunState,
+    observer: ConsoleObserver,
+    interruption: Interruption,
+) -> Path:
+    """Look back at a run that has ended, and return the path of the report."""
+    if problem.config.validation_frames > 0:
+        validate(
+            problem,
+            engine,
+            directory,
+            state,
+            lambda done, of: observer.working(f"reference energy of random frame {done} of {of}"),
+            interruption,
+        )
+    return report(directory.path)
+
+
+def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, console: Console) -> None:
+    """Say and log which settings have changed since the run last went on."""
+    for change in changed:
+        directory.log("setting", **change._asdict())
+        console.print(f"  changed    {change.key}: {change.before} -> {change.after}", highlight=False, soft_wrap=True)
+    directory.put_in_force(settings.dump(config))
+
+
+def _introduce(problem: Problem, engine: hosts.SharedEngine, console: Console) -> None:
+    config, dynamics = problem.config, problem.config.dynamics
+    apart = config.min_steps_between_labels
+    spacing = f", {apart} steps between them" if apart else ""
+    validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
+    electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
+    console.print(
+        f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
+        f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
+        f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
+        f"{config.sampler.steps} steps of each after a label\n"
+        f"  reference  {engine.description}\n{electrons}"
+        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"at most {config.max_labels} labels{spacing}{validation}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for word, text in problem.motion.remarks:
+        console.print(f"  {word:<10} {text}", highlight=False, soft_wrap=True, markup=False)
+    warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
+    if warning is not None:
+        console.print(f"  warning    {warning}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _conditions(problem: Problem) -> str:
+    """Temperatures and, in npt, pressures of the run, in words."""
+    config = problem.config
+    if config.dynamics.ensemble == "nve":
+        if problem.motion.momenta is not None:
+            return ""
+        return f" from {config.dynamics.initial_temperature_k:g} K"
+    held = config.dynamics.conditions()
+
+    def values(pairs: np.ndarray, unit: str) -> str:
+        kept = pairs[held.begin_fs < config.dynamics.duration_ps * 1000.0].ravel()
+        steps = [x for i, x in enumerate(kept) if i == 0 or x != kept[i - 1]]
+        return f"{', '.join(f'{x:g}' for x in steps)} {unit}"
+
+    pressure = f", {values(held.pressure_gpa, 'GPa')}" if config.dynamics.ensemble == "npt" else ""
+    free = config.dynamics.barostat.free
+    if pressure and len(free) < 3:
+        pressure += f" on {', '.join(free)} alone (of the whole cell, with any vacuum in it)"
+    return f" at {values(held.temperature_k, 'K')}{pressure}"

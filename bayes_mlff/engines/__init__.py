@@ -1,0 +1,1 @@
+"""Reference methods: from a structure to its energy, forces and stress."""

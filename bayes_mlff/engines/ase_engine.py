@@ -1,0 +1,257 @@
+"""Any ASE calculator as a reference engine."""
+
+import importlib
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import ase
+import numpy as np
+from ase.calculators.calculator import BaseCalculator
+from ase.stress import voigt_6_to_full_3x3_stress
+from pydantic import JsonValue
+
+from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.engines import calls, factories
+from bayes_mlff.engines.calculator_settings import (
+    RETRY_EXCEPTIONS,
+    SETUP_EXCEPTIONS,
+    CalculatorSettings,
+    all_arguments,
+    describe,
+    lacking,
+    level_hash,
+    root_package,
+)
+from bayes_mlff.engines.charge_spin import initial_moments
+from bayes_mlff.engines.electrons import Told, tell
+from bayes_mlff.engines.engine import EngineResult, climb, with_geometry
+from bayes_mlff.engines.moments import check_count
+from bayes_mlff.engines.work_folder import WorkFolder, working_in
+from bayes_mlff.engines.worker.child import OutputCheck
+
+
+class AseSettings(CalculatorSettings):
+    """An ASE calculator inside this process.
+
+    It works in the folder `engine` of the run directory, from which relative paths in `arguments` and `output_file`
+    start, unless they name a file beside the configuration.
+    """
+
+    name: Literal["ase"] = "ase"
+
+
+class AseEngine:
+    """An `Engine` around one ASE calculator. It has no state to save."""
+
+    def __init__(self, settings: AseSettings, directory: Path | None = None, *, base: Path | None = None):
+        """Import the calculator's class and the exceptions to expect; nothing is calculated.
+
+        Args:
+          settings: of the calculator.
+          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration, whose modules and files the settings may name.
+
+        Raises:
+          EngineSetupError: if an import path leads nowhere, naming the module and how to install it.
+        """
+        self._settings = settings
+        self._base = None if base is None else str(base.resolve())
+        self._folder = WorkFolder(directory)
+        self._names = _names(settings, self._base)
+        named = tuple(_import_exception(path, self._base) for path in settings.retry_exceptions)
+        own = (error for path in self._names for error in _own_exceptions(path))
+        self._retry_exceptions = (*RETRY_EXCEPTIONS, *own, *named)
+        self._calculator: BaseCalculator | None = None
+        self._made_for = ""
+        self._held: list[Any] = []
+
+    @property
+    def settings_hash(self) -> str:
+        """See `Engine.settings_hash`; the version is that of ASE and of the calculator's package."""
+        s = self._settings
+        return level_hash(s, ase.__version__, factories.identity(s.calculator, s.arguments, self._base))
+
+    @property
+    def description(self) -> str:
+        """See `Engine.description`."""
+        return describe(self._settings)
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`."""
+        return self._tell(structure, self._settings.arguments).remarks
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine.check`: makes the calculator and asks which properties it has."""
+        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
+        with working_in(self._folder.path()):
+            calculator = self._usable(told)
+        wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
+        missing = [name for name in wanted if name not in calculator.implemented_properties]
+        if missing:
+            raise EngineSetupError(lacking(self._settings, missing))
+
+    def label(self, structure: Structure) -> EngineResult:
+        """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
+        start = time.perf_counter()
+        if not self._settings.reuse_calculator:
+            self._drop()
+        self.check(structure)
+        (label, evaluated, note), reasons = climb(
+            lambda rung: self._attempt(structure, rung),
+            1 + len(self._settings.retries),
+            description=self.description,
+        )
+        if reasons:
+            self._drop()  # the next label starts with the first solver settings again
+        seconds = time.perf_counter() - start
+        return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note))
+
+    def save_state(self) -> bytes | None:
+        """None: a calculator's state is its own."""
+        return None
+
+    def restore_state(self, state: bytes | None) -> None:
+        """Start from a new calculator.
+
+        Raises:
+          DataError: if there is a state, since this engine never saved one.
+        """
+        if state is not None:
+            raise DataError("engine state: an ASE calculator has none; the state belongs to another engine")
+        self._drop()
+
+    def close(self) -> None:
+        """Drop the calculator, and close it if it can be closed (sockets and child processes)."""
+        self._drop()
+        self._folder.close()
+
+    def __enter__(self) -> Self:
+        """Return this engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def _wants_stress(self, structure: Structure) -> bool:
+        return self._settings.stress and structure.is_periodic
+
+    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
+        s = self._settings
+        check_count(s.initial_magmoms, structure, "engine.initial_magmoms")
+        moments = initial_moments(s.initial_magmoms, structure, "engine.initial_magmoms")
+        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+
+    def _drop(self) -> None:
+        calculator, self._calculator = self._calculator, None
+        close = getattr(calculator, "close", None)
+        if callable(close):
+            close()
+        calls.release(self._held)
+
+    def _usable(self, told: Told) -> BaseCalculator:
+        """The calculator for these arguments; a new one if the last was for others, or in another folder."""
+        made_for = json.dumps([str(Path.cwd()), told.arguments, told.tags, told.info], default=str)
+        if self._calculator is not None and made_for == self._made_for:
+            return self._calculator
+        self._drop()
+        arguments = factories.with_files(told.arguments, self._base)
+        try:
+            calculator = factories.make(self._settings.calculator, arguments, self._base)
+            self._held = calls.claim_folders(calculator, str(Path.cwd()))
+        except (factories.UnusableError, calls.FolderTakenError) as error:
+            raise EngineSetupError(str(error)) from error
+        self._calculator, self._made_for = calculator, made_for
+        return calculator
+
+    def _attempt(self, structure: Structure, rung: int) -> tuple[Label, Structure, str]:
+        """One evaluation, on a new calculator from the second rung on."""
+        if rung > 0:
+            self._drop()
+        told = self._tell(structure, all_arguments(self._settings)[rung])
+        with working_in(self._folder.path()):
+            return self._evaluate(structure, told)
+
+    def _evaluate(self, structure: Structure, told: Told) -> tuple[Label, Structure, str]:
+        calculator = self._usable(told)
+        atoms = calls.atoms_of({name: getattr(structure, name) for name in GEOMETRY}, told.atoms)
+        check = self._settings.output_check
+        watch = OutputCheck(*check) if check is not None else None
+        try:
+            answer = calls.evaluate(calculator, atoms, self._wants_stress(structure))
+        except SETUP_EXCEPTIONS as error:
+            self._drop()
+            raise EngineSetupError(f"{self.description}: {type(error).__name__}: {error}") from error
+        except self._retry_exceptions as error:
+            self._drop()
+            raise EngineRetryError(f"{type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            self._drop()
+            where = factories.place_of(error)
+            raise EngineFailedError(f"{self.description}: {type(error).__name__}: {error}{where}") from error
+        complaint = watch.complaint() if watch is not None else None
+        if complaint is not None:
+            raise EngineRetryError(complaint)
+        evaluated = getattr(calculator, "atoms", None)
+        if not isinstance(evaluated, ase.Atoms):
+            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+        geometry = with_geometry(structure, evaluated.numbers, evaluated.positions, evaluated.cell.array, evaluated.pbc)
+        return self._label(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
+
+    def _label(self, answer: dict[str, Any]) -> Label:
+        try:
+            energy = float(np.array(answer["energy"], np.float64))
+            forces = np.array(answer["forces"], np.float64)
+            stress = None if answer["stress"] is None else np.array(answer["stress"], np.float64)
+        except (TypeError, ValueError) as error:
+            raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
+        if stress is not None and stress.shape == (6,):
+            stress = voigt_6_to_full_3x3_stress(stress)
+        return Label(energy, forces, stress)
+
+
+def _names(settings: CalculatorSettings, base: str | None) -> dict[str, list[str]]:
+    """Import the calculators that the settings name, and ask which keywords they take."""
+    try:
+        found = {settings.calculator: factories.find_factory(settings.calculator, "engine.calculator", base)}
+        for arguments in all_arguments(settings):
+            for place, item in factories.descriptions(arguments, "engine.arguments"):
+                path = item["calculator"]
+                found[path] = factories.find_factory(path, f"{place}.calculator", base)
+    except factories.UnusableError as error:
+        raise EngineSetupError(str(error)) from error
+    return {path: factories.keywords(factory) for path, factory in found.items()}
+
+
+def _import_exception(path: str, base: str | None) -> type[Exception]:
+    try:
+        found = factories.find(path, "engine.retry_exceptions", base)
+    except factories.UnusableError as error:
+        raise EngineSetupError(str(error)) from error
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise EngineSetupError(f"engine.retry_exceptions: {path!r} is not an exception class")
+    return found
+
+
+def _own_exceptions(path: str) -> tuple[type[Exception], ...]:
+    """Error classes of a calculator's package, if its top level or the calculator's module exports them.
+
+    GPAW's KohnShamConvergenceError, for one, is neither an ASE error nor a RuntimeError.
+    """
+    root, module = root_package(path), path.rpartition(":" if ":" in path else ".")[0]
+    exported = [
+        *vars(importlib.import_module(root)).values(),
+        *vars(importlib.import_module(module)).values(),
+    ]
+    return tuple(
+        value
+        for value in exported
+        if isinstance(value, type) and issubclass(value, Exception) and value.__module__.split(".")[0] == root
+    )

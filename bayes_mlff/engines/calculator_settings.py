@@ -1,0 +1,134 @@
+"""Settings of any ASE calculator, in this process or another, and what its exceptions mean."""
+
+import re
+import subprocess
+from pathlib import PurePath
+from typing import Final, Literal, Self
+
+import numpy as np
+from ase.calculators.calculator import CalculatorError, CalculatorSetupError
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from bayes_mlff.engines.engine import CommonSettings, hash_settings
+
+LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
+"""Settings that identify the level of theory; the others are speed, effort and checks."""
+
+SETUP_EXCEPTIONS: Final = (
+    CalculatorSetupError,  # ASE: parameters or installation
+    NotImplementedError,  # ASE: a property, or (EMT) an element, that the calculator does not have
+    ImportError,  # a package that the calculator imports late
+    FileNotFoundError,  # an executable, basis or pseudopotential
+    PermissionError,
+)
+"""What says that a calculator can never work as configured."""
+
+RETRY_EXCEPTIONS: Final = (
+    CalculatorError,  # ASE: CalculationFailed, SCFError, ReadError, PropertyNotPresent
+    RuntimeError,  # most programs without an error class of their own
+    ArithmeticError,
+    np.linalg.LinAlgError,
+    OSError,  # a lost socket or pipe
+    EOFError,
+    AssertionError,  # ASE's CP2K when its child process died
+    subprocess.SubprocessError,
+)
+"""What a calculator may raise for one geometry, beside the error classes of its own package."""
+
+
+class CalculatorSettings(CommonSettings):
+    """An ASE calculator, and what a usable answer of it is.
+
+    Many calculators continue from their previous density. Whoever needs resumed runs to repeat to the last
+    bit sets `reuse_calculator` to false, and pays for a cold start at every label.
+    """
+
+    calculator: str = Field(
+        description="Import path: 'tblite.ase:TBLite', or 'my_calc:make' of a my_calc.py beside the configuration."
+    )
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Keyword arguments; a mapping {calculator: PATH, arguments: {...}} within them is made one.",
+    )
+    retries: tuple[dict[str, JsonValue], ...] = Field(
+        default=({},),
+        description="For each further attempt, what to change in `arguments`; each has a new calculator. "
+        "Solver settings only: a change of the level of theory would mix labels.",
+    )
+    retry_exceptions: tuple[str, ...] = Field(
+        default=(), description="Import paths of further exceptions that mean: this geometry failed."
+    )
+    reads: tuple[Literal["info", "initial", "arguments"], ...] = Field(
+        default=(),
+        description="By what a calculator without known keywords gets charge and spin: atoms.info (charge, spin and "
+        "multiplicity), the sums of initial charges and moments, or the arguments as they are.",
+    )
+    stress: bool = Field(default=False, description="Ask for the stress of periodic structures.")
+    initial_magmoms: tuple[float, ...] | None = Field(default=None, description="One moment for each atom, μB.")
+    reuse_calculator: bool = Field(default=True, description="Keep one calculator for all labels.")
+    output_file: str | None = Field(
+        default=None, description="What the program writes about its convergence, from where it is started."
+    )
+    unconverged_pattern: str | None = Field(
+        default=None, description="Regular expression that in `output_file` means: not converged."
+    )
+
+    @field_validator("unconverged_pattern")
+    @classmethod
+    def _expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"a regular expression ({error})") from error
+        return value
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.output_file is None) != (self.unconverged_pattern is None):
+            raise ValueError("output_file and unconverged_pattern go together: set both or none")
+        path = PurePath(self.output_file or "")
+        if ".." in path.parts and not path.is_absolute():
+            raise ValueError("output_file must be an absolute path, or one below where the program is started")
+        return self
+
+    @property
+    def output_check(self) -> tuple[str, str] | None:
+        """File and pattern, if the program's output is to be read."""
+        if self.output_file is None or self.unconverged_pattern is None:
+            return None
+        return self.output_file, self.unconverged_pattern
+
+    def __hash__(self) -> int:
+        """Hash by value, although the arguments are mappings."""
+        return hash(self.model_dump_json())
+
+
+def level_hash(settings: CalculatorSettings, ase_version: str, package: str) -> str:
+    """`Engine.settings_hash` of a calculator; wherever it runs, it is the same level of theory."""
+    level = settings.model_dump(mode="json", include=LEVEL | ({"reads"} if settings.reads else set()))
+    return hash_settings("ase", f"ase {ase_version}, {package}", level)
+
+
+def describe(settings: CalculatorSettings) -> str:
+    """The calculator as one would write it in Python."""
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.arguments.items())
+    return f"ASE {settings.calculator}({arguments})"
+
+
+def lacking(settings: CalculatorSettings, missing: list[str]) -> str:
+    """What to say about a calculator without some properties."""
+    without = ", or engine.stress: false" if missing == ["stress"] else ""
+    return (
+        f"engine.calculator: {settings.calculator} has no {' and no '.join(missing)}; "
+        f"allowed: one that has energy, forces{' and stress' if settings.stress else ''}{without}"
+    )
+
+
+def root_package(path: str) -> str:
+    """First part of an import path."""
+    return path.replace(":", ".").split(".", maxsplit=1)[0]
+
+
+def all_arguments(settings: CalculatorSettings) -> tuple[dict[str, JsonValue], ...]:
+    """Arguments of each attempt."""
+    return tuple({**settings.arguments, **changes} for changes in ({}, *settings.retries))

@@ -1,0 +1,49 @@
+"""CHGNet (Deng et al. 2023, Nat. Mach. Intell. 5, 1031) in the place of density functional theory, for trials."""
+
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.engine import CommonSettings
+from bayes_mlff.engines.worker.engine import WorkerEngine, WorkerSettings
+
+CALCULATOR: Final = "chgnet.model.dynamics:CHGNetCalculator"
+
+
+class ChgnetSettings(CommonSettings):
+    """A universal potential that stands in for the reference method."""
+
+    name: Literal["chgnet"] = "chgnet"
+    stress: bool = Field(default=True, description="Ask for the stress of periodic structures.")
+    python: str | None = Field(default=None, description="Interpreter that has CHGNet; by default this one.")
+    timeout_s: float = Field(default=600.0, gt=0.0, description="Longest calculation; then the process is killed.")
+    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+
+
+class ChgnetEngine(WorkerEngine):
+    """An `Engine` on CPU in a process of its own."""
+
+    def __init__(self, settings: ChgnetSettings, directory: Path | None = None):
+        worker = WorkerSettings(
+            calculator=CALCULATOR,
+            arguments={"use_device": "cpu"},
+            stress=settings.stress,
+            python=settings.python,
+            timeout_s=settings.timeout_s,
+            threads=settings.threads,
+        )
+        super().__init__(worker, directory)
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine.check`; CHGNet knows neither charge nor spin of a structure."""
+        if structure.electronic.charge:
+            raise ConfigError("structure.charge", structure.electronic.charge, "0 with CHGNet, which knows no charge")
+        super().check(structure)
+
+    @property
+    def description(self) -> str:
+        """See `Engine.description`; says that this is no reference method."""
+        return "CHGNet (a model, not DFT: labels are a surrogate for trials only), in a process of its own"

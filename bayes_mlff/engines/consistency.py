@@ -1,0 +1,157 @@
+"""Do energy, forces and stress of an engine belong together? Finite differences tell, before a run is paid for."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+
+from bayes_mlff.core.errors import EngineSetupError
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.engine import EngineResult
+
+STEP: Final = 0.03
+"""Displacement along the random direction, Å, root mean square of its components."""
+
+STRAIN: Final = 0.01
+"""Largest component of the random strain."""
+
+RELATIVE: Final = 0.05
+"""Part of an energy difference by which the work of the forces may differ: anharmonicity, grids, convergence."""
+
+NOISE_EV: Final = 1e-3
+"""What energy differences of a converged calculation err by, eV, times the root of the number of atoms."""
+
+FACTORS: Final = {
+    -1.0: "the opposite sign",
+    0.5: "a factor of two",
+    2.0: "a factor of two",
+    0.529177: "bohr in the place of Å",
+    1.889726: "bohr in the place of Å",
+    27.2114: "hartree in the place of eV",
+    0.0367493: "hartree in the place of eV",
+    13.6057: "rydberg in the place of eV",
+    0.0734986: "rydberg in the place of eV",
+    51.42208: "hartree/bohr in the place of eV/Å",
+    0.0194469: "hartree/bohr in the place of eV/Å",
+    0.0433641: "kcal/mol in the place of eV",
+    23.0605: "kcal/mol in the place of eV",
+    0.0103643: "kJ/mol in the place of eV",
+    96.4853: "kJ/mol in the place of eV",
+    160.2177: "GPa in the place of eV/Å³",
+    0.00624151: "GPa in the place of eV/Å³",
+}
+"""Ratios of energy difference to work that mistakes with units leave, and their names."""
+
+
+class Labels(Protocol):
+    """Whatever labels structures."""
+
+    def label(self, structure: Structure) -> EngineResult:
+        """See `Engine.label`."""
+        ...
+
+
+class _Difference(NamedTuple):
+    """An energy difference of three labels, and what forces or stress make of it."""
+
+    found: float  # eV, from energies
+    work: float  # eV, from the integrated derivative
+    allowed: float  # eV
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.found - self.work) <= self.allowed
+
+
+def compare(engine: Labels, structure: Structure, label: Label, *, seed: int = 0) -> tuple[str, ...]:
+    """Compare forces, and the stress where there is one, with energies; two calls each.
+
+    Both labels of a pair also give derivatives, so that their integral from one to the other (Simpson's rule) is
+    compared, and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
+
+    Args:
+      engine: the reference.
+      structure: where `label` is for; atoms that are held move, too, as the recorded forces are the true ones.
+      label: of the structure.
+      seed: of the random direction and strain.
+
+    Returns:
+      One sentence for each comparison.
+
+    Raises:
+      EngineSetupError: if they do not belong together, with the numbers and what their ratio hints at.
+      EngineFailedError: if a displaced structure has no label.
+    """
+    rng, n = np.random.default_rng(seed), len(structure.numbers)
+    direction = rng.normal(size=(n, 3))
+    direction -= direction.mean(axis=0) if n > 1 else 0.0
+    direction /= np.sqrt(np.mean(direction**2))
+
+    def moved(x: float) -> Structure:
+        return structure._replace(positions=structure.positions + x * direction)
+
+    def power(_: float, found: Label) -> float:
+        return -float(np.sum(found.forces * direction))
+
+    lines = [_compare("forces", engine, moved, power, label, STEP, n)]
+    if label.stress is None:
+        return tuple(lines)
+    strain = rng.normal(size=(3, 3))
+    strain = (strain + strain.T) / np.abs(strain + strain.T).max()
+
+    def strained(x: float) -> Structure:
+        deform = np.eye(3) + x * strain
+        return structure._replace(positions=structure.positions @ deform, cell=structure.cell @ deform)
+
+    def stretch(x: float, found: Label) -> float:
+        assert found.stress is not None
+        volume = abs(float(np.linalg.det(strained(x).cell)))
+        return volume * float(np.sum(found.stress * (strain @ np.linalg.inv(np.eye(3) + x * strain))))
+
+    return (*lines, _compare("stress", engine, strained, stretch, label, STRAIN, n))
+
+
+def _compare(
+    what: str,
+    engine: Labels,
+    at: Callable[[float], Structure],
+    slope: Callable[[float, Label], float],
+    here: Label,
+    step: float,
+    n: int,
+) -> str:
+    """Labels at both sides of a structure against their derivatives along the way; see `compare`."""
+    up, down = engine.label(at(step)).label, engine.label(at(-step)).label
+    left, middle, right = slope(-step, down), slope(0.0, here), slope(step, up)
+    noise = NOISE_EV * np.sqrt(n)
+
+    def difference(found: float, work: float) -> _Difference:
+        return _Difference(found, work, noise + RELATIVE * max(abs(found), abs(work)))
+
+    across = difference(up.energy - down.energy, step / 3.0 * (left + 4.0 * middle + right))
+    curvature = difference(up.energy + down.energy - 2.0 * here.energy, step / 2.0 * (right - left))
+    both = (across, curvature)
+    for one in both:
+        if not one.agrees:
+            raise EngineSetupError(_complaint(what, max(both, key=lambda d: abs(d.work)), one))
+    largest = max(both, key=lambda d: abs(d.work))
+    said = f"{what}: along a random {'direction' if what == 'forces' else 'strain'} the energy changes by"
+    if abs(largest.found) < 3.0 * noise and abs(largest.work) < 3.0 * noise:
+        return f"{said} {largest.found:.2g} eV only, too little to be compared"
+    return (
+        f"{said} {largest.found:.5g} eV, their work is {largest.work:.5g} eV (allowed: {largest.allowed:.2g} eV apart)"
+    )
+
+
+def _complaint(what: str, clear: _Difference, wrong: _Difference) -> str:
+    """What is wrong, and which mistake it looks like."""
+    worst = clear if not clear.agrees else wrong
+    ratio = worst.found / worst.work if worst.work else np.inf
+    close = [name for factor, name in FACTORS.items() if abs(ratio / factor - 1.0) < 0.03]
+    hint = f": this looks like {close[0]}" if close else ""
+    return (
+        f"energy and {what} do not belong together: the energy changes by {worst.found:.5g} eV, but the {what} account "
+        f"for {worst.work:.5g} eV (allowed: {worst.allowed:.2g} eV apart); ratio {ratio:.4g}{hint}; allowed: an energy "
+        f"whose derivative {'they are' if what == 'forces' else 'it is'}, in eV, eV/Å and eV/Å³ with tension positive"
+    )

@@ -1,0 +1,1 @@
+"""Periodic density functional theory with GPAW."""

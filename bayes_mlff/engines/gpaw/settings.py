@@ -1,0 +1,218 @@
+"""Settings of a GPAW calculation, and the arguments that they are for GPAW's calculator."""
+
+import math
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from bayes_mlff.core.errors import EngineSetupError
+from bayes_mlff.core.numbers import largest_divisor, usable_cores
+from bayes_mlff.engines.engine import CommonSettings
+from bayes_mlff.engines.worker.engine import WorkerSettings
+from bayes_mlff.engines.worker.process import Mpi, child_environment, find_python
+
+CALCULATOR: Final = "gpaw:GPAW"
+CLEAN_CUTOFF_EV: Final = 600.0
+"""From this plane-wave cutoff on, the net force is small enough to be left alone by default."""
+
+CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
+    "loose": {"density": 1e-3, "energy": 1e-3, "eigenstates": 1e-4},
+    "default": {},
+    "tight": {"density": 1e-5, "energy": 1e-5, "eigenstates": 1e-8},
+}
+"""GPAW's criteria: electrons/electron, eV/electron, eV²/electron."""
+
+LARGEST_VIRIAL_EV: Final = 1e5
+"""A correction beyond this is a mistake."""
+
+BUILT_WITH_MPI: Final = "import _gpaw, sys; sys.exit(not hasattr(_gpaw, 'Communicator'))"
+
+MPI_ENVIRONMENT: Final[Mapping[str, str]] = {
+    "GPAW_MPI_BACKEND": "cgpaw",
+    # Open MPI counts cores as slots, ties processes of all runs to the same cores, and refuses root.
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
+
+RETRIES: Final[tuple[dict[str, JsonValue], ...]] = (
+    {"mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}, "maxiter": 600},
+    {"mixer": {"backend": "pulay", "beta": 0.005, "nmaxold": 3, "weight": 100.0}, "maxiter": 1200},
+)
+"""Stronger and stronger damping of the density, and more iterations."""
+
+
+class Hubbard(BaseModel):
+    """The +U correction of one element (Dudarev et al. 1998, Phys. Rev. B 57, 1505)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    orbital: Literal["s", "p", "d", "f"] = "d"
+    u_ev: float = Field(gt=0.0, description="U - J.")
+
+
+class GpawSettings(CommonSettings):
+    """Plane-wave PAW density functional theory with GPAW, in a process of its own."""
+
+    name: Literal["gpaw"] = "gpaw"
+    xc: str = Field(default="PBE", description="Exchange-correlation functional as GPAW spells it.")
+    cutoff_ev: float = Field(default=400.0, ge=100.0, description="Plane-wave cutoff.")
+    kpts: tuple[tuple[float, float, float], ...] | tuple[int, int, int] = Field(
+        default=((0.25, 0.25, 0.25),), description="Fractional k-points, or a Γ-centred grid such as [2, 2, 2]."
+    )
+    smearing_ev: float = Field(default=0.05, ge=0.0, description="Width of the Fermi-Dirac distribution.")
+    convergence: Literal["loose", "default", "tight"] = "loose"
+    hubbard: dict[str, Hubbard] = Field(
+        default_factory=dict, description="For example {Mn: {orbital: d, u_ev: 4.0}}; without normalisation."
+    )
+    magmoms: tuple[float, ...] | dict[str, float] | None = Field(
+        default=None, description="Initial moments, μB: one for each atom, or one for each magnetic element."
+    )
+    magnetic_order: Literal["ferromagnetic", "A-AFM"] = Field(
+        default="ferromagnetic",
+        description="With moments by element: all alike, or alternating from plane to plane along c.",
+    )
+    stress: Literal["none", "raw", "pulay-corrected"] = Field(
+        default="none",
+        description="Below some 800 eV the raw stress errs by several GPa, since the basis set depends on the cell.",
+    )
+    pulay_cutoff_ev: float = Field(
+        default=800.0, ge=100.0, description="Cutoff of the one calculation that the stress is corrected to."
+    )
+    pulay_virial_ev: tuple[float, float, float, float, float, float] | None = Field(
+        default=None,
+        description="The correction times the volume, xx yy zz yz xz xy, as an earlier run of this structure at this "
+        "level found it, in place of that calculation.",
+    )
+    max_attempts: int = Field(default=3, ge=1, le=3, description="2 and 3: afresh, with more damping.")
+    max_iterations: int = Field(default=333, ge=1, description="Of the first attempt; the others have 600 and 1200.")
+    python: str | None = Field(default=None, description="Interpreter that has GPAW; by default this one.")
+    timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
+    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1,
+        description="MPI processes that share a calculation out; auto: for each k-point one, as far as there are "
+        "cores, where GPAW was built with MPI.",
+    )
+    environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
+
+    def __hash__(self) -> int:
+        """Hash by value, although some settings are mappings."""
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _net_force(cls, raw: Any) -> Any:
+        """Low cutoffs leave a net force of some 0.1 eV/Å: remove it unless told otherwise."""
+        if not isinstance(raw, dict) or "subtract_net_force" in raw:
+            return raw
+        try:
+            low = float(raw.get("cutoff_ev", cls.model_fields["cutoff_ev"].default)) < CLEAN_CUTOFF_EV
+        except (TypeError, ValueError):
+            return raw  # the cutoff itself is refused later
+        return {**raw, "subtract_net_force": low}
+
+    @field_validator("kpts")
+    @classmethod
+    def _grid(cls, value: tuple) -> tuple:
+        if not value or (isinstance(value[0], int) and min(value) < 1):
+            raise ValueError("three positive numbers of k-points, or a list of fractional k-points")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.magnetic_order != "ferromagnetic" and not isinstance(self.magmoms, dict):
+            raise ValueError("magnetic_order goes with magmoms by element, such as {Mn: 4.0}")
+        if self.stress == "pulay-corrected" and self.pulay_cutoff_ev <= self.cutoff_ev:
+            raise ValueError("pulay_cutoff_ev must exceed cutoff_ev")
+        if self.pulay_virial_ev is not None:
+            if self.stress != "pulay-corrected":
+                raise ValueError("pulay_virial_ev goes with stress: pulay-corrected")
+            if not all(abs(x) <= LARGEST_VIRIAL_EV for x in self.pulay_virial_ev):
+                raise ValueError(f"pulay_virial_ev: at most {LARGEST_VIRIAL_EV:g} eV either way")
+        return self
+
+
+def mpi_of(settings: GpawSettings) -> Mpi | None:
+    """How to start GPAW's processes; None for a single one.
+
+    Raises:
+      EngineSetupError: if there is no such interpreter, no `mpiexec`, or GPAW was built without MPI.
+    """
+    wanted = settings.processes
+    if wanted == 1:
+        return None
+    python = find_python(settings.python)
+    mpiexec = _mpiexec(python)
+    environment = child_environment(python, settings.threads, settings.environment)
+    found = subprocess.run([python, "-c", BUILT_WITH_MPI], env=environment, capture_output=True, check=False)
+    built = found.returncode == 0
+    if wanted == "auto":
+        wanted = largest_divisor(_kpt_count(settings), usable_cores()) if built and mpiexec is not None else 1
+        if wanted == 1:
+            return None
+    if mpiexec is None or not built:
+        lacking = "no mpiexec beside the interpreter or on PATH" if built else f"no GPAW built with MPI in {python}"
+        raise EngineSetupError(
+            f"engine.processes: got {wanted}; {lacking}; python -m bayes_mlff.engines.gpaw.install, or processes: 1"
+        )
+    return Mpi((mpiexec, "-n", str(wanted)), "gpaw.mpi", MPI_ENVIRONMENT)
+
+
+def _mpiexec(python: str) -> str | None:
+    beside = Path(python).with_name("mpiexec")
+    return str(beside) if beside.is_file() else shutil.which("mpiexec")
+
+
+def _kpt_count(settings: GpawSettings) -> int:
+    kpts = settings.kpts
+    return math.prod(k for k in kpts if isinstance(k, int)) if isinstance(kpts[0], int) else len(kpts)
+
+
+def gpaw_arguments(settings: GpawSettings) -> dict[str, JsonValue]:
+    """Keyword arguments of GPAW's calculator, as JSON."""
+    s = settings
+    arguments: dict[str, JsonValue] = {
+        "mode": {"name": "pw", "ecut": s.cutoff_ev},
+        "xc": s.xc,
+        "kpts": _kpts(s),
+        "occupations": {"name": "fermi-dirac", "width": s.smearing_ev},
+        "convergence": CONVERGENCE[s.convergence],
+        "maxiter": s.max_iterations,
+        "symmetry": "off",
+        "txt": "gpaw.txt",
+    }
+    if s.hubbard:
+        arguments["setups"] = {
+            # The last number switches the normalisation by the truncated projector off.
+            element: f":{u.orbital},{u.u_ev!r},0"
+            for element, u in sorted(s.hubbard.items())
+        }
+    return arguments
+
+
+def _kpts(settings: GpawSettings) -> JsonValue:
+    rows: list[JsonValue] = [list(k) if isinstance(k, tuple) else k for k in settings.kpts]
+    return {"size": rows, "gamma": True} if isinstance(settings.kpts[0], int) else rows
+
+
+def worker_settings(settings: GpawSettings) -> WorkerSettings:
+    """The process that does what the settings say, without moments, which need a structure."""
+    s = settings
+    return WorkerSettings(
+        calculator=CALCULATOR,
+        arguments=gpaw_arguments(s),
+        retries=RETRIES[: s.max_attempts - 1],
+        stress=s.stress != "none",
+        # From the density and orbitals of a geometry some steps ago it takes more iterations than from atoms.
+        reuse_calculator=False,
+        python=s.python,
+        timeout_s=s.timeout_s,
+        threads=s.threads,
+        environment=s.environment,
+    )

@@ -1,0 +1,1 @@
+"""An ASE calculator in a process of its own."""

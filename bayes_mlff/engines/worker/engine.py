@@ -1,0 +1,350 @@
+"""Any ASE calculator as a reference engine in a process, and perhaps a Python environment, of its own."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import numpy as np
+from ase.stress import voigt_6_to_full_3x3_stress
+from pydantic import Field, JsonValue
+
+from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.engines.calculator_settings import (
+    RETRY_EXCEPTIONS,
+    SETUP_EXCEPTIONS,
+    CalculatorSettings,
+    all_arguments,
+    describe,
+    lacking,
+    level_hash,
+    root_package,
+)
+from bayes_mlff.engines.charge_spin import initial_moments
+from bayes_mlff.engines.electrons import Told, tell
+from bayes_mlff.engines.engine import EngineResult, climb, with_geometry
+from bayes_mlff.engines.moments import check_count, moment_remarks
+from bayes_mlff.engines.work_folder import WorkFolder
+from bayes_mlff.engines.worker.process import Mpi, WorkerProcess, child_environment, find_python
+
+_SETUP: Final = frozenset(kind.__name__ for kind in SETUP_EXCEPTIONS)
+_RETRY: Final = frozenset(kind.__name__ for kind in RETRY_EXCEPTIONS)
+_PLAIN: Final = frozenset({"UnusableError", "FolderTakenError"})
+"""Errors of the child whose messages name the setting themselves."""
+
+
+class WorkerSettings(CalculatorSettings):
+    """An ASE calculator in a process of its own.
+
+    Relative paths in `arguments` and `output_file` start from the folder `engine` of the run directory, unless they
+    name a file beside the configuration.
+    """
+
+    name: Literal["worker"] = "worker"
+    python: str | None = Field(
+        default=None, description="Interpreter that has ASE and the calculator; by default this one."
+    )
+    timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
+    start_timeout_s: float = Field(default=120.0, gt=0.0, description="Longest time to import and set up.")
+    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
+    carry_moments: bool = Field(
+        default=True, description="Start a new calculator from the moments of the last label, not the initial ones."
+    )
+
+
+class _Answer(NamedTuple):
+    label: Label
+    structure: Structure  # as evaluated
+    moments: tuple[float, ...] | None  # [n] μB
+    note: str
+
+
+class WorkerEngine:
+    """An `Engine` whose calculator may crash, hang or print without harm to this process.
+
+    The magnetic moments of the last label are all of the calculator's state that is saved; a density is not, so
+    that labels after a restart agree within the convergence only.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        directory: Path | None = None,
+        *,
+        base: Path | None = None,
+        probe: Path | None = None,
+        mpi: Mpi | None = None,
+    ):
+        """Find the interpreter; the process starts with the first call.
+
+        Args:
+          settings: of calculator and process.
+          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration, whose modules and files the settings may name.
+          probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
+            why these elements cannot be calculated, or None.
+          mpi: starts several processes for each label, by a calculator that shares its work out over those it runs in,
+            and is not kept from label to label.
+
+        Raises:
+          EngineSetupError: if there is no such interpreter.
+        """
+        self._settings = settings
+        self._python = find_python(settings.python)
+        self._probe, self._mpi = probe, mpi
+        self._base = None if base is None else str(base.resolve())
+        self._folder = WorkFolder(directory)
+        self._process: WorkerProcess | None = None
+        self._hash: str | None = None
+        self._names: dict[str, list[str]] = {}
+        self._fresh = False
+        self._configured = settings.initial_magmoms
+        self._initial: tuple[float, ...] | None = settings.initial_magmoms
+        self._last_told: dict[str, Any] | None = None
+        self._moments: tuple[float, ...] | None = None
+
+    @property
+    def settings_hash(self) -> str:
+        """See `Engine.settings_hash`; that of the same calculator inside this process. Starts the child once."""
+        if self._hash is None:
+            self._child()
+            assert self._hash is not None
+        return self._hash
+
+    @property
+    def description(self) -> str:
+        """See `Engine.description`."""
+        return f"{describe(self._settings)}, in a process of its own"
+
+    def set_initial_moments(self, moments: tuple[float, ...] | None) -> None:
+        """Replace `initial_magmoms`, for engines that derive them from the first structure."""
+        self._configured = self._initial = moments
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine.assumptions`; starts the child once."""
+        return self._tell(structure, self._settings.arguments).remarks
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine.check`: makes the calculator and asks which properties it has."""
+        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
+        self._initial = told.moments
+        reply = self._set_up(
+            "check",
+            self._child(),
+            {
+                "arguments": told.arguments,
+                "moments": self._start_moments(structure, told),
+                "probe": None if self._probe is None else str(self._probe),
+                "numbers": structure.numbers.tolist(),
+            },
+        )
+        if reply["problem"] is not None:
+            raise EngineSetupError(reply["problem"])
+        wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
+        missing = [name for name in wanted if name not in reply["properties"]]
+        if missing:
+            raise EngineSetupError(lacking(self._settings, missing))
+
+    def label(self, structure: Structure) -> EngineResult:
+        """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
+        start = time.perf_counter()
+        self._initial = self._tell(structure, self._settings.arguments).moments
+        answer, reasons = climb(
+            lambda rung: self._attempt(structure, rung),
+            1 + len(self._settings.retries),
+            description=self.description,
+        )
+        fresh_guess = self._moments is None or len(self._moments) != len(structure.numbers)
+        before = self._initial if fresh_guess else self._moments
+        remarks = moment_remarks(before, answer.moments, structure, jumps=not fresh_guess)
+        self._moments = answer.moments
+        seconds = time.perf_counter() - start
+        return EngineResult(
+            answer.label, answer.structure, True, seconds, len(reasons) + 1, (*reasons, answer.note, *remarks)
+        )
+
+    def once(self, structure: Structure, changes: dict[str, JsonValue]) -> Label:
+        """Label by a calculator with other arguments, which then is dropped.
+
+        Raises:
+          EngineFailedError: if there is no label.
+          EngineSetupError: if the calculator can never work with these arguments.
+        """
+        try:
+            told = self._tell(structure, {**self._settings.arguments, **changes})
+            return self._evaluate(structure, told, fresh=True, moments=self._start_moments(structure, told)).label
+        except EngineRetryError as error:
+            raise EngineFailedError(f"{self.description} with {changes}: {error}") from error
+
+    def save_state(self) -> bytes | None:
+        """The magnetic moments of the last label; None without initial moments."""
+        if self._initial is None or self._moments is None:
+            return None
+        return json.dumps({"settings_hash": self.settings_hash, "moments": self._moments}).encode()
+
+    def restore_state(self, state: bytes | None) -> None:
+        """Start from a new calculator, with these moments if there are any.
+
+        Raises:
+          DataError: if the state is that of another engine or level of theory.
+        """
+        self._fresh = True
+        self._moments = None
+        if state is None:
+            return
+        saved = read_state(state, {"settings_hash", "moments"})
+        if saved["settings_hash"] != self.settings_hash:
+            raise DataError("engine state: saved at another level of theory or by another version of the calculator")
+        self._moments = tuple(saved["moments"])
+
+    def close(self) -> None:
+        """End the process, and whatever it started."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(orderly=True)
+        self._folder.close()
+
+    def __enter__(self) -> Self:
+        """Return this engine."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    def _wants_stress(self, structure: Structure) -> bool:
+        return self._settings.stress and structure.is_periodic
+
+    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
+        s = self._settings
+        check_count(self._configured, structure, "engine.initial_magmoms")
+        moments = initial_moments(self._configured, structure, "engine.initial_magmoms")
+        self._child()  # which says by which keywords its calculators are told
+        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+
+    def _start_moments(self, structure: Structure, told: Told) -> tuple[float, ...] | None:
+        """What a new calculator starts from."""
+        carried = self._moments if self._settings.carry_moments and told.carries else None
+        return carried if carried is not None and len(carried) == len(structure.numbers) else told.moments
+
+    def _attempt(self, structure: Structure, rung: int) -> _Answer:
+        """One evaluation; from the second rung on by a new calculator and from the initial moments."""
+        told = self._tell(structure, all_arguments(self._settings)[rung])
+        fresh = rung > 0 or self._fresh or not self._settings.reuse_calculator
+        moments = told.moments if rung > 0 else self._start_moments(structure, told)
+        answer = self._evaluate(structure, told, fresh=fresh, moments=moments)
+        self._fresh = rung > 0  # the next label starts with the first solver settings again
+        return answer
+
+    def _evaluate(self, structure: Structure, told: Told, *, fresh: bool, moments: tuple[float, ...] | None) -> _Answer:
+        geometry = {name: getattr(structure, name).tolist() for name in GEOMETRY}
+        on_atoms = {"charges": told.charges, "tags": told.tags, "info": told.info}
+        message = {
+            "op": "label",
+            "arguments": told.arguments,
+            "moments": moments,
+            # A calculator does not notice that remarks on its atoms have changed.
+            "fresh": fresh or self._last_told not in (None, on_atoms),
+            "geometry": geometry,
+            "told": on_atoms,
+            "stress": self._wants_stress(structure),
+        }
+        self._last_told = on_atoms
+        reply = self._child().ask(message, self._settings.timeout_s)
+        if "error" in reply:
+            raise self._error(reply)
+        if reply["complaint"] is not None:
+            raise EngineRetryError(reply["complaint"])
+        if reply["geometry"] is None:
+            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+        return self._read(reply, structure)
+
+    def _read(self, reply: dict[str, Any], asked: Structure) -> _Answer:
+        """From JSON to arrays; their shapes and values are checked by whoever asked."""
+        try:
+            forces = np.array(reply["forces"], np.float64)
+            stress = None if reply["stress"] is None else np.array(reply["stress"], np.float64)
+            energy = float(reply["energy"])
+            carries = self._initial is not None and np.ndim(reply["moments"]) == 1
+            moments = tuple(float(moment) for moment in reply["moments"]) if carries else None
+        except (TypeError, ValueError) as error:
+            raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
+        if stress is not None and stress.shape == (6,):
+            stress = voigt_6_to_full_3x3_stress(stress)
+        note = f"energy is the calculator's {reply['energy_name']}"
+        return _Answer(Label(energy, forces, stress), with_geometry(asked, **reply["geometry"]), moments, note)
+
+    def _error(self, reply: dict[str, Any]) -> Exception:
+        """What an exception of the calculator means, by the names of its classes."""
+        kinds, text = reply["kinds"], f"{reply['kinds'][0]}: {reply['error']}"
+        if _PLAIN.intersection(kinds):
+            return EngineSetupError(reply["error"])
+        if reply["making"] or _SETUP.intersection(kinds):
+            return EngineSetupError(f"{self.description}: {text}")
+        named = {path.replace(":", ".").rpartition(".")[2] for path in self._settings.retry_exceptions}
+        own = reply["root"] == root_package(self._settings.calculator)
+        if own or (_RETRY | named).intersection(kinds):
+            return EngineRetryError(text)
+        return EngineFailedError(f"{self.description}: {text}; {' '.join(reply['trace'].split())}")
+
+    def _child(self) -> WorkerProcess:
+        """The running child, or a new one that has imported the calculator."""
+        directory = self._folder.path()
+        if self._process is not None and self._process.usable and self._process.directory == directory:
+            return self._process
+        if self._process is not None:
+            self._process.end(orderly=True)
+        s = self._settings
+        extra = s.environment if self._mpi is None else {**self._mpi.environment, **s.environment}
+        process = WorkerProcess(self._python, child_environment(self._python, s.threads, extra), directory, self._mpi)
+        self._process = process
+        start = {"calculator": s.calculator, "output": s.output_check, "base": self._base}
+        reply = self._set_up("start", process, {**start, "attempts": all_arguments(s)})
+        self._names = reply["names"]
+        found = level_hash(s, reply["ase"], reply["package"])
+        if self._hash is not None and self._hash != found:
+            raise EngineSetupError(f"{self.description}: ASE or the calculator changed its version during the run")
+        self._hash = found
+        return process
+
+    def _set_up(self, op: str, process: WorkerProcess, message: dict[str, Any]) -> dict[str, Any]:
+        """Ask for something that has to work; every failure is one of set-up."""
+        try:
+            reply = process.ask({"op": op, **message}, self._settings.start_timeout_s)
+        except EngineRetryError as error:
+            raise EngineSetupError(f"{self.description}, {self._python}: {error}") from error
+        if "error" not in reply:
+            return reply
+        if _PLAIN.intersection(reply["kinds"]):
+            raise EngineSetupError(f"{reply['error']}{self._elsewhere(reply['error'])}")
+        text = (
+            f"engine.calculator: {self._settings.calculator} in {self._python}: {reply['kinds'][0]}: {reply['error']}"
+        )
+        if op == "check":
+            text += f"; engine.arguments: {self._settings.arguments}"
+        raise EngineSetupError(text)
+
+    def _elsewhere(self, text: str) -> str:
+        """Says which interpreter an error comes from, if the message does not."""
+        return "" if self._python in text or self._settings.python is None else f" (in {self._python})"
+
+
+def read_state(state: bytes, keys: set[str]) -> dict[str, Any]:
+    """A saved JSON object with exactly these keys.
+
+    Raises:
+      DataError: if it is something else, such as the state of another engine.
+    """
+    try:
+        saved = json.loads(state)
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or set(saved) != keys:
+        raise DataError("engine state: it was saved by another engine")
+    return saved

@@ -1,0 +1,185 @@
+"""ASE calculator of a fine-tuned ensemble: means, calibrated σ and what every sample says."""
+
+import math
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+
+from bayes_mlff.core.errors import DataError
+from bayes_mlff.data import neighbors
+from bayes_mlff.data import origin as origins
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.stated import State, state_of
+from bayes_mlff.data.structure import Structure, geometry
+from bayes_mlff.ensemble import saved as ensembles
+from bayes_mlff.ensemble.predictive import Predictive, combine
+from bayes_mlff.ensemble.saved import Ensemble
+from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior.likelihood import of_structures
+
+VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
+"""Rows and columns of xx yy zz yz xz xy."""
+
+
+class OutsideTrainingWarning(UserWarning):
+    """An energy was asked for whose level no label sets."""
+
+
+class EnsembleCalculator(Calculator):
+    """Predictive distribution of all samples for any structures of the fine-tuned elements; eV, eV/Å, eV/Å³.
+
+    Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
+    `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
+    set asked for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt
+    order xx yy zz yz xz xy, tension positive. The energy of a composition that no labelled ones add up to has an
+    infinite `energy_sigma` and an `OutsideTrainingWarning`, once a calculator; its forces can be used.
+
+    Args:
+      ensemble: from `fit`, or the path of an `ensemble.safetensors`.
+      dtype: of the arithmetic; float64 needs `jax_enable_x64`.
+      skin_angstrom: neighbours are searched anew only once something has moved that far.
+
+    Raises:
+      ConfigError, WeightsError: from `ensemble.load`.
+      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`
+        states another charge or spin than the labelled frames.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
+        "energy", "free_energy", "forces", "stress", "energy_sigma", "forces_sigma", "stress_sigma",
+        "chain_energy", "chain_forces", "chain_stress",
+    ]  # fmt: skip
+
+    def __init__(self, ensemble: Ensemble | Path | str, *, dtype: type = jnp.float32, skin_angstrom: float = 0.5):
+        super().__init__()
+        self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
+        self._dtype, self._skin = jnp.dtype(dtype), skin_angstrom
+        self._samples = self.ensemble.samples.astype(self._dtype)
+        self._warned = False
+        self._spec: NeighborSpec | None = None
+        self._list: NeighborState | None = None
+        self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress"))
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Fill `results` with everything; see the class."""
+        super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
+        self._check_state(state_of(self.atoms.info))
+        structure = geometry(self.atoms)
+        if self._list is None or {"numbers", "pbc"} & set(system_changes):
+            self._allocate(structure)
+        searched, moments, each = self._call(structure)
+        if bool(searched.overflow):
+            self._allocate(structure)
+            searched, moments, each = self._call(structure)
+        self._list = searched
+        self.results = self._convert(structure, moments, each)
+        self._doubt(structure)
+
+    def _check_state(self, stated: State) -> None:
+        """Refuse a charge or spin that differs from that of the labels."""
+        spin = {} if stated.spin is None else dict([stated.spin])
+        given = ({} if stated.charge is None else {"charge": stated.charge}) | spin
+        for name, value in given.items():
+            known = self.ensemble.state.get(name)
+            if known is not None and known != value:
+                raise DataError(f"atoms.info: got {name} {value:g}; allowed: {known:g}, that of the labelled frames")
+
+    def _doubt(self, structure: Structure) -> None:
+        """Put σ of an energy whose level no label sets to infinity, and warn once."""
+        ensemble, what = self.ensemble, ase.Atoms(structure.numbers).get_chemical_formula()
+        if not bool(ensemble.knows_level(structure.numbers)):
+            self.results["energy_sigma"] = math.inf
+            labelled = ensemble.compositions is not None and len(ensemble.compositions) > 0
+            why = "it is no sum of labelled compositions" if labelled else "no labelled frame has an energy"
+        elif not math.isfinite(ensemble.factors.energy):
+            why = "energies were not learnt, and too few frames tell how wrong they are"
+        elif ensemble.compositions is None:
+            self._warn(f"{what}: the file does not say of which compositions it knows the level of the energy")
+            return
+        else:
+            return
+        self._warn(f"{what}: {why}; energy_sigma is infinite, use forces and differences between its geometries only")
+
+    def _warn(self, text: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(text, OutsideTrainingWarning, stacklevel=6)
+
+    def _allocate(self, structure: Structure) -> None:
+        architecture = self.ensemble.architecture
+        self._spec, self._list = neighbors.allocate(
+            structure, architecture.elements, architecture.r_max, skin=self._skin, dtype=self._dtype
+        )
+
+    def _call(self, structure: Structure) -> tuple[NeighborState, Predictive, Prediction]:
+        levels = self.ensemble.level_ev(structure.numbers)
+        cell = neighbors.complete_cell(structure.cell, structure.pbc)
+        positions = origins.find(structure).local(structure.positions, structure.cell)
+        geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
+        differences = jnp.asarray(levels - np.mean(levels), self._dtype)
+        return self._evaluate(
+            self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=structure.is_periodic
+        )
+
+    def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
+        level = float(np.mean(self.ensemble.level_ev(structure.numbers)))
+        factors = self.ensemble.factors
+        energy = float(moments.energy_mean[0]) + level
+        results: dict[str, float | np.ndarray] = {
+            "energy": energy,
+            "free_energy": energy,
+            "energy_sigma": float(moments.energy_sigma[0]) * factors.energy,
+            "forces": _host(moments.forces_mean[0]),
+            "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,
+            "chain_energy": _host(each.energy[:, 0]) + level,
+            "chain_forces": _host(each.forces[:, 0]),
+        }
+        if moments.stress_mean is not None and moments.stress_sigma is not None and each.stress is not None:
+            results["stress"] = _host(moments.stress_mean[0])[VOIGT]
+            results["stress_sigma"] = _host(moments.stress_sigma[0])[VOIGT] * factors.stress
+            results["chain_stress"] = _host(each.stress[:, 0])[:, VOIGT[0], VOIGT[1]]
+        return results
+
+
+def _evaluate(
+    ensemble: Ensemble,
+    samples: jax.Array,
+    levels: jax.Array,
+    state: NeighborState,
+    positions: jax.Array,
+    cell: jax.Array,
+    *,
+    spec: NeighborSpec,
+    with_stress: bool,
+) -> tuple[NeighborState, Predictive, Prediction]:
+    """New neighbour list if the old one is stale, moments over the samples, and the samples themselves."""
+    moved = neighbors.move(state, positions, cell)
+    searched = jax.lax.cond(neighbors.stale(moved, spec), lambda s: neighbors.update(s, spec), lambda s: s, moved)
+    batch = jax.tree.map(lambda x: x[None], searched.graph)
+    each = jax.vmap(ensemble.predict_fn(with_stress=with_stress), in_axes=(0, None))(samples, batch)
+    each = each._replace(energy=each.energy + levels[:, None])
+    moments = combine(
+        each,
+        energy_sigma=of_structures(ensemble.energy_sigma_ev, positions.shape[0]),
+        stress_sigma=ensemble.stress_sigma_ev_a3,
+        allow_single_chain=samples.shape[0] == 1,
+    )
+    return searched, moments, each
+
+
+def _host(x: jax.Array) -> np.ndarray:
+    return np.array(x, np.float64)

@@ -1,0 +1,1 @@
+"""Molecular dynamics that stops itself."""

@@ -1,0 +1,370 @@
+"""A jitted stretch of molecular dynamics that stops itself."""
+
+import enum
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bayes_mlff.core.numbers import largest_divisor
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.graph import Graph, edge_vectors, volume
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.ensemble.predictive import Predictive, combine
+from bayes_mlff.md.integrators import Integrator, MDState, kinetic_energy, total_work
+from bayes_mlff.models.energetics import PredictFn, Prediction
+from bayes_mlff.parallel.devices import Budget, memory_budget, on_all, shared_prediction
+from bayes_mlff.sghmc.run import preferred_axis
+
+
+class Stop(enum.IntFlag):
+    """Why a chunk ended early. Bits, because several things can happen in one step."""
+
+    NONE = 0
+    UNCERTAIN = 1
+    """Energy σ above its critical value: label this geometry and finish the step with those forces."""
+    NEIGHBOR_OVERFLOW = 2
+    """The neighbour list is incomplete: throw the chunk away, grow the buffers and redo it."""
+    NON_FINITE = 4
+    """An energy, force, σ, position or momentum is not finite: throw the chunk away."""
+    AUDIT = 8
+    """The step was drawn for an audit: label it as if it were uncertain."""
+    SIGMA = 16
+    """Energy σ so large that the structure is no longer worth a label."""
+    CLOSE = 32
+    """Two atoms are closer than allowed."""
+    HOT = 64
+    """The kinetic energy is above its limit."""
+    VOLUME = 128
+    """The volume of the cell is out of its range."""
+    DRIFT = 256
+    """The conserved energy has drifted too far."""
+
+
+TRIPS = Stop.NON_FINITE | Stop.SIGMA | Stop.CLOSE | Stop.HOT | Stop.VOLUME | Stop.DRIFT
+"""Bits after which a run does not go on from where it is."""
+
+
+class Limits(NamedTuple):
+    """What a step may not exceed, and when the next audit is due; traced, so that nothing compiles anew."""
+
+    audit: jax.Array  # [] int32, number of the step in this chunk, from 1; 0 = none
+    sigma: jax.Array  # [] eV, uncalibrated σ of the energy
+    distance: jax.Array  # [] Å, smallest
+    kinetic: jax.Array  # [] eV
+    volume_min: jax.Array  # [] Å³
+    volume_max: jax.Array  # [] Å³
+    conserved: jax.Array  # [] eV, what the drift is counted from; nan = value after the first step
+    drift: jax.Array  # [] eV, allowed at any time
+    drift_per_step: jax.Array  # [] eV, allowed for each step since `conserved`, if that is more
+    age: jax.Array  # [] int32, steps since `conserved`
+
+
+class Compared(NamedTuple):
+    """What the guards compared in the last step, completed with the model's forces; each field []."""
+
+    sigma: jax.Array  # eV, uncalibrated σ of the energy
+    distance: jax.Array  # Å, of the nearest two atoms
+    kinetic: jax.Array  # eV
+    volume: jax.Array  # Å³
+    drift: jax.Array  # eV, either way
+    drift_allowed: jax.Array  # eV
+
+
+def no_limits(dtype: jnp.dtype) -> Limits:
+    """Limits that nothing exceeds, and no audit."""
+    inf, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros([], dtype)
+    none = jnp.zeros([], jnp.int32)
+    return Limits(none, inf, zero, inf, zero, inf, jnp.asarray(jnp.nan, dtype), inf, zero, none)
+
+
+class Thermo(NamedTuple):
+    """What is recorded of every step; each field [length], NaN where no step was taken."""
+
+    potential: jax.Array  # eV, mean of the chains, or the reference where a label finished the step
+    kinetic: jax.Array  # eV
+    sigma: jax.Array  # eV, not calibrated
+    sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
+    work: jax.Array  # eV, done by thermostat and barostat since the start of the run
+
+
+class Frames(NamedTuple):
+    """Geometry and momenta after every step; zero where no step was taken."""
+
+    positions: jax.Array  # [length, n, 3] Å
+    cell: jax.Array  # [length, 3, 3] Å, rows
+    stress: jax.Array | None  # [length, 3, 3] eV/Å³, tension positive, without kinetic part; None if not predicted
+    momenta: jax.Array  # [length, n, 3] sqrt(amu·eV); of a step that `stop` ended before its last half kick
+
+
+class Chunk(NamedTuple):
+    """Carry of the loop, and its result."""
+
+    md: MDState  # after the last complete step; if `stop` is not NONE, before the last half kick
+    neighbors: NeighborState
+    predictive: Predictive  # of one structure, at the positions of `md`
+    stop: jax.Array  # [] int32, bits of `Stop`
+    steps: jax.Array  # [] int32, steps begun
+    thermo: Thermo
+    frames: Frames
+    compared: Compared
+
+
+class RunChunk(Protocol):
+    """A compiled chunk."""
+
+    def __call__(
+        self,
+        params: jax.Array,
+        md: MDState,
+        state: NeighborState,
+        sigma_crit: jax.Array,
+        limit: jax.Array,
+        limits: Limits | None = None,
+    ) -> Chunk:
+        """Take at most `limit` steps; `limits` None sets no limits and asks for no audit."""
+        ...
+
+
+def batch_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
+) -> Callable[..., Predictive]:
+    """Predictive distribution of several structures from K sets of parameters.
+
+    Args:
+      predict: model of one set of flat parameters.
+      energy_sigma: fixed standard deviation of the likelihood, eV.
+      stress_sigma: likewise of the stress, eV/Å³.
+      at_once: most sets of parameters that a device evaluates together, the others after them; by default all, or
+        one on a CPU, whose caches hold the work of one.
+
+    Returns:
+      `(params [c, p], graphs [b, ...], mesh=None) -> Predictive`; inside a function that runs on all devices of a
+      mesh each evaluates its share of the parameters.
+    """
+    most = at_once or (1 if preferred_axis() == "map" else None)
+
+    def predict_all(params: jax.Array, graphs: Graph) -> Prediction:
+        chains = len(params)
+        together = largest_divisor(chains, most or chains)
+        if together == 1:
+            return jax.lax.map(lambda chain: predict(chain, graphs), params)
+        vectorised = jax.vmap(predict, in_axes=(0, None))
+        if together == chains:
+            return vectorised(params, graphs)
+        groups = params.reshape(-1, together, params.shape[1])
+        each = jax.lax.map(lambda group: vectorised(group, graphs), groups)
+        return jax.tree.map(lambda x: x.reshape(chains, *x.shape[2:]), each)
+
+    def evaluate(params: jax.Array, graphs: Graph, mesh: Mesh | None = None) -> Predictive:
+        together = predict_all if mesh is None else shared_prediction(predict_all, mesh)
+        prediction = together(params, graphs)
+        return combine(prediction, energy_sigma=energy_sigma, stress_sigma=stress_sigma)
+
+    return evaluate
+
+
+def ensemble_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
+) -> Callable[..., Predictive]:
+    """The same for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
+    evaluate = batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
+
+    def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
+        return evaluate(params, jax.tree.map(lambda x: x[None], graph), mesh)
+
+    return evaluate_one
+
+
+def make_chunk(
+    evaluate: Callable[..., Predictive],
+    integrator: Integrator,
+    spec: NeighborSpec,
+    length: int,
+    *,
+    mesh: Mesh | None = None,
+    thrifty: Sequence[Callable[..., Predictive]] = (),
+    memory_gib: float | None = None,
+) -> RunChunk:
+    """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
+
+    Args:
+      evaluate: ensemble predictor, which gets the mesh as `mesh` if that has several devices.
+      integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
+      spec: static part of the neighbour list.
+      length: most steps of one call.
+      mesh: devices to share the chains of `evaluate`; by default those of the arguments, whatever memory they have.
+      thrifty: predictors that need less and less memory, in the place of `evaluate` where that does not fit.
+      memory_gib: of each device of the mesh, for intermediate results; by default what `memory_budget` says.
+
+    Returns:
+      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once. Where it
+      does not fit into the memory the first call raises a ConfigError of `dynamics.memory_gib`.
+    """
+    if mesh is None:
+        return jax.jit(_chunk(evaluate, integrator, spec, length))
+    ways = [one if mesh.size == 1 else partial(one, mesh=mesh) for one in (evaluate, *thrifty)]
+    return on_all([_chunk(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
+
+
+def dynamics_budget(mesh: Mesh, memory_gib: float | None) -> Budget:
+    """Memory for evaluating the ensemble."""
+    return Budget(memory_budget(mesh, memory_gib), "dynamics.memory_gib", "one chain")
+
+
+def _chunk(
+    evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
+) -> RunChunk:
+    """A chunk that is not compiled yet."""
+
+    def run(
+        params: jax.Array,
+        md: MDState,
+        state: NeighborState,
+        sigma_crit: jax.Array,
+        limit: jax.Array,
+        limits: Limits | None = None,
+    ) -> Chunk:
+        bounds = no_limits(md.position.dtype) if limits is None else limits
+
+        def keep_going(c: Chunk) -> jax.Array:
+            return (c.stop == int(Stop.NONE)) & (c.steps < limit)
+
+        def step(c: Chunk) -> Chunk:
+            md = integrator.begin(c.md)
+            state = neighbors.move(c.neighbors, md.position, md.cell)
+            outdated = neighbors.stale(state, spec)
+            state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
+            return conclude(c, md, state, evaluate(params, state.graph), integrator, sigma_crit, bounds)
+
+        predicted = jax.eval_shape(evaluate, params, state.graph)
+        return jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, length))
+
+    return run
+
+
+def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length: int) -> Chunk:
+    """A chunk of at most `length` steps before the first; `predicted` gives the shapes of one prediction."""
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), predicted)
+    rows = jnp.full((length,), jnp.nan, md.position.dtype)
+
+    def frames(x: jax.Array) -> jax.Array:
+        return jnp.zeros((length, *x.shape), x.dtype)
+
+    zero = jnp.zeros([], jnp.int32)
+    stress = None if nothing.stress_mean is None else frames(nothing.stress_mean[0])
+    return Chunk(
+        md,
+        state,
+        nothing,
+        zero,
+        zero,
+        Thermo(*(rows for _ in Thermo._fields)),
+        Frames(frames(md.position), frames(md.cell), stress, frames(md.momentum)),
+        Compared(*(jnp.zeros([], md.position.dtype) for _ in Compared._fields)),
+    )
+
+
+def conclude(
+    c: Chunk,
+    md: MDState,
+    state: NeighborState,
+    predictive: Predictive,
+    integrator: Integrator,
+    sigma_crit: jax.Array,
+    bounds: Limits,
+) -> Chunk:
+    """Finish and record a step, or stop before its second half.
+
+    Args:
+      c: before the step.
+      md: after its first half.
+      state: neighbours at the new geometry.
+      predictive: of one structure, at the new geometry.
+      integrator: whose step it is.
+      sigma_crit: [] eV, σ of the energy above which a geometry is labelled.
+      bounds: limits of the chunk.
+    """
+    stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
+    done = integrator.finish(md, predictive.forces_mean[0], stress)
+    first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
+    origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
+    number = c.steps + 1
+    compared = compare(done, state, predictive, bounds._replace(conserved=origin), number)
+    stop = inspect(predictive, state, sigma_crit) | guard(done, compared, bounds, number)
+    go_on = stop == int(Stop.NONE)
+    md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
+    row = Thermo(
+        predictive.energy_mean[0],
+        kinetic_energy(md),
+        predictive.energy_sigma[0],
+        jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
+        total_work(md),
+    )
+    thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
+    frame = Frames(md.position, md.cell, stress, md.momentum)
+    frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, frame)
+    return Chunk(md, state, predictive, stop, number, thermo, frames, compared)
+
+
+def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array) -> jax.Array:
+    """Bits of `Stop` for one evaluated geometry."""
+    finite = (
+        jnp.isfinite(predictive.energy_mean[0])
+        & jnp.isfinite(predictive.energy_sigma[0])
+        & jnp.all(jnp.isfinite(predictive.forces_mean))
+    )
+    zero = jnp.zeros([], jnp.int32)
+    uncertain = jnp.where(predictive.energy_sigma[0] > sigma_crit, int(Stop.UNCERTAIN), zero)
+    overflow = jnp.where(state.overflow, int(Stop.NEIGHBOR_OVERFLOW), zero)
+    return (uncertain | overflow | jnp.where(finite, zero, int(Stop.NON_FINITE))).astype(jnp.int32)
+
+
+def compare(md: MDState, state: NeighborState, predictive: Predictive, limits: Limits, number: jax.Array) -> Compared:
+    """Measure one complete step.
+
+    Args:
+      md: after the step, finished with the model's forces.
+      state: neighbours at the new geometry.
+      predictive: at the new geometry.
+      limits: what is allowed; a `conserved` that is nan is not compared with.
+      number: of the step in its chunk, from 1.
+
+    Returns:
+      The numbers, behind a barrier: XLA would compute them once to compare and once to report, rounded differently.
+    """
+    kinetic = kinetic_energy(md)
+    apart = jnp.sum(edge_vectors(state.graph.positions, state.graph.cell, state.graph) ** 2, axis=-1)
+    nearest = jnp.sqrt(jnp.min(jnp.where(state.graph.edge_mask, apart, jnp.inf)))
+    drift = jnp.abs(predictive.energy_mean[0] + kinetic - total_work(md) - limits.conserved)
+    allowed = jnp.maximum(limits.drift, limits.drift_per_step * (limits.age + number).astype(kinetic.dtype))
+    found = Compared(predictive.energy_sigma[0], nearest, kinetic, volume(md.cell), drift, allowed)
+    return jax.lax.optimization_barrier(found)
+
+
+def guard(md: MDState, compared: Compared, limits: Limits, number: jax.Array) -> jax.Array:
+    """Bits of `Stop` for one complete step.
+
+    Args:
+      md: after the step, finished with the model's forces.
+      compared: measured of it.
+      limits: what is allowed.
+      number: of the step in its chunk, from 1.
+    """
+    finite = jnp.all(jnp.isfinite(md.position)) & jnp.all(jnp.isfinite(md.momentum)) & jnp.all(jnp.isfinite(md.cell))
+    found = {
+        Stop.NON_FINITE: ~finite,
+        Stop.AUDIT: number == limits.audit,
+        Stop.SIGMA: compared.sigma > limits.sigma,
+        Stop.CLOSE: compared.distance < limits.distance,
+        Stop.HOT: compared.kinetic > limits.kinetic,
+        Stop.VOLUME: (compared.volume < limits.volume_min) | (compared.volume > limits.volume_max),
+        Stop.DRIFT: compared.drift > compared.drift_allowed,
+    }
+    bits = jnp.zeros([], jnp.int32)
+    for bit, here in found.items():
+        bits = bits | jnp.where(here, jnp.asarray(int(bit), jnp.int32), jnp.zeros([], jnp.int32))
+    return bits

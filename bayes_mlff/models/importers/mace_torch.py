@@ -1,0 +1,280 @@
+"""Weights of mace-torch's ScaleShiftMACE in the layout of this package, and the way back.
+
+Normalisations are the same. e3nn keeps the matrices of a layer one after the other in a flat vector; the
+self-connection holds its element axis in the middle. MACE's couplings U are part of its state: where they are
+those of `mace_product.generalized_coupling`, the weights of products are taken over as they are; where they are
+another basis of the same products (reduced Clebsch-Gordan), weights are mapped linearly, in float64.
+
+A configuration may know fewer elements than the state. The others' weights then stay out, and on the way back
+those in the target stay as they are.
+
+Neither PyTorch nor mace-torch is needed: a state is a mapping from names to numpy arrays,
+`{k: v.numpy() for k, v in model.state_dict().items()}`. For `.model` files see `mace_files`.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bayes_mlff.core.errors import WeightsError
+from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.equivariant import degree
+from bayes_mlff.models.importers.torch_weights import State, misfits, template
+from bayes_mlff.models.mace import MACE, outputs
+from bayes_mlff.models.mace_parts import message_paths
+from bayes_mlff.models.mace_product import generalized_coupling, natural, symmetrized
+
+NOT_WEIGHTS = re.compile(
+    r".*\.output_mask"
+    r"|.*\.bias"
+    r"|.*\.conv_tp\.weight"
+    r"|.*\._w3j_\d_\d_\d"
+    r"|.*\.U_matrix_\d"
+    r"|.*\.weights_(max|\d)_zeroed"
+)
+"""Entries of a state that hold no weights: masks, coupling coefficients, and biases and weights of size 0."""
+
+SAME_COUPLING = 1e-5
+"""Couplings that differ by less are the same: they are of order one, and stored in single precision."""
+
+
+class Entry(NamedTuple):
+    """A stretch of one array of the source that is one array of the target."""
+
+    source: str
+    start: int
+    shape: tuple[int, ...]
+    target: str
+    axis: int | None  # of the elements
+
+
+class Product(NamedTuple):
+    """Weights [elements, p, channels] of the products of one order, and the couplings that they belong to."""
+
+    source: str
+    coupling: str
+    target: str
+    degree: int
+    order: int
+
+
+def from_mace(state: State, config: MACEConfig) -> Params:
+    """Take over the weights of a mace-torch model.
+
+    The source has no head for the force σ: those weights become zero, the mean of their prior, so that every
+    σ is `nequip.SIGMA_UNIT`.
+
+    Args:
+      state: the state dictionary as numpy arrays.
+      config: the architecture, for all elements of the state or some.
+
+    Returns:
+      Parameters for `MACE(config)` in the dtype of the state's weights.
+
+    Raises:
+      WeightsError: naming every entry of the state without a place, every parameter without a source, every
+        shape that differs and every constant of the model that differs from the configuration.
+    """
+    index = _checked(state, config)
+    filled: dict[str, np.ndarray] = {}
+    for entry in entries(config):
+        part = np.ravel(state[entry.source])[entry.start :][: math.prod(entry.shape)].reshape(entry.shape)
+        filled[entry.target] = part if entry.axis is None else np.take(part, index, entry.axis)
+    for product in products(config):
+        there, _ = _basis_change(state, config, product)
+        weight = np.asarray(state[product.source])[index]
+        if there is not None:
+            weight = np.einsum("qp,epc->eqc", there, weight.astype(np.float64)).astype(weight.dtype)
+        filled[product.target] = weight
+    wanted, dtype = template(MACE(config)), filled["embedding"].dtype
+    filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith("sigma/")}
+    problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
+    problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
+    if problems:
+        raise WeightsError("MACE weights do not fit the configuration: " + "; ".join(problems))
+    return unflatten_dict({k: jnp.asarray(filled[k]) for k in wanted}, sep="/")
+
+
+def to_mace(params: Params, config: MACEConfig, state: State) -> dict[str, np.ndarray]:
+    """Put weights into the state of a mace-torch model, the inverse of `from_mace`.
+
+    Args:
+      params: parameters of `MACE(config)`; the σ head has no place in the target and is dropped.
+      config: the architecture.
+      state: the target's present state; its constants and the weights of other elements are kept.
+
+    Returns:
+      A complete state of the same names, shapes and dtypes.
+
+    Raises:
+      WeightsError: if the state does not belong to this architecture.
+    """
+    index = _checked(state, config)
+    weights = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+    result = {k: np.array(v) for k, v in state.items()}
+    for entry in entries(config):
+        stretch = slice(entry.start, entry.start + math.prod(entry.shape))
+        part = result[entry.source].reshape(-1)[stretch].reshape(entry.shape)
+        if entry.axis is None:
+            part[...] = weights[entry.target].reshape(entry.shape)
+        else:
+            np.moveaxis(part, entry.axis, 0)[index] = np.moveaxis(weights[entry.target], entry.axis, 0)
+    for product in products(config):
+        _, back = _basis_change(state, config, product)
+        weight = weights[product.target]
+        result[product.source][index] = weight if back is None else np.einsum("pq,eqc->epc", back, weight)
+    return result
+
+
+def entries(config: MACEConfig) -> list[Entry]:
+    """Say which stretch of which entry of the state is which parameter, apart from the products."""
+    elements, width = config.declared_elements, config.width
+    found = [Entry("node_embedding.linear.weight", 0, (elements, width), "embedding", 0)]
+    targets = tuple(natural(l) for l in range(config.max_ell + 1))
+    inputs: tuple[str, ...] = ("0e",)
+    for i in range(config.num_interactions):
+        source, target, out = f"interactions.{i}.", f"interaction_{i}/", outputs(config, i)
+        paths = message_paths(inputs, config.max_ell, targets)
+        fan_in = {ir: width * sum(p.out == ir for p in paths) for ir in targets}
+        up = [(f"linear_up/linear_{ir}/weight", (width, width), None) for ir in inputs]
+        down = [(f"linear_messages/linear_{ir}/weight", (fan_in[ir], width), None) for ir in targets]
+        last = [(f"linear_products/linear_{ir}/weight", (width, width), None) for ir in out]
+        if i == 0 and config.first_interaction == "plain":
+            skip = [(f"element_messages/weight_{ir}", (width, elements, width), 1) for ir in targets]
+        else:
+            kept = [ir for ir in inputs if ir in out]
+            skip = [(f"self_connection/weight_{ir}", (width, elements, width), 1) for ir in kept]
+        found += _stack(f"{source}linear_up.weight", target, up)
+        found += _stack(f"{source}linear.weight", target, down)
+        found += _stack(f"{source}skip_tp.weight", target, skip)
+        found += _stack(f"products.{i}.linear.weight", target, last)
+        layers = list(pairwise((config.num_bessels, *config.radial_widths, width * len(paths))))
+        for k, pair in enumerate(layers):
+            name = f"hidden/dense_{k}/weight" if k < len(layers) - 1 else "weight"
+            found.append(
+                Entry(f"{source}conv_tp_weights.layer{k}.weight", 0, pair, f"{target}messages/radial/{name}", None)
+            )
+        inputs = out
+        if 0 < i == config.num_interactions - 1:
+            for k, pair in enumerate(pairwise((width, config.readout_width, 1))):
+                found.append(
+                    Entry(f"readouts.{i}.linear_{k + 1}.weight", 0, pair, f"readout_{i}/dense_{k}/weight", None)
+                )
+        else:
+            found.append(Entry(f"readouts.{i}.linear.weight", 0, (width, 1), f"readout_{i}/weight", None))
+    return found
+
+
+def products(config: MACEConfig) -> list[Product]:
+    """The weights of products; orders in which a degree cannot be reached have none."""
+    found = []
+    for i in range(config.num_interactions):
+        for j, ir in enumerate(outputs(config, i)):
+            prefix = f"products.{i}.symmetric_contractions.contractions.{j}."
+            for order in range(1, config.correlation + 1):
+                if generalized_coupling(config.max_ell, degree(ir), order).shape[-1]:
+                    source = _product_weight(prefix, order, config.correlation)
+                    target = f"interaction_{i}/product/weight_{ir}_{order}"
+                    found.append(Product(source, f"{prefix}U_matrix_{order}", target, degree(ir), order))
+    return found
+
+
+def _product_weight(prefix: str, order: int, correlation: int) -> str:
+    """Name of the weights of one order: the highest apart, the others descending."""
+    return f"{prefix}weights_max" if order == correlation else f"{prefix}weights.{correlation - 1 - order}"
+
+
+def _stack(source: str, prefix: str, parts: Sequence[tuple[str, tuple[int, ...], int | None]]) -> list[Entry]:
+    """Matrices that lie one after the other in one flat entry."""
+    start, found = 0, []
+    for target, shape, axis in parts:
+        found.append(Entry(source, start, shape, prefix + target, axis))
+        start += math.prod(shape)
+    return found
+
+
+def _basis_change(state: State, config: MACEConfig, product: Product) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Matrices that take the source's weights to ours and back; None where they are the same.
+
+    Raises:
+      WeightsError: if the source's couplings are no basis of the same products.
+    """
+    ours = generalized_coupling(config.max_ell, product.degree, product.order)
+    source = np.asarray(state[product.coupling], np.float64)
+    source = source.reshape(*ours.shape[:-1], source.shape[-1])
+    if source.shape == ours.shape and np.allclose(source, ours, rtol=0.0, atol=SAME_COUPLING):
+        return None, None
+    a, b = symmetrized(ours), symmetrized(source)
+    there, back = np.linalg.lstsq(a, b, rcond=1e-6)[0], np.linalg.lstsq(b, a, rcond=1e-6)[0]
+    if not (np.allclose(a @ there, b, atol=SAME_COUPLING) and np.allclose(b @ back, a, atol=SAME_COUPLING)):
+        raise WeightsError(f"{product.coupling}: the couplings are no basis of all products of order {product.order}")
+    return there, back
+
+
+def _checked(state: State, config: MACEConfig) -> np.ndarray:
+    """Position of the configuration's elements in the state, once the state belongs to the configuration."""
+    numbers = np.ravel(state.get("atomic_numbers", np.zeros(0, int))).astype(int)
+    missing = sorted(set(config.elements) - set(numbers.tolist()))
+    if len(numbers) != config.declared_elements or missing:
+        raise WeightsError(
+            f"atomic_numbers: got {len(numbers)} elements without {missing}; "
+            f"allowed: {config.declared_elements} that include {list(config.elements)}"
+        )
+    index = np.array([numbers.tolist().index(z) for z in config.elements])
+    sizes: dict[str, int] = {}
+    for entry in entries(config):
+        sizes[entry.source] = entry.start + math.prod(entry.shape)
+    problems: list[str] = []
+    for product in products(config):
+        coupling = state.get(product.coupling)
+        if coupling is None:
+            problems.append(f"missing {product.coupling}")
+            continue
+        sizes[product.source] = len(numbers) * np.shape(coupling)[-1] * config.width
+        points = (2 * product.degree + 1) * (config.max_ell + 1) ** (2 * product.order)
+        if np.size(coupling) != points * np.shape(coupling)[-1]:
+            problems.append(f"{product.coupling} has shape {np.shape(coupling)}")
+    kept = {k: v for k, v in state.items() if k not in _without_effect(config)}
+    energies = np.ravel(kept.pop("atomic_energies_fn.atomic_energies", np.zeros(0)))
+    if len(energies) != len(numbers) or not np.allclose(energies[index], config.energy_shifts, rtol=1e-6, atol=0.0):
+        problems.append(f"atomic_energies_fn.atomic_energies is {energies.tolist()}, configured {config.energy_shifts}")
+    problems += misfits(kept, sizes, _constants(config, numbers), NOT_WEIGHTS)
+    if problems:
+        raise WeightsError("MACE state does not fit the configuration: " + "; ".join(problems))
+    return index
+
+
+def _without_effect(config: MACEConfig) -> set[str]:
+    """Weights that multiply couplings of zero: mace-torch keeps a place for orders that cannot reach a degree."""
+    used = {product.source for product in products(config)}
+    every = {
+        _product_weight(f"products.{i}.symmetric_contractions.contractions.{j}.", order, config.correlation)
+        for i in range(config.num_interactions)
+        for j in range(len(outputs(config, i)))
+        for order in range(1, config.correlation + 1)
+    }
+    return every - used
+
+
+def _constants(config: MACEConfig, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Entries of a state that the configuration states too."""
+    r_max = np.array([config.r_max])
+    return {
+        "atomic_numbers": numbers,
+        "r_max": r_max,
+        "num_interactions": np.array([config.num_interactions]),
+        "radial_embedding.bessel_fn.r_max": r_max,
+        "radial_embedding.bessel_fn.prefactor": np.sqrt(2.0 / r_max),
+        "radial_embedding.bessel_fn.bessel_weights": np.pi * np.arange(1, config.num_bessels + 1) / config.r_max,
+        "radial_embedding.cutoff_fn.r_max": r_max,
+        "radial_embedding.cutoff_fn.p": np.array([config.cutoff_power]),
+        "scale_shift.scale": np.array([config.energy_scale]),
+        "scale_shift.shift": np.array([config.energy_shift]),
+    }

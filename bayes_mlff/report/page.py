@@ -1,0 +1,274 @@
+"""What a run did, from its directory: one self-contained HTML page."""
+
+import base64
+import contextlib
+import html
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bayes_mlff.core.errors import DataError, RunDirectoryError
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.engines import moments
+from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.otf import audits
+from bayes_mlff.report import crystal_figures, figures, run_data, standing, verdict
+from bayes_mlff.report.figures import Panel
+from bayes_mlff.report.run_data import AngleSeries, LabelSeries, RunData, RunSummary, ThermoSeries, WallTime, summary
+from bayes_mlff.runs import trajectory
+
+__all__ = ["RunSummary", "WallTime", "summary", "write_report"]
+
+MOST_FRAMES: Final = 4000
+"""Frames of the trajectory that figures are drawn from."""
+
+_STYLE: Final = """
+body{font:16px/1.5 system-ui,sans-serif;color:#1d2127;background:#f4f5f7;margin:0}
+main{max-width:72rem;margin:auto;padding:1.5rem}
+h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.05rem;margin:0 0 .5rem}
+section{background:#fff;border:1px solid #e1e4e8;border-radius:8px;padding:1rem 1.2rem;margin:1rem 0}
+table{border-collapse:collapse;width:100%}
+td,th{text-align:left;padding:.25rem .8rem .25rem 0;vertical-align:top}
+tr+tr{border-top:1px solid #eceef0}th{font-weight:500;color:#59616b;width:42%}
+img{max-width:100%;height:auto;display:block;margin:auto}p{color:#59616b;margin:.4rem 0 0;font-size:.92rem}
+pre{overflow:auto;font-size:.82rem}td{font-variant-numeric:tabular-nums}
+"""
+
+
+def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData | None = None) -> Path:
+    """Write `report.html` into a run directory: one file without links to others; returns its path.
+
+    Args:
+      run_dir: the directory of a finished or running run.
+      threshold_ev: error of the total energy that should not be exceeded, eV.
+      title: heading; any text.
+      run: what has been read from the directory, if it has.
+
+    Raises:
+      RunDirectoryError: if this is no run directory or a file in it is unreadable.
+      ConfigError: if its configuration is not valid.
+      DataError: if the labels or the arrays of random frames are unreadable.
+    """
+    run = run_data.read(run_dir) if run is None else run
+    shown = panels(run_dir, run, threshold_ev=threshold_ev)
+    now = [("State", standing.state(run_dir, run).sentence), ("Simulated", standing.progress(run))]
+    rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev, now)]
+    rows += _thinned(run_dir, run)
+    rows += [(f"Not believed, step {r.step}", r.reason) for r in run.refused]
+    rows += [
+        (f"Reference, step {e['step']}", str(e["remark"]))
+        for e in run.events
+        if e["event"] == "engine_remark" and str(e["remark"]).startswith(moments.CHANGED)
+    ]
+    (target := run_dir / "report.html").write_text(_page(title, rows, shown, run), encoding="utf-8")
+    return target
+
+
+def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
+    """All figures of a run that has been read from `run_dir`; a figure without data is a sentence instead."""
+    labels, state = _label_series(run, threshold_ev)
+    pit = None
+    if state is not None and run.validation is not None:
+        error = run.validation.predicted_ev - run.validation.reference_ev
+        pit = np.atleast_1d(calibration.probability_integral(state, error, run.validation.sigma_ev))
+    n_atoms = len(run.records[0].structure.numbers) if run.records else 1
+    schedule, end_fs = run_data.schedule(run), _end(run.thermo.time_fs)
+    return [
+        figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=end_fs, schedule=schedule),
+        figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
+        figures.coverage_panel(labels, pit),
+        figures.sigma_panel(_with_labels(run), np.array([r.time_fs for r in run.records]), schedule=schedule),
+        figures.thermo_panel(run.thermo),
+        *_conformation(run_dir, run.records),
+        *_crystal(run_dir, run),
+        figures.parity_panel(run.validation, threshold_ev=threshold_ev),
+    ]
+
+
+def _end(time_fs: np.ndarray) -> float:
+    return float(time_fs[-1]) if time_fs.size else 0.0
+
+
+def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:
+    """Labels as arrays, and the calibration after the last one, None if it cannot be replayed.
+
+    The replay counts only if it finds every critical sigma that the run stored with its labels.
+    """
+    known = [r for r in run_data.predicted(run.records) if r.predicted_energy_sigma and r.sigma_crit]
+    error = run_data.errors(known)
+    sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
+    stored = np.array([r.sigma_crit for r in known], np.float64)
+    prior, confidence = run.config.calibration, run.config.confidence
+    state, pit = calibration.init(prior.a, prior.b), np.zeros(len(known))
+    scores: tuple[audits.Score, ...] = ()
+    for i in range(len(known)):
+        crit = calibration.critical_sigma(state, threshold_ev, confidence=confidence)
+        if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
+            state = None
+            break
+        pit[i] = calibration.probability_integral(state, error[i], sigma[i])
+        outcome = audits.learn(
+            state,
+            scores,
+            float(error[i]),
+            float(sigma[i]),
+            audited=known[i].reason == "audit",
+            decay=prior.decay,
+            false_alarm=run.config.audits.false_alarm,
+        )
+        state, scores = outcome.calibration, outcome.scores
+    has_mode = state is not None and state.a + state.n / 2 > 1.0
+    factor = float(np.sqrt(calibration.map_factor(state))) if state and has_mode else None
+    series = LabelSeries(
+        time_fs=np.array([r.time_fs for r in known], np.float64),
+        error_ev=error,
+        sigma_ev=sigma,
+        half_width_ev=threshold_ev * sigma / stored,  # sigma_crit is where the half width is the threshold
+        audit=np.array([r.reason == "audit" for r in known], bool),
+        pit=None if state is None else pit,
+        sigma_factor=factor,
+        confidence=confidence,
+    )
+    return series, state
+
+
+def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
+    """Panel of the hydroxyl angle if the run is of ethanol."""
+    path = run_dir / "trajectory.extxyz"
+    if not records or not path.exists():
+        return []
+    bonds = figures.hydroxyl(records[0].structure)
+    if bonds is None:
+        return []
+    try:
+        frames = trajectory.read(path, most=MOST_FRAMES)
+        along = [figures.hydroxyl_angles(frames.structure(i), bonds) for i in range(len(frames.step))]
+    except (DataError, RunDirectoryError) as error:
+        return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
+    angles = np.array(along).reshape(-1, 2)
+    series = AngleSeries(
+        time_fs=frames.time_fs,
+        angle_deg=angles[:, 0],
+        dihedral_deg=angles[:, 1],
+        label_time_fs=np.array([r.time_fs for r in records]),
+        label_angle_deg=np.array([figures.hydroxyl_angles(r.structure, bonds)[0] for r in records]),
+    )
+    return [figures.angle_panel(series)]
+
+
+def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
+    """Bonds of a perovskite, cell, temperature and pressure if the run is of a crystal."""
+    if not run.records or not run.records[0].structure.is_periodic or figures.hydroxyl(run.records[0].structure):
+        return []
+    schedule = run_data.schedule(run)
+    dynamics = run.config.dynamics
+    # The logged pressure is the mean over three directions, of which a barostat of some cell vectors holds a part.
+    at_pressure = dynamics.ensemble == "npt" and len(dynamics.barostat.free) == 3
+    held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=at_pressure)
+    try:
+        frames = trajectory.read(run_dir / "trajectory.extxyz", most=MOST_FRAMES)
+    except RunDirectoryError as error:
+        return [Panel("Structure of the crystal", f"The trajectory is not readable now: {error}."), held]
+    labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(frames)
+    cell = crystal_figures.cell_panel(frames, schedule, labels, perovskite=bonds is not None)
+    if bonds is None:
+        return [cell, held]
+    return [crystal_figures.bonds_panel(bonds, schedule, labels), cell, held]
+
+
+def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
+    """What of a long run the figures show; nothing if they show all."""
+    said = []
+    if run.rows is not None and run.rows > len(run.steps):
+        said.append(
+            f"{len(run.steps)} of about {run.rows} logged steps, in evenly spaced groups of neighbours (peaks between "
+            "them are not drawn, but the σ of every label is)"
+        )
+    if (run_dir / "trajectory.extxyz").is_file() and run.rows is not None:
+        with contextlib.suppress(RunDirectoryError):  # the figure says what is wrong with it
+            stored = trajectory.frames(run_dir / "trajectory.extxyz").count
+            if stored > MOST_FRAMES:
+                said.append(f"{MOST_FRAMES} of {stored} frames, evenly spaced")
+    return [("Figures are drawn from", "; ".join(said))] if said else []
+
+
+def _with_labels(run: RunData) -> ThermoSeries:
+    """Logged steps for the figure of σ: where they are not all there, with the σ of the labels among them."""
+    known = [r for r in run.records if r.predicted_energy_sigma and r.sigma_crit]
+    if run.rows is None or run.rows <= len(run.steps) or not known:
+        return run.thermo
+    time = np.concatenate([run.thermo.time_fs, [r.time_fs for r in known]])
+    order = np.argsort(time, kind="stable")
+    sigma = np.concatenate([run.thermo.sigma_ev, np.array([r.predicted_energy_sigma for r in known], np.float64)])
+    limit = np.concatenate([run.thermo.sigma_crit_ev, np.array([r.sigma_crit for r in known], np.float64)])
+    none = np.full(time.size, np.nan)
+    return ThermoSeries(time[order], none, none, none, sigma[order], limit[order])
+
+
+def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def energy(value: float | None) -> str:
+        if value is None:
+            return "no data"
+        return f"{value * KCAL_MOL_PER_EV:.3g} kcal/mol = {1e3 * value / max(s.n_atoms, 1):.3g} meV/atom"
+
+    w, share, above, force = s.wall, s.share_above, "no data", "no data"
+    if share is not None:
+        ends = f"{share.lower:.1%} to {share.upper:.1%}"
+        above = f"{s.above_threshold}, {share.observed:.1%} (95 % interval {ends})"
+    if s.force_rmse_ev_a is not None:
+        in_kcal = s.force_rmse_ev_a * KCAL_MOL_PER_EV
+        force = f"{in_kcal:.3g} kcal/mol/Å = {1e3 * s.force_rmse_ev_a:.3g} meV/Å"
+    last = "" if s.last_label_fs is None else f", last at {s.last_label_fs / 1e3:.3f} ps"
+    speed = "no data" if s.steps_per_s is None else f"{s.steps_per_s:.3g} steps/s"
+    spent = f"dynamics and rest {_clock(w.md_s)}, reference calculations {_clock(w.dft_s)}"
+    rows = [
+        ("System", f"{s.formula}, {s.n_atoms} atoms" if s.n_atoms else "not labelled yet"),
+        *state,
+        ("Error threshold", energy(threshold_ev)),
+        ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
+        ("Labels above the threshold", above),
+        ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),
+        ("RMSE at labels, not fine-tuned", energy(s.rmse_pretrained_ev)),
+        ("Force RMSE at labels", force),
+    ]
+    if s.validation_frames:
+        rows += [
+            ("Random frames above the threshold", f"{s.validation_above} of {s.validation_frames}"),
+            (f"RMSE on {s.validation_frames} random frames", energy(s.validation_rmse_ev)),
+            ("The same, not fine-tuned", energy(s.validation_pretrained_rmse_ev)),
+        ]
+    return [
+        *rows,
+        ("Critical σ now (uncalibrated)", energy(s.sigma_crit_ev)),
+        ("Wall time", f"{_clock(w.total_s)}: {spent}, sampling {_clock(w.update_s)}"),
+        ("Speed of the dynamics", speed),
+    ]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
+
+
+def _page(title: str, rows: list[tuple[str, str]], panels: list[Panel], run: RunData) -> str:
+    """The HTML text; everything that is not fixed here is escaped."""
+    escape = html.escape
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    sections = ""
+    for panel in panels:
+        image = ""
+        if panel.png is not None:
+            data = base64.b64encode(panel.png).decode("ascii")
+            image = f'<img alt="{escape(panel.title)}" src="data:image/png;base64,{data}">'
+        sections += f"<section><h2>{escape(panel.title)}</h2>{image}<p>{escape(panel.text)}</p></section>"
+    levels = ", ".join(sorted({r.engine_hash for r in run.records})) or "none"
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+        f"<body><main><h1>{escape(title)}</h1><section><table>{cells}</table></section>{sections}"
+        f"<section><h2>Settings</h2><p>Level of theory (hash): {escape(levels)}</p><details>"
+        f"<summary>config.yaml</summary><pre>{escape(run.config_text)}</pre></details></section></main></body></html>\n"
+    )

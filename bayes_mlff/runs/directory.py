@@ -1,0 +1,245 @@
+"""The run directory: what is in it, who may write to it, and how it is cut back to the last committed step."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from bayes_mlff.core import durable
+from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.data import dataset
+from bayes_mlff.runs import start
+from bayes_mlff.runs.trajectory import Constants
+
+CONFIG: Final = "config.yaml"
+"""Without this file a directory is no run."""
+
+LABEL_RESERVE: Final = 1 << 20
+"""Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
+
+THERMO_COLUMNS = (
+    "step",
+    "time_fs",
+    "temperature_k",
+    "potential_ev",
+    "kinetic_ev",
+    "total_ev",
+    "sigma_ev",
+    "sigma_crit_ev",
+    "sigma_force_max_ev_a",
+    "conserved_ev",  # total minus the work of thermostat and barostat
+    "volume_a3",  # nan if not periodic
+    "pressure_gpa",  # internal, with its kinetic part; nan where the stress is not predicted
+)
+
+
+class Frame(NamedTuple):
+    """One geometry of the trajectory."""
+
+    step: int
+    time_fs: float
+    positions: np.ndarray  # [n, 3] Å
+    cell: np.ndarray  # [3, 3] Å, rows
+    stress: np.ndarray | None  # [3, 3] eV/Å³, tension positive, without kinetic part
+    momenta: np.ndarray | None = None  # [n, 3] sqrt(amu·eV), the unit of ASE
+
+
+class RunDirectory:
+    """Files of one run; holds an exclusive lock while open."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / CONFIG
+        self.in_force = path / "config.in_force.yaml"
+        self.dataset = path / "dataset.extxyz"
+        self.validation = path / "validation.extxyz"
+        self.validation_arrays = path / "validation.npz"
+        self.trajectory = path / "trajectory.extxyz"
+        self.thermo = path / "thermo.csv"
+        self.events = path / "events.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self._lock: TextIO | None = None
+        self._clock_s = time.time() - time.monotonic()
+
+    def create(self, config_text: str, beginning: Mapping[str, bytes] | None = None) -> None:
+        """Make a new run directory.
+
+        Args:
+          config_text: the settings.
+          beginning: files of the folder `start` by name, see `start.contents`.
+
+        Raises:
+          RunDirectoryError: if it already holds a run, or cannot be written.
+        """
+        if self.config.exists():
+            raise RunDirectoryError(
+                f"{self.path}: already holds a run; continue it with 'resume {self.path}' or choose another --output"
+            )
+        with _writing(self.path):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            (self.path / start.FOLDER).mkdir(exist_ok=True)
+        for name, content in (beginning or {}).items():
+            write_whole(self.path / start.FOLDER / name, content)
+        self.put_in_force(config_text)
+        write_whole(self.config, config_text.encode())  # last: with it, this is a run
+
+    def put_in_force(self, config_text: str) -> None:
+        """Remember the settings that the run goes on with, apart from the copy that a user may edit."""
+        write_whole(self.in_force, config_text.encode())
+
+    def open(self) -> None:
+        """Take the lock, and clear away what an interrupted process left unfinished.
+
+        A torn last line of the events is cut off. Steps that no checkpoint knows of, since all were removed, are
+        set aside in files that end in `.old`. Disk space for one label is reserved.
+
+        Raises:
+          RunDirectoryError: if this is no run directory, another process is using it, or it cannot be written.
+        """
+        if not self.config.is_file():
+            raise RunDirectoryError(f"{self.path}: no run here (config.yaml is missing)")
+        with _writing(self.path):
+            lock = (self.path / "run.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            taken = isinstance(error, BlockingIOError)
+            why = "another process is running here" if taken else f"the file system cannot lock ({error.strerror})"
+            raise RunDirectoryError(f"{self.path}: {why}") from error
+        self._lock = lock
+        try:
+            with _writing(self.path):
+                self._clear_away()
+        except RunDirectoryError:
+            self.close()
+            raise
+
+    def _clear_away(self) -> None:
+        self.checkpoints.mkdir(exist_ok=True)
+        if self.events.exists():
+            data = self.events.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(self.events, whole)
+                self.log("events_recovered", bytes_removed=len(data) - whole)
+        if not any(self.checkpoints.glob("*.ckpt")):
+            for path in (self.thermo, self.trajectory):
+                if path.exists():
+                    path.replace(path.with_name(path.name + ".old"))
+        dataset.reserve(self.path, LABEL_RESERVE)
+
+    def close(self) -> None:
+        """Give the lock and the reserved space back."""
+        if self._lock is not None:
+            dataset.release(self.path)
+            self._lock.close()
+            self._lock = None
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that grow step by step, which are on the disk when this returns; for a checkpoint."""
+        growing = [path for path in (self.thermo, self.trajectory) if path.exists()]
+        with _writing(self.path):
+            for path in growing:
+                durable.sync(path)
+        return {p.name: p.stat().st_size if p in growing else 0 for p in (self.thermo, self.trajectory)}
+
+    def truncate(self, sizes: dict[str, int]) -> None:
+        """Cut the growing files back to what a checkpoint knows.
+
+        Raises:
+          RunDirectoryError: if one is shorter, that is, was changed after the checkpoint; then nothing is cut.
+        """
+        paths = {path: path.stat().st_size if path.exists() else 0 for path in (self.thermo, self.trajectory)}
+        for path, present in paths.items():
+            if present < sizes[path.name]:
+                raise RunDirectoryError(
+                    f"{path}: {present} bytes, but the checkpoint knows {sizes[path.name]}; restore the file, or "
+                    f"remove {self.checkpoints} and resume: then the run begins again, with the labels it has"
+                )
+        with _writing(self.path):
+            for path, present in paths.items():
+                if present > sizes[path.name]:
+                    os.truncate(path, sizes[path.name])
+
+    def append_thermo(self, rows: np.ndarray) -> None:
+        """Add rows [m, len(THERMO_COLUMNS)]."""
+        if not len(rows):
+            return
+        new = not self.thermo.exists() or self.thermo.stat().st_size == 0
+        lines = [",".join(THERMO_COLUMNS)] if new else []
+        lines += [f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) for row in rows]
+        with _writing(self.thermo):
+            durable.append(self.thermo, "".join(line + "\n" for line in lines).encode())
+
+    def append_frames(
+        self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame], constants: Constants | None = None
+    ) -> None:
+        """Add frames of the trajectory as extended XYZ, each with its own lattice and what never changes."""
+        columns, ends, remarks = constants or Constants("", ("",) * len(numbers), "")
+        symbols = [chemical_symbols[z] for z in numbers]
+        periodic = " ".join("T" if p else "F" for p in pbc)
+        text = ""
+        for frame in frames:
+            lattice = f'Lattice="{_matrix(frame.cell)}" ' if frame.cell.any() else ""
+            stress = "" if frame.stress is None else f' stress="{_matrix(frame.stress)}"'
+            moving = "" if frame.momenta is None else ":momenta:R:3"
+            comment = (
+                f"{lattice}Properties=species:S:1:pos:R:3{moving}{columns} step={frame.step} "
+                f'time_fs={frame.time_fs:.9g}{stress} pbc="{periodic}"{remarks}'
+            )
+            momenta = np.zeros((len(numbers), 0)) if frame.momenta is None else frame.momenta
+            rows = (
+                " ".join([s, *(f"{x:.8f}" for x in r), *(f"{x:.9g}" for x in p)]) + end
+                for s, r, p, end in zip(symbols, frame.positions, momenta, ends, strict=True)
+            )
+            text += f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n"
+        with _writing(self.trajectory):
+            durable.append(self.trajectory, text.encode())
+
+    def store_validation(self, **arrays: Any) -> None:
+        """Write the arrays of the comparison with random frames, whole or not at all."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_whole(self.validation_arrays, buffer.getvalue())
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Add one event to events.jsonl; within a process its times never go back, even if the clock is set back."""
+        now = self._clock_s + time.monotonic()
+        line = json.dumps({"event": event, "time": round(now, 3), **fields}) + "\n"
+        with _writing(self.events):
+            durable.append(self.events, line.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of a run, whole or not at all.
+
+    Raises:
+      RunDirectoryError: if it cannot be written; then the file is as it was.
+    """
+    with _writing(path):
+        durable.write_whole(path, content)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path}: cannot be written ({error.strerror}); nothing that was committed is lost: "
+            "resume when this is mended"
+        ) from error
+
+
+def _matrix(values: np.ndarray) -> str:
+    return " ".join(f"{x:.9g}" for x in np.ravel(values))

@@ -1,0 +1,275 @@
+"""Ending a run in time and in order: on a signal, or before its time is over.
+
+SIGTERM, SIGUSR1 and SIGINT, and the end of the time that the run was given, are requests. The loop looks for them
+where everything is on the disk (`check`). Where it cannot look, since it waits for a reference calculation, for
+compilation or for the devices, a thread ends the process in its place when its patience is over. That is as safe as a
+kill, which a run survives at any moment; but it is said in the events and to the user, and the programs that the
+engine has started are ended as well. A thread is needed: what Python does at a signal, it does when the main thread
+is back from the library that it waits for, which may take hours.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from bayes_mlff.core.errors import EXIT_INTERRUPTED, EngineError, RunInterruptedError
+from bayes_mlff.parallel import hosts
+from bayes_mlff.runs.descendants import end_descendants
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+PATIENCE_S: Final = 4.0
+"""How long after a request the loop may take to come to a place where it can end in order."""
+
+SAVING_S: Final = 20.0
+"""The same while a checkpoint is written."""
+
+MARGIN_S: Final = 15.0
+"""So long before its time is over a run is asked to end, or a tenth of the time if that is less."""
+
+LAST_WORDS_S: Final = 3.0
+"""For the last event and for ending the engine's programs, when patience is over."""
+
+ECHO_S: Final = 0.3
+"""The news that a calculation has failed may overtake the signal that it has failed from."""
+
+TWICE_S: Final = 0.5
+"""A second signal within this time is an echo of the first one."""
+
+SLURM_END: Final = "SLURM_JOB_END_TIME"
+"""Variable with the time, in seconds since 1970, when SLURM will end the job."""
+
+
+class TimeLimit(NamedTuple):
+    """When a run must have ended, and why."""
+
+    monotonic_s: float  # by time.monotonic()
+    length_s: float  # from when it was found out
+    reason: str
+
+
+def time_limit(wall_time_s: float | None, environment: Mapping[str, str] = os.environ) -> TimeLimit | None:
+    """The end of a run that begins now: of its wall time or of its SLURM job, whichever is earlier; or None."""
+    limits = [] if wall_time_s is None else [(wall_time_s, "the end of --wall-time")]
+    told = environment.get(SLURM_END, "")
+    left = int(told) - time.time() if told.isdecimal() else 0.0
+    if left > 0.0:  # else it was left behind by a job of before
+        limits.append((left, "the end of the SLURM job's time"))
+    if not limits:
+        return None
+    length, reason = min(limits)
+    return TimeLimit(time.monotonic() + length, length, reason)
+
+
+class Interruption:
+    """Requests to end a run; a context manager, which in the main thread takes over the signals."""
+
+    def __init__(self, limit: TimeLimit | None = None, *, farewell: str = ""):
+        """Prepare.
+
+        Args:
+          limit: when the run must have ended.
+          farewell: how to go on, for the message.
+        """
+        self.limit, self.farewell = limit, farewell
+        self.step: int | None = None  # on the disk
+        self.last_words: Callable[[str], None] = nothing_to_say
+        self._where = "before it began"
+        self._requested: str | None = None
+        self._since = 0.0
+        self._patience = 0.0  # until the loop runs, nothing is lost
+        self._in_order = False  # the main thread is on its way out
+        self._lock = threading.Lock()
+        self._before: dict[int, Any] = {}
+        self._receiver: socket.socket
+        self._sender: socket.socket
+        self._thread: threading.Thread | None = None
+        self._first = True
+
+    # -- for the loop ------------------------------------------------------------------------------------------
+
+    def check(self, step: int, n_steps: int, doing: str = "") -> None:
+        """End here if that was asked for; to be called where everything is on the disk.
+
+        Args:
+          step: that is on the disk.
+          n_steps: of the run.
+          doing: what is done there, for the message.
+
+        Raises:
+          RunInterruptedError: in all processes if one of them was asked.
+        """
+        self.step, self._where = step, f"at step {step} of {n_steps}{doing}"
+        with self._lock:
+            self._patience = PATIENCE_S
+        if hosts.any_of(self._requested is not None):
+            raise self.error(self._requested or "a request to another process of this run")
+
+    def before_label(self, longest_s: float) -> None:
+        """End here if a reference calculation of this length, s, would not fit into the time that is left.
+
+        Raises:
+          RunInterruptedError: in all processes, if it does not fit in one of them.
+        """
+        left = None if self.limit is None else self.limit.monotonic_s - self._margin - time.monotonic()
+        if hosts.any_of(left is not None and longest_s > left):
+            reason = "the end of another process's time" if self.limit is None else self.limit.reason
+            raise self.error(f"{reason} (a reference calculation of {longest_s:.3g} s would not fit)")
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """How long what is done inside may take to end after a request; with 0 it is not begun after one.
+
+        Raises:
+          RunInterruptedError: if a request has come before.
+        """
+        with self._lock:
+            before, self._patience = self._patience, seconds
+        try:
+            if seconds == 0.0 and self._requested is not None and not self._in_order:
+                raise self.error(self._requested)
+            yield
+        except EngineError as error:
+            if seconds == 0.0 and self._soon():  # the signal went to the programs of the engine, too
+                raise self.error(str(self._requested)) from error
+            raise
+        finally:
+            with self._lock:  # which the thread does not give back when it ends the process
+                self._patience = before
+
+    def error(self, reason: str) -> RunInterruptedError:
+        """The way out in order."""
+        self._requested, self._since, self._in_order = reason, time.monotonic(), True
+        return RunInterruptedError(reason, self._where, self.farewell)
+
+    def _soon(self) -> bool:
+        """True if there is a request, or one comes in a moment."""
+        limit = time.monotonic() + ECHO_S
+        while self._requested is None and time.monotonic() < limit and self._thread is not None:
+            time.sleep(0.01)
+        return self._requested is not None
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Listen to signals and to the clock."""
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._first = hosts.first()
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, background jobs
+                    self._before[number] = signal.signal(number, _leave_to_thread)
+            self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="interruption", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the signals to whoever had them before."""
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(self._wakeup)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+        assert self._thread is not None
+        self._sender.send(b"\0")
+        self._thread.join()
+        self._thread = None
+        self._sender.close()
+        self._receiver.close()
+
+    # -- in the thread -----------------------------------------------------------------------------------------
+
+    @property
+    def _margin(self) -> float:
+        return 0.0 if self.limit is None else min(MARGIN_S, 0.1 * max(self.limit.length_s, 0.0))
+
+    def _watch(self) -> None:
+        """Wait for requests; then for the end, as long as there is patience."""
+        while True:
+            ready, _, _ = select.select([self._receiver], [], [], self._until_next_look())
+            numbers = self._receiver.recv(64) if ready else b""
+            if 0 in numbers:
+                return
+            now = time.monotonic()
+            for number in numbers:
+                if self._requested is None:
+                    self._requested, self._since = signal.Signals(number).name, now
+                elif now - self._since > TWICE_S:
+                    self._end_at_once(number)
+            if self._requested is None and self.limit is not None and now >= self.limit.monotonic_s - self._margin:
+                self._requested, self._since = self.limit.reason, now
+            if self._requested is not None:
+                self._press(now)
+
+    def _until_next_look(self) -> float | None:
+        if self._requested is not None:
+            return 0.05
+        if self.limit is None:
+            return None
+        return max(0.0, min(self.limit.monotonic_s - self._margin - time.monotonic(), 3600.0))
+
+    def _press(self, now: float) -> None:
+        """End the process if the main thread has had its time."""
+        if not self._lock.acquire(timeout=0.01):
+            return
+        waited = now - self._since
+        if waited < (SAVING_S if self._in_order else self._patience):
+            self._lock.release()
+            return
+        # The lock is kept: the main thread does not get out of what it is doing any more.
+        assert self._requested is not None
+        _end_later(LAST_WORDS_S)
+        with contextlib.suppress(Exception):  # nothing may keep the process from ending
+            self.last_words(self._requested)
+        end_descendants(grace_s=1.0)
+        if self._first:
+            _say(str(RunInterruptedError(self._requested, self._where, self.farewell)))
+        os._exit(EXIT_INTERRUPTED)
+
+    def _end_at_once(self, number: int) -> None:
+        """A second signal: nothing but the programs of the engine is looked after."""
+        _end_later(LAST_WORDS_S, 128 + number)
+        end_descendants(grace_s=0.0)
+        _say(f"ended at once by a second signal, {signal.Signals(number).name}; {self.farewell}")
+        os._exit(128 + number)
+
+
+def nothing_to_say(reason: str) -> None:
+    """No last words."""
+
+
+def _leave_to_thread(number: int, frame: FrameType | None) -> None:
+    """The thread has been told by the system already."""
+
+
+def _end_later(seconds: float, code: int = EXIT_INTERRUPTED) -> None:
+    """End the process even if the way there blocks."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+
+
+def _say(text: str) -> None:
+    """Write a line past the buffers of Python, whose locks the main thread may hold, and show the cursor again."""
+    flushing = threading.Thread(target=_flush, daemon=True)
+    flushing.start()
+    flushing.join(0.5)
+    terminal = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{terminal}{text}\n".encode())
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()

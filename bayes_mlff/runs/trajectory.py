@@ -1,0 +1,181 @@
+"""The stored frames of a run, as arrays."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+from ase.io.extxyz import key_val_dict_to_str
+
+from bayes_mlff.core.errors import DataError, RunDirectoryError, brief
+from bayes_mlff.data.structure import Plain, Structure, check
+from bayes_mlff.runs import frame_index
+from bayes_mlff.runs.frame_index import FrameIndex
+
+_FIRST: Final = "species:S:1:pos:R:3"
+"""The first columns, without which there is no frame."""
+
+_OURS: Final = ("Lattice", "Properties", "pbc", "step", "time_fs", "stress")
+"""What the comment says of every frame."""
+
+
+class Trajectory(NamedTuple):
+    """Frames of the same atoms."""
+
+    step: np.ndarray  # [f]
+    time_fs: np.ndarray  # [f]
+    numbers: np.ndarray  # [n] atomic numbers
+    pbc: np.ndarray  # [3] bool
+    positions: np.ndarray  # [f, n, 3] Å, wrapped or not
+    cells: np.ndarray  # [f, 3, 3] Å, rows; zero without a lattice
+    stored: int | None = None  # frames in the file; None: these are all
+
+    def structure(self, index: int) -> Structure:
+        """One frame.
+
+        Raises:
+          DataError: if nothing can be computed for it.
+        """
+        found = Structure(self.numbers, self.positions[index], self.cells[index], self.pbc)
+        check(found)
+        return found
+
+
+class Constants(NamedTuple):
+    """What the frames of a run have beside geometry and momenta, as text: the same in all of them."""
+
+    columns: str  # of Properties
+    ends: tuple[str, ...]  # [n] of the atoms' rows
+    remarks: str  # of the comment
+
+
+def constants(structure: Structure, masses: np.ndarray) -> Constants:
+    """What makes a frame a whole structure, in the words of ASE; empty where it is as usual.
+
+    Args:
+      structure: of the run.
+      masses: [n] amu.
+    """
+    state, n = structure.electronic, len(structure.numbers)
+    columns: list[tuple[str, np.ndarray]] = []
+    if not np.allclose(masses, atomic_masses[structure.numbers], rtol=1e-9, atol=0.0):
+        columns.append(("masses:R:1", np.array([[f"{m:.10g}"] for m in masses])))
+    if structure.fixed is not None and structure.fixed.any():
+        columns.append(("move_mask:L:3", np.where(structure.fixed, "F", "T")))
+    for name, values in (("initial_magmoms", state.moments), ("initial_charges", state.charges)):
+        if values is not None:
+            columns.append((f"{name}:R:1", np.array([[f"{x:.10g}"] for x in values])))
+    if state.tags is not None:
+        columns.append(("tags:I:1", np.array([[f"{int(x)}"] for x in state.tags])))
+    ends = tuple("".join(f" {word}" for _, text in columns for word in text[i]) for i in range(n))
+    electrons = {"charge": state.charge, "multiplicity": state.multiplicity}
+    remarks = "".join(f" {name}={value}" for name, value in electrons.items() if value is not None)
+    remarks += "".join(_remark(name, value) for name, value in state.info.items() if name not in electrons)
+    return Constants("".join(f":{name}" for name, _ in columns), ends, remarks)
+
+
+def _remark(name: str, value: Plain) -> str:
+    """One value of ASE's `info` in the comment, unless it could be taken for something else there."""
+    text = key_val_dict_to_str({name: value})
+    plain = re.fullmatch(r"\w+", name) and text.count("=") == 1 and "\n" not in text
+    return f" {text}" if plain and name not in _OURS else ""
+
+
+def read(path: Path, *, most: int | None = None) -> Trajectory:
+    """Read a trajectory; a last frame that is still being written is left out.
+
+    Args:
+      path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`, and species and positions as
+        its first columns; what other columns hold is left alone.
+      most: read so many evenly spaced frames, the first and the last among them, if there are more.
+
+    Raises:
+      RunDirectoryError: if it is missing, has no whole frame, or is not such a file.
+    """
+    found = frames(path)
+    chosen = frame_index.evenly(found.count, most)
+    return read_some(path, found, chosen)._replace(stored=found.count)
+
+
+def frames(path: Path) -> FrameIndex:
+    """Where the frames of a trajectory are.
+
+    Raises:
+      RunDirectoryError: if it is missing or has no whole frame.
+    """
+    if not path.is_file():
+        raise RunDirectoryError(f"{path.name} is missing; allowed: a run that has stored frames")
+    with _explained(path):
+        found = frame_index.index(path)
+        if not found.count:
+            raise ValueError("no whole frame")
+    return found
+
+
+def read_some(path: Path, found: FrameIndex, chosen: np.ndarray) -> Trajectory:
+    """Read the chosen frames of a trajectory, one at least; see `read`."""
+    with _explained(path):
+        texts = frame_index.lines_of(path, found, chosen)
+        if any(int(lines[0]) != found.n_atoms for lines in texts):
+            raise ValueError("not one number of atoms throughout")
+        comments = [lines[1] for lines in texts]
+        rows = [line.split() for lines, c in zip(texts, comments, strict=True) for line in _checked(lines[2:], c)]
+        numbers = np.array([atomic_numbers[row[0]] for row in rows]).reshape(len(texts), found.n_atoms)
+        if (numbers != numbers[0]).any():
+            raise ValueError("other atoms than in the first frame")
+        pbc = [_directions(_field("pbc", c, "F F F")) for c in comments]
+        missing = None if any(pbc[0]) else " ".join("0" * 9)
+        read = Trajectory(
+            np.array([int(_field("step", c)) for c in comments], np.int64),
+            np.array([_field("time_fs", c) for c in comments], np.float64),
+            numbers[0],
+            np.array(pbc[0]),
+            np.array([row[1:4] for row in rows], np.float64).reshape(*numbers.shape, 3),
+            np.array([_field("Lattice", c, missing).split() for c in comments], np.float64).reshape(-1, 3, 3),
+        )
+        if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in (*read[:2], *read[4:6])):
+            raise ValueError("a number is not finite, or pbc changes")
+        read.structure(0)
+    return read
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say of what is no trajectory what would be one."""
+    try:
+        yield
+    except (DataError, IndexError, KeyError, OSError, OverflowError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path.name}: allowed: frames of the same atoms, as a run writes; got {brief(str(error))}"
+        ) from error
+
+
+def _checked(rows: list[str], comment: str) -> list[str]:
+    """Rows with as many columns as the comment says, species and positions first."""
+    properties = _field("Properties", comment, _FIRST)
+    names = properties.split(":")
+    if not f"{properties}:".startswith(f"{_FIRST}:") or len(names) % 3:
+        raise ValueError(f"Properties={properties}")
+    columns = sum(int(count) for count in names[2::3])
+    if any(len(row.split()) != columns for row in rows):
+        raise ValueError("columns beside species and positions" if columns == 4 else f"not {columns} columns in a row")
+    return rows
+
+
+def _field(name: str, comment: str, missing: str | None = None) -> str:
+    match = re.search(rf'\b{name}=("[^"]*"|\S+)', comment)
+    if match is None:
+        if missing is None:
+            raise ValueError(f"a comment without {name}")
+        return missing
+    return match[1].strip('"')
+
+
+def _directions(text: str) -> tuple[bool, ...]:
+    words = text.split()
+    if len(words) != 3 or not set(words) <= {"T", "F"}:
+        raise ValueError(f"pbc {text!r}")
+    return tuple(word == "T" for word in words)
