@@ -12,17 +12,19 @@ from rich.console import Console
 
 from bayes_mlff.cli.console import ConsoleObserver
 from bayes_mlff.core import durations, settings
+from bayes_mlff.core.changes import Change
 from bayes_mlff.core.errors import RunInterruptedError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.engines import consistency
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import advice, beginning, cost, systems
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf.changes import Change, check_changes
+from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.loop import Session
@@ -37,6 +39,7 @@ from bayes_mlff.report import run_data, standing
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, RunDirectory
 from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
+from bayes_mlff.runs.process_folder import run_directory
 from bayes_mlff.runs.start import Start
 
 
@@ -61,7 +64,7 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_tim
     console = _alone(console)
     with Interruption(time_limit(wall_time_s), farewell="go on with the same command") as interruption:
         config, base = _with_absolute_paths(config, base), base.absolute()
-        with hosts.run_directory(path.absolute()) as own:
+        with run_directory(path.absolute()) as own:
             if not (own / CONFIG).is_file():
                 _begin(config, own, base, Outside(path, console, interruption))
                 return
@@ -84,7 +87,7 @@ def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: floa
     console = _alone(console)
     with (
         Interruption(time_limit(wall_time_s), farewell=_how_to_resume(path)) as interruption,
-        hosts.run_directory(path.absolute()) as own,
+        run_directory(path.absolute()) as own,
     ):
         _continue(config, own, starts.read(own), Outside(path, console, interruption))
 
@@ -104,7 +107,7 @@ def _how_to_resume(path: Path) -> str:
 def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
     initial = systems.initial_structure(config.structure, base=base)
     problem = _problem(config, initial, outside.console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
+    with SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
         engine.check(problem.structure)
         start = Start(initial, problem.potential, engine.settings_hash, engine.description, base)
         directory = RunDirectory(path)
@@ -117,7 +120,7 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     changed = check_changes(before, config)
     problem = _problem(config, start.initial, outside.console, start.potential)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
+    with SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
         beginning.check_engine(start, engine.settings_hash, engine.description)
         engine.check(problem.structure)
         _work(problem, engine, directory, outside, changed)
@@ -127,7 +130,7 @@ def check(config: RunConfig, *, base: Path, console: Console, label: bool, force
     """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
     start, console = systems.initial_structure(config.structure, base=base), _alone(console)
     problem = _problem(_with_absolute_paths(config, base), start, console)
-    with hosts.SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
+    with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
         _introduce(problem, engine, console)
         spent = cost.measure(problem)
@@ -206,7 +209,7 @@ def _alone(console: Console) -> Console:
 
 def _work(
     problem: Problem,
-    engine: hosts.SharedEngine,
+    engine: SharedEngine,
     directory: RunDirectory,
     outside: Outside,
     changed: tuple[Change, ...] = (),
@@ -292,7 +295,7 @@ def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: Run
     directory.put_in_force(settings.dump(config))
 
 
-def _introduce(problem: Problem, engine: hosts.SharedEngine, console: Console) -> None:
+def _introduce(problem: Problem, engine: SharedEngine, console: Console) -> None:
     config, dynamics = problem.config, problem.config.dynamics
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""

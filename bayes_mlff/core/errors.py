@@ -93,6 +93,10 @@ class RunInterruptedError(BayesMlffError):
         self.reason, self.where, self.farewell = reason, where, farewell
 
 
+class RunStoppedError(BayesMlffError):
+    """The run cannot go on by itself; the directory remains resumable."""
+
+
 class BrokenInstallationError(BayesMlffError):
     """JAX, as it is installed here, computes wrong numbers."""
 

@@ -16,7 +16,7 @@ from bayes_mlff.core.command_line import (
     start_jax,
     write_new,
 )
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, RunStoppedError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.finetune import comparison
 from bayes_mlff.finetune import config as configuration
@@ -25,7 +25,6 @@ from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.console import ConsoleObserver, grid, table
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.models import selfcheck
-from bayes_mlff.otf.state import RunStoppedError
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bayes_mlff.core.durable import write_whole
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, RunStoppedError
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import figures, frames, identity, sampling, tables
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
@@ -14,7 +14,6 @@ from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.runs.directory import RunDirectory
 
 COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}

@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
+from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.finetune.evaluate import Quality
-from bayes_mlff.report.figures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 
 COLORS: Final = {"sghmc": BLUE, "laplace": GREEN, "adam": GREY, "deep-ensemble": ORANGE, "scratch": RED}
 NAMES: Final = {

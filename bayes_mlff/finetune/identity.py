@@ -6,13 +6,13 @@ from typing import Final
 
 import numpy as np
 
+from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.changes import changes
 from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")

@@ -13,9 +13,9 @@ import numpy as np
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.layers import last_readout, last_sigma_bias
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.problem import prior_mean
 from bayes_mlff.posterior.likelihood import Likelihood, count_atoms, of_structures
 from bayes_mlff.posterior.training_set import TrainingSet, labels_of
+from bayes_mlff.posterior.transfer import prior_mean
 
 ITERATIONS: Final = 1000
 PRECISIONS: Final = (1e-6, 1e12)

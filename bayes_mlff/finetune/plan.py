@@ -16,9 +16,9 @@ from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.otf.problem import around_prior_mean, prior_mean, transfer_scale
 from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean, transfer_scale
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import Adjust
 from bayes_mlff.sghmc.schedules import (

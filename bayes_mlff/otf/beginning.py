@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import systems
-from bayes_mlff.otf.changes import changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.same_start import model_differences, structure_differences

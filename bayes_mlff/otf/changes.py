@@ -1,9 +1,7 @@
 """Which settings may differ when a run is resumed, and which make it another run."""
 
-from typing import Any, NamedTuple
-
+from bayes_mlff.core.changes import Change, changes
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.settings import Section
 from bayes_mlff.otf.config import RunConfig
 
 FREE = (
@@ -43,19 +41,6 @@ FREE = (
 lean towards others, which could not be held then."""
 
 
-class Change(NamedTuple):
-    """One setting that is not what it was."""
-
-    key: str  # dotted
-    before: Any
-    after: Any
-
-
-def changes(before: Section, after: Section) -> tuple[Change, ...]:
-    """All settings that differ, in the order of the configuration."""
-    return tuple(_differences("", before.model_dump(mode="json"), after.model_dump(mode="json")))
-
-
 def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
     """All settings that differ, if the run can go on with them.
 
@@ -72,12 +57,3 @@ def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
                 f"these may change: {', '.join(FREE)}",
             )
     return found
-
-
-def _differences(prefix: str, before: dict[str, Any], after: dict[str, Any]):
-    for name in before | after:
-        key, old, new = f"{prefix}{name}", before.get(name), after.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(f"{key}.", old, new)
-        elif old != new:
-            yield Change(key, old, new)

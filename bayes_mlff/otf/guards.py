@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from bayes_mlff.core import units
+from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data import neighbors
@@ -16,7 +17,7 @@ from bayes_mlff.md.integrators import MDState, centre_velocity, initial_state, k
 from bayes_mlff.md.schedule import Schedule, conditions
 from bayes_mlff.otf.config import GuardsConfig, RunConfig
 from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.state import Anchor, HostState, RunState, RunStoppedError, Setback
+from bayes_mlff.otf.state import Anchor, HostState, RunState, Setback
 
 COLDEST_K = 300.0
 """Lower scheduled temperatures count as this much, since a relaxing structure heats up on its own."""

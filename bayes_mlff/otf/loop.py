@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError
+from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError, RunStoppedError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, pad_slots
@@ -29,9 +29,10 @@ from bayes_mlff.otf.problem import (
     first_parameters,
     learning_graph,
     pretrained_energy,
+    recording,
 )
 from bayes_mlff.otf.reference import Reference
-from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, RunStoppedError, Setback, recentred
+from bayes_mlff.otf.state import DeviceState, HostState, Observer, RunState, Setback, recentred
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.runs import checkpoint, recorder
 from bayes_mlff.runs.directory import RunDirectory
@@ -58,6 +59,7 @@ class Session:
         self._pretrained_energy = pretrained_energy(problem)
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run, self.interruption)
+        self._recording = recording(problem)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -197,7 +199,9 @@ class Session:
                 f"step {moved.host.step}: {', '.join(unsound)} not finite; the run stands at step {host.step}; a "
                 "smaller sampler.step_size usually helps: change it and resume"
             )
-        recorder.record(self.run, self.problem, host, chunk, potential, moved.device.md, sigma_crit)
+        recorder.record(
+            self.run, self._recording, host.step, host.origin, chunk, potential, moved.device.md, sigma_crit
+        )
         self._commit(moved)
         return moved
 
@@ -221,7 +225,7 @@ class Session:
         back = RunState(device, host)
         self.observer.notice(step=setback.step, text=f"back to step {last}: {setback.reason}")
         self.run.log("rolled_back", **setback._asdict(), trusted_step=last, rollbacks=len(host.setbacks))
-        recorder.record(self.run, problem, state.host, chunk, potential, md, sigma_crit)
+        recorder.record(self.run, self._recording, state.host.step, state.host.origin, chunk, potential, md, sigma_crit)
         self._commit(back)
         return back
 

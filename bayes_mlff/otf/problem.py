@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
@@ -32,8 +30,7 @@ from bayes_mlff.md.integrators import (
     velocity_verlet,
 )
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
-from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.models.energetics import Params, PredictFn, predictor
+from bayes_mlff.models.energetics import PredictFn, predictor
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
@@ -41,11 +38,12 @@ from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
-from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
+from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
 THRIFTY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
@@ -306,38 +304,24 @@ def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
     return lambda graph: float(single(problem.pretrained[0], graph).energy[0]) + problem.isolated_ev
 
 
-def prior_mean(potential: Potential) -> jax.Array:
-    """Pretrained weights [p], with zero for the σ head."""
-    flat = _leaves(potential.params)
-    centred = {k: jnp.zeros_like(v) if k[0] == "sigma" else v for k, v in flat.items()}
-    return ravel_pytree(unflatten_dict(centred))[0]
-
-
-def transfer_scale(potential: Potential) -> float:
-    """σ_TL of the transfer prior that suits the architecture: 0.2 for NequIP, 0.5 for MACE."""
-    return 0.5 if isinstance(potential.config, MACEConfig) else 0.2
-
-
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
     """Starting points [c, p] of the chains, apart from each other so that they explore different modes."""
     sampler = problem.config.sampler
     return around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
 
 
-def around_prior_mean(
-    potential: Potential, prior: GaussianPrior, spread: float, chains: int, key: jax.Array
-) -> jax.Array:
-    """Draws [c, p] from a prior around pretrained weights, narrowed by the factor `spread`.
-
-    Weights of the σ head are drawn from the prior itself: at exactly zero the head is a saddle point of its own
-    weights, which gradients do not leave.
-    """
-    leaves = _leaves(potential.params)
-    factors = {k: np.full(np.shape(v), 1.0 if k[0] == "sigma" else spread) for k, v in leaves.items()}
-    factor = ravel_pytree(unflatten_dict(factors))[0].astype(prior.mean.dtype)
-    draws = jax.vmap(lambda k: prior_module.sample(prior, k))(jax.random.split(key, chains))
-    return prior.mean[None, :] + factor[None, :] * (draws - prior.mean[None, :])
-
-
-def _leaves(params: Params) -> dict[tuple[str, ...], jax.Array]:
-    return cast(dict[tuple[str, ...], jax.Array], flatten_dict(params))  # flax annotates the leaves as nested
+def recording(problem: Problem) -> Recording:
+    """What the rows and frames of the run are made with."""
+    dynamics, structure = problem.config.dynamics, problem.structure
+    return Recording(
+        structure=structure,
+        masses=problem.masses,
+        positions=problem.positions,
+        timestep_fs=dynamics.timestep_fs,
+        n_steps=problem.config.n_steps,
+        thermo_every=dynamics.thermo_every,
+        trajectory_every=dynamics.trajectory_every,
+        moving_cell=problem.integrator.needs_stress,
+        degrees_of_freedom=problem.integrator.degrees_of_freedom(len(structure.numbers), structure.fixed),
+        carried_ev=problem.motion.carried_ev,
+    )

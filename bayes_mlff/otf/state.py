@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import BayesMlffError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.origin import Origin, drifted
@@ -16,10 +15,6 @@ from bayes_mlff.md.integrators import MDState
 from bayes_mlff.otf.audits import Clock, Score
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.run import ChainState
-
-
-class RunStoppedError(BayesMlffError):
-    """The run cannot go on by itself; the directory remains resumable."""
 
 
 class Setback(NamedTuple):

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.otf.config import GuardsConfig
-from bayes_mlff.otf.state import RunStoppedError
 
 
 class Trend(NamedTuple):

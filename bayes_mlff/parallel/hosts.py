@@ -6,26 +6,18 @@ write to copies that are thrown away. With one process everything here does noth
 """
 
 import base64
-import contextlib
 import contextvars
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedError, RunInterruptedError
-from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import GEOMETRY, Structure
-from bayes_mlff.engines.engine import Engine, EngineResult
-from bayes_mlff.runs import start
 
 T = TypeVar("T")
 
@@ -159,90 +151,3 @@ def _told(message: bytes) -> bytes:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     content = np.frombuffer(message, np.uint8) if first() else np.zeros(size, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes()
-
-
-@contextlib.contextmanager
-def run_directory(path: Path) -> Iterator[Path]:
-    """Where this process keeps the files of the run in `path`: there, or in a copy of what a resumed run needs."""
-    files = shared(lambda: _files(path)) if jax.process_count() > 1 else {}
-    if first():
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="bayes_mlff") as folder:
-        for name, content in files.items():
-            copy = Path(folder) / name
-            copy.parent.mkdir(exist_ok=True)
-            copy.touch()
-            if isinstance(content, bytes):
-                copy.write_bytes(content)
-            else:
-                os.truncate(copy, content)
-        yield Path(folder)
-
-
-def _files(path: Path) -> dict[str, bytes | int]:
-    """Files of a run directory, if there is one; of those that grow with every step the size alone, in bytes."""
-    kept = [*path.glob("config*.yaml"), path / "dataset.extxyz", path / "rejected.extxyz", *path.glob("checkpoints/*")]
-    kept += path.glob(f"{start.FOLDER}/*")
-    growing = [path / "thermo.csv", path / "trajectory.extxyz"]
-    contents = {str(p.relative_to(path)): p.read_bytes() for p in kept if p.is_file()}
-    return contents | {p.name: p.stat().st_size for p in growing if p.is_file()}
-
-
-class SharedEngine:
-    """The engine of the first process, whose answers all get; all ask at the same time for the same structure."""
-
-    def __init__(self, make: Callable[[], Engine]):
-        """Start the engine in the first process alone."""
-        self._engine: Engine | None = None
-
-        def start() -> tuple[str, str]:
-            self._engine = make()
-            return self._engine.settings_hash, self._engine.description
-
-        self.settings_hash, self.description = shared(start)
-
-    @property
-    def own(self) -> Engine:
-        """The engine itself, in the first process."""
-        assert self._engine is not None
-        return self._engine
-
-    def check(self, structure: Structure) -> None:
-        """See `Engine`."""
-        shared(lambda: self.own.check(structure))
-
-    def assumptions(self, structure: Structure) -> tuple[str, ...]:
-        """See `Engine`."""
-        return tuple(shared(lambda: self.own.assumptions(structure)))
-
-    def label(self, structure: Structure) -> EngineResult:
-        """See `Engine`."""
-        result = shared(lambda: self.own.label(structure))
-        if first():
-            return result
-        label, evaluated, converged, seconds, attempts, diagnostics = result
-        geometry = structure._replace(**dict(zip(GEOMETRY, evaluated[: len(GEOMETRY)], strict=True)))
-        return EngineResult(Label(*label), geometry, converged, seconds, attempts, tuple(diagnostics))
-
-    def save_state(self) -> bytes | None:
-        """See `Engine`; None but in the first process."""
-        return self.own.save_state() if first() else None
-
-    def restore_state(self, state: bytes | None) -> None:
-        """See `Engine`."""
-        if first():
-            self.own.restore_state(state)
-
-    def close(self) -> None:
-        """See `Engine`."""
-        if self._engine is not None:
-            self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -13,8 +13,9 @@ from ase.geometry import minkowski_reduce
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_mlff.core.plots import BLUE, GREEN, ORANGE, RED, STYLE
 from bayes_mlff.md.schedule import Schedule
-from bayes_mlff.report.figures import BLUE, GREEN, ORANGE, RED, STYLE, Panel, band, label_ticks, mark_segments, png
+from bayes_mlff.report.figures import Panel, band, label_ticks, mark_segments, png
 from bayes_mlff.report.run_data import ThermoSeries
 from bayes_mlff.runs.trajectory import Trajectory
 

@@ -3,39 +3,22 @@
 Arrays come in eV, fs and degrees; the axes show kcal/mol, meV/atom and ps. Nothing here reads a file.
 """
 
-import io
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import matplotlib
 import numpy as np
 from ase.geometry import find_mic
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
+from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries, ThermoSeries, Validation
 
-# Okabe & Ito's colours stay distinct for colour-blind readers.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8F98"
-STYLE: Final[dict[Any, Any]] = {
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#5B616B",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#E6E8EB",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.3,
-}
 _LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 
 
@@ -337,26 +320,3 @@ def band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str, *, st
 
 def _bar_width(count: int) -> float:
     return float(np.clip(200 / count, 1.0, 5.0))
-
-
-class _PlainLog(LogLocator):
-    """Ticks at 1, 2 and 5 of each decade, equidistant ones on an axis too short for these."""
-
-    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
-        """Positions of the ticks from vmin to vmax."""
-        short = 0.0 < vmin < vmax < 5.0 * vmin
-        return MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(vmin, vmax) if short else super().tick_values(vmin, vmax)
-
-
-def plain_log(axis: Axis) -> None:
-    """Decimal numbers at 1, 2 and 5 of each decade, or where the axis is short at equal distances."""
-    axis.set_major_locator(_PlainLog(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def png(figure: Figure) -> bytes:
-    """Render a figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()

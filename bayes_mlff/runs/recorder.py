@@ -1,20 +1,39 @@
 """Rows of thermo.csv and frames of the trajectory, from the arrays of a chunk."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from bayes_mlff.core import units
+from bayes_mlff.data.origin import Origin
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.md.chunk import Chunk
 from bayes_mlff.md.integrators import MDState, kinetic_energy, total_work
-from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.state import HostState
 from bayes_mlff.runs.directory import Frame, RunDirectory
 from bayes_mlff.runs.trajectory import constants
 
 
+class Recording(NamedTuple):
+    """What the rows and frames of a run are made with."""
+
+    structure: Structure  # the initial one
+    masses: np.ndarray  # [n] amu
+    positions: Callable[[np.ndarray, np.ndarray, Origin], np.ndarray]  # those of dynamics in the frame of the file, Å
+    timestep_fs: float
+    n_steps: int  # of the whole run
+    thermo_every: int  # steps
+    trajectory_every: int  # steps
+    moving_cell: bool
+    degrees_of_freedom: int
+    carried_ev: float  # kinetic energy of the centre of mass, which is no heat
+
+
 def record(
     run: RunDirectory,
-    problem: Problem,
-    host: HostState,
+    made: Recording,
+    before: int,
+    origin: Origin,
     chunk: Chunk,
     potential: np.ndarray,
     md: MDState,
@@ -24,23 +43,24 @@ def record(
 
     Args:
       run: open run directory.
-      problem: of the run.
-      host: before the chunk, with the last step that is already there.
+      made: constants of the run.
+      before: last step that is already there.
+      origin: of the positions of the chunk.
       chunk: what the dynamics returned.
       potential: [steps] potential energies with those of the isolated atoms, eV; the last may be the reference's.
       md: state after the last step, finished with the reference forces if that step was labelled.
       sigma_crit: energy σ, eV, above which a geometry was labelled.
     """
-    config, steps, start = problem.config.dynamics, len(potential), problem.structure
+    steps, start = len(potential), made.structure
     kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
     work = np.asarray(chunk.thermo.work[:steps], np.float64)
     kinetic[-1], work[-1] = float(kinetic_energy(md)), float(total_work(md))
-    thermal = kinetic - problem.motion.carried_ev
-    number = host.step + 1 + np.arange(steps)
+    thermal = kinetic - made.carried_ev
+    number = before + 1 + np.arange(steps)
     cells = np.broadcast_to(start.cell, (steps, 3, 3))
-    if problem.integrator.needs_stress:
+    if made.moving_cell:
         cells = np.asarray(chunk.frames.cell[:steps], np.float64)
-    positions = problem.positions(np.asarray(chunk.frames.positions[:steps], np.float64), cells, host.origin)
+    positions = made.positions(np.asarray(chunk.frames.positions[:steps], np.float64), cells, origin)
     momenta = np.array(chunk.frames.momenta[:steps], np.float64)
     momenta[-1] = np.asarray(md.momentum, np.float64)
     stress = None
@@ -51,11 +71,10 @@ def record(
     pressure = np.full(steps, np.nan)
     if stress is not None:
         pressure = 2.0 * thermal / (3.0 * volume) - np.trace(stress, axis1=1, axis2=2) / 3.0
-    freedom = problem.integrator.degrees_of_freedom(len(start.numbers), start.fixed)
     columns = [
         number,
-        number * config.timestep_fs,
-        2.0 * thermal / (freedom * units.KB),
+        number * made.timestep_fs,
+        2.0 * thermal / (made.degrees_of_freedom * units.KB),
         potential,
         kinetic,
         potential + kinetic,
@@ -66,8 +85,8 @@ def record(
         volume,
         pressure / units.GPA,
     ]
-    logged = number % config.thermo_every == 0
-    logged[-1] |= bool(chunk.stop) or number[-1] == problem.config.n_steps  # a labelled step, or the last of all
+    logged = number % made.thermo_every == 0
+    logged[-1] |= bool(chunk.stop) or number[-1] == made.n_steps  # a labelled step, or the last of all
     run.append_thermo(np.stack(columns, axis=1)[logged])
     run.append_frames(
         start.numbers,
@@ -75,16 +94,16 @@ def record(
         (
             Frame(
                 step=int(n),
-                time_fs=n * config.timestep_fs,
+                time_fs=n * made.timestep_fs,
                 positions=positions[i],
                 cell=cells[i],
                 stress=None if stress is None else stress[i],
                 momenta=momenta[i],
             )
             for i, n in enumerate(number)
-            if n % config.trajectory_every == 0
+            if n % made.trajectory_every == 0
         ),
-        constants(start, problem.masses),
+        constants(start, made.masses),
     )
 
 

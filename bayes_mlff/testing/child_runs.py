@@ -15,7 +15,7 @@ from unittest import mock
 
 import jax
 
-from bayes_mlff.otf import __main__ as command_line
+from bayes_mlff.cli import app as command_line
 from bayes_mlff.testing import faults
 
 OUTPUT: Final = "output.txt"

@@ -315,7 +315,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) < 3 or arguments[2] != "--":
         raise ConfigError("arguments", " ".join(arguments), "FAULT RUN_DIRECTORY -- ARGUMENTS of bayes_mlff.otf")
     fault = Fault.parse(arguments[0])
-    command_line = importlib.import_module("bayes_mlff.otf.__main__")
+    command_line = importlib.import_module("bayes_mlff.cli.app")
     sys.argv = ["bayes_mlff.otf", *arguments[3:]]
     with accident(fault, Path(arguments[1])):
         command_line.main()

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import yaml
 
-from bayes_mlff.otf import __main__ as command_line
+from bayes_mlff.cli import app as command_line
 from bayes_mlff.report import run_data
 
 CONFIG = {

@@ -8,11 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bayes_mlff.core import settings as core_settings
-from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, RunStoppedError
 from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune import compare, comparison, config, figures, frames, sampling
 from bayes_mlff.models import registry
-from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.testing.tiny import tiny_nequip
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])

@@ -13,14 +13,13 @@ from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
 from bayes_mlff.core import settings as core_settings
-from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, WeightsError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, RunStoppedError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble import saved as ensemble
 from bayes_mlff.finetune import EnsembleCalculator, config, fit, identity, load_ensemble, run, sampling
 from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune.__main__ import app
 from bayes_mlff.models import registry
-from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info
 from bayes_mlff.testing.tiny import tiny_nequip

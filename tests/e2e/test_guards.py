@@ -14,7 +14,7 @@ from ase.calculators.lj import LennardJones
 from rich.console import Console
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import EngineFailedError, EngineSetupError
+from bayes_mlff.core.errors import EngineFailedError, EngineSetupError, RunStoppedError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.registry import make_engine
@@ -23,7 +23,6 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import make_integrator, prepare
-from bayes_mlff.otf.state import RunStoppedError
 from bayes_mlff.report import run_data, verdict
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info

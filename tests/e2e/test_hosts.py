@@ -16,6 +16,7 @@ from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedErro
 from bayes_mlff.data import dataset
 from bayes_mlff.models import registry
 from bayes_mlff.parallel import hosts
+from bayes_mlff.runs.process_folder import run_directory
 from bayes_mlff.testing.tiny import tiny_nequip
 
 COMMAND = """
@@ -24,7 +25,7 @@ from bayes_mlff.models import selfcheck
 selfcheck.ensure = lambda say=None: False  # compiles whole models
 from bayes_mlff.otf import hosts
 hosts.SILENCE_S = 10
-from bayes_mlff.otf.__main__ import main
+from bayes_mlff.cli.app import main
 from ase.calculators import emt
 calculate, process = emt.EMT.calculate, os.environ.get("JAX_PROCESS_ID", "0")
 def noted(self, *arguments):
@@ -195,5 +196,5 @@ def test_a_coordinator_without_the_other_variables_is_refused(missing, monkeypat
 def test_with_one_process_there_is_nothing_to_share(tmp_path):
     hosts.meet()
     assert hosts.first() and hosts.shared(lambda: 3) == 3
-    with hosts.run_directory(tmp_path / "run") as path:
+    with run_directory(tmp_path / "run") as path:
         assert path == tmp_path / "run"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bayes_mlff.cli.app import app
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
-from bayes_mlff.otf.__main__ import app
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.report import run_data
 from bayes_mlff.runs.directory import RunDirectory
@@ -292,7 +292,7 @@ def test_chunk_and_update_compile_once(open_session, tmp_path, tiny_problem, cou
     ],
 )
 def test_the_command_line_refuses_by_name(arguments, code, phrase, capsys, monkeypatch):
-    from bayes_mlff.otf import __main__ as cli
+    from bayes_mlff.cli import app as cli
 
     monkeypatch.setattr("sys.argv", ["bayes-mlff", *arguments])
     with pytest.raises(SystemExit) as caught:

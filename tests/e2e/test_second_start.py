@@ -14,7 +14,7 @@ seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
 from bayes_mlff.models import selfcheck
 selfcheck.ensure = lambda say=None: False  # compiles whole models, once for an installation
-from bayes_mlff.otf.__main__ import main
+from bayes_mlff.cli.app import main
 atexit.register(lambda: print("compiled", *(seen["/jax/compilation_cache/cache_" + x] for x in ("misses", "hits"))))
 main()
 """

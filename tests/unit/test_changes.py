@@ -2,9 +2,10 @@
 
 import pytest
 
+from bayes_mlff.core.changes import Change, changes
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config
-from bayes_mlff.otf.changes import FREE, Change, changes, check_changes
+from bayes_mlff.otf.changes import FREE, check_changes
 
 
 def settings(**top):

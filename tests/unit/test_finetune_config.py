@@ -20,10 +20,10 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.nequip import SIGMA_UNIT
-from bayes_mlff.otf.problem import prior_mean
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.minibatch import draw
 from bayes_mlff.posterior.potential import Observations
+from bayes_mlff.posterior.transfer import prior_mean
 from bayes_mlff.testing.tiny import tiny_nequip
 
 MINIMAL = {"data": {"train": "a.npz"}}

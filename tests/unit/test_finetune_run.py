@@ -13,7 +13,7 @@ from bayes_mlff.finetune.console import table
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.otf.problem import prior_mean
+from bayes_mlff.posterior.transfer import prior_mean
 from bayes_mlff.testing.tiny import tiny_nequip
 
 TINY = tiny_nequip((1, 8))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core import units
+from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
@@ -20,7 +21,7 @@ from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import initial_state, kinetic_energy
 from bayes_mlff.otf import config, guards, storm
 from bayes_mlff.otf.problem import make_integrator
-from bayes_mlff.otf.state import Anchor, HostState, RunStoppedError, Setback
+from bayes_mlff.otf.state import Anchor, HostState, Setback
 
 CELL = np.diag([3.0, 3.2, 3.4])
 PAIR = np.array([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0]])

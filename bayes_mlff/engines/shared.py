@@ -1,0 +1,69 @@
+"""One engine for several processes."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.engines.engine import Engine, EngineResult
+from bayes_mlff.parallel.hosts import first, shared
+
+
+class SharedEngine:
+    """The engine of the first process, whose answers all get; all ask at the same time for the same structure."""
+
+    def __init__(self, make: Callable[[], Engine]):
+        """Start the engine in the first process alone."""
+        self._engine: Engine | None = None
+
+        def start() -> tuple[str, str]:
+            self._engine = make()
+            return self._engine.settings_hash, self._engine.description
+
+        self.settings_hash, self.description = shared(start)
+
+    @property
+    def own(self) -> Engine:
+        """The engine itself, in the first process."""
+        assert self._engine is not None
+        return self._engine
+
+    def check(self, structure: Structure) -> None:
+        """See `Engine`."""
+        shared(lambda: self.own.check(structure))
+
+    def assumptions(self, structure: Structure) -> tuple[str, ...]:
+        """See `Engine`."""
+        return tuple(shared(lambda: self.own.assumptions(structure)))
+
+    def label(self, structure: Structure) -> EngineResult:
+        """See `Engine`."""
+        result = shared(lambda: self.own.label(structure))
+        if first():
+            return result
+        label, evaluated, converged, seconds, attempts, diagnostics = result
+        geometry = structure._replace(**dict(zip(GEOMETRY, evaluated[: len(GEOMETRY)], strict=True)))
+        return EngineResult(Label(*label), geometry, converged, seconds, attempts, tuple(diagnostics))
+
+    def save_state(self) -> bytes | None:
+        """See `Engine`; None but in the first process."""
+        return self.own.save_state() if first() else None
+
+    def restore_state(self, state: bytes | None) -> None:
+        """See `Engine`."""
+        if first():
+            self.own.restore_state(state)
+
+    def close(self) -> None:
+        """See `Engine`."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
