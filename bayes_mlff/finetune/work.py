@@ -23,8 +23,10 @@ HELD: Final = 1e-3
 """Å that atoms may have moved whose forces are not known."""
 SAME_CELL: Final = 1e-6
 RESAMPLES: Final = 400
-CORRELATED: Final = 0.5
-"""Correlation of differences of energies with work, below which frames are too far apart for a verdict."""
+FEW: Final = 12
+CORRELATED: Final = (0.9, 0.5)
+"""Correlation of differences of energies with work, below which frames are too far apart for a verdict: of fewer frames
+than `FEW`, among which chance may correlate what the model does not explain, and of more."""
 
 
 class Ratio(NamedTuple):
@@ -71,7 +73,7 @@ def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | None:
     scale = np.quantile(joined.distance, min(1.0, max(0.25, 20.0 / len(joined.distance))))
     weights = 1.0 / (1.0 + (joined.distance / scale) ** 6)
     value, *_, correlation = _slopes(joined, weights)
-    if not abs(correlation) > CORRELATED:
+    if not abs(correlation) > CORRELATED[frames.size >= FEW]:
         return None
     random, size = np.random.default_rng(0), frames.size
     resampled = []
