@@ -232,10 +232,10 @@ def test_dangerous_calls_are_recognised(source, expected):
 
 
 TRUSTED = {
-    "models/torch_pickle.py": {"import pickle"},  # its unpickler is what is tested above
-    "otf/dft/worker_child.py": {"runpy.run_path()"},  # a file of this package, which the parent names
+    "models/importers/torch_pickle.py": {"import pickle"},  # its unpickler is what is tested above
+    "engines/worker/child.py": {"runpy.run_path()"},  # a file of this package, which the parent names
     "testing/bad_weights.py": {"import pickle"},  # writes
-    "models/mace_files.py": {"_torch().load(weights_only=False)"},  # behind `trust`, which is tested below
+    "models/importers/mace_files.py": {"_torch().load(weights_only=False)"},  # behind `trust`, which is tested below
 }
 
 

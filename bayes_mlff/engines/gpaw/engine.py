@@ -21,7 +21,7 @@ from bayes_mlff.engines.gpaw.settings import GpawSettings, gpaw_arguments, mpi_o
 from bayes_mlff.engines.moments import check_count, moments_of_elements
 from bayes_mlff.engines.worker.engine import WorkerEngine, read_state
 
-PROBE: Final = Path(__file__).with_name("gpaw_child.py")
+PROBE: Final = Path(__file__).with_name("child.py")
 
 
 class GpawEngine:

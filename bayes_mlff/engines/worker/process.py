@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from bayes_mlff.core.errors import EngineRetryError, EngineSetupError
 
-CHILD: Final = Path(__file__).with_name("worker_child.py")
+CHILD: Final = Path(__file__).with_name("child.py")
 STDERR: Final = "worker.stderr"
 POLL_S: Final = 0.5
 GRACE_S: Final = 2.0
