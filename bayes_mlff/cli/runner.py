@@ -38,7 +38,7 @@ from bayes_mlff.report import page as reporting
 from bayes_mlff.report import run_data, standing
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, RunDirectory
-from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
+from bayes_mlff.runs.interruption import Interruption, nothing_to_say, process_age_s, time_limit
 from bayes_mlff.runs.process_folder import run_directory
 from bayes_mlff.runs.start import Start
 
@@ -62,7 +62,8 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_tim
       RunInterruptedError: if it was asked to end; it can be continued.
     """
     console = _alone(console)
-    with Interruption(time_limit(wall_time_s), farewell="go on with the same command") as interruption:
+    limit = time_limit(wall_time_s, spent_s=process_age_s())
+    with Interruption(limit, farewell="go on with the same command") as interruption:
         config, base = _with_absolute_paths(config, base), base.absolute()
         with run_directory(path.absolute()) as own:
             if not (own / CONFIG).is_file():
@@ -84,9 +85,9 @@ def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: floa
       RunDirectoryError: if there is no run, another process works on it, or something that it keeps is damaged.
       RunInterruptedError: if it was asked to end; it can be continued.
     """
-    console = _alone(console)
+    console, limit = _alone(console), time_limit(wall_time_s, spent_s=process_age_s())
     with (
-        Interruption(time_limit(wall_time_s), farewell=_how_to_resume(path)) as interruption,
+        Interruption(limit, farewell=_how_to_resume(path)) as interruption,
         run_directory(path.absolute()) as own,
     ):
         _continue(config, own, starts.read(own), Outside(path, console, interruption))

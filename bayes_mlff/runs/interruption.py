@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -56,9 +57,17 @@ class TimeLimit(NamedTuple):
     reason: str
 
 
-def time_limit(wall_time_s: float | None, environment: Mapping[str, str] = os.environ) -> TimeLimit | None:
-    """The end of a run that begins now: of its wall time or of its SLURM job, whichever is earlier; or None."""
-    limits = [] if wall_time_s is None else [(wall_time_s, "the end of --wall-time")]
+def time_limit(
+    wall_time_s: float | None, environment: Mapping[str, str] = os.environ, *, spent_s: float = 0.0
+) -> TimeLimit | None:
+    """The end of a run: of its wall time or of its SLURM job, whichever is earlier; or None.
+
+    Args:
+      wall_time_s: from the start of the process.
+      environment: where SLURM says when it ends the job.
+      spent_s: what the process has taken so far, for its imports.
+    """
+    limits = [] if wall_time_s is None else [(max(wall_time_s - spent_s, 0.0), "the end of --wall-time")]
     told = environment.get(SLURM_END, "")
     left = int(told) - time.time() if told.isdecimal() else 0.0
     if left > 0.0:  # else it was left behind by a job of before
@@ -67,6 +76,16 @@ def time_limit(wall_time_s: float | None, environment: Mapping[str, str] = os.en
         return None
     length, reason = min(limits)
     return TimeLimit(time.monotonic() + length, length, reason)
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started; 0 where the system does not say."""
+    try:
+        after_name = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    except (OSError, ValueError):
+        return 0.0
+    return max(uptime - int(after_name[19]) / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
 class Interruption:

@@ -14,7 +14,7 @@ from bayes_mlff.core import durations
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunInterruptedError
 from bayes_mlff.runs import interruption
 from bayes_mlff.runs.descendants import descendants
-from bayes_mlff.runs.interruption import Interruption, TimeLimit, time_limit
+from bayes_mlff.runs.interruption import Interruption, TimeLimit, process_age_s, time_limit
 
 
 def until(condition, seconds=10.0):
@@ -63,6 +63,7 @@ def test_the_earlier_of_wall_time_and_job_counts():
     now = time.time()
     assert time_limit(None, {}) is None
     assert time_limit(60.0, {}).reason == "the end of --wall-time"
+    assert time_limit(60.0, {}, spent_s=12.0).length_s == 48.0
     slurm = time_limit(3600.0, {"SLURM_JOB_END_TIME": str(int(now) + 100)})
     assert slurm.reason == "the end of the SLURM job's time" and 90.0 < slurm.length_s <= 100.0
     assert time_limit(60.0, {"SLURM_JOB_END_TIME": str(int(now) + 100)}).length_s == 60.0
@@ -71,6 +72,15 @@ def test_the_earlier_of_wall_time_and_job_counts():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_the_age_of_a_process_counts_from_its_start():
+    code = (
+        "import time; time.sleep(0.5); from bayes_mlff.runs.interruption import process_age_s; print(process_age_s())"
+    )
+    before = time.monotonic()
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.45 < float(found.stdout) <= time.monotonic() - before + 0.05
+
+
 def test_a_signal_is_answered_where_everything_is_on_the_disk(number):
     before = {n: signal.getsignal(n) for n in interruption.SIGNALS}
     with Interruption(farewell="go on with: resume") as asked:
