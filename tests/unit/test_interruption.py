@@ -14,7 +14,7 @@ from bayes_mlff.core import durations
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunInterruptedError
 from bayes_mlff.runs import interruption
 from bayes_mlff.runs.descendants import descendants
-from bayes_mlff.runs.interruption import Interruption, TimeLimit, process_age_s, time_limit
+from bayes_mlff.runs.interruption import Interruption, TimeLimit, time_limit
 
 
 def until(condition, seconds=10.0):
@@ -71,7 +71,6 @@ def test_the_earlier_of_wall_time_and_job_counts():
         assert time_limit(None, {"SLURM_JOB_END_TIME": stale}) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_the_age_of_a_process_counts_from_its_start():
     code = (
         "import time; time.sleep(0.5); from bayes_mlff.runs.interruption import process_age_s; print(process_age_s())"
@@ -81,6 +80,7 @@ def test_the_age_of_a_process_counts_from_its_start():
     assert 0.45 < float(found.stdout) <= time.monotonic() - before + 0.05
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_is_answered_where_everything_is_on_the_disk(number):
     before = {n: signal.getsignal(n) for n in interruption.SIGNALS}
     with Interruption(farewell="go on with: resume") as asked:
