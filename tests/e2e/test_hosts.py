@@ -23,7 +23,7 @@ COMMAND = """
 import itertools, os
 from bayes_mlff.models import selfcheck
 selfcheck.ensure = lambda say=None: False  # compiles whole models
-from bayes_mlff.otf import hosts
+from bayes_mlff.parallel import hosts
 hosts.SILENCE_S = 10
 from bayes_mlff.cli.app import main
 from ase.calculators import emt

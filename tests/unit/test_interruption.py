@@ -24,6 +24,13 @@ def until(condition, seconds=10.0):
         time.sleep(0.01)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """On a busy machine a pause may be longer than any patience, whose end would be that of these tests."""
+    monkeypatch.setattr(interruption, "PATIENCE_S", 120.0)
+    monkeypatch.setattr(interruption, "SAVING_S", 120.0)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
@@ -145,7 +152,7 @@ def _is_alive(pid: int) -> bool:
 
 BUSY = """
 import sqlite3, subprocess, sys, time
-from bayes_mlff.otf import interruption
+from bayes_mlff.runs import interruption
 from bayes_mlff.runs.interruption import Interruption
 interruption.PATIENCE_S = 1.0
 def library():
