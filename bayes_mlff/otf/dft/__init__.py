@@ -1,1 +1,0 @@
-"""Reference engines behind one interface."""
