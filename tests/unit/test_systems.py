@@ -8,12 +8,12 @@ import pytest
 from ase.geometry import get_distances
 from typer.testing import CliRunner
 
-from bayes_mlff.cli import app as command
 from bayes_mlff.cli import runner
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.engines.ase_engine import AseSettings
 from bayes_mlff.engines.chgnet import ChgnetSettings
 from bayes_mlff.engines.gpaw.settings import GpawSettings
+from bayes_mlff.cli import app as command
 from bayes_mlff.otf import config, systems
 
 
