@@ -7,7 +7,7 @@ import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixScaled
 
 from bayes_mlff.core.errors import DataError, shown
-from bayes_mlff.data.key_words import array, says_nothing, tokens
+from bayes_mlff.data.key_words import array, says_nothing, tokens, told
 
 HELD: Final = {"fixed", "fix", "frozen", "freeze", "constrained", "fix_mask", "fixed_mask", "fixed_atoms"}
 MOVES: Final = {"move_mask", "selective_dynamics", "movable", "moveable", "mobile", "movemask", "move", "if_pos"}
@@ -56,7 +56,7 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
             continue
         if _holds(str(name), value):
             raise DataError(
-                f"structure: {name}={shown(value)} beside the atoms is not understood; "
+                f"structure: {name}={told(value)} beside the atoms is not understood; "
                 "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
             )
     return fixed if fixed.any() else None

@@ -9,7 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import DataError, shown
 
 _POPULATIONS: Final = re.compile(
-    r"mulliken|hirshfeld|bader|l[oö]wdin|ddec|resp|esp|nbo|npa|cm5|voronoi"
+    r"mulliken|hirshfeld|bader|l[oö]wdin|ddec|voronoi|(?<![a-z])(resp|esp|nbo|npa|cm5)(?![a-z])"
     r"|^(ref|dft|pred\w*|mace|computed|calc\w*|ml|nn|target)_",
     re.IGNORECASE,
 )
@@ -22,10 +22,13 @@ _METHOD: Final = re.compile(
 )
 """Names of settings and results that have to do with charge or spin, but do not state them."""
 
-_CHARGE: Final = re.compile(r"charge|^(total_|tot_|net_)?q(_?tot(al)?)?$", re.IGNORECASE)
-_ELECTRONS: Final = re.compile(r"electrons|(^|_)n_?elec|num_?elec|electron_?(count|number)", re.IGNORECASE)
+_CHARGE: Final = re.compile(r"charge|(^|_)(chg|chrg)(_|$)|^(total_|tot_|net_)?q(_?tot(al)?)?$", re.IGNORECASE)
+_ELECTRONS: Final = re.compile(
+    r"electrons|(^|_)n_?el(_|$)|(^|_)n_?elec|num_?elec|electron_?(count|number)", re.IGNORECASE
+)
 _SPIN: Final = re.compile(
-    r"spin|multiplicit|unpaired|open_?shell|(^|_)n_?open|(^|_)mult(_|$)|^(m_?s|s_?z|s|2s|2s\+1)$", re.IGNORECASE
+    r"spin|multiplicit|unpaired|open_?shell|(^|_)n_?open|^n_?(up|down|alpha|beta)$|(^|_)mult(_|$)|^(m_?s|s_?z|s|2s|2s\+1)$",
+    re.IGNORECASE,
 )
 _NUMBER: Final = re.compile(r"([+-]?\d+(\.\d*)?|\d+(?=[+-]))([+-]?)")
 _SAYING: Final = re.compile(r"cation|anion|radical|charged|singlet|doublet|triplet|quartet|quintet", re.IGNORECASE)
@@ -67,6 +70,11 @@ def number(value: Any) -> float | None:
     return None if match is None else float(match[1]) * (-1.0 if match[3] == "-" else 1.0)
 
 
+def told(value: Any) -> str:
+    """A value as a file has it."""
+    return shown(value.item() if isinstance(value, np.generic) else value)
+
+
 def check_electrons(
     info: Mapping[Any, Any], known: set[str], protons: int, charge: int | None, multiplicity: int | None
 ) -> None:
@@ -86,19 +94,21 @@ def check_electrons(
         if str(name).lower() in known or _METHOD.search(str(name)) or is_result(name):
             continue
         stated = number(value)
-        if _ELECTRONS.search(str(name)):
+        if _SPIN.search(str(name)):
+            spins = (0,) if multiplicity is None else (multiplicity, multiplicity - 1, (multiplicity - 1) / 2)
+            words, fits = "multiplicity", stated in spins
+        elif _ELECTRONS.search(str(name)):
             words, fits = "charge", stated == protons - (charge or 0)
             fits = fits or (charge is not None and bool({"valence", "core"} & set(tokens(name))))
         elif _CHARGE.search(str(name)):
             words, fits = "charge", stated == (charge or 0)
-        elif _SPIN.search(str(name)):
-            spins = (0,) if multiplicity is None else (multiplicity, multiplicity - 1, (multiplicity - 1) / 2)
-            words, fits = "multiplicity", stated in spins
+        elif _SAYING.search(str(name)):
+            words, fits = "charge or spin", stated in (None, 0)
         else:
             continue
         says = value is True or (isinstance(value, str) and _SAYING.search(value) is not None)
         if (stated is not None and not fits) or (says and (charge is None or multiplicity is None)):
             raise DataError(
-                f"structure: {name}={shown(value)} seems to state {words} and is not understood; allowed: charge=... "
+                f"structure: {name}={told(value)} seems to state {words} and is not understood; allowed: charge=... "
                 "and multiplicity=... in its place, or structure.charge and structure.multiplicity that fit it"
             )

@@ -9,7 +9,7 @@ from ase.data import chemical_symbols
 
 from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data.electronic import CHARGE, STATED
-from bayes_mlff.data.key_words import array, is_result, number, says_nothing, tokens
+from bayes_mlff.data.key_words import array, is_result, number, says_nothing, tokens, told
 from bayes_mlff.data.stated import UNIT_NAMES
 from bayes_mlff.data.structure_formats import set_masses
 
@@ -104,7 +104,7 @@ def _check_unit(atoms: ase.Atoms, name: str, value: Any) -> None:
     """Refuse lengths that are said not to be in Å, and units of momenta and masses."""
     key = name.lower()
     if _FRACTIONS.search(key) and not set(tokens(name)) & {"energy"} and value is True:
-        raise DataError(f"structure: {name}={shown(value)} is not read; allowed: positions in Å")
+        raise DataError(f"structure: {name}={told(value)} is not read; allowed: positions in Å")
     text = value if isinstance(value, str) else None
     if text is None:
         return
@@ -112,17 +112,17 @@ def _check_unit(atoms: ase.Atoms, name: str, value: Any) -> None:
     if words[-1:] not in (["unit"], ["units"]):
         of_positions = bool(words) and set(words) <= _OF_POSITIONS
         if of_positions and (_FRACTIONS.search(text) or _OTHER_LENGTH.search(text)):
-            raise DataError(f"structure: {name}={shown(value)} is not read; allowed: positions in Å")
+            raise DataError(f"structure: {name}={told(value)} is not read; allowed: positions in Å")
         return
     stem = "_".join(words[:-1])
     if stem in _LENGTHS and not _ANGSTROM.fullmatch(text):
-        raise DataError(f"structure: {name}={shown(value)}; allowed: positions and cell in Å, and angstrom here")
+        raise DataError(f"structure: {name}={told(value)}; allowed: positions and cell in Å, and angstrom here")
     if not stem and _OTHER_LENGTH.search(text):
-        raise DataError(f"structure: {name}={shown(value)}; allowed: positions and cell in Å, and angstrom here")
+        raise DataError(f"structure: {name}={told(value)}; allowed: positions and cell in Å, and angstrom here")
     if stem in ("mass", "masses") and text.strip().lower() not in ("amu", "u", "da", "dalton", "g/mol"):
-        raise DataError(f"structure: {name}={shown(value)}; allowed: masses in amu")
+        raise DataError(f"structure: {name}={told(value)}; allowed: masses in amu")
     if stem in ("momentum", "momenta", "velocity", "velocities") and atoms.has("momenta") and text.lower() != "ase":
-        raise DataError(f"structure: {name}={shown(value)}; allowed: momenta in ASE's unit, and ase here")
+        raise DataError(f"structure: {name}={told(value)}; allowed: momenta in ASE's unit, and ase here")
 
 
 def _check_box(atoms: ase.Atoms, name: str, value: Any) -> None:
@@ -133,14 +133,14 @@ def _check_box(atoms: ase.Atoms, name: str, value: Any) -> None:
     values = array(value)
     numeric = values.dtype.kind in "fiu"
     if key in ("periodic", "periodicity") and not atoms.pbc.any():
-        raise DataError(f"structure: {name}={shown(value)} beside atoms without a cell; allowed: Lattice and pbc")
+        raise DataError(f"structure: {name}={told(value)} beside atoms without a cell; allowed: Lattice and pbc")
     cell = key in _CELL or (words & _CELL and words & {"vectors", "vector", "parameters", "lengths", "par", "matrix"})
     if cell and numeric and not _same_cell(atoms, values):
-        raise DataError(f'structure: {name}={shown(value)} is not read; allowed: Lattice="..." with three cell vectors')
+        raise DataError(f'structure: {name}={told(value)} is not read; allowed: Lattice="..." with three cell vectors')
     if "field" in key and not re.search("force_?field", key):
         external = numeric or (isinstance(value, str) and re.search(r"\d", value) is not None)
         if external:
-            raise DataError(f"structure: {name}={shown(value)}; allowed: a structure without external fields")
+            raise DataError(f"structure: {name}={told(value)}; allowed: a structure without external fields")
 
 
 def _same_cell(atoms: ase.Atoms, values: np.ndarray) -> bool:
@@ -156,19 +156,19 @@ def _check_list(atoms: ase.Atoms, name: str, value: Any) -> None:
     if says_nothing(value):
         return
     if key in VELOCITY and key != "v":
-        raise DataError(f"structure: {name}={shown(value)} is not read; allowed: a column momenta:R:3 in ASE's unit")
+        raise DataError(f"structure: {name}={told(value)} is not read; allowed: a column momenta:R:3 in ASE's unit")
     symbols = {word for word in re.split(r"[^A-Za-z]+", name) if word in (*chemical_symbols[1:], "D", "T")}
     of_element = bool(words & {"mass", "masses"}) and bool(symbols or words & {"hydrogen", "deuterium"})
     total = number(value)
     of_all = total is not None and abs(total - float(atoms.get_masses().sum())) < 0.1
     if words & _ISOTOPES or of_element or (key in (*MASS, "masses") and not of_all):
         raise DataError(
-            f"structure: {name}={shown(value)} is not read; allowed: a column masses:R:1, or dynamics.masses"
+            f"structure: {name}={told(value)} is not read; allowed: a column masses:R:1, or dynamics.masses"
         )
     if key in _RESULTS or key in STATED or is_result(name) or words & _NOT_LISTS or not words & _LIST_OF:
         return
     if array(value).size > 1 or isinstance(value, dict):
         raise DataError(
-            f"structure: {name}={shown(value)} beside the atoms is not read; allowed: columns initial_magmoms:R:1, "
+            f"structure: {name}={told(value)} beside the atoms is not read; allowed: columns initial_magmoms:R:1, "
             "initial_charges:R:1 and masses:R:1"
         )

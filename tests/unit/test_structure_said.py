@@ -182,7 +182,8 @@ def test_titles_that_name_other_lengths_are_refused(tmp_path, title):
 @pytest.mark.parametrize(
     "remark",
     ["q=1", "Q=+1", "formal_charge=1", "nelectrons=9", "n_electrons=9", "S=0.5", "net_spin=1", "spin_z=0.5",
-     "charge_state=1+", "system_net_charge=-1", "charge_of_molecule=cation", "q_total=1", "charged=T"],
+     "charge_state=1+", "system_net_charge=-1", "charge_of_molecule=cation", "q_total=1", "charged=T",
+     "n_unpaired_electrons=1", "chg=1", "nel=9", "nup=5", "doublet=T", "cation=T"],
 )  # fmt: skip
 def test_words_for_charge_and_spin_that_are_not_understood_are_refused(tmp_path, remark):
     with pytest.raises(DataError, match=rf"structure: {remark.split('=')[0]}=.* is not understood.*structure\.charge"):
