@@ -7,12 +7,24 @@ import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixScaled
 
 from bayes_mlff.core.errors import DataError, shown
+from bayes_mlff.data.key_words import array, says_nothing, tokens, told
 
 HELD: Final = {"fixed", "fix", "frozen", "freeze", "constrained", "fix_mask", "fixed_mask", "fixed_atoms"}
 MOVES: Final = {"move_mask", "selective_dynamics", "movable", "moveable", "mobile", "movemask", "move", "if_pos"}
 """Columns that say which coordinates are held, or which are not; what ASE knows, it has made constraints of."""
 
 SAID: Final = {*HELD, *MOVES, "constraint", "constraints"}
+
+_HOLDING: Final = {
+    *("fix", "fixed", "fixes", "frozen", "freeze", "freezing", "froze", "constrain", "constrained", "constraint"),
+    *("constraints", "constrains", "hold", "held", "immobile", "clamped", "clamp", "pinned", "restrained", "restraint"),
+    *("restraints", "isfixed", "isfrozen"),
+}
+_MOVING: Final = {"mobile", "movable", "moveable", "moving", "unfixed", "unfrozen", "unconstrained"}
+_CHOOSING: Final = {"free", "active", "relax", "relaxed"}
+_CHOSEN: Final = {"atom", "atoms", "index", "indices", "idx", "ids", "mask", "list", "serial"}
+_NO_ATOMS: Final = {"core", "orbital", "orbitals", "out", "energy", "energies", "force", "forces"}
+"""Words of names: frozen cores, held-out frames and forces of constraints hold no atoms."""
 
 AXES: Final = 1e-6
 """How far a direction may be off the Cartesian axes that it is taken for."""
@@ -37,15 +49,37 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
         except IndexError as error:
             raise DataError(f"structure: constraint {constraint!r} names atoms that are not there") from error
     for name, column in atoms.arrays.items():
-        if name.lower() in SAID:
+        if name.lower() in SAID or _holds(name, column):
             fixed |= _column(name, column, len(atoms))
     for name, value in atoms.info.items():
-        if str(name).lower() in SAID and value is not True and np.any(value):  # True: a word of a title
+        if value is True and str(name).lower() == "selective_dynamics" and fixed.any():
+            continue
+        if _holds(str(name), value):
             raise DataError(
-                f"structure: {name}={shown(value)} beside the atoms is not understood; "
+                f"structure: {name}={told(value)} beside the atoms is not understood; "
                 "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
             )
     return fixed if fixed.any() else None
+
+
+def _holds(name: str, value: Any) -> bool:
+    """Whether a remark or column seems to hold something."""
+    words = set(tokens(name))
+    if words & _NO_ATOMS:
+        return False
+    known, values = name.lower(), array(value)
+    one = values.size == 1
+    if known in MOVES or words & _MOVING or (words & _CHOOSING and words & _CHOSEN):
+        all_move = not isinstance(value, str) and (values.dtype.kind == "b" or not one)
+        moves = all_move and all(x == 1 for x in values.ravel().tolist())
+        return not moves if known != "selective_dynamics" else not says_nothing(value)
+    if known not in SAID and not words & _HOLDING:
+        return False
+    if words & _CHOSEN and not words & {"n", "num", "number", "count", "mask"}:
+        # The atom 0 is one, too.
+        first = not isinstance(value, str | bool | np.bool_) and values.dtype.kind in "iuf" and one
+        return first or not says_nothing(value)
+    return not says_nothing(value)
 
 
 def constraints(fixed: np.ndarray) -> list[FixAtoms | FixCartesian]:

@@ -8,12 +8,16 @@ import ase
 import numpy as np
 
 from bayes_mlff.core.errors import DataError, shown
+from bayes_mlff.data import key_words
 
 Plain = str | int | float | bool
 
-CHARGE: Final = ("charge", "total_charge", "tot_charge", "net_charge", "system_charge", "molecular_charge")
-MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "mult")
-UNPAIRED: Final = ("uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired")
+CHARGE: Final = (
+    *("charge", "total_charge", "tot_charge", "net_charge", "system_charge"),
+    *("molecular_charge", "molecule_charge", "mol_charge"),
+)
+MULTIPLICITY: Final = ("multiplicity", "spin_multiplicity", "mult", "spinmult", "spin_mult")
+UNPAIRED: Final = ("uhf", "unpaired", "unpaired_electrons", "n_unpaired", "nunpaired", "nopen")
 SPIN: Final = ("spin",)
 UNCLEAR: Final = ("total_spin", "spin_state")
 STATED: Final = {*CHARGE, *MULTIPLICITY, *UNPAIRED, *SPIN}
@@ -83,9 +87,11 @@ def from_atoms(atoms: ase.Atoms) -> ElectronicState:
     """
     words = stated(atoms.info)
     numbers = np.array(atoms.numbers, np.int64)
+    meant = multiplicity(words, numbers)
+    key_words.check_electrons(atoms.info, STATED, int(numbers.sum()), words.charge, meant)
     state = ElectronicState(
         words.charge,
-        multiplicity(words, numbers),
+        meant,
         _column(atoms, "initial_magmoms", "initial magnetic moments"),
         _column(atoms, "initial_charges", "initial charges"),
         np.array(atoms.get_tags(), np.int64) if atoms.get_tags().any() else None,
@@ -204,6 +210,11 @@ def _column(atoms: ase.Atoms, name: str, words: str) -> np.ndarray | None:
     if values.ndim != 1:
         raise DataError(f"structure: {words} are vectors (non-collinear); allowed: one number for each atom")
     return values.astype(np.float64)
+
+
+def unread(info: Mapping[Any, Any], state: ElectronicState) -> list[str]:
+    """Names of remarks that neither took effect nor go on to a calculator."""
+    return sorted(str(k) for k in info if k not in state.info and str(k).lower() not in STATED | _BOOKKEEPING)
 
 
 def _plain(info: Mapping[Any, Any]) -> dict[str, Plain]:

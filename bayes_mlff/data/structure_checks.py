@@ -9,6 +9,7 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from bayes_mlff.core.errors import ConfigError, DataError, shown
+from bayes_mlff.data import structure_said
 from bayes_mlff.data.structure_formats import Given
 
 COMPLETE: Final = {
@@ -29,6 +30,7 @@ SAYING: Final = {
     "elk": r"\b(chgexs|bfcmt|momfix)\b",
     "espresso-in": r"\b(tot_charge|tot_magnetization|starting_magnetization\S*)\s*=",
     "octopus-in": r"\b(ExcessCharge|SpinComponents|Velocities)\b",
+    "turbomole": r"^[ \t]*\$(charge\b.*|alpha\s+shells|beta\s+shells|uhf\b)|\b(charge|unpaired)\s*=",
     "onetep-in": r"\b(charge|spin|species_constraints)\b",
 }
 """Words of input files that ASE does not hand over."""
@@ -36,8 +38,9 @@ SAYING: Final = {
 LABELS: Final = {"gromacs": ("atomtypes", False), "dlp4": ("dlp4_labels", True), "dlp-history": ("dlp4_labels", True)}
 """Columns with the names of atoms from which elements are guessed, and whether the symbol was cut off them."""
 
+_TURBOMOLE: Final = r"\$(periodic|cell|lattice|e?field|electro|point_charges|embed|isotope|mass)"
+
 OCCUPANCY: Final = ("occupancy", "occupancies", "occ", "site_occupancy")
-VELOCITY: Final = ("vel", "velo", "velos", "velocity", "velocities", "v")
 
 
 def check_input(path: Path, kind: str, given: Given) -> None:
@@ -49,13 +52,15 @@ def check_input(path: Path, kind: str, given: Given) -> None:
     """
     if kind == "aims":
         _check_aims(path)
+    if kind == "turbomole":
+        _check_turbomole(path)
     stated = given.charge is not None and given.multiplicity is not None
     if stated or kind not in (*MOLECULAR, *SAYING):
         return
     found = None
     if kind in SAYING:
         text = re.sub(r"[!#].*", "", path.read_text(encoding="utf-8", errors="replace"))
-        found = re.search(SAYING[kind], text, re.IGNORECASE)
+        found = re.search(SAYING[kind], text, re.IGNORECASE | re.MULTILINE)
         if found is None:
             return
     what = f"the word {found[0]!r}" if found else "a charge and a multiplicity"
@@ -81,6 +86,27 @@ def _check_aims(path: Path) -> None:
         if words[0] in ("homogeneous_field", "multipole"):
             raise DataError(f"structure: {words[0]} is not read; allowed: a structure without external fields")
         last = words[0]
+
+
+def _check_turbomole(path: Path) -> None:
+    """Refuse cells, units, fields and flags that ASE drops."""
+    inside = False
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        if words[0].startswith("$"):
+            inside = words[0].lower() == "$coord"
+            options = [word for word in words[1:] if not word.startswith(("natoms", "file="))]
+            if inside and options and options != ["bohr"]:
+                raise DataError(f"structure: {shown(line.strip())} is not read; allowed: coordinates in bohr")
+            if re.match(_TURBOMOLE, words[0], re.IGNORECASE):
+                raise DataError(
+                    f"structure: {words[0]} is not read; allowed: molecules without fields in this format, "
+                    "a POSCAR or extended XYZ for what is periodic"
+                )
+        elif inside and words[4:] not in ([], ["f"]):
+            raise DataError(f"structure: line {number}: got {shown(line.strip())}; allowed: x y z symbol, and f behind")
 
 
 def caveat(kind: str) -> tuple[str, ...]:
@@ -117,12 +143,7 @@ def check_said(atoms: ase.Atoms, kind: str) -> None:
     """
     _check_occupancy(atoms)
     _check_elements(atoms, kind)
-    for name in atoms.arrays:
-        if name.lower() in VELOCITY and np.any(atoms.arrays[name]):
-            raise DataError(
-                f"structure: column {name} has velocities in a unit that the file does not state; allowed: momenta:R:3 "
-                "in ASE's unit, or no such column"
-            )
+    structure_said.check(atoms)
     if kind == "espresso-in" and atoms.has("initial_magmoms"):
         if atoms.arrays["initial_magmoms"].any():
             raise DataError("structure: starting_magnetization is a fraction, not a moment; allowed: another format")

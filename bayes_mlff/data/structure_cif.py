@@ -15,6 +15,7 @@ from bayes_mlff.data.structure_formats import Given, set_masses
 from bayes_mlff.data.structure_frames import Raw, place
 
 _SITE: Final = "_atom_site_"
+_HYDROGEN: Final = {"1": "H", "2": "D", "3": "T"}
 _SAME: Final = re.compile(r"scaled_positions (\d+) and (\d+) are equivalent")
 
 
@@ -97,6 +98,14 @@ def _symbols(tags: dict[str, Any]) -> list[str]:
 
 
 def _symbol(name: str, *, sure: bool) -> str:
+    isotope = re.match(r"(\d+)([A-Z][a-z]?)", name) if sure else None
+    if isotope and isotope[2].capitalize() in atomic_numbers:
+        if isotope[2] == "H" and isotope[1] in _HYDROGEN:
+            return _HYDROGEN[isotope[1]]
+        raise DataError(
+            f"structure: type symbol {shown(name)} names an isotope; allowed: 1H, 2H and 3H, and other masses by "
+            "dynamics.masses"
+        )
     letters = "".join(re.findall(r"[A-Za-z]+", name)[:1])
     known = {**atomic_numbers, **ISOTOPES}
     if letters.capitalize() in known and (sure or len(letters) == 1 or letters == letters.capitalize()):

@@ -2,20 +2,28 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import ase
 import numpy as np
-from ase.io.extxyz import read_extxyz
+from ase.data import atomic_numbers
+from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 
 from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data import extxyz, structure_frames
 from bayes_mlff.data.extxyz import ISOTOPES
 from bayes_mlff.data.structure_frames import Raw, place
 
-_WHOLE_PAIR: Final = re.compile(r"\s*[+-]?\d+\s+\d+\s*")
+_WHOLE_PAIR: Final = re.compile(r"^\s*[+-]?\d+\s+\d+\s*$|^\s*[+-]?\d\s+\d(?=\s)|(?<=\s)[+-]?\d\s+\d\s*$")
+_ABOUT_CHARGE: Final = {
+    *("charge", "charged", "charges", "multiplicity", "mult", "spin", "cation", "anion", "cationic", "anionic"),
+    *("dication", "dianion", "trication", "radical", "biradical", "diradical", "ionized", "ionised", "singlet"),
+    *("doublet", "triplet", "quartet", "quintet", "sextet", "septet", "ion", "unpaired"),
+}
+_ION: Final = re.compile(r"\[?((?:[A-Z][a-z]?\d*|[()])+)\]?(\++\d*|\^?\d*[+-]|-+)[,;:.]?")
+_BOHR: Final = re.compile(r"(?<![A-Za-z])(bohr|a\.u\.|atomic units?|fractional|nanomet\w*)(?![A-Za-z])", re.IGNORECASE)
 _TRUTH: Final = re.compile(r"\.?([TF])[A-Z]*\.?", re.IGNORECASE)
 
 
@@ -40,11 +48,20 @@ def read_xyz(path: Path, index: int, given: Given) -> Raw:
     place(index, frame.count)
     lines = frame.text.split("\n")
     title, warned = lines[1].strip(), []
-    if "=" not in title:
-        _check_title(title, given)
-        warned = [f"the comment line {shown(title)} is not used"] if title else []
-        lines[1] = ""
-        width = len(lines[2].split())
+    said = key_val_str_to_dict(title) if title else {}
+    bare = _bare_words(title, said)
+    _check_title(bare, given)
+    if "Properties" not in said:
+        if "=" not in title:
+            warned = [f"the comment line {shown(title)} is not used"] if title else []
+            lines[1] = ""
+        count = int(lines[0])
+        if "=" in title and any(line.lstrip().startswith("VEC") for line in lines[2 + count :]):
+            raise DataError(
+                f"structure: the comment line {shown(title)} of a file with cell vectors VEC is not read; "
+                'allowed: Lattice="..." in place of these'
+            )
+        width = max(len(line.split()) for line in lines[2 : 2 + count])
         if width > 4:
             raise DataError(
                 f"structure: columns 5 to {width} of the atoms have no name; allowed: name them in the comment line, "
@@ -56,17 +73,33 @@ def read_xyz(path: Path, index: int, given: Given) -> Raw:
         masses = atoms.get_masses()
         masses[list(heavy)] = list(heavy.values())
         set_masses(atoms, masses)
+    if "Properties" not in said and "=" in title and bare:
+        warned.append(f"the words {shown(bare)} of the comment line are not used")
+        for word in bare.split():
+            atoms.info.pop(word, None)
     return Raw(atoms, frame.index, frame.count, tuple(warned))
 
 
+def _bare_words(title: str, said: Mapping[str, Any]) -> str:
+    """The words of a comment line that are neither keys nor values."""
+    if "=" not in title:
+        return title
+    return " ".join(
+        name for name, value in said.items() if value is True and not re.search(rf"{re.escape(name)}['\"]?\s*=", title)
+    )
+
+
 def _check_title(title: str, given: Given) -> None:
-    """Refuse a comment line in which charge and multiplicity seem to be meant, unless they are given."""
+    """Refuse a comment line in which other units seem to be meant, or charge and spin, unless these are given."""
+    if _BOHR.search(title):
+        raise DataError(f"structure: the comment line {shown(title)} names units other than Å; allowed: positions in Å")
     if given.charge is not None and given.multiplicity is not None:
         return
     words = {word.lower() for word in re.findall(r"[A-Za-z_]+", title)}
-    if _WHOLE_PAIR.fullmatch(title) and title.split() != ["0", "1"]:
+    pair = _WHOLE_PAIR.search(title)
+    if pair and pair[0].split() != ["0", "1"]:
         what = "two whole numbers, as if charge and multiplicity were meant"
-    elif words & {"charge", "multiplicity", "mult", "spin", "cation", "anion", "dication", "dianion", "radical"}:
+    elif words & _ABOUT_CHARGE or any(map(_is_ion, title.split())):
         what = "something about charge or spin"
     else:
         return
@@ -74,6 +107,12 @@ def _check_title(title: str, given: Given) -> None:
         f"structure: the comment line {shown(title)} says {what}; allowed: charge=... multiplicity=... there, "
         "or structure.charge and structure.multiplicity"
     )
+
+
+def _is_ion(word: str) -> bool:
+    """Whether a word is a chemical formula with a charge, such as NH4+."""
+    match = _ION.fullmatch(word)
+    return match is not None and all(symbol in atomic_numbers for symbol in re.findall(r"[A-Z][a-z]?", match[1]))
 
 
 def _rename_isotopes(lines: list[str]) -> dict[int, float]:

@@ -14,7 +14,6 @@ from typing import IO, Any, Final, NamedTuple, cast
 import ase
 import ase.db
 import ase.io
-import numpy as np
 from ase.io.formats import (
     UnknownFileTypeError,
     extension2format,
@@ -165,8 +164,7 @@ def _from_database(path: Path, kind: str, index: int) -> tuple[ase.Atoms, int, i
         number = place(index, count)
         [row] = database.select(offset=number, limit=1)
         atoms = row.toatoms()
-        data = row.get("data") or {}
-        atoms.info.update({name: value for name, value in data.items() if np.ndim(value) == 0})
+        atoms.info.update(row.get("data") or {})
         # ASE's own attributes of a row, such as the sum of its initial charges, hide pairs of the same name.
         atoms.info.update({name: vars(row)[name] for name in row.key_value_pairs})
         return atoms, number, count

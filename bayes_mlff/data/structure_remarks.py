@@ -8,7 +8,7 @@ from ase.geometry import cell_to_cellpar
 
 from bayes_mlff.core.errors import shown
 from bayes_mlff.data.constraints import SAID
-from bayes_mlff.data.electronic import ElectronicState, Stated
+from bayes_mlff.data.electronic import ElectronicState, Stated, unread
 from bayes_mlff.data.structure import Structure
 
 _TAKEN = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges", "occupancy", *SAID}
@@ -48,6 +48,9 @@ def unused(atoms: ase.Atoms, state: ElectronicState) -> list[str]:
         lines.append(f"results of a calculation that are not used: {', '.join(results)}{extra}")
     if state.info:
         lines.append(f"remarks that a calculator may read: {shown(dict(state.info))}")
+    others = unread(atoms.info, state)
+    if others:
+        lines.append(f"remarks that are not used: {', '.join(others)}")
     return lines
 
 

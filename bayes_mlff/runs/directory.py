@@ -184,7 +184,8 @@ class RunDirectory:
         self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame], constants: Constants | None = None
     ) -> None:
         """Add frames of the trajectory as extended XYZ, each with its own lattice and what never changes."""
-        columns, ends, remarks = constants or Constants("", ("",) * len(numbers), "")
+        columns, ends, remarks, fixed = constants or Constants("", ("",) * len(numbers), "")
+        held = np.zeros((len(numbers), 3), bool) if fixed is None else fixed
         symbols = [chemical_symbols[z] for z in numbers]
         periodic = " ".join("T" if p else "F" for p in pbc)
         text = ""
@@ -198,8 +199,8 @@ class RunDirectory:
             )
             momenta = np.zeros((len(numbers), 0)) if frame.momenta is None else frame.momenta
             rows = (
-                " ".join([s, *(f"{x:.8f}" for x in r), *(f"{x:.9g}" for x in p)]) + end
-                for s, r, p, end in zip(symbols, frame.positions, momenta, ends, strict=True)
+                " ".join([s, *map(_coordinate, r, h), *(f"{x:.9g}" for x in p)]) + end
+                for s, r, h, p, end in zip(symbols, frame.positions, held, momenta, ends, strict=True)
             )
             text += f"{len(symbols)}\n{comment}\n" + "\n".join(rows) + "\n"
         with _writing(self.trajectory):
@@ -239,6 +240,11 @@ def _writing(path: Path) -> Iterator[None]:
             f"{path}: cannot be written ({error.strerror}); nothing that was committed is lost: "
             "resume when this is mended"
         ) from error
+
+
+def _coordinate(value: float, held: bool) -> str:
+    """What is held is where it was to the last bit when it is read again."""
+    return repr(float(value)) if held else f"{value:.8f}"
 
 
 def _matrix(values: np.ndarray) -> str:

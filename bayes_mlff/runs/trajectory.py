@@ -50,6 +50,7 @@ class Constants(NamedTuple):
     columns: str  # of Properties
     ends: tuple[str, ...]  # [n] of the atoms' rows
     remarks: str  # of the comment
+    held: np.ndarray | None = None  # [n, 3] bool, coordinates written to the last bit; None: none
 
 
 def constants(structure: Structure, masses: np.ndarray) -> Constants:
@@ -74,7 +75,7 @@ def constants(structure: Structure, masses: np.ndarray) -> Constants:
     electrons = {"charge": state.charge, "multiplicity": state.multiplicity}
     remarks = "".join(f" {name}={value}" for name, value in electrons.items() if value is not None)
     remarks += "".join(_remark(name, value) for name, value in state.info.items() if name not in electrons)
-    return Constants("".join(f":{name}" for name, _ in columns), ends, remarks)
+    return Constants("".join(f":{name}" for name, _ in columns), ends, remarks, structure.fixed)
 
 
 def _remark(name: str, value: Plain) -> str:
