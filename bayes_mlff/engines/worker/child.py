@@ -30,9 +30,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple  # noqa: UP035 (Py
 Message = Dict[str, Any]  # noqa: UP006
 
 
-def _sibling(name: str) -> Any:
-    """A file beside this one, as a module; it imports nothing of this package either."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+def _above(name: str) -> Any:
+    """A file of the folder above, as a module; it imports nothing of this package either."""
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name + ".py")
     spec = importlib.util.spec_from_file_location("bayes_mlff_child_" + name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +40,7 @@ def _sibling(name: str) -> Any:
     return module
 
 
-factories, calls = _sibling("factories"), _sibling("calls")
+factories, calls = _above("factories"), _above("calls")
 
 GRACE_S = 1.0
 _KILL_LATER = "import os, sys, time; time.sleep(float(sys.argv[2])); os.killpg(int(sys.argv[1]), 9)"
