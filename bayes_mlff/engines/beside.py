@@ -96,7 +96,7 @@ def _is_installed(root: str, base: Path) -> bool:
     """True if the interpreter has a module of this name elsewhere, which then is the one that is imported."""
     if importlib.machinery.BuiltinImporter.find_spec(root) is not None:
         return True
-    own = {str(base), os.path.realpath(os.getcwd())}
+    own = {os.path.realpath(folder) for folder in (base, os.getcwd(), *factories.folders_added())}
     elsewhere = [entry for entry in sys.path if os.path.realpath(entry or os.getcwd()) not in own]
     return importlib.machinery.PathFinder.find_spec(root, elsewhere) is not None
 

@@ -193,6 +193,11 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     importlib.invalidate_caches()
 
 
+def folders_added() -> List[str]:  # noqa: UP006
+    """Folders of configurations that are in `sys.path` for their modules alone."""
+    return list(_added)
+
+
 def _within(path: str, folders: Any) -> bool:
     return any(os.path.abspath(path).startswith(os.path.join(folder, "")) for folder in folders)
 

@@ -82,9 +82,7 @@ def _refuse_synonym(path: str, key: str, name: str, value: Any, dialect: Dialect
         setting = "structure.charge" if what == "charge" else "structure.multiplicity"
         raise ConfigError(key, value, f"nothing: {path} has no such keyword; state {setting}")
     meaning = "" if what == "charge" else " (2S)" if right == dialect.unpaired else " (2S + 1)"
-    raise ConfigError(
-        key, value, f"{'.'.join(right)!r}{meaning}, the keyword of {path}: it takes no notice of this one"
-    )
+    raise ConfigError(key, value, f"{'.'.join(right)!r}{meaning}, the keyword of {path}: it ignores this one")
 
 
 def _is_number(value: Any) -> bool:
