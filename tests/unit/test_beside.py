@@ -8,7 +8,7 @@ import pytest
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data.structure_files import InitialStructure
-from bayes_mlff.engines import beside
+from bayes_mlff.engines import beside, factories
 from bayes_mlff.engines.ase_engine import AseSettings
 from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.pyscf.molecule import PyscfSettings
@@ -99,10 +99,14 @@ def test_a_run_goes_on_after_everything_has_moved(project, tmp_path, kind):
 
 def test_the_same_module_found_elsewhere_is_the_same_reference(project, tmp_path, monkeypatch):
     """Such as by PYTHONPATH, which comes before the copy in the run."""
-    run, chosen = create(project, AseSettings)
+    run, _ = create(project, AseSettings)
     monkeypatch.syspath_prepend(str(project))
-    with make_engine(chosen, run, base=run / "start" / "files") as engine:
-        beginning.check_engine(start.read(run), engine.settings_hash, "")
+    sys.modules.pop("kept_calc", None)
+    copies = str(run / "start" / "files")
+    of_project = factories.digest("kept_calc:make", str(project))
+    assert of_project is not None and factories.digest("kept_calc:make", copies) == of_project
+    (project / "kept_calc.py").write_text("make = 1\n")
+    assert factories.digest("kept_calc:make", copies) is None
 
 
 def test_a_module_that_has_changed_is_refused_by_name_or_not_used(project):
