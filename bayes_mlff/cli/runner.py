@@ -17,6 +17,7 @@ from bayes_mlff.core.errors import RunInterruptedError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.engines import consistency
+from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
@@ -74,7 +75,10 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_tim
             begun = beginning.same_run(config, stored, own)
             for remark in begun.remarks:
                 console.print(f"  {remark}", highlight=False, soft_wrap=True)
-            _continue(stored, own, begun.start._replace(base=base), Outside(path, console, interruption))
+            folder = beginning.folder_of(begun.start, own, base)
+            if folder != base:
+                console.print(f"  engine     {beginning.GONE}", highlight=False, soft_wrap=True)
+            _continue(stored, own, begun.start._replace(base=folder), Outside(path, console, interruption))
 
 
 def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: float | None = None) -> None:
@@ -90,7 +94,9 @@ def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: floa
         Interruption(limit, farewell=_how_to_resume(path)) as interruption,
         run_directory(path.absolute()) as own,
     ):
-        _continue(config, own, starts.read(own), Outside(path, console, interruption))
+        start = starts.read(own)
+        folder = Path(hosts.shared(lambda: str(starts.base_of(start, own))))
+        _continue(config, own, start._replace(base=folder), Outside(path, console, interruption))
 
 
 class Outside(NamedTuple):
@@ -110,7 +116,8 @@ def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
     problem = _problem(config, initial, outside.console)
     with SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
         engine.check(problem.structure)
-        start = Start(initial, problem.potential, engine.settings_hash, engine.description, base)
+        beside = gather(config.engine, base) if hosts.first() else Beside()
+        start = Start(initial, problem.potential, engine.settings_hash, engine.description, base, beside)
         directory = RunDirectory(path)
         directory.create(settings.dump(config), starts.contents(start))
         _work(problem, engine, directory, outside)

@@ -25,6 +25,19 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing; they have reached the disk when this returns.
+
+    Raises:
+      OSError: if one cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
 def append(path: Path, content: bytes) -> None:
     """Add to the end of a file; not yet durable, see `sync`.
 

@@ -109,7 +109,8 @@ class AseEngine:
         if reasons:
             self._drop()  # the next label starts with the first solver settings again
         seconds = time.perf_counter() - start
-        return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note))
+        settled = self._tell(structure, self._settings.arguments).settled
+        return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note), settled)
 
     def save_state(self) -> bytes | None:
         """None: a calculator's state is its own."""

@@ -8,8 +8,9 @@ from pydantic import JsonValue
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Plain, Structure
-from bayes_mlff.engines import keywords
+from bayes_mlff.engines import keywords, spelling
 from bayes_mlff.engines.charge_spin import WHOLE, Electrons, settle, spread
+from bayes_mlff.engines.engine import Settled
 from bayes_mlff.engines.factories import is_description
 from bayes_mlff.engines.keywords import Dialect
 
@@ -24,6 +25,7 @@ class Told(NamedTuple):
     info: dict[str, Plain]
     carries: bool  # whether moments of an earlier label may stand for the initial ones
     remarks: tuple[str, ...]  # what is assumed and what is not used, one line each
+    settled: Settled  # charge and multiplicity that it is told
 
     @property
     def atoms(self) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def tell(
       ConfigError: if what the structure states contradicts the arguments, or would not reach the calculator.
     """
     parts = list(_parts(calculator, arguments, "engine", names))
+    for part in parts:
+        spelling.check(part.path, part.place, part.arguments, part.dialect, names.get(part.path, ()))
     charge = _same([found for part in parts if (found := _argument(part, "charge")) is not None], structure)
     spin = _same([found for part in parts if (found := _argument(part, "multiplicity")) is not None], structure)
     electrons = settle(structure, moments, charge=charge, multiplicity=spin)
@@ -102,10 +106,11 @@ def _argument(part: _Part, what: str) -> tuple[str, int] | None:
         value = None if path is None else keywords.get(part.arguments, path)
         if path is not None and len(path) > 1 and value is None:
             value = keywords.get(part.arguments, (path[0], path[-1]))  # ASE takes flat sections, too
-        if path is None or value is None or isinstance(value, bool | str | list | dict):
+        # True is a switch by the name of a number, such as Turbomole's uhf.
+        if path is None or value is None or (isinstance(value, bool) and path not in (d.charge, d.multiplicity)):
             continue
         key = f"{part.place}.arguments.{'.'.join(path)}"
-        if value != round(value):
+        if isinstance(value, bool | str | list | dict) or not float(value).is_integer():
             raise ConfigError(key, value, "a whole number of electrons")
         return key, round(value) + more
     return None
@@ -259,8 +264,13 @@ def _with_atoms(
     concerned = reading or any(part.dialect.charge or part.dialect.multiplicity for part in parts)
     stated = electrons.charge_from or electrons.multiplicity_from
     lines = ([electrons.line] if concerned or stated else []) + remarks + unused
+    unknown = "arguments" in reads  # what these say is not read
+    settled = Settled(
+        electrons.charge if electrons.charge_from or (concerned and not unknown) else None,
+        electrons.multiplicity if electrons.multiplicity_from or (concerned and not unknown) else None,
+    )
     tags = None if state.tags is None else tuple(int(x) for x in state.tags)
-    return Told(arguments, start, charges, tags, info, not (summing or held), tuple(lines))
+    return Told(arguments, start, charges, tags, info, not (summing or held), tuple(lines), settled)
 
 
 def _usable_moments(

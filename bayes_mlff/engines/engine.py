@@ -33,6 +33,13 @@ class CommonSettings(BaseModel):
     )
 
 
+class Settled(NamedTuple):
+    """Charge, e, and multiplicity for which a label was calculated; None where the method is not told."""
+
+    charge: int | None = None
+    multiplicity: int | None = None
+
+
 class EngineResult(NamedTuple):
     """One finished reference calculation."""
 
@@ -42,6 +49,18 @@ class EngineResult(NamedTuple):
     seconds: float  # wall clock, all attempts
     attempts: int  # 1 if the first try succeeded
     diagnostics: tuple[str, ...]  # one line for each attempt that failed, then remarks on the one that did not
+    settled: Settled = Settled()
+
+    def labelled(self, structure: Structure) -> Structure:
+        """The structure that was asked for, with charge and multiplicity for which its label holds."""
+        state = structure.electronic
+        charge, multiplicity = self.settled
+        return structure._replace(
+            electronic=state._replace(
+                charge=state.charge if charge is None else charge,
+                multiplicity=state.multiplicity if multiplicity is None else multiplicity,
+            )
+        )
 
 
 @runtime_checkable

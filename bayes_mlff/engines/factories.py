@@ -193,18 +193,36 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     importlib.invalidate_caches()
 
 
+def folders_added() -> List[str]:  # noqa: UP006
+    """Folders of configurations that are in `sys.path` for their modules alone."""
+    return list(_added)
+
+
 def _within(path: str, folders: Any) -> bool:
     return any(os.path.abspath(path).startswith(os.path.join(folder, "")) for folder in folders)
 
 
 def digest(path: str, base: Optional[str]) -> Optional[str]:  # noqa: UP045
-    """Digest of the module behind an import path if it lies beside the configuration; None if it does not."""
+    """Digest of the module behind an import path if it, or the same content, lies beside the configuration."""
     module = importlib.import_module(path.rpartition(":" if ":" in path else ".")[0])
     origin = getattr(module, "__file__", None)
-    if base is None or origin is None or not _within(origin, [base]) or "site-packages" in origin:
+    if base is None or origin is None or "site-packages" in origin:
         return None
-    with open(origin, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    found, stem = _content(origin), os.path.join(base, *module.__name__.split("."))
+    if not _within(origin, [base]) and found not in (
+        _content(stem + ".py"),
+        _content(os.path.join(stem, "__init__.py")),
+    ):
+        return None
+    return None if found is None else hashlib.sha256(found).hexdigest()
+
+
+def _content(path: str) -> Optional[bytes]:  # noqa: UP045
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
 
 
 def keywords(factory: Any) -> List[str]:  # noqa: UP006
@@ -231,7 +249,12 @@ def make(path: str, arguments: Names, base: Optional[str], place: str = "engine"
         calculator = factory(**made)
     except UnusableError:
         raise
-    except (Exception, SystemExit) as error:
+    except SystemExit as error:
+        raise UnusableError(
+            f"{place}.calculator: {path} ends the program when it is called with {_brief(arguments)}: "
+            f"{type(error).__name__}: {error}{place_of(error)}"
+        ) from error
+    except Exception as error:
         raise UnusableError(
             f"{place}.arguments: {path} refuses {_brief(arguments)}: {type(error).__name__}: {error}{place_of(error)}"
         ) from error

@@ -22,10 +22,11 @@ class Dialect(NamedTuple):
     stated: tuple[Path, ...] = ()  # other places where 2S + 1 may be stated
     blind: bool = False  # a correction to another calculator, which charge and spin do not concern
     reads: tuple[str, ...] = ()  # see `CalculatorSettings.reads`
+    complete: bool = False  # its default parameters are all that it takes; others it drops without a word
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
-    "tblite.ase.TBLite": Dialect(("charge",), ("multiplicity",), always=True, moments="unused"),
+    "tblite.ase.TBLite": Dialect(("charge",), ("multiplicity",), always=True, moments="unused", complete=True),
     "ase.calculators.orca.ORCA": Dialect(("charge",), ("mult",), always=True, moments="unused"),
     "ase.calculators.gaussian.Gaussian": Dialect(("charge",), ("mult",), always=True, moments="unused"),
     "ase.calculators.qchem.QChem": Dialect(("charge",), ("multiplicity",), always=True, moments="unused"),
@@ -69,8 +70,55 @@ SPELLINGS: Final = ("charge", "total_charge"), ("multiplicity", "mult")
 UNPAIRED: Final = ("uhf", "nopen", "nupdown", "tot_magnetization", "fixed_spin_moment", "unpaired")
 """Arguments that state 2S, whatever the calculator."""
 
+MEANINGS: Final[Mapping[str, frozenset[str]]] = {
+    "charge": frozenset(
+        [
+            "charge",
+            "totalcharge",
+            "totcharge",
+            "netcharge",
+            "systemcharge",
+            "scfsystemcharge",
+            "molecularcharge",
+            "moleculecharge",
+            "molcharge",
+            "formalcharge",
+            "ioncharge",
+            "chrg",
+            "nelect",
+            "nelectrons",
+            "nelec",
+            "numelectrons",
+            "numberofelectrons",
+        ]
+    ),
+    "multiplicity": frozenset(["multiplicity", "spinmultiplicity", "mult", "spinmult", "multip"]),
+    "unpaired": frozenset(
+        [
+            "uhf",
+            "nopen",
+            "nupdown",
+            "totmagnetization",
+            "fixedspinmoment",
+            "unpaired",
+            "unpairedelectrons",
+            "nunpaired",
+            "numunpaired",
+            "nunpairedelectrons",
+        ]
+    ),
+    "spin": frozenset(["spin", "totalspin", "totspin", "spinstate"]),
+}
+"""What arguments mean, by their names in lower case without separators, whether a calculator takes them or not."""
+
 RESTRICTED: Final[Mapping[str, JsonValue]] = {"nspin": 1, "ispin": 1, "spinpol": False, "uks": False, "spin": "none"}
 """Arguments that allow no unpaired electron."""
+
+
+def is_known(path: str) -> bool:
+    """True if it is known by which keywords a calculator is told charge and spin."""
+    dotted = path.replace(":", ".")
+    return ALIASES.get(dotted, dotted) in DIALECTS
 
 
 def dialect(path: str, arguments: Mapping[str, JsonValue], names: Iterable[str]) -> Dialect:
@@ -97,9 +145,10 @@ def dialect(path: str, arguments: Mapping[str, JsonValue], names: Iterable[str])
 
 
 def get(arguments: Mapping[str, JsonValue], path: Path) -> JsonValue:
-    """The value of a nested argument; None if it is not there."""
-    value: JsonValue = dict(arguments)
-    for name in path:
+    """The value of a nested argument; None if it is not there. Case counts for the first name, not within sections."""
+    first, *rest = path
+    value: JsonValue = arguments.get(first)
+    for name in rest:
         if not isinstance(value, dict):
             return None
         value = next((v for k, v in value.items() if k.lower() == name.lower()), None)
@@ -107,10 +156,11 @@ def get(arguments: Mapping[str, JsonValue], path: Path) -> JsonValue:
 
 
 def put(arguments: Mapping[str, JsonValue], path: Path, value: JsonValue) -> dict[str, JsonValue]:
-    """A copy of the arguments with a nested one set."""
+    """A copy of the arguments with a nested one set; of names in sections, the spelling that is there is kept."""
     first, *rest = path
-    name = next((k for k in arguments if k.lower() == first.lower()), first)
     if not rest:
-        return {**arguments, name: value}
-    section = arguments.get(name)
-    return {**arguments, name: put(section if isinstance(section, dict) else {}, tuple(rest), value)}
+        return {**arguments, first: value}
+    section = arguments.get(first)
+    inside = section if isinstance(section, dict) else {}
+    name = next((k for k in inside if k.lower() == rest[0].lower()), rest[0])
+    return {**arguments, first: put(inside, (name, *rest[1:]), value)}

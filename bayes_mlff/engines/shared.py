@@ -6,7 +6,7 @@ from typing import Self
 
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import GEOMETRY, Structure
-from bayes_mlff.engines.engine import Engine, EngineResult
+from bayes_mlff.engines.engine import Engine, EngineResult, Settled
 from bayes_mlff.parallel.hosts import first, shared
 
 
@@ -42,9 +42,11 @@ class SharedEngine:
         result = shared(lambda: self.own.label(structure))
         if first():
             return result
-        label, evaluated, converged, seconds, attempts, diagnostics = result
+        label, evaluated, converged, seconds, attempts, diagnostics, settled = result
         geometry = structure._replace(**dict(zip(GEOMETRY, evaluated[: len(GEOMETRY)], strict=True)))
-        return EngineResult(Label(*label), geometry, converged, seconds, attempts, tuple(diagnostics))
+        return EngineResult(
+            Label(*label), geometry, converged, seconds, attempts, tuple(diagnostics), Settled(*settled)
+        )
 
     def save_state(self) -> bytes | None:
         """See `Engine`; None but in the first process."""

@@ -11,6 +11,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import systems
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.parallel import hosts
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.same_start import model_differences, structure_differences
 from bayes_mlff.runs.start import Start
@@ -18,6 +19,8 @@ from bayes_mlff.runs.start import Start
 _ELSE: Final = "choose another --output for another run, or continue that run as it is with"
 
 _COPY: Final = "the copy in the run directory is used"
+
+GONE: Final = f"modules or files beside the configuration are gone: {_COPY}"
 
 
 class Begun(NamedTuple):
@@ -62,6 +65,31 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
     else:
         _refuse(path, "model", config.model, model_differences(model, start.potential))
     return Begun(start, tuple(remarks))
+
+
+def folder_of(start: Start, path: Path, base: Path) -> Path:
+    """The folder of the reference's modules and files: that of the configuration, or the copy where some have gone.
+
+    Args:
+      start: what the run in a directory was started from.
+      path: the directory.
+      base: folder of the configuration.
+
+    Raises:
+      RunDirectoryError: naming a file that has changed, or is nowhere.
+    """
+    names = (*start.beside.kept, *start.beside.needed)
+    for name in hosts.shared(lambda: [n for n, c in start.beside.kept.items() if _is_other(base / n, c)]):
+        raise RunDirectoryError(
+            f"{path}: was started from another {name} than {base / name} is now; {_ELSE} 'resume {path}', which uses "
+            "the one that it was started from"
+        )
+    here = hosts.shared(lambda: all((base / name).is_file() for name in names))
+    return base if here else Path(hosts.shared(lambda: str(starts.base_of(start, path))))
+
+
+def _is_other(path: Path, content: bytes) -> bool:
+    return is_file(path) and path.read_bytes() != content
 
 
 def check_engine(start: Start, settings_hash: str, description: str) -> None:

@@ -146,7 +146,7 @@ class Reference:
                 "engine.stress on, or a dynamics.ensemble other than 'npt'"
             )
         record = LabelRecord(
-            structure=structure,
+            structure=result.labelled(structure),
             label=label,
             step=step,
             time_fs=step * problem.config.dynamics.timestep_fs,

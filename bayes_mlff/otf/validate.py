@@ -126,7 +126,7 @@ def _record(
     problem: Problem, engine: Engine, step: int, structure: Structure, offset: float, result: EngineResult
 ) -> LabelRecord:
     return LabelRecord(
-        structure=structure,
+        structure=result.labelled(structure),
         label=result.label,
         step=step,
         time_fs=step * problem.config.dynamics.timestep_fs,

@@ -87,6 +87,8 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             (self.path / start.FOLDER).mkdir(exist_ok=True)
         for name, content in (beginning or {}).items():
+            with _writing(self.path):
+                durable.make_folder((self.path / start.FOLDER / name).parent)
             write_whole(self.path / start.FOLDER / name, content)
         self.put_in_force(config_text)
         write_whole(self.config, config_text.encode())  # last: with it, this is a run

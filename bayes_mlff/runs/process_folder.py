@@ -22,7 +22,7 @@ def run_directory(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bayes_mlff") as folder:
         for name, content in files.items():
             copy = Path(folder) / name
-            copy.parent.mkdir(exist_ok=True)
+            copy.parent.mkdir(parents=True, exist_ok=True)
             copy.touch()
             if isinstance(content, bytes):
                 copy.write_bytes(content)
@@ -34,7 +34,7 @@ def run_directory(path: Path) -> Iterator[Path]:
 def _files(path: Path) -> dict[str, bytes | int]:
     """Files of a run directory, if there is one; of those that grow with every step the size alone, in bytes."""
     kept = [*path.glob("config*.yaml"), path / "dataset.extxyz", path / "rejected.extxyz", *path.glob("checkpoints/*")]
-    kept += path.glob(f"{start.FOLDER}/*")
+    kept += path.glob(f"{start.FOLDER}/**/*")
     growing = [path / "thermo.csv", path / "trajectory.extxyz"]
     contents = {str(p.relative_to(path)): p.read_bytes() for p in kept if p.is_file()}
     return contents | {p.name: p.stat().st_size for p in growing if p.is_file()}

@@ -2,7 +2,8 @@
 
 A run goes on from these copies, so that it depends on no file outside of its directory. They are in the folder
 `start`: `structure.npz` and `model.safetensors`, which are read, `structure.extxyz` for people to look at, and
-`identity.json` with the SHA-256 of both and the hash of the engine's settings.
+`identity.json` with the SHA-256 of both and the hash of the engine's settings. Modules and files beside the
+configuration that the reference uses are in its folder `files`.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.data.structure import ElectronicState, Structure, to_ase
 from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.engines.beside import Beside
 from bayes_mlff.models import registry
 from bayes_mlff.models.potential import Potential
 
@@ -26,6 +28,9 @@ STRUCTURE: Final = "structure.npz"
 MODEL: Final = "model.safetensors"
 IDENTITY: Final = "identity.json"
 READABLE: Final = "structure.extxyz"
+KEPT: Final = "files"
+"""Folder for what the reference uses from the folder of the configuration, by the same relative paths."""
+
 FORMAT: Final = 1
 
 _REST: Final = "rest"
@@ -43,6 +48,7 @@ class Start(NamedTuple):
     engine_hash: str  # of the settings and versions of the reference
     engine: str  # the same in words
     base: Path  # folder of the configuration
+    beside: Beside = Beside()  # modules and files from there that the reference uses
 
 
 def contents(start: Start) -> dict[str, bytes]:
@@ -57,8 +63,11 @@ def contents(start: Start) -> dict[str, bytes]:
         "model": hashlib.sha256(model).hexdigest(),
         "engine": {"hash": start.engine_hash, "description": start.engine},
         "base": str(start.base),
+        "kept": {name: hashlib.sha256(content).hexdigest() for name, content in start.beside.kept.items()},
+        "needed": list(start.beside.needed),
     }
     return {
+        **{f"{KEPT}/{name}": content for name, content in start.beside.kept.items()},
         STRUCTURE: structure,
         READABLE: readable.getvalue().encode(),
         MODEL: model,
@@ -78,7 +87,25 @@ def read(run: Path) -> Start:
     _verified(folder / MODEL, identity["model"])
     potential = registry.for_atoms(registry.load(str(folder / MODEL)), initial.structure.numbers)
     engine = identity["engine"]
-    return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]))
+    kept = {name: _verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
+    beside = Beside(kept, tuple(identity.get("needed", ())))
+    return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]), beside)
+
+
+def base_of(start: Start, run: Path) -> Path:
+    """The folder whose modules and files the reference of a run uses: the copy in the run, if it has all of them.
+
+    Raises:
+      RunDirectoryError: naming a file that the run has no copy of and that is not where it was.
+    """
+    gone = [name for name in start.beside.needed if not (start.base / name).is_file()]
+    if gone:
+        raise RunDirectoryError(
+            f"{run}: {start.base / gone[0]}, which engine.arguments name, is gone, and the run keeps no copy of it (it "
+            "was too large, or outside of the folder of the configuration); put it back where it was"
+        )
+    own = start.beside.kept and all(Path(name).is_absolute() for name in start.beside.needed)
+    return run / FOLDER / KEPT if own else start.base
 
 
 def read_structure(run: Path) -> InitialStructure | None:
@@ -103,7 +130,8 @@ def _identity(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             found = json.loads(file.read(_MOST_BYTES))
         given = found["structure"], found["model"], found["engine"]["hash"], found["engine"]["description"]
-        if not all(isinstance(text, str) for text in (*given, found["base"])):
+        kept, needed = found.get("kept", {}), found.get("needed", [])
+        if not all(isinstance(text, str) for text in (*given, found["base"], *kept.values(), *needed)):
             raise TypeError("something other than text")
         version = found["format"]
     except (OSError, RecursionError, ValueError, LookupError, TypeError) as error:

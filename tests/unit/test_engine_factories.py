@@ -129,7 +129,7 @@ def test_each_configuration_has_its_own_module_and_none_hides_an_installed_one(b
         ("my_calc:gives_text", r"gave a str, which is no ASE calculator: it has no get_property"),
         ("my_calc:own_error", r"Strange: a strange failure \(.*my_calc\.py, line \d+\)"),
         ("my_calc:assertion", "AssertionError: an assertion"),
-        ("my_calc:leaves", "SystemExit: leaving"),
+        ("my_calc:leaves", r"engine\.calculator: my_calc:leaves ends the program .*SystemExit: leaving"),
         ("my_calc:NUMBER", r"got 'my_calc:NUMBER', which is of type int"),
         ("my_calc:READY", r"which is of type EMT; allowed: a class or function"),
         ("ase.calculators.emt", r"which is a module"),

@@ -352,7 +352,7 @@ def test_missing_packages_name_the_command_that_installs_them(monkeypatch):
     ) as caught:
         make_engine(AseSettings(calculator="no_such_engine.ase:X"))
     assert "pip" not in str(caught.value)  # a name that somebody made up may be one that somebody else has taken
-    with pytest.raises(EngineSetupError, match=r"'gpaw\.no_such'.*install_gpaw --python"):
+    with pytest.raises(EngineSetupError, match=r"'gpaw\.no_such'.*gpaw.install --python"):
         make_engine(AseSettings(calculator="gpaw.no_such:GPAW"))
     with pytest.raises(EngineSetupError, match=r"'ase.calculators.emt' has no 'Emt'"):
         make_engine(AseSettings(calculator="ase.calculators.emt:Emt"))

@@ -530,7 +530,7 @@ def test_without_gpaw_the_message_says_how_to_get_it(tmp_path):
     with make_engine(GpawSettings(environment={"PYTHONPATH": str(tmp_path)}), tmp_path) as engine:
         (tmp_path / "gpaw.py").write_text("import _gpaw_is_not_compiled")
         command = (
-            rf"install_gpaw --python {sys.executable}, or .*GPAW_CONFIG=siteconfig\.py {sys.executable} -m pip install "
+            rf"gpaw.install --python {sys.executable}, or .*GPAW_CONFIG=siteconfig\.py {sys.executable} -m pip install "
             "gpaw gpaw-data"
         )
         with pytest.raises(EngineSetupError, match=command):

@@ -15,7 +15,7 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.engines.engine import EngineResult, climb, hash_settings
+from bayes_mlff.engines.engine import EngineResult, Settled, climb, hash_settings
 from bayes_mlff.engines.pyscf.molecule import (
     EFFORT,
     PyscfSettings,
@@ -109,7 +109,8 @@ class PyscfEngine:
         self._previous = density
         seconds = time.perf_counter() - start
         evaluated = structure._replace(numbers=density.numbers, positions=density.positions)
-        return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note))
+        settled = Settled(*(int(number) for number in density.state))
+        return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note), settled)
 
     def save_state(self) -> bytes | None:
         """The previous density, its geometry and the settings' hash as an npz file."""

@@ -152,7 +152,8 @@ class WorkerEngine:
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
         start = time.perf_counter()
-        self._initial = self._tell(structure, self._settings.arguments).moments
+        told = self._tell(structure, self._settings.arguments)
+        self._initial = told.moments
         answer, reasons = climb(
             lambda rung: self._attempt(structure, rung),
             1 + len(self._settings.retries),
@@ -164,7 +165,13 @@ class WorkerEngine:
         self._moments = answer.moments
         seconds = time.perf_counter() - start
         return EngineResult(
-            answer.label, answer.structure, True, seconds, len(reasons) + 1, (*reasons, answer.note, *remarks)
+            answer.label,
+            answer.structure,
+            True,
+            seconds,
+            len(reasons) + 1,
+            (*reasons, answer.note, *remarks),
+            told.settled,
         )
 
     def once(self, structure: Structure, changes: dict[str, JsonValue]) -> Label:
