@@ -220,7 +220,9 @@ def _rows(path: Path, kind: str) -> list[ase.Atoms]:
     found = []
     for row in database.select():
         atoms = row.toatoms(add_additional_information=True)
-        atoms.info.update(said)
+        # A row computes what it calls charge from initial charges and hides a key of this name.
+        pairs = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
+        atoms.info |= said | {"key_value_pairs": pairs}
         found.append(atoms)
     return found
 

@@ -162,13 +162,12 @@ def _from_columns(state: State, atoms: ase.Atoms) -> State:
                 f"states charge {state.charge:g} and initial charges that add up to {total:.3g}; allowed: one charge"
             )
     moments = np.asarray(atoms.arrays.get("initial_magmoms", 0.0))
-    if state.spin is None and not atoms.pbc.any() and moments.dtype.kind in "fiu" and moments.ndim == 1:
-        if moments.any() and np.isfinite(moments).all():
-            guess = ("multiplicity", float(round(abs(float(moments.sum())))) + 1.0)
-            # Moments are guesses: a sum that the electrons do not allow says nothing.
-            possible = multiplicities(state._replace(spin=guess), atoms.numbers, periodic=False)
-            state = state._replace(spin=guess) if possible else state
-    return state
+    collinear = moments.dtype.kind in "fiu" and moments.ndim == 1 and bool(np.isfinite(moments).all())
+    if state.spin is not None or atoms.pbc.any() or not collinear or not moments.any():
+        return state
+    guess = state._replace(spin=("multiplicity", float(round(abs(float(moments.sum())))) + 1.0))
+    # Moments are guesses: a sum that the electrons do not allow says nothing.
+    return guess if multiplicities(guess, atoms.numbers, periodic=False) else state
 
 
 def multiplicities(state: State, numbers: np.ndarray, *, periodic: bool) -> frozenset[float]:
