@@ -48,6 +48,10 @@ ENSEMBLES: Final = {
 """Meaning of a bare `units`, as LAMMPS and others use the words."""
 
 
+WHOLE: Final = 0.05
+"""How far a sum of initial moments that means a number of electrons may be off it."""
+
+
 class State(NamedTuple):
     """Charge and spin as a frame states them; None where it does not."""
 
@@ -165,9 +169,11 @@ def _from_columns(state: State, atoms: ase.Atoms) -> State:
     collinear = moments.dtype.kind in "fiu" and moments.ndim == 1 and bool(np.isfinite(moments).all())
     if state.spin is not None or atoms.pbc.any() or not collinear or not moments.any():
         return state
-    guess = state._replace(spin=("multiplicity", float(round(abs(float(moments.sum())))) + 1.0))
-    # Moments are guesses: a sum that the electrons do not allow says nothing.
-    return guess if multiplicities(guess, atoms.numbers, periodic=False) else state
+    total = abs(float(moments.sum()))
+    guess = state._replace(spin=("multiplicity", float(round(total)) + 1.0))
+    # Rough moments, of populations, say nothing where the electrons do not allow their sum.
+    whole = abs(total - round(total)) < WHOLE
+    return guess if whole or multiplicities(guess, atoms.numbers, periodic=False) else state
 
 
 def multiplicities(state: State, numbers: np.ndarray, *, periodic: bool) -> frozenset[float]:

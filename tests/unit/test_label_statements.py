@@ -188,6 +188,10 @@ def test_initial_charges_and_moments_state_charge_and_spin(tmp_path):
     ase.io.write(tmp_path / "c.traj", [one, labelled(other)])
     with pytest.raises(DataError, match=r"frame 1 states multiplicity 3, .*frame 0 states none.*another spin"):
         read(tmp_path / "c.traj")
+    for moments, found in (([1.0, 0.0, 0.0], 2.0), ([0.7, 0.0, 0.0], None), ([1.6, 0.0, 0.0], 3.0)):
+        water = molecule("H2O")
+        water.set_initial_magnetic_moments(moments)
+        assert state_of({}, water) == State(None, None if found is None else ("multiplicity", found))
     iron = bulk("Fe", cubic=True)  # a cell has any moment
     iron.set_initial_magnetic_moments([2.0, 2.2])
     assert state_of({}, iron) == State()
@@ -242,8 +246,8 @@ def test_charges_and_spins_of_single_atoms_state_nothing(tmp_path):
     for atoms in made:
         atoms.arrays["spin"] = random.normal(size=9)
         atoms.arrays["charge"] = random.normal(size=9)
-    ase.io.write(tmp_path / "a.traj", made)
-    assert read(tmp_path / "a.traj").state == {}
+    ase.io.write(tmp_path / "a.extxyz", made)
+    assert read(tmp_path / "a.extxyz").state == {}
     good = dict(np.load(CASES / "et_good.npz"))
     for shape in ((9,), (50, 9), (50, 9, 1)):
         np.savez(tmp_path / "a.npz", **good, Q=random.normal(size=shape), spin=np.zeros(shape))
