@@ -4,13 +4,17 @@ import bz2
 import gzip
 import lzma
 import math
+import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
+import ase.db
 import ase.io
 import numpy as np
+from ase.io.formats import UnknownFileTypeError
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
@@ -51,7 +55,7 @@ class LabelledFile(NamedTuple):
 
     frames: list[LabelledStructure]  # in the units of the file; `structure.fixed` where atoms are held
     keys: LabelKeys  # what the labels were taken from
-    units: dict[str, str]  # that the file states, by position, energy, force and stress
+    units: dict[str, str]  # that the file states, see `units_of`
     states: list[State]  # charge and spin that each frame states
 
 
@@ -97,7 +101,7 @@ def read_labelled(path: Path, keys: LabelKeys | None = None, *, energies_optiona
             check_label(label, len(atoms))
             label = label if known else label._replace(energy=math.nan)
             found.append(LabelledStructure(_structure(atoms), label))
-            states.append(state_of(values))
+            states.append(state_of(values, atoms))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
     return LabelledFile(found, used, units[0], states)
@@ -188,10 +192,15 @@ def _unpack(path: Path, target: Path) -> None:
 
 
 def _read(path: Path, kind: str, name: str) -> list[ase.Atoms]:
+    if path.stat().st_size == 0:
+        raise DataError(f"{name}: is empty")
     try:
         with bounded_memory(MOST_BYTES):
-            read = ase.io.read(path, index=":", format=kind, do_not_split_by_at_sign=True)
-    except READER_ERRORS as error:
+            if kind in ("db", "json"):
+                read = _rows(path, kind)
+            else:
+                read = ase.io.read(path, index=":", format=kind, do_not_split_by_at_sign=True)
+    except (*READER_ERRORS, sqlite3.Error, UnknownFileTypeError) as error:
         raise DataError(f"{name}: unreadable: {type(error).__name__}: {error}") from error
     frames = cast(list[ase.Atoms], read)
     if not frames:
@@ -199,10 +208,30 @@ def _read(path: Path, kind: str, name: str) -> list[ase.Atoms]:
     return frames
 
 
+def _rows(path: Path, kind: str) -> list[ase.Atoms]:
+    """Rows of a database with their key-value pairs and data, and what the database says of units, in `info`."""
+    if kind == "db":
+        # ASE would add its tables to a file that has none.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchall():
+                raise ValueError("no database of ASE")
+    database = ase.db.connect(path, type=kind, serial=True)
+    said = {str(k): v for k, v in database.metadata.items() if "unit" in str(k).lower()}
+    found = []
+    for row in database.select():
+        atoms = row.toatoms(add_additional_information=True)
+        # A row computes what it calls charge from initial charges and hides a key of this name.
+        pairs = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
+        atoms.info |= said | {"key_value_pairs": pairs}
+        found.append(atoms)
+    return found
+
+
 def _real(present: dict[str, Any], key: str | None, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """A value as float64, if it is made of numbers; of any shape, or of the one given."""
     value = present[str(key)]
     array = np.asarray(value)
+    array = array.reshape(()) if shape == () and array.shape == (1,) else array  # as databases hold numbers
     if array.dtype.kind not in "fiu" or (shape is not None and array.shape != shape):
         raise DataError(f"{key} is {shown(value)}; allowed: {'a number' if shape == () else 'numbers'}")
     return array.astype(np.float64)

@@ -15,7 +15,7 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.data.labelled_files import LabelledStructure
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.stated import CHARGES, SPINS, State, state_of, units_of
+from bayes_mlff.data.stated import CHARGES, SPINS, State, names_unit, state_of, units_of
 from bayes_mlff.data.structure import Structure, check
 
 
@@ -104,24 +104,34 @@ def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> M
 class NpzRemarks(NamedTuple):
     """What an npz file says beside its labels."""
 
-    units: dict[str, str]  # by position, energy, force and stress
+    units: dict[str, str]  # see `units_of`
     states: list[State]  # charge and spin of each frame
 
 
-def read_npz_remarks(path: Path, frames: int) -> NpzRemarks:
+def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
     """Units, charges and spins of an npz file: `r_unit`, `e_unit`, `f_unit` and the like, `charge`, `Q`, `spin`.
+
+    Args:
+      path: of the file.
+      frames: their number f.
+      atoms: their number n; arrays [n] or [f, n] of charges and spins are those of atoms and left out.
 
     Raises:
       DataError: if the file is unreadable, or such an array holds something else than one value or one of each frame.
     """
     names = array_names(path)
-    worded = [name for name in names if name.lower().endswith(("unit", "units"))]
     counted = {
         name: "charge" if name == "Q" else name for name in names if name == "Q" or name.lower() in CHARGES + SPINS
     }
-    texts = dict(zip(worded, read_arrays(path, tuple(worded)), strict=True))
+    texts = {name: _remark(path, name) for name in names if names_unit(name) is not None}
     rows: dict[str, np.ndarray] = {}
     for name, array in zip(counted, read_arrays(path, tuple(counted)), strict=True):
+        if (
+            atoms > 1
+            and array.size not in (1, frames)
+            and array.shape in ((atoms,), (frames, atoms), (frames, atoms, 1))
+        ):
+            continue  # of single atoms
         if array.size not in (1, frames):
             raise DataError(f"{path}: {name} has shape {array.shape}; allowed: one number, or one for each frame")
         rows[counted[name]] = np.broadcast_to(array.ravel(), frames)
@@ -130,6 +140,14 @@ def read_npz_remarks(path: Path, frames: int) -> NpzRemarks:
         return NpzRemarks(units_of(texts), states)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _remark(path: Path, name: str) -> np.ndarray:
+    """An array that should be text; where it cannot be read, what it is instead."""
+    try:
+        return read_arrays(path, (name,))[0]
+    except DataError:
+        return np.array(["an array that is neither text", "nor numbers"])
 
 
 def read_arrays(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:

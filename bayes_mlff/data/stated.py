@@ -1,21 +1,39 @@
 """What labelled files say beside their labels: units, charge and spin, and which atoms were held."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import ase
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
-from bayes_mlff.data.electronic import CHARGE, MULTIPLICITY, SPIN, UNCLEAR, UNPAIRED
+from bayes_mlff.data import constraints
+from bayes_mlff.data.electronic import CHARGE, MULTIPLICITY, NEAR, SPIN, UNCLEAR, UNPAIRED
 
 UNIT_NAMES: Final = {
-    "position": ("r", "position", "positions", "pos", "length", "distance", "coordinate", "coordinates", "coord"),
-    "energy": ("e", "energy", "energies", "ref_energy"),
-    "force": ("f", "force", "forces", "ref_forces", "gradient", "gradients"),
-    "stress": ("stress", "ref_stress", "virial_stress"),
+    "position": (
+        *("r", "position", "pos", "length", "distance", "coordinate", "coord", "geometry", "lattice", "cell"),
+        *("bond_length", "xyz"),
+    ),
+    "energy": ("e", "energy", "energie"),
+    "force": ("f", "force", "gradient", "grad"),
+    "stress": ("stress", "stresse", "virial_stress"),
 }
-"""What names of units begin with, before `_unit` or `_units`, in any case."""
+"""What units are of, the last words beside `unit` or `units` in any case, with or without an s."""
+UNCLEAR_UNITS: Final = "unclear"
+"""Kind of all that seems to state a unit and is not understood."""
+_OTHER: Final = {
+    *("time", "timestep", "charge", "dipole", "moment", "mass", "masse", "temperature", "velocity", "velocitie"),
+    *("momentum", "momenta", "magmom", "spin", "polarizability", "quadrupole", "frequency", "angle"),
+    *("formula", "asymmetric", "asym", "repeat", "repeating", "sub", "building", "structural"),
+}
+"""Quantities whose units say nothing of labels, and units that are parts of a crystal or a molecule."""
+_USUAL: Final = {
+    **dict.fromkeys(("ev", "electronvolt"), ("energy", "eV")),
+    **dict.fromkeys(("a", "ang", "angstrom", "å"), ("position", "A")),
+    **dict.fromkeys(("ev/a", "ev/ang", "ev/angstrom", "ev/å"), ("force", "eV/A")),
+}
 CHARGES: Final = CHARGE
 SPINS: Final = (*MULTIPLICITY, *SPIN, *UNCLEAR, *UNPAIRED, "2s")
 ENSEMBLES: Final = {
@@ -30,6 +48,10 @@ ENSEMBLES: Final = {
 """Meaning of a bare `units`, as LAMMPS and others use the words."""
 
 
+WHOLE: Final = 0.05
+"""How far a sum of initial moments that means a number of electrons may be off it."""
+
+
 class State(NamedTuple):
     """Charge and spin as a frame states them; None where it does not."""
 
@@ -37,44 +59,158 @@ class State(NamedTuple):
     spin: tuple[str, float] | None = None  # name and value, since `spin` means 2S + 1 here and 2S there
 
 
+def names_unit(name: str) -> str | None:
+    """What a key states the unit of: a kind of `UNIT_NAMES`, "" of everything at once, `UNCLEAR_UNITS`; else None."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    joined = "_".join(words)
+    if "unit" not in joined or "unit_cell" in joined or "unitcell" in joined:
+        return None
+    rest = [word for word in words if word not in ("unit", "units")]
+    if len(rest) == len(words):  # written as one word
+        glued = re.fullmatch(r"(.+?)_?units?", joined)
+        start = re.fullmatch(r"units?_?(.+)", joined)
+        if glued is None and (start is None or _kind(start[1].split("_")) in (None, UNCLEAR_UNITS)):
+            return None
+        found = glued or start
+        rest = [] if found is None else found[1].split("_")
+    return _kind(rest) if rest else ""
+
+
+def _kind(words: list[str]) -> str | None:
+    last = words[-1].removesuffix("s")
+    if last in _OTHER:
+        return None
+    return next((kind for kind, names in UNIT_NAMES.items() if last in names or words[-1] in names), UNCLEAR_UNITS)
+
+
 def units_of(values: Mapping[str, Any]) -> dict[str, str]:
     """Units that a frame or file states, by position, energy, force and stress.
+
+    What seems to state units but is not understood stands under `UNCLEAR_UNITS`, as text for a message.
 
     Raises:
       DataError: if it states one twice and differently.
     """
     found: dict[str, str] = {}
-    for name, value in values.items():
-        word = name.lower()
-        text = _text(value)
-        if text is None:
+    unclear: list[str] = []
+    for name, value in _flat_units(values):
+        kind, text = names_unit(name), _text(value)
+        if kind is None:
             continue
-        stem = word.removesuffix("s").removesuffix("unit").rstrip("_. ") if "unit" in word else None
-        kinds = {kind: text for kind, names in UNIT_NAMES.items() if stem in names}
-        if word in ("units", "unit"):
-            kinds = ENSEMBLES.get(text.strip().lower(), {})
-        for kind, unit in kinds.items():
-            if found.setdefault(kind, unit) != unit:
-                raise DataError(f"states {kind} in {shown(found[kind])} and in {shown(unit)}; allowed: one of them")
-    return found
+        kinds = {kind: text} if text is not None else {}
+        if kind == "":
+            kinds = ENSEMBLES.get((text or "").strip().lower()) or _listed(text or "")
+        elif kind == UNCLEAR_UNITS:
+            kinds = {}
+        if not kinds:
+            # A number beside a name that is not known counts something else, units of a formula for instance.
+            if kind != UNCLEAR_UNITS or np.asarray(value).dtype.kind not in "biufc":
+                unclear.append(f"{name}={shown(value if text is None else text)}")
+            continue
+        for each, unit in kinds.items():
+            if found.setdefault(each, unit) != unit:
+                raise DataError(f"states {each} in {shown(found[each])} and in {shown(unit)}; allowed: one of them")
+    return found | ({UNCLEAR_UNITS: ", ".join(unclear)} if unclear else {})
 
 
-def state_of(values: Mapping[str, Any]) -> State:
+def _flat_units(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values, those of a table of units, `units: {energy: eV}`, as `energy_unit`."""
+    for name, value in values.items():
+        if "unit" in name.lower() and isinstance(value, Mapping):
+            yield from ((f"{key}_unit", inner) for key, inner in value.items())
+        else:
+            yield name, value
+
+
+def _listed(text: str) -> dict[str, str]:
+    """Units of `eV, Angstrom`, the usual ones that cannot be mistaken; nothing if another is among them."""
+    words = [word for word in re.split(r"[,;\s]+|\band\b", text.lower()) if word]
+    return dict(_USUAL[word] for word in words) if all(word in _USUAL for word in words) else {}
+
+
+def state_of(values: Mapping[str, Any], atoms: ase.Atoms | None = None) -> State:
     """Charge and spin that a frame states.
 
+    Args:
+      values: what it holds by name; columns, one value for each of several atoms, are nothing that is stated.
+      atoms: whose initial charges and, without periodic directions, initial moments speak where `values` do not.
+
     Raises:
-      DataError: if a number that it states is not one, or a charge is there twice and differently.
+      DataError: if a number that it states is not one, or a charge or spin is there twice and differently.
     """
-    lower = {name.lower(): value for name, value in values.items()}
+    count = 0 if atoms is None else len(atoms)
+    lower = {
+        name.lower(): value for name, value in values.items() if not (count > 1 and np.shape(value)[:1] == (count,))
+    }
     charges = [_number(name, lower[name]) for name in CHARGES if name in lower]
     if len(set(charges)) > 1:
         raise DataError(f"states charges {charges}; allowed: one")
     spins = [(name, _number(name, lower[name])) for name in SPINS if name in lower]
-    return State(charges[0] if charges else None, spins[0] if spins else None)
+    agreed = [_meanings(*spin) for spin in spins]
+    if agreed and not frozenset.intersection(*agreed):
+        said = ", ".join(f"{name}={value:g}" for name, value in spins)
+        raise DataError(f"states {said}, which contradict each other; allowed: one spin")
+    state = State(charges[0] if charges else None, spins[0] if spins else None)
+    return state if atoms is None else _from_columns(state, atoms)
+
+
+def _from_columns(state: State, atoms: ase.Atoms) -> State:
+    """What initial charges and moments say where nothing else does; zeros say nothing."""
+    charges = np.asarray(atoms.arrays.get("initial_charges", 0.0))
+    if charges.dtype.kind in "fiu" and np.isfinite(charges).all() and charges.any():
+        total = float(charges.sum())
+        if state.charge is None:
+            state = state._replace(charge=float(round(total)) + 0.0)
+        elif abs(total - state.charge) > NEAR:
+            raise DataError(
+                f"states charge {state.charge:g} and initial charges that add up to {total:.3g}; allowed: one charge"
+            )
+    moments = np.asarray(atoms.arrays.get("initial_magmoms", 0.0))
+    collinear = moments.dtype.kind in "fiu" and moments.ndim == 1 and bool(np.isfinite(moments).all())
+    if state.spin is not None or atoms.pbc.any() or not collinear or not moments.any():
+        return state
+    total = abs(float(moments.sum()))
+    guess = state._replace(spin=("multiplicity", float(round(total)) + 1.0))
+    # Rough moments, of populations, say nothing where the electrons do not allow their sum.
+    whole = abs(total - round(total)) < WHOLE
+    return guess if whole or multiplicities(guess, atoms.numbers, periodic=False) else state
+
+
+def multiplicities(state: State, numbers: np.ndarray, *, periodic: bool) -> frozenset[float]:
+    """What 2S + 1 can be by what is stated, the lowest without; none where the electrons do not allow it.
+
+    Args:
+      state: of the frame; no charge counts as 0.
+      numbers: atomic numbers of its atoms [n], without padding.
+      periodic: crystals can have any number of unpaired electrons in a cell.
+    """
+    electrons = int(np.sum(numbers)) - round(state.charge or 0.0)
+    lowest = frozenset({1.0, 2.0}) if periodic else frozenset({1.0 + electrons % 2})
+    stated = lowest if state.spin is None else _meanings(*state.spin)
+    if periodic:
+        return stated
+    return frozenset(m for m in stated if m <= electrons + 1 and (electrons - m) % 2 == 1)
+
+
+def _meanings(name: str, value: float) -> frozenset[float]:
+    """2S + 1 in the words of a file; `spin` means it or 2S, other words S besides."""
+    if name in MULTIPLICITY:
+        found = {value}
+    elif name in SPIN:
+        found = {value, value + 1.0}
+    elif name in UNCLEAR:
+        found = {value, value + 1.0, 2.0 * value + 1.0}
+    else:
+        found = {value + 1.0}
+    return frozenset(m for m in found if m >= 1.0 and m == round(m))
 
 
 def held(atoms: ase.Atoms) -> np.ndarray | None:
-    """Coordinates [n, 3] that constraints hold, those whose forces they set to zero; None if there are none."""
+    """Coordinates [n, 3] whose forces constraints set to zero, or that a column says are held; None if there are none.
+
+    Raises:
+      DataError: if a constraint fails, or a column that seems to hold atoms is not understood.
+    """
     probe = np.random.default_rng(0).uniform(1.0, 2.0, (len(atoms), 3))
     try:
         for constraint in atoms.constraints:
@@ -82,12 +218,17 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
     except READER_ERRORS as error:
         raise DataError(f"a constraint cannot be used: {type(error).__name__}: {error}") from error
     found = probe == 0.0
+    plain = atoms.copy()
+    plain.set_constraint()
+    columns = constraints.held(plain)
+    found = found if columns is None else found | columns
     return found if found.any() else None
 
 
 def _text(value: Any) -> str | None:
+    """Text, or the one text that is there many times."""
     array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "US":
+    if array.dtype.kind not in "US" or len(np.unique(array)) != 1:
         return None
     item = array.reshape(-1)[0]
     return item.decode(errors="replace") if isinstance(item, bytes) else str(item)

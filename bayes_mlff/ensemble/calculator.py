@@ -16,7 +16,7 @@ from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.data.stated import State, state_of
+from bayes_mlff.data.stated import State, multiplicities, state_of
 from bayes_mlff.data.structure import Structure, geometry
 from bayes_mlff.ensemble import saved as ensembles
 from bayes_mlff.ensemble.predictive import Predictive, combine
@@ -48,8 +48,9 @@ class EnsembleCalculator(Calculator):
 
     Raises:
       ConfigError, WeightsError: from `ensemble.load`.
-      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`
-        states another charge or spin than the labelled frames.
+      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`,
+        initial charges or, of molecules, initial moments state another charge or spin than the labelled frames, which
+        are neutral and in the lowest spin where they state none. What states nothing is taken for the same state.
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -76,7 +77,7 @@ class EnsembleCalculator(Calculator):
         """Fill `results` with everything; see the class."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
-        self._check_state(state_of(self.atoms.info))
+        self._refuse_other_state(self.atoms)
         structure = geometry(self.atoms)
         if self._list is None or {"numbers", "pbc"} & set(system_changes):
             self._allocate(structure)
@@ -88,14 +89,39 @@ class EnsembleCalculator(Calculator):
         self.results = self._convert(structure, moments, each)
         self._doubt(structure)
 
-    def _check_state(self, stated: State) -> None:
-        """Refuse a charge or spin that differs from that of the labels."""
-        spin = {} if stated.spin is None else dict([stated.spin])
-        given = ({} if stated.charge is None else {"charge": stated.charge}) | spin
-        for name, value in given.items():
-            known = self.ensemble.state.get(name)
-            if known is not None and known != value:
-                raise DataError(f"atoms.info: got {name} {value:g}; allowed: {known:g}, that of the labelled frames")
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """Changes since the last calculation; charge and spin in `info`, which ASE does not compare, are checked.
+
+        Raises:
+          DataError: see the class.
+        """
+        self._refuse_other_state(atoms)
+        return super().check_state(atoms, tol)
+
+    def _refuse_other_state(self, atoms: ase.Atoms) -> None:
+        """Refuse a charge or spin that differs from that of the labels; labels that state none are as usual."""
+        known = self.ensemble.labelled_state()
+        if known is None:
+            return
+        asked = state_of(atoms.info, atoms)
+        charge = known.charge or 0.0
+        if asked.charge is not None and asked.charge != charge:
+            what = (
+                "neutral, as the labelled frames that state none"
+                if known.charge is None
+                else "that of the labelled frames"
+            )
+            raise DataError(f"atoms: got charge {asked.charge:g}; allowed: {charge:g}, {what}")
+        if asked.spin is None:
+            return
+        mine, theirs = (
+            multiplicities(State(charge, spin), atoms.numbers, periodic=bool(atoms.pbc.any()))
+            for spin in (asked.spin, known.spin)
+        )
+        if asked.spin != known.spin and not mine & theirs:
+            own = "the lowest, since the labelled frames state none"
+            told = own if known.spin is None else f"{known.spin[0]} {known.spin[1]:g}, that of the labelled frames"
+            raise DataError(f"atoms: got {asked.spin[0]} {asked.spin[1]:g}; allowed: {told}")
 
     def _doubt(self, structure: Structure) -> None:
         """Put σ of an energy whose level no label sets to infinity, and warn once."""

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bayes_mlff.core.durable import sync
-from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.errors import ConfigError, WeightsError, brief
+from bayes_mlff.data.stated import CHARGES, State
 from bayes_mlff.ensemble import levels
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
@@ -43,7 +44,7 @@ class Ensemble(NamedTuple):
     stress_sigma_ev_a3: float  # of the likelihood
     config_text: str  # YAML of the fine-tuning
     compositions: np.ndarray | None = None  # [r, e] independent ones of the energies that set the levels; None: unknown
-    state: Mapping[str, float] = {}  # charge and spin of the labelled frames, as these state them
+    state: Mapping[str, float] | None = {}  # charge and spin of the labelled frames, as these state them; None: unknown
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Model of one flat set of weights [p]; energies without isolated atoms and offset."""
@@ -59,6 +60,13 @@ class Ensemble(NamedTuple):
           [c, ...], by sample.
         """
         return levels.level_ev(self.architecture, self.offset_ev, numbers)
+
+    def labelled_state(self) -> State | None:
+        """Charge and spin that the labelled frames state; None if nobody knows, or they were allowed to differ."""
+        if self.state is None or "electronic_states: allow" in self.config_text:
+            return None
+        spins = [(name, value) for name, value in self.state.items() if name not in CHARGES]
+        return State(self.state.get("charge"), spins[0] if spins else None)
 
     def knows_level(self, numbers: np.ndarray) -> np.ndarray:
         """Whether the labelled energies set the level of energy of compositions.
@@ -107,7 +115,7 @@ def save(ensemble: Ensemble, path: Path) -> None:
         **_of_energy_sigma(ensemble.energy_sigma_ev),
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
         "finetune": ensemble.config_text,
-        "state": json.dumps(dict(ensemble.state)),
+        **({} if ensemble.state is None else {"state": json.dumps(dict(ensemble.state))}),
     }
     arrays = {
         "samples": np.array(ensemble.samples, order="C"),
@@ -145,11 +153,16 @@ def load(path: Path) -> Ensemble:
         raise WeightsError(f"{path}: unreadable ({error})") from error
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
-    if int(metadata["format"]) > FORMAT:
+    if metadata["format"].isdecimal() and int(metadata["format"]) > FORMAT:
         raise WeightsError(f"{path}: format {metadata['format']}; this version reads up to {FORMAT}")
-    architecture = MODEL_CONFIG.validate_json(metadata["config"])
+    try:
+        stated = _stated(metadata)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = brief(f"{type(error).__name__}: {error}")
+        raise WeightsError(f"{path}: metadata that cannot be read ({what}); allowed: a fine-tuned ensemble") from error
+    architecture = stated.architecture
     wanted = unraveller(architecture)[0]
-    if stored["samples"].ndim != 2 or stored["samples"].shape != (len(stored["offset_ev"]), wanted):
+    if stored["samples"].ndim != 2 or stored["samples"].shape != (*stored["offset_ev"].shape[:1], wanted):
         raise WeightsError(f"{path}: samples have shape {stored['samples'].shape}; allowed: [samples, {wanted}]")
     elements = len(architecture.elements)
     if stored["offset_ev"].shape[1:] not in ((), (elements,)):
@@ -157,14 +170,31 @@ def load(path: Path) -> Ensemble:
     known = stored.get("compositions")
     if known is not None and (known.ndim != 2 or known.shape[1] != elements):
         raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
+    return stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
+
+
+def _stated(metadata: Mapping[str, str]) -> Ensemble:
+    """An ensemble with what the metadata say, without samples.
+
+    Raises:
+      ArithmeticError, AttributeError, KeyError, TypeError, ValueError: if they lack something, or it is not what it
+        should be.
+    """
+    if int(metadata["format"]) < 1:
+        raise ValueError(f"format {metadata['format']}")
+    factors = SigmaFactors(**{name: float(value) for name, value in json.loads(metadata["factors"]).items()})
+    state = (
+        {str(name): float(value) for name, value in json.loads(metadata["state"]).items()}
+        if "state" in metadata
+        else None
+    )
     return Ensemble(
-        architecture,
-        jnp.asarray(stored["samples"]),
-        stored["offset_ev"],
-        SigmaFactors(**json.loads(metadata["factors"])),
+        MODEL_CONFIG.validate_json(metadata["config"]),
+        jnp.zeros((0, 0)),
+        np.zeros(0),
+        factors,
         PerAtom(float(metadata[PER_ATOM])) if PER_ATOM in metadata else float(metadata["energy_sigma_ev"]),
         float(metadata["stress_sigma_ev_a3"]),
         metadata["finetune"],
-        known,
-        json.loads(metadata.get("state", "{}")),
+        state=state,
     )

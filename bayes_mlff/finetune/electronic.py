@@ -1,11 +1,12 @@
 """Charge and spin of labelled frames: one potential energy surface has one of each."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data.stated import State
+from bayes_mlff.data.stated import State, multiplicities
 from bayes_mlff.finetune.reading import LabelledSet
 
 
@@ -21,36 +22,55 @@ def common_state(files: Mapping[str, LabelledSet]) -> dict[str, float]:
       `charge`, and `spin`, `multiplicity` or whatever the files call it; without what no frame states.
 
     Raises:
-      DataError: naming two frames that differ.
+      DataError: naming two frames that differ, or one whose electrons do not allow its spin.
     """
     rows = [
-        (f"data.{name}, frame {index}", state, numbers[numbers > 0])
+        _Row(f"data.{name}, frame {index}", state, numbers[numbers > 0], bool(pbc.any()))
         for name, file in files.items()
-        for index, (state, numbers) in enumerate(zip(file.states, file.frames.numbers, strict=True))
+        for index, (state, numbers, pbc) in enumerate(
+            zip(file.states, file.frames.numbers, file.frames.pbc, strict=True)
+        )
     ]
-    first = next((row for row in rows if row[1].charge is not None), rows[0])
-    charge = first[1].charge or 0.0
-    for where, state, _ in rows:
-        if (state.charge or 0.0) != charge:
-            raise DataError(_differ("charge", (first[0], _said(first[1].charge)), (where, _said(state.charge))))
-    first = next((row for row in rows if row[1].spin is not None), rows[0])
-    for where, state, numbers in rows:
-        if not _same_spin(first[1], state, numbers, charge):
-            told, other = (_said(None if s.spin is None else f"{s.spin[0]} {s.spin[1]:g}") for s in (first[1], state))
-            raise DataError(_differ("spin", (first[0], told), (where, other)))
-    found = {} if all(state.charge is None for _, state, _ in rows) else {"charge": charge}
-    return found if first[1].spin is None else found | {first[1].spin[0]: first[1].spin[1]}
+    for row in rows:
+        _check_possible(row)
+    first = next((row for row in rows if row.state.charge is not None), rows[0])
+    charge = first.state.charge or 0.0
+    for row in rows:
+        if (row.state.charge or 0.0) != charge:
+            said = (first.where, _said(first.state.charge)), (row.where, _said(row.state.charge))
+            raise DataError(_differ("charge", *said))
+    first = next((row for row in rows if row.state.spin is not None), rows[0])
+    for row in rows:
+        if row.state.spin != first.state.spin and not first.multiplicities() & row.multiplicities():
+            raise DataError(_differ("spin", (first.where, _said_spin(first)), (row.where, _said_spin(row))))
+    found = {} if all(row.state.charge is None for row in rows) else {"charge": charge}
+    return found if first.state.spin is None else found | {first.state.spin[0]: first.state.spin[1]}
 
 
-def _same_spin(one: State, other: State, numbers: np.ndarray, charge: float) -> bool:
-    if one.spin is None or one.spin == other.spin:
-        return True
-    if other.spin is not None:
-        return False
-    odd = (int(numbers.sum()) - round(charge)) % 2
-    name, value = one.spin
-    lowest = {float(1 + odd)} if "mult" in name else {float(odd)} if name == "2s" else {float(1 + odd), float(odd)}
-    return value in lowest
+class _Row(NamedTuple):
+    """A frame."""
+
+    where: str
+    state: State
+    numbers: np.ndarray  # [n]
+    periodic: bool
+
+    def multiplicities(self) -> frozenset[float]:
+        return multiplicities(self.state, self.numbers, periodic=self.periodic)
+
+
+def _check_possible(row: _Row) -> None:
+    if row.state.spin is not None and not row.multiplicities():
+        charge = row.state.charge or 0.0
+        electrons = int(row.numbers.sum()) - round(charge)
+        raise DataError(
+            f"{row.where} {_said_spin(row)}, which {electrons} electrons (charge {charge:g}) cannot have; allowed: "
+            "charge and spin that go together, or data.electronic_states: allow"
+        )
+
+
+def _said_spin(row: _Row) -> str:
+    return _said(None if row.state.spin is None else f"{row.state.spin[0]} {row.state.spin[1]:g}")
 
 
 def _said(value: object) -> str:

@@ -9,7 +9,7 @@ from bayes_mlff.core.errors import ConfigError, DataError, brief
 from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_suffix, read_labelled
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
-from bayes_mlff.data.stated import State
+from bayes_mlff.data.stated import UNCLEAR_UNITS, State
 from bayes_mlff.data.structure import check
 from bayes_mlff.finetune import frame_checks, held_forces
 from bayes_mlff.finetune.config import FinetuneConfig
@@ -70,6 +70,7 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
         molecules = np.flatnonzero(~frames.pbc.all(axis=1))
         which = "no crystals" if len(molecules) == frames.size else f"other frames than crystals, frame {molecules[0]}"
         raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
+    _understood(raw, config, str(path), key)
     units = settle(config.data, raw.units, str(path), key)
     frames = _converted(frames, units)
     for index in range(frames.size):
@@ -81,12 +82,32 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
     return LabelledSet(frames, units, raw.states, [*raw.remarks, *units.remarks, *remarks])
 
 
+def _understood(raw: _Raw, config: FinetuneConfig, path: str, key: str) -> None:
+    """Refuse what seems to state units, unless these are known without it."""
+    unclear = raw.units.get(UNCLEAR_UNITS)
+    if unclear is None:
+        return
+    names = {"position": "positions_unit", "energy": "energy_unit", "force": "forces_unit", "stress": "stress_unit"}
+    needed = {"position", "force"} | ({"energy"} if raw.frames.energy is not None else set())
+    needed |= {"stress"} if config.learns_stress else set()
+    stated = raw.units.keys() | ({"force"} if "energy" in raw.units else set())
+    missing = [
+        f"data.{name}"
+        for kind, name in names.items()
+        if kind in needed and kind not in stated and getattr(config.data, name) is None
+    ]
+    if missing:
+        raise DataError(
+            f"{key}: {path} states {unclear}, which is not understood; allowed: say it by {', '.join(missing)}"
+        )
+
+
 def _npz(path: Path, config: FinetuneConfig) -> _Raw:
     data = config.data
     keys = NpzKeys(data.numbers_key, data.positions_key, data.energies_key, data.forces_key)
     found = read_npz(path, keys=keys, energies_optional=config.targets == "forces")
     count = len(found.positions)
-    beside = read_npz_remarks(path, count)
+    beside = read_npz_remarks(path, count, len(found.numbers))
     atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
     frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), found.forces, None)
     return _Raw(frames, None, beside.units, beside.states, [])

@@ -65,7 +65,7 @@ def test_energies_of_other_compositions_are_flagged_once(tmp_path):
         calculator.calculate(molecule("CH4"))
         assert calculator.results["energy_sigma"] == np.inf
     inside.info["charge"] = 1
-    with pytest.raises(DataError, match=r"atoms.info: got charge 1; allowed: 0"):
+    with pytest.raises(DataError, match=r"atoms: got charge 1; allowed: 0"):
         calculator.calculate(inside)
 
 
