@@ -22,7 +22,7 @@ from bayes_mlff.finetune.energy_sigma import factor, scatter
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
-from bayes_mlff.finetune.work import Ratio
+from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
@@ -50,7 +50,7 @@ class Task(NamedTuple):
     potential: Potential  # pretrained, for the elements of the frames
     single: evaluate.Single
     pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
-    work: dict[str, Ratio | None]  # by the names of the sets, differences of energies over work
+    work: dict[str, Ratio | Untested]  # by sets and compositions in them, differences of energies over work
 
 
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
@@ -105,13 +105,11 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=config.learns_stress))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
-    if not config.from_random_weights and config.data.doubtful_units == "refuse":
-        for name, used in sets.named().items():
-            doubts.check_units(before[name], used, sets.units[name], name)
-    work = {}
+    work: dict[str, Ratio | Untested] = {}
     if config.data.doubtful_units == "refuse":
         for name, used in sets.named().items():
-            work[name] = doubts.check_work(before[name], used, sets.units[name], name)
+            by_model = not config.from_random_weights
+            work |= doubts.check_set(before[name], used, sets.units[name], name, by_model=by_model)
     return Task(identity.stated(config, potential), sets, graphs, potential, single, before, work)
 
 

@@ -13,10 +13,11 @@ from bayes_mlff.core.units import BOHR, HARTREE
 from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces
 from bayes_mlff.finetune.label_units import Units
 from bayes_mlff.finetune.labelled import Frames
-from bayes_mlff.finetune.work import work_ratio
+from bayes_mlff.finetune.work import Untested, work_ratio
 from bayes_mlff.models.energetics import Prediction
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
+FEW = "fewer than 8 pairs of frames have the same atoms, and known forces and stress"
 USUAL = Units("A", "eV", "eV/A", "eV/A^3", "tension")
 
 
@@ -41,9 +42,10 @@ def test_energies_and_forces_that_belong_together_have_the_ratio_one(count):
     assert found.lower < 1.0 < found.upper and found.value == pytest.approx(1.0, abs=0.15)
     nothing = Prediction(np.zeros((1, count)), np.zeros((1, count, 9, 3)), None, None)
     doubts.check_work(nothing, used, USUAL, "train")  # a model that knows nothing raises no doubt
-    assert doubts.check_work(model_like(used), used._replace(energy=None), USUAL, "train") is None
+    assert "no energies" in doubts.check_work(model_like(used), used._replace(energy=None), USUAL, "train").reason
     few = used.take(np.arange(7))
-    assert doubts.check_work(model_like(few), few._replace(energy=-few.energy), USUAL, "train") is None
+    found = doubts.check_work(model_like(few), few._replace(energy=-few.energy), USUAL, "train")
+    assert found.reason == "there are fewer than 8 frames"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +77,8 @@ def test_compositions_are_compared_within_and_unlike_frames_say_nothing():
     for _ in range(20):
         labels = {"energy": random.normal(size=24), "forces": random.normal(size=joined.forces.shape)}
         noise = joined._replace(**labels)
-        found = work_ratio(noise, model_like(noise))
-        assert found is None or not doubts._clearly_off(found)
+        found = doubts.check_work(model_like(noise), noise, USUAL, "train")
+        assert isinstance(found, Untested) or not doubts._clearly_off(found)
 
 
 def aluminium(strain, held=False):
@@ -105,7 +107,7 @@ def test_cells_that_change_do_work_and_held_atoms_none():
     assert work_ratio(used, nothing).value == pytest.approx(1.0, abs=0.1)
     with pytest.raises(DataError, match="times the work"):
         doubts.check_work(model_like(used), used._replace(energy=4.0 * used.energy), USUAL, "train")
-    assert work_ratio(used._replace(stress=None), model_like(used._replace(stress=None))) is None
+    assert work_ratio(used._replace(stress=None), model_like(used._replace(stress=None))).reason == FEW
     fixed = aluminium(0.0)._replace(stress=None)
     assert work_ratio(fixed, model_like(fixed)).value == pytest.approx(1.0, abs=0.05)
     slab = aluminium(0.0, held=True)
@@ -119,7 +121,7 @@ def test_cells_that_change_do_work_and_held_atoms_none():
     # The forces of atoms that do move are needed.
     hidden = np.zeros(slab.forces.shape, bool)
     hidden[:, ~still] = True
-    assert work_ratio(slab._replace(without_forces=hidden), model_like(slab)) is None
+    assert work_ratio(slab._replace(without_forces=hidden), model_like(slab)).reason == FEW
 
 
 def bonds(made, unit="A", factor=1.0):
