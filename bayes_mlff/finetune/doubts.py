@@ -25,7 +25,7 @@ COMPONENTS_TO_DOUBT: Final = 100
 """Frames of a set, and force components, with fewer of which chance can make labels resemble another unit."""
 FORCES_TO_DOUBT: Final = 0.1
 """RMS of the predicted force components, eV/Å, below which frames are too near a minimum to say anything."""
-GRADIENTS_TO_DOUBT: Final = 1.0
+GRADIENTS_TO_DOUBT: Final = 0.7
 """The same for their sign where no energies confirm it: near a minimum, and a model has its own, signs mean little."""
 VANISHING: Final = 0.1
 """RMS of the predicted force components of a frame, eV/Å, from which forces that are all exactly zero are none."""

@@ -10,7 +10,7 @@ from ase.calculators.emt import EMT
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import BOHR, HARTREE
-from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces
+from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces, run
 from bayes_mlff.finetune.label_units import Units
 from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.finetune.work import Untested, work_ratio
@@ -147,6 +147,34 @@ def test_units_of_positions_by_bond_lengths():
     bonds([ase.Atoms("Ar2", [[0, 0, 0], [3.8, 0, 0]])])
     bonds([ase.Atoms("N2", [[0, 0, 0], [d, 0, 0]]) for d in np.linspace(1.0, 3.5, 12)])  # pulled apart
     bonds([ase.Atoms("H")])
+
+
+def test_frames_in_another_unit_are_found_among_others_and_stretched_bonds_are_none():
+    good = [molecule("CH3CH2OH") for _ in range(20)]
+    wrong = [ase.Atoms(a.numbers, a.positions / BOHR) for a in good]
+    for mixed in (good[:10] + wrong[:10], good[:18] + wrong[:2], good[:5] + wrong[:1]):
+        first = next(i for i, a in enumerate(mixed) if a in wrong)
+        with pytest.raises(DataError, match=rf"frame {first}, and {len(mixed) - first} of .* in bohr they would be"):
+            bonds(mixed)
+    bonds(good[:19] + wrong[:1])  # one strange frame of many
+    water = [molecule("H2O") for _ in range(20)]
+    bonds([ase.Atoms(a.numbers, a.positions * s) for a, s in zip(water, np.linspace(0.9, 2.2, 20), strict=True)])
+
+
+def test_large_forces_can_be_allowed():
+    used = ethanol(4)._replace(forces=20.0 * ethanol(4).forces)
+    with pytest.raises(DataError, match=r"RMS force component .* or data.doubtful_units: allow"):
+        frame_checks.plausible(used, "data.train")
+    frame_checks.plausible(used, "data.train", large_forces=True)
+
+
+def test_few_frames_are_checked_with_others_of_their_file():
+    stated = {"train": str(CASES / "et_good.npz"), "frames": 5}
+    sets = frames.read(config.parse({"data": stated}))
+    joined = run._with_spare(sets)
+    assert (sets.train.size, sets.spare.size, joined.size) == (5, 45, 50)
+    np.testing.assert_array_equal(joined.energy, ethanol().energy)
+    assert run._with_spare(frames.read(config.parse({"data": stated | {"frames": 8}}))) is None
 
 
 def test_positions_in_bohr_are_refused_before_anything_else(tmp_path):
