@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from ase.symbols import Symbols
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.finetune.frame_checks import alike
@@ -16,7 +17,7 @@ from bayes_mlff.finetune.label_units import (
     likelier,
 )
 from bayes_mlff.finetune.labelled import Frames
-from bayes_mlff.finetune.work import Ratio, work_ratio
+from bayes_mlff.finetune.work import Ratio, Untested, work_ratio
 from bayes_mlff.models.energetics import Prediction
 
 FRAMES_TO_DOUBT: Final = 8
@@ -24,6 +25,20 @@ COMPONENTS_TO_DOUBT: Final = 100
 """Frames of a set, and force components, with fewer of which chance can make labels resemble another unit."""
 FORCES_TO_DOUBT: Final = 0.1
 """RMS of the predicted force components, eV/Å, below which frames are too near a minimum to say anything."""
+GRADIENTS_TO_DOUBT: Final = 0.7
+"""The same for their sign where no energies confirm it: near a minimum, and a model has its own, signs mean little."""
+VANISHING: Final = 0.1
+"""RMS of the predicted force components of a frame, eV/Å, from which forces that are all exactly zero are none."""
+SAME_ENERGY: Final = 1e-7
+"""eV, within which energies are the same."""
+DIFFERENT_ENERGY: Final = 0.02
+"""eV, range of predicted energies from which those of a composition cannot all be the same."""
+UNRELATED: Final = 0.5
+"""Correlation of differences of energies with work below which labels do not belong together ..."""
+RELATED: Final = 0.75
+"""... where the model's own correlate better than this, so that frames are near enough to tell."""
+MOST_GROUPS: Final = 50
+"""Compositions of a set that are checked by themselves, the most frequent."""
 FAR_APART: Final = ("eV/A", "kcal/mol/A", "kJ/mol/A", "hartree/bohr")
 ENERGIES_FAR_APART: Final = ("eV", "kcal/mol", "kJ/mol", "hartree")
 """Units that a model can tell apart whose forces and energies are too small by half."""
@@ -33,7 +48,81 @@ EXPLAINS: Final = 1.25
 """Within which factor of a ratio a reason for it has to be."""
 
 
-def check_units(prediction: Prediction, frames: Frames, units: Units, name: str) -> None:
+def check_set(
+    prediction: Prediction, frames: Frames, units: Units, name: str, *, by_model: bool = True
+) -> dict[str, Ratio | Untested]:
+    """All checks of a set, and those of every composition with enough frames, which may be of different origins.
+
+    Args:
+      prediction: of the pretrained model, fields [1, f, ...].
+      frames: labels, converted.
+      units: of the file.
+      name: of the set.
+      by_model: whether labels that the model contradicts are refused, too.
+
+    Returns:
+      By name, of the set and of compositions in it, differences of energies over the work of the forces.
+
+    Raises:
+      DataError: naming what is wrong.
+    """
+    check_values(prediction, frames, name)
+    parts = {name: (prediction, frames)}
+    groups = alike(np.sort(frames.numbers, axis=1))
+    if len(groups) > 1:
+        for index in sorted(groups, key=len, reverse=True)[:MOST_GROUPS]:
+            if len(index) >= FRAMES_TO_DOUBT:
+                numbers = frames.numbers[index[0]]
+                text = f"{name}, {len(index)} frames of {Symbols(numbers[numbers > 0]).get_chemical_formula()}"
+                parts[text] = taken(prediction, index), frames.take(index)
+    found = {}
+    # The compositions first, since they say more.
+    for text, (predicted, used) in sorted(parts.items(), key=lambda item: item[0] == name):
+        found[text] = check_work(predicted, used, units, text)
+        if by_model:
+            check_units(predicted, used, units, text, found[text])
+    return found
+
+
+def taken(prediction: Prediction, index: np.ndarray) -> Prediction:
+    """Predictions [1, m, ...] of some of the frames."""
+    return Prediction(*(None if x is None else np.asarray(x)[:, index] for x in prediction))  # pyright: ignore
+
+
+def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
+    """Refuse forces of a frame that are all exactly zero and energies that are all the same, where the model differs.
+
+    By symmetry it agrees with forces that vanish in perfect crystals, and with energies of copies that are rotated.
+
+    Raises:
+      DataError: naming the first such frame.
+    """
+    known = frames.known_forces
+    count = np.maximum(1, np.count_nonzero(known, axis=(1, 2)))
+    predicted = np.where(known, np.asarray(prediction.forces[0], np.float64), 0.0)
+    pulled = np.sqrt(np.sum(predicted**2, axis=(1, 2)) / count) > VANISHING
+    zero = np.flatnonzero(pulled & ~np.where(known, frames.forces, 0.0).any(axis=(1, 2)))
+    if len(zero):
+        raise DataError(
+            f"data.{name}: the forces of {len(zero)} of {frames.size} frames are all exactly zero (first frame "
+            f"{zero[0]} of those used), which by the pretrained model they are not; allowed: forces of every frame, or "
+            "data.doubtful_units: allow"
+        )
+    if frames.energy is None:
+        return
+    for index in alike(np.sort(frames.numbers, axis=1)):
+        spread = np.ptp(np.asarray(prediction.energy[0], np.float64)[index])
+        if len(index) > 2 and np.ptp(frames.energy[index]) < SAME_ENERGY and spread > DIFFERENT_ENERGY:
+            raise DataError(
+                f"data.{name}: the energies of all {len(index)} frames with the atoms of frame {index[0]} are the same "
+                f"({frames.energy[index[0]]:.6g} eV), which by the pretrained model span {spread:.3g} eV; allowed: "
+                "the energy of every frame, targets: forces in a file without energies, or data.doubtful_units: allow"
+            )
+
+
+def check_units(
+    prediction: Prediction, frames: Frames, units: Units, name: str, work: Ratio | Untested | None = None
+) -> None:
     """Doubt units by which the labels of a set are far from the predictions of the pretrained model.
 
     Args:
@@ -41,18 +130,21 @@ def check_units(prediction: Prediction, frames: Frames, units: Units, name: str)
       frames: labels, converted from the stated units.
       units: of the file.
       name: of the set.
+      work: differences of energies over work; where it is positive the sign of the forces is not doubted.
 
     Raises:
       DataError: naming the key, its value and the unit that fits far better.
     """
-    near = {unit: FORCE_UNITS[unit] for unit in {*FAR_APART, units.forces}}
-    forces = {**near, **{f"-{unit}": -factor for unit, factor in near.items()}}
-    found: dict[str, tuple[str, str | None]] = {}
     if frames.size < FRAMES_TO_DOUBT:
         return
+    found: dict[str, tuple[str, str | None]] = {}
     known = frames.known_forces
     predicted, components = np.where(known, np.asarray(prediction.forces[0]), 0.0), np.count_nonzero(known)
-    if components >= COMPONENTS_TO_DOUBT and np.sqrt(np.sum(predicted**2) / components) > FORCES_TO_DOUBT:
+    size = np.sqrt(np.sum(predicted**2) / max(1, components))
+    forces = {unit: FORCE_UNITS[unit] for unit in {*FAR_APART, units.forces}}
+    if work.lower <= 0.0 if isinstance(work, Ratio) else size > GRADIENTS_TO_DOUBT:
+        forces |= {f"-{unit}": -factor for unit, factor in forces.items()}
+    if components >= COMPONENTS_TO_DOUBT and size > FORCES_TO_DOUBT:
         found["forces_unit"] = units.forces, likelier(frames.forces, predicted, forces, units.forces, times=2.0)
     if frames.energy is not None:
         labels, predicted = _around_compositions(frames.numbers, frames.energy, np.asarray(prediction.energy[0]))
@@ -78,7 +170,7 @@ def _around_compositions(numbers: np.ndarray, *energies: np.ndarray) -> list[np.
     return [np.concatenate([[], *(x[index] - np.median(x[index]) for index in groups)]) for x in energies]
 
 
-def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) -> Ratio | None:
+def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) -> Ratio | Untested:
     """Refuse energies and forces that do not belong together.
 
     Args:
@@ -88,19 +180,28 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
       name: of the set.
 
     Returns:
-      Differences of energies over the work of the forces; None if the set cannot tell.
+      Differences of energies over the work of the forces; or why the set cannot tell.
 
     Raises:
       DataError: naming the ratio and what would explain it.
     """
-    if frames.energy is None or frames.size < FRAMES_TO_DOUBT:
-        return None
+    if frames.energy is not None and frames.size < FRAMES_TO_DOUBT:
+        return Untested(f"there are fewer than {FRAMES_TO_DOUBT} frames")
     found = work_ratio(frames, prediction)
-    if found is None or not _clearly_off(found):
+    if isinstance(found, Untested):
+        if found.model > RELATED and found.labels < UNRELATED:
+            raise DataError(
+                f"data.{name}: energies and forces of near frames do not belong together: differences of energies "
+                f"correlate with the work of the forces by {found.labels:.2f}, those of the pretrained model at the "
+                f"same frames by {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
+                "the same order and units in all frames, or data.doubtful_units: allow"
+            )
         return found
-    total = work_ratio(frames._replace(energy=frames.energy * frames.atoms), prediction)
+    if not _clearly_off(found):
+        return found
+    total = work_ratio(frames._replace(energy=frames.energy * frames.atoms), prediction)  # pyright: ignore
     explained = explanations(found, units)
-    if total is not None and abs(np.log(abs(total.value))) < np.log(EXPLAINS) and total.value > 0.0:
+    if isinstance(total, Ratio) and abs(np.log(abs(total.value))) < np.log(EXPLAINS) and total.value > 0.0:
         explained.insert(0, "energies per atom, which are to be multiplied by the number of atoms")
     because = f"as {' or '.join(explained[:3])} would be" if explained else "which no unit explains"
     raise DataError(

@@ -22,7 +22,9 @@ LONGEST_BOND: Final = 1.4
 """Distances of nearest neighbours over sums of covalent radii within which a unit of positions is not doubted."""
 USUAL_BOND: Final = (0.8, 1.3)
 """Within which another unit explains them."""
-BOND_FRAMES: Final = 50
+BOND_FRAMES: Final = 200
+FEW_FRAMES: Final = 0.1
+"""Part of the frames of a set; of more than these, or of two frames, the unit of positions is refused."""
 NOBLE: Final = (2, 10, 18, 36, 54, 86)
 SAME_GEOMETRY: Final = 1e-3
 """Å by which no coordinate and no component of the cell differs between geometries that count as one."""
@@ -63,17 +65,22 @@ def same_labels(sets: dict[str, Frames]) -> None:
         )
 
 
-def plausible(frames: Frames, key: str) -> None:
+def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
     """Refuse forces and distances that no unit of these can explain.
+
+    Args:
+      frames: labels, converted.
+      key: of the configuration that names the file.
+      large_forces: whether forces above any that are usual are accepted.
 
     Raises:
       DataError: naming key, and the frame where it is one.
     """
     rms = frames.force_rms
-    if rms > LARGEST_FORCE:
+    if rms > LARGEST_FORCE and not large_forces:
         raise DataError(
             f"{key}: the RMS force component is {rms:.3g} eV/Å; allowed: at most {LARGEST_FORCE:g}. "
-            f"data.forces_unit says what unit the file is in: {', '.join(FORCE_UNITS)}"
+            f"data.forces_unit says what unit the file is in: {', '.join(FORCE_UNITS)}; or data.doubtful_units: allow"
         )
     for index in range(frames.size):
         structure = frames.structure(index)
@@ -90,26 +97,59 @@ def bond_lengths(frames: Frames, units: Units, key: str) -> None:
     """Refuse a unit of positions by which atoms are no neighbours, where another one makes them so.
 
     Distances of nearest neighbours over the sums of their covalent radii are near 1 in molecules, crystals and metals;
-    noble gases are left out. A unit is only refused if nearly all atoms of all frames say so.
+    noble gases are left out. A unit is only refused if nearly all atoms of all frames say so, or of single frames with
+    at least three atoms, unless other frames of the composition lie between these and usual ones: bonds that stretch.
 
     Raises:
-      DataError: naming key, the unit and the one that fits.
+      DataError: naming key, the unit and the one that fits, and the first frame where it is not all.
     """
-    ratios = np.concatenate([[], *(_bond_ratios(frames, index) for index in _spread(frames.size, BOND_FRAMES))])
-    if len(ratios) == 0:
+    rows = {int(index): _bond_ratios(frames, index) for index in _spread(frames.size, BOND_FRAMES)}
+    rows = {index: ratios for index, ratios in rows.items() if len(ratios)}
+    if not rows:
         return
+    ratios, which = np.concatenate([*rows.values()]), ""
+    found = _other_unit(ratios, units)
+    if found is None:
+        single = _in_another_unit(frames, rows, units)
+        if len(single) < 2 and len(single) <= FEW_FRAMES * len(rows):
+            return
+        index, found = next(iter(single.items()))
+        ratios, which = rows[index], f"frame {index}, and {len(single)} of {len(rows)} frames in all: "
+    best, would_be = found
+    raise DataError(
+        f"{key}: {which}nearest neighbours are {np.median(ratios):.3g} times the sum of their covalent radii apart "
+        f"(median), in {best} they would be {would_be:.3g}; data.positions_unit: got {units.positions}; allowed: the "
+        "unit of the file, the same in all frames, or data.doubtful_units: allow"
+    )
+
+
+def _other_unit(ratios: np.ndarray, units: Units) -> tuple[str, float] | None:
+    """A unit in which atoms would be neighbours, and the median ratio in it, where nearly all are not."""
     middle, low, high = np.median(ratios), np.quantile(ratios, 0.05), np.quantile(ratios, 0.95)
     if not (high < SHORTEST_BOND or low > LONGEST_BOND):
-        return
+        return None
     here = POSITION_UNITS[units.positions]
     others = {unit: middle * factor / here for unit, factor in POSITION_UNITS.items() if unit != units.positions}
     best = min(others, key=lambda unit: abs(np.log(others[unit])))
-    if USUAL_BOND[0] < others[best] < USUAL_BOND[1]:
-        raise DataError(
-            f"{key}: nearest neighbours are {middle:.3g} times the sum of their covalent radii apart (median), in "
-            f"{best} they would be {others[best]:.3g}; data.positions_unit: got {units.positions}; allowed: the unit "
-            "of the file, or data.doubtful_units: allow"
-        )
+    return (best, float(others[best])) if USUAL_BOND[0] < others[best] < USUAL_BOND[1] else None
+
+
+def _in_another_unit(frames: Frames, rows: dict[int, np.ndarray], units: Units) -> dict[int, tuple[str, float]]:
+    """Of frames, by index, of three atoms or more that seem to be in another unit, this and the median ratio in it."""
+    found = {
+        index: other
+        for index, ratios in rows.items()
+        if len(ratios) > 2 and (other := _other_unit(ratios, units)) is not None
+    }
+    middles = {index: float(np.log(np.median(ratios))) for index, ratios in rows.items()}
+    kinds = {index: tuple(np.sort(frames.numbers[index])) for index in rows}
+
+    def stretched(index: int) -> bool:
+        here, there = middles[index], float(np.log(found[index][1]))
+        low, high = sorted((here + 0.25 * (there - here), there + 0.25 * (here - there)))
+        return any(low < middles[i] < high for i in rows if kinds[i] == kinds[index])
+
+    return {index: other for index, other in found.items() if not stretched(index)}
 
 
 def _spread(size: int, most: int) -> np.ndarray:

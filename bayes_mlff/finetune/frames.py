@@ -1,6 +1,7 @@
 """Labelled sets of any structures: read, converted, padded to one number of atoms, and made into graphs."""
 
 from pathlib import Path
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from bayes_mlff.finetune import electronic, frame_checks
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.finetune.reading import read_file
+
+SPARE: Final = 50
+"""Most frames that are not used but kept to check labels by."""
 
 
 def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
@@ -40,16 +44,19 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
     for name, file in files.items():
         if data.doubtful_units == "refuse":
             frame_checks.bond_lengths(file.frames, file.units, f"data.{name}")
-        frame_checks.plausible(file.frames, f"data.{name}")
+        frame_checks.plausible(file.frames, f"data.{name}", large_forces=data.doubtful_units == "allow")
     sets |= _set_aside(sets["train"], data)
-    sets["train"] = _choose(sets["train"], data)
+    whole = sets["train"]
+    used = _choose(whole.size, data)
+    spare = np.setdiff1d(np.arange(whole.size), used)[:SPARE]
+    sets["train"] = whole.take(used)
     most = max(int(frames.atoms.max()) for frames in sets.values())
     sets = {name: frames.resized(most) for name, frames in sets.items()}
     if data.duplicates == "refuse":
         frame_checks.no_duplicates(sets)
     units = {name: files[name if name in files else "train"].units for name in sets}
     remarks = tuple(remark for file in files.values() for remark in file.remarks)
-    return DataSets(sets["train"], sets.get("validation"), sets.get("test"), units, state, remarks)
+    return DataSets(sets["train"], sets.get("validation"), sets.get("test"), units, state, remarks, whole.take(spare))
 
 
 def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
@@ -69,16 +76,16 @@ def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
     return sets | {"train": whole.take(np.sort(order[taken:]))}
 
 
-def _choose(frames: Frames, data: DataConfig) -> Frames:
-    count = frames.size if data.frames is None else data.frames
-    if count > frames.size:
-        raise ConfigError("data.frames", count, f"at most the {frames.size} frames of {data.train} that are left")
+def _choose(size: int, data: DataConfig) -> np.ndarray:
+    """Indices, ascending, of the frames to learn from."""
+    count = size if data.frames is None else data.frames
+    if count > size:
+        raise ConfigError("data.frames", count, f"at most the {size} frames of {data.train} that are left")
     if data.frames_seed is not None:
-        order = np.random.default_rng(data.frames_seed).permutation(frames.size)
-        return frames.take(np.sort(order[:count]))
+        return np.sort(np.random.default_rng(data.frames_seed).permutation(size)[:count])
     if data.draw_seed is None:
-        return frames.take(np.arange(count))
-    return frames.take(np.sort(np.random.default_rng(data.draw_seed).choice(frames.size, count, replace=False)))
+        return np.arange(count)
+    return np.sort(np.random.default_rng(data.draw_seed).choice(size, count, replace=False))
 
 
 def graphs(

@@ -80,6 +80,7 @@ class DataSets(NamedTuple):
     units: Mapping[str, Units] = {}  # of the files that the sets are from, by name
     state: Mapping[str, float] = {}  # charge and spin that all frames state, by name
     remarks: tuple[str, ...] = ()  # what was taken from the files, and assumed
+    spare: Frames | None = None  # frames of the training file that are not used, some, unpadded, to check labels by
 
     def named(self) -> dict[str, Frames]:
         """Those that exist, by the names of their keys in the configuration."""

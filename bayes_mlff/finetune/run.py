@@ -19,10 +19,10 @@ from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.energy_sigma import factor, scatter
-from bayes_mlff.finetune.labelled import DataSets
+from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
-from bayes_mlff.finetune.work import Ratio
+from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.registry import Potential
@@ -50,7 +50,7 @@ class Task(NamedTuple):
     potential: Potential  # pretrained, for the elements of the frames
     single: evaluate.Single
     pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
-    work: dict[str, Ratio | None]  # by the names of the sets, differences of energies over work
+    work: dict[str, Ratio | Untested]  # by sets and compositions in them, differences of energies over work
 
 
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
@@ -105,14 +105,31 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=config.learns_stress))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
-    if not config.from_random_weights and config.data.doubtful_units == "refuse":
-        for name, used in sets.named().items():
-            doubts.check_units(before[name], used, sets.units[name], name)
-    work = {}
+    work: dict[str, Ratio | Untested] = {}
     if config.data.doubtful_units == "refuse":
+        by_model = not config.from_random_weights
         for name, used in sets.named().items():
-            work[name] = doubts.check_work(before[name], used, sets.units[name], name)
+            work |= doubts.check_set(before[name], used, sets.units[name], name, by_model=by_model)
+        spare = _with_spare(sets)
+        if spare is not None:  # a few frames say little of the unit of their file
+            graph = frames.graphs({"": spare}, elements, r_max)[""]
+            predicted = evaluate.predict(single, flat, graph, batch)
+            found = doubts.check_set(predicted, spare, sets.units["train"], "train", by_model=by_model)
+            work |= found
     return Task(identity.stated(config, potential), sets, graphs, potential, single, before, work)
+
+
+def _with_spare(sets: DataSets) -> Frames | None:
+    """Frames to learn from, where they are fewer than checks need, with others of their file of the same elements."""
+    train, spare = sets.train, sets.spare
+    if train.size >= doubts.FRAMES_TO_DOUBT or spare is None:
+        return None
+    spare = spare.take(np.flatnonzero(np.isin(spare.numbers, [0, *sets.atomic_numbers]).all(axis=1)))
+    if spare.size == 0:
+        return None
+    most = max(int(train.atoms.max()), int(spare.atoms.max()))
+    parts = zip(train.resized(most), spare.resized(most), strict=True)
+    return Frames(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in parts))  # pyright: ignore
 
 
 def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -> Potential:

@@ -38,6 +38,14 @@ class Ratio(NamedTuple):
     pairs: int
 
 
+class Untested(NamedTuple):
+    """Why differences of energies and work cannot be compared, with correlations of the two, NaN if there are none."""
+
+    reason: str  # completes "could not be tested, because ..."
+    labels: float = np.nan  # the greater of those with and without the error of the trapezoid
+    model: float = np.nan  # of the model's own energies with the work of its own forces, at the same pairs
+
+
 class _Pairs(NamedTuple):
     """Pairs of near frames, [m] each."""
 
@@ -45,11 +53,17 @@ class _Pairs(NamedTuple):
     second: np.ndarray
     energy: np.ndarray  # eV, difference of the labels
     work: np.ndarray  # eV, of the labels' forces
-    error: np.ndarray  # eV, of the trapezoid with the model's forces
+    model_energy: np.ndarray
+    model_work: np.ndarray
     distance: np.ndarray  # Å, root of the summed squares of displacements
 
+    @property
+    def error(self) -> np.ndarray:
+        """Of the trapezoid with the model's forces, eV."""
+        return self.model_energy - self.model_work
 
-def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | None:
+
+def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | Untested:
     """Ratio of differences of energies to work.
 
     Pairs are weighted by 1/(d0⁶ + d⁶), as the variance of t grows; d0 is such that several count. The interval reaches
@@ -61,20 +75,26 @@ def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | None:
       prediction: of a model, fields [1, f, ...].
 
     Returns:
-      None if there are too few near frames, or they say nothing.
+      Why there is none if there are too few near frames, or they say nothing.
     """
-    parts = [part for index in alike(frames.numbers) if (part := _pairs(frames, prediction, index)) is not None]
-    if not parts:
-        return None
-    joined = _Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    joined = _Pairs(*(column[joined.distance > 1e-6] for column in joined))
-    if len(joined.energy) < PAIRS:
-        return None
+    if frames.energy is None:
+        return Untested("there are no energies")
+    groups = [index for index in alike(frames.numbers) if len(index) > 1]
+    if not groups:
+        return Untested("no two frames have the same atoms in the same order")
+    parts = [part for index in groups if (part := _pairs(frames, prediction, index)) is not None]
+    joined = _Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True))) if parts else None
+    if joined is not None:
+        joined = _Pairs(*(column[joined.distance > 1e-6] for column in joined))
+    if joined is None or len(joined.energy) < PAIRS:
+        return Untested(f"fewer than {PAIRS} pairs of frames have the same atoms, and known forces and stress")
     scale = np.quantile(joined.distance, min(1.0, max(0.25, 20.0 / len(joined.distance))))
     weights = 1.0 / (1.0 + (joined.distance / scale) ** 6)
     value, *_, correlation = _slopes(joined, weights)
     if not abs(correlation) > CORRELATED[frames.size >= FEW]:
-        return None
+        labels = np.nan_to_num(np.abs([correlation, _correlation(joined.work, joined.energy, weights)])).max()
+        model = _correlation(joined.model_work, joined.model_energy, weights)
+        return Untested("frames are too far apart, or too few", float(labels), model)
     random, size = np.random.default_rng(0), frames.size
     resampled = []
     for _ in range(RESAMPLES):
@@ -83,7 +103,7 @@ def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | None:
         if np.isfinite(again).all():
             resampled.append(again[:3])
     if len(resampled) < RESAMPLES // 2:
-        return None
+        return Untested("too few frames are alike")
     ends = np.quantile(np.array(resampled)[:, 1:], [0.025, 0.975], axis=0)
     return Ratio(value, float(ends.min()), float(ends.max()), len(joined.energy))
 
@@ -99,6 +119,12 @@ def _slopes(pairs: _Pairs, weights: np.ndarray) -> tuple[float, float, float, fl
         return np.nan, np.nan, np.nan, np.nan
     direct, inverse = xy / xx, yy / xy
     return float(np.sign(xy) * np.sqrt(direct * inverse)), direct, inverse, xy / float(np.sqrt(xx * yy))
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    """Of x and y around zero; NaN where one of them vanishes."""
+    size = float(np.sqrt(np.sum(weights * x * x) * np.sum(weights * y * y)))
+    return float(np.sum(weights * x * y)) / size if size > 0.0 else np.nan
 
 
 def _pairs(frames: Frames, prediction: Prediction, index: np.ndarray) -> _Pairs | None:
@@ -130,9 +156,8 @@ def _pairs(frames: Frames, prediction: Prediction, index: np.ndarray) -> _Pairs 
         else:
             stresses = frames.stress, np.asarray(prediction.stress[0], np.float64)
             works = [w + _strain_work(frames, s, first, second) for w, s in zip(works, stresses, strict=True)]
-    found = _Pairs(
-        first, second, differences[0], works[0], differences[1] - works[1], np.sqrt(np.sum(shift**2, axis=(1, 2)))
-    )
+    distance = np.sqrt(np.sum(shift**2, axis=(1, 2)))
+    found = _Pairs(first, second, differences[0], works[0], differences[1], works[1], distance)
     return _Pairs(*(column[kept] for column in found))
 
 

@@ -10,13 +10,14 @@ from ase.calculators.emt import EMT
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import BOHR, HARTREE
-from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces
+from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces, run
 from bayes_mlff.finetune.label_units import Units
 from bayes_mlff.finetune.labelled import Frames
-from bayes_mlff.finetune.work import work_ratio
+from bayes_mlff.finetune.work import Untested, work_ratio
 from bayes_mlff.models.energetics import Prediction
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
+FEW = "fewer than 8 pairs of frames have the same atoms, and known forces and stress"
 USUAL = Units("A", "eV", "eV/A", "eV/A^3", "tension")
 
 
@@ -41,9 +42,10 @@ def test_energies_and_forces_that_belong_together_have_the_ratio_one(count):
     assert found.lower < 1.0 < found.upper and found.value == pytest.approx(1.0, abs=0.15)
     nothing = Prediction(np.zeros((1, count)), np.zeros((1, count, 9, 3)), None, None)
     doubts.check_work(nothing, used, USUAL, "train")  # a model that knows nothing raises no doubt
-    assert doubts.check_work(model_like(used), used._replace(energy=None), USUAL, "train") is None
+    assert "no energies" in doubts.check_work(model_like(used), used._replace(energy=None), USUAL, "train").reason
     few = used.take(np.arange(7))
-    assert doubts.check_work(model_like(few), few._replace(energy=-few.energy), USUAL, "train") is None
+    found = doubts.check_work(model_like(few), few._replace(energy=-few.energy), USUAL, "train")
+    assert found.reason == "there are fewer than 8 frames"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +77,8 @@ def test_compositions_are_compared_within_and_unlike_frames_say_nothing():
     for _ in range(20):
         labels = {"energy": random.normal(size=24), "forces": random.normal(size=joined.forces.shape)}
         noise = joined._replace(**labels)
-        found = work_ratio(noise, model_like(noise))
-        assert found is None or not doubts._clearly_off(found)
+        found = doubts.check_work(model_like(noise), noise, USUAL, "train")
+        assert isinstance(found, Untested) or not doubts._clearly_off(found)
 
 
 def aluminium(strain, held=False):
@@ -105,7 +107,7 @@ def test_cells_that_change_do_work_and_held_atoms_none():
     assert work_ratio(used, nothing).value == pytest.approx(1.0, abs=0.1)
     with pytest.raises(DataError, match="times the work"):
         doubts.check_work(model_like(used), used._replace(energy=4.0 * used.energy), USUAL, "train")
-    assert work_ratio(used._replace(stress=None), model_like(used._replace(stress=None))) is None
+    assert work_ratio(used._replace(stress=None), model_like(used._replace(stress=None))).reason == FEW
     fixed = aluminium(0.0)._replace(stress=None)
     assert work_ratio(fixed, model_like(fixed)).value == pytest.approx(1.0, abs=0.05)
     slab = aluminium(0.0, held=True)
@@ -119,7 +121,7 @@ def test_cells_that_change_do_work_and_held_atoms_none():
     # The forces of atoms that do move are needed.
     hidden = np.zeros(slab.forces.shape, bool)
     hidden[:, ~still] = True
-    assert work_ratio(slab._replace(without_forces=hidden), model_like(slab)) is None
+    assert work_ratio(slab._replace(without_forces=hidden), model_like(slab)).reason == FEW
 
 
 def bonds(made, unit="A", factor=1.0):
@@ -145,6 +147,34 @@ def test_units_of_positions_by_bond_lengths():
     bonds([ase.Atoms("Ar2", [[0, 0, 0], [3.8, 0, 0]])])
     bonds([ase.Atoms("N2", [[0, 0, 0], [d, 0, 0]]) for d in np.linspace(1.0, 3.5, 12)])  # pulled apart
     bonds([ase.Atoms("H")])
+
+
+def test_frames_in_another_unit_are_found_among_others_and_stretched_bonds_are_none():
+    good = [molecule("CH3CH2OH") for _ in range(20)]
+    wrong = [ase.Atoms(a.numbers, a.positions / BOHR) for a in good]
+    for mixed in (good[:10] + wrong[:10], good[:18] + wrong[:2], good[:5] + wrong[:1]):
+        first = next(i for i, a in enumerate(mixed) if a in wrong)
+        with pytest.raises(DataError, match=rf"frame {first}, and {len(mixed) - first} of .* in bohr they would be"):
+            bonds(mixed)
+    bonds(good[:19] + wrong[:1])  # one strange frame of many
+    water = [molecule("H2O") for _ in range(20)]
+    bonds([ase.Atoms(a.numbers, a.positions * s) for a, s in zip(water, np.linspace(0.9, 2.2, 20), strict=True)])
+
+
+def test_large_forces_can_be_allowed():
+    used = ethanol(4)._replace(forces=20.0 * ethanol(4).forces)
+    with pytest.raises(DataError, match=r"RMS force component .* or data.doubtful_units: allow"):
+        frame_checks.plausible(used, "data.train")
+    frame_checks.plausible(used, "data.train", large_forces=True)
+
+
+def test_few_frames_are_checked_with_others_of_their_file():
+    stated = {"train": str(CASES / "et_good.npz"), "frames": 5}
+    sets = frames.read(config.parse({"data": stated}))
+    joined = run._with_spare(sets)
+    assert (sets.train.size, sets.spare.size, joined.size) == (5, 45, 50)
+    np.testing.assert_array_equal(joined.energy, ethanol().energy)
+    assert run._with_spare(frames.read(config.parse({"data": stated | {"frames": 8}}))) is None
 
 
 def test_positions_in_bohr_are_refused_before_anything_else(tmp_path):
