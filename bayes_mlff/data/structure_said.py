@@ -42,7 +42,7 @@ _OTHER_LENGTH: Final = re.compile(
 )
 _FRACTIONS: Final = re.compile(r"frac|direct|scaled|crystal|reduced|alat", re.IGNORECASE)
 _OF_POSITIONS: Final = {"coordinates", "coordinate", "coords", "positions", "type", "mode", "system"}
-_LENGTHS: Final = (*UNIT_NAMES["position"], "lattice", "cell", "box", "xyz")
+_LENGTHS: Final = (*UNIT_NAMES["position"], "box")
 
 
 def check(atoms: ase.Atoms) -> None:
@@ -115,7 +115,7 @@ def _check_unit(atoms: ase.Atoms, name: str, value: Any) -> None:
             raise DataError(f"structure: {name}={told(value)} is not read; allowed: positions in Å")
         return
     stem = "_".join(words[:-1])
-    if stem in _LENGTHS and not _ANGSTROM.fullmatch(text):
+    if {stem, stem.removesuffix("s")} & {*_LENGTHS} and not _ANGSTROM.fullmatch(text):
         raise DataError(f"structure: {name}={told(value)}; allowed: positions and cell in Å, and angstrom here")
     if not stem and _OTHER_LENGTH.search(text):
         raise DataError(f"structure: {name}={told(value)}; allowed: positions and cell in Å, and angstrom here")

@@ -278,7 +278,10 @@ def echoed(raw: Any, read: Any) -> bool:
 def _use_run(raw: Any, _: Path) -> None:
     parsed = run_config.parse(raw)
     assert run_config.parse(settings.parse_yaml(settings.dump(parsed), key="k", source="s")) == parsed
-    assert echoed(raw, parsed.model_dump(mode="json"))
+    whole = parsed.model_dump(mode="json")
+    if isinstance(raw, dict) and isinstance(raw.get("structure"), str):
+        whole["structure"] = whole["structure"]["file"]  # a path alone is the short form
+    assert echoed(raw, whole)
     assert 1 <= parsed.n_steps < 2**31 and 0.0 < parsed.threshold_ev(9) < np.inf
     schedule = parsed.dynamics.conditions()
     assert np.all(schedule.end_fs > schedule.begin_fs) and np.isfinite(schedule.temperature_k).all()
