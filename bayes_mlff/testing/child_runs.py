@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 
 from bayes_mlff.cli import app as command_line
-from bayes_mlff.testing import faults
+from bayes_mlff.testing import faults, faulty_engines
 
 OUTPUT: Final = "output.txt"
 OPERATIONS: Final = "operations.json"
@@ -95,6 +95,7 @@ def finish(child: Any, folder: Path, *, timeout_s: float = 900.0) -> Outcome:
 def _work(folder: Path, arguments: Sequence[str], around: Surroundings) -> None:
     """In the child: settle in, then do what the command line does."""
     os.chdir(folder)
+    os.environ[faulty_engines.START] = str(folder.absolute())  # engines work in folders of their runs
     output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)

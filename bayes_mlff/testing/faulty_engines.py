@@ -23,6 +23,8 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
 
 CALLS: Final = "calls.jsonl"
+START: Final = "FAULTY_CALCULATOR_START"
+"""Environment variable: where relative folders of the calculator begin, if not where the process works."""
 FAULTS: Final = "faults.json"
 
 CalculatorFault = Literal["crash", "hang", "nan", "shape", "stale", "unconverged", "failed", "licence"]
@@ -51,13 +53,13 @@ class FaultyCalculator(Calculator):
         Args:
           calculator: import path of the one that calculates, such as 'ase.calculators.emt:EMT'.
           arguments: of that one.
-          folder: of the two files, from where the process works.
+          folder: of the two files, from `START` or else from where the process works.
           delay_s: how long a call takes at least, s.
         """
         super().__init__()
         module, _, name = calculator.partition(":")
         self._inner = getattr(importlib.import_module(module), name)(**(arguments or {}))
-        self._folder, self._delay_s = Path(folder), delay_s
+        self._folder, self._delay_s = Path(os.environ.get(START, ".")) / folder, delay_s
         self._stale = ""  # geometry that got old results
         self._previous: tuple[ase.Atoms, dict[str, Any]] | None = None
         self.implemented_properties = list(self._inner.implemented_properties)

@@ -331,7 +331,7 @@ def test_an_engine_process_that_is_killed_is_replaced_and_leaves_nobody_behind(l
     folder = tmp_path / "work"
     config = small_run.write(tmp_path, {"engine": {"name": "worker", "timeout_s": 6.0}})
     (folder / "run" / "engine").mkdir(parents=True)
-    faulty_engines.plan(folder / "run" / "engine", {2: "crash", 4: "hang"})
+    faulty_engines.plan(folder, {2: "crash", 4: "hang"})
     outcome = lab.run(folder, "run", str(config), "-o", "run")
     assert outcome.code == 0, outcome.output
     assert differences(folder / "run", whole / "run") == []

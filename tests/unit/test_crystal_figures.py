@@ -226,7 +226,7 @@ def test_trajectory_comes_back_without_its_torn_end(tmp_path):
         ("1\ntime_fs=0\nHe 0 0 0\n", "step"),
         (f"1\n{FRAME} pbc=\"T T T\"\nHe 0 0 0\n", "Lattice"),
         (f"1\n{FRAME} pbc=\"T T\"\nHe 0 0 0\n", "pbc"),
-        (f"1\n{FRAME}\nHe 0 0 0 1 1 1\n", "other columns than Properties"),
+        (f"1\n{FRAME}\nHe 0 0 0 1 1 1\n", "columns beside species and positions"),
         (f"1\n{FRAME}\nQq 0 0 0\n", "Qq"),
         (f"1\n{FRAME} Lattice=\"1 0 0\"\nHe 0 0 0\n", "reshape"),
         (f"1\n{FRAME}\nHe 0 x 0\n", "x"),
