@@ -190,8 +190,8 @@ def test_other_labels_under_the_same_name_are_refused(fitted, data, tmp_path, ti
 @pytest.mark.parametrize(
     ("key", "unit", "said"),
     [
-        ("forces_unit", "kcal/mol/A", "data.train look like eV/A "),
-        ("energy_unit", "hartree", "data.train look like eV "),
+        ("forces_unit", "kcal/mol/A", "times the work of the forces.* or forces in eV/A would be"),
+        ("energy_unit", "hartree", "times the work of the forces.* as energies in eV or"),
     ],
 )
 def test_a_unit_that_contradicts_the_model_is_refused_or_allowed(data, tiny_model, tmp_path, key, unit, said):
