@@ -15,7 +15,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
 from bayes_mlff.models import registry
-from bayes_mlff.otf import config, devices, systems
+from bayes_mlff.otf import config, systems
+from bayes_mlff.parallel import devices
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import first_parameters, prepare

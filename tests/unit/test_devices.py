@@ -26,7 +26,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 from functools import partial
 from pathlib import Path
 from bayes_mlff.models import registry
-from bayes_mlff.otf import config, devices, systems
+from bayes_mlff.otf import config, systems
+from bayes_mlff.parallel import devices
 from bayes_mlff.md.chunk import make_chunk
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf.problem import first_parameters, prepare
