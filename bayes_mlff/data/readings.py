@@ -13,7 +13,7 @@ ENERGY: Final = "energy"
 SHOWN: Final = {"eV": ("kcal/mol", KCAL_MOL_PER_EV), "eV/Å": ("kcal/mol/Å", KCAL_MOL_PER_EV)}
 """Units of statistics: the unit that users see, and the factor that leads to it."""
 
-_KEY: Final = "trigger_"
+_KEY: Final = "trigger_sigma_"
 
 
 class Reading(NamedTuple):
@@ -36,7 +36,7 @@ def find(readings: tuple[Reading, ...], name: str = ENERGY) -> Reading | None:
 
 
 def to_comment(readings: tuple[Reading, ...]) -> dict[str, str]:
-    """Keys of the comment line: `sigma_crit` for the energy, `trigger_<name>="value limit unit"` for all others.
+    """Keys of the comment line: `sigma_crit` for the energy, `trigger_sigma_<name>="value limit unit"` for all others.
 
     Raises:
       DataError: if a number is not finite.

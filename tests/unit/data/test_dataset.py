@@ -83,7 +83,7 @@ def test_ase_reads_the_same_numbers_under_the_documented_names(tmp_path):
         "predicted_energy_mean",
         "predicted_energy_sigma",
         "sigma_crit",
-        "trigger_force",
+        "trigger_sigma_force",
         "confidence",
         "step",
         "time_fs",
