@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bayes_mlff.data.neighbors import check_elements
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import ArchitectureConfig
 
 
 def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
@@ -33,7 +33,7 @@ def determined(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.abs(counts - inside).max(axis=-1) < 1e-6 * np.maximum(1.0, np.abs(counts).max(axis=-1))
 
 
-def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def level_ev(architecture: ArchitectureConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """What is to be added to the energies of networks to reach those of the reference, eV.
 
     Args:
@@ -52,7 +52,7 @@ def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, num
 
 
 def offsets(
-    architecture: NequIPConfig | MACEConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
+    architecture: ArchitectureConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
 ) -> np.ndarray:
     """Energy of networks minus reference, per atom of each element: the least squares over frames.
 
