@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import DataError, EngineFailedError, RunDirectoryError, RunStoppedError
+from bayes_mlff.core.errors import (
+    DataError,
+    EngineError,
+    EngineFailedError,
+    RunDirectoryError,
+    RunInterruptedError,
+    RunStoppedError,
+)
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, pad_slots
@@ -17,7 +24,7 @@ from bayes_mlff.engines.engine import Engine
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.md.chunk import Chunk, RunChunk, Stop
 from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import audits, calibrating, guards, storm
+from bayes_mlff.otf import artefact, audits, calibrating, guards, storm
 from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.problem import (
     Problem,
@@ -60,6 +67,7 @@ class Session:
         self._chunk: tuple[NeighborSpec, RunChunk] | None = None
         self._reference = Reference(problem, engine, run, self.interruption)
         self._recording = recording(problem)
+        self._artefact = artefact.Artefact(problem.config, problem.potential, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -100,7 +108,9 @@ class Session:
         self.run.truncate(metadata["sizes"])
         self.engine.restore_state(device.engine.tobytes() or None)
         self.run.log("resumed", step=host.step)
-        return RunState(device, host)
+        state = RunState(device, host)
+        self._artefact.keep(state, self._reference.labelled)
+        return state
 
     def _template(self, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:
         problem, config = self.problem, self.problem.config
@@ -130,13 +140,16 @@ class Session:
         """
         n_steps = self.problem.config.n_steps
         self.run.log("run_started", step=state.host.step, n_steps=n_steps)
-        while state.host.step < n_steps:
-            self.interruption.check(state.host.step, n_steps)
-            try:
+        try:
+            while state.host.step < n_steps:
+                self.interruption.check(state.host.step, n_steps)
                 state = self.advance(state)
-            except RunStoppedError as error:
+        except (RunStoppedError, RunInterruptedError, EngineError) as error:
+            if isinstance(error, RunStoppedError):
                 self.run.log("stopped", step=state.host.step, reason=str(error))
-                raise
+            artefact.publish(self.run)
+            raise
+        artefact.publish(self.run)
         self.run.log("finished", step=state.host.step, labels=int(state.device.training_set.count))
         return state
 
@@ -356,6 +369,7 @@ class Session:
     def _commit(self, state: RunState) -> None:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
         with self.interruption.patience(SAVING_S):
+            self._artefact.keep(state, self._reference.labelled)
             checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
     def _structure(self, md: MDState, host: HostState) -> Structure:
