@@ -77,8 +77,8 @@ def _check(what: str, architecture: str, template: Path | None) -> None:
     if what != "model":
         return
     if architecture not in WRITERS:
-        allowed = f"ensemble or chains: .model files are written of the architectures {', '.join(WRITERS)} alone"
-        raise ConfigError("--what", f"model of the architecture {architecture}", allowed)
+        allowed = f"ensemble or chains with {architecture}: .model files are written of {', '.join(WRITERS)} alone"
+        raise ConfigError("--what", what, allowed)
     if template is None:
         raise ConfigError("--template", None, "the .model file of mace-torch that the run started from")
 

@@ -269,8 +269,8 @@ def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
     assert "empty folder" in str(CliRunner().invoke(app, arguments).exception)
     (tmp_path / "a.model").write_bytes(b"anything")
     for options, said in (
-        (["--template", str(tmp_path / "a.model")], "architecture nequip; allowed: ensemble or chains"),
-        (["--what", "model"], "architecture nequip"),
+        (["--template", str(tmp_path / "a.model")], "--what: got 'model'; allowed: ensemble or chains with nequip"),
+        (["--what", "model"], "written of mace alone"),
         (["--what", "chains", "--template", str(tmp_path / "a.model")], "--template"),
         (["--what", "everything"], "--what: got 'everything'; allowed: one of ensemble, chains, model"),
     ):
@@ -337,8 +337,9 @@ def test_what_was_not_learnt_anew_is_not_written_anew(open_session, tmp_path, ti
     again.resume()
     assert third.stat().st_ino == before  # found as it should be
     third.write_bytes(b"damaged")
-    open_again = again.resume()
-    np.testing.assert_array_equal(saved.load(third).samples, open_again.device.params)
+    again.run.close()
+    resumed = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine)).resume()
+    np.testing.assert_array_equal(saved.load(third).samples, resumed.device.params)
 
 
 def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):
