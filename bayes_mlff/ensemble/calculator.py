@@ -190,7 +190,7 @@ class EnsembleCalculator(Calculator):
         if self._warned:
             return
         self._warned = True
-        warnings.warn(text, OutsideTrainingWarning, stacklevel=6)
+        warnings.warn(text, OutsideTrainingWarning, stacklevel=7)
 
     def _allocate(self, structure: Structure) -> None:
         architecture = self.ensemble.architecture
