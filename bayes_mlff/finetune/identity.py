@@ -11,8 +11,8 @@ from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
 from bayes_mlff.finetune.labelled import DataSets
-from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.posterior.transfer import prior_scale
 from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
@@ -20,7 +20,7 @@ UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
     """The configuration as the directory of the results states it: with the scale of the prior that is used."""
-    prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
+    prior = config.prior.model_copy(update={"scale": prior_scale(config.prior, potential)})
     return config.model_copy(update={"prior": prior})
 
 
@@ -58,9 +58,13 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []
     names += ["prior"] if config.optimises or config.from_random_weights else []
-    names += ["schedule"] if config.optimises else ["optimizer"]
+    names += [] if config.optimises else ["optimizer"]
     names += ["laplace"] if config.method != "laplace" else []
-    return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
+    update = {"data": data} | {key: default[key].default for key in names}
+    if config.optimises:  # which take of the sampler what every step depends on
+        kept = {key: getattr(config.sampler, key) for key in ("batch_size", "friction")}
+        update["sampler"] = default["sampler"].default.model_copy(update=kept)
+    return config.model_copy(update=update)
 
 
 def digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:

@@ -13,6 +13,7 @@ from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.settings import PriorSettings
 
 
 def prior_mean(potential: Potential) -> jax.Array:
@@ -25,6 +26,11 @@ def prior_mean(potential: Potential) -> jax.Array:
 def transfer_scale(potential: Potential) -> float:
     """σ_TL of the transfer prior that suits the architecture: 0.2 for NequIP, 0.5 for MACE."""
     return 0.5 if isinstance(potential.config, MACEConfig) else 0.2
+
+
+def prior_scale(settings: PriorSettings, potential: Potential) -> float:
+    """σ_TL of the transfer prior: the configured one, else that of the architecture."""
+    return transfer_scale(potential) if settings.scale is None else settings.scale
 
 
 def around_prior_mean(

@@ -289,7 +289,7 @@ def _use_run(raw: Any, _: Path) -> None:
 
 def _use_finetune(raw: Any, _: Path) -> None:
     parsed = finetune_config.parse(raw)
-    for text in (settings.dump(parsed), finetune_config.commented(parsed)):
+    for text in (settings.dump(parsed), finetune_config.template(parsed)):
         assert finetune_config.parse(settings.parse_yaml(text, key="k", source="s")) == parsed
     assert echoed(raw, parsed.model_dump(mode="json"))
 
