@@ -65,8 +65,8 @@ class DataConfig(Section):
     forces_key: str = Field(default="F", description="Name of the array of forces in .npz files.")
     xyz_energy_key: str | None = Field(
         default=None,
-        description="Name of the energy in files other than .npz; null means REF_energy, or in files without REF_energy "
-        "and REF_forces what ASE reads as a calculator's result, free_energy before energy.",
+        description="Name of the energy in files other than .npz; null means REF_energy, or in files without "
+        "REF_energy and REF_forces what ASE reads as a calculator's result, free_energy before energy.",
     )
     xyz_forces_key: str | None = Field(
         default=None,
@@ -87,8 +87,8 @@ class DataConfig(Section):
     )
     forces_unit: ForceUnit | None = Field(
         default=None,
-        description="Unit of the forces; null means the one that the file states, of forces or of energy and positions, "
-        "and eV/A where it states none.",
+        description="Unit of the forces; null means the one that the file states, of forces or of energy and "
+        "positions, and eV/A where it states none.",
     )
     stress_unit: StressUnit | None = Field(
         default=None,
@@ -218,7 +218,8 @@ class FinetuneConfig(Section):
     )
     sampler: Sampler = Field(
         default=ParallelSampler(),
-        description="SGHMC chains, which sample the posterior; batch_size and friction are those of the optimisers, too.",
+        description="SGHMC chains, which sample the posterior; batch_size and friction are those of the optimisers, "
+        "too.",
     )
     optimizer: OptimizerConfig = Field(
         default=OptimizerConfig(), description="Optimiser of the methods adam, laplace and deep-ensemble."
@@ -245,7 +246,9 @@ class FinetuneConfig(Section):
     @property
     def energy_sigma_ev(self) -> EnergySigma:
         """Energy σ of the likelihood."""
-        one, two = (units.parse_energy(self.likelihood.energy_sigma, n_atoms=n, key="likelihood.energy_sigma") for n in (1, 2))
+        one, two = (
+            units.parse_energy(self.likelihood.energy_sigma, n_atoms=n, key="likelihood.energy_sigma") for n in (1, 2)
+        )
         return one if one == two else PerAtom(one)
 
     @property

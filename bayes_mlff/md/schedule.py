@@ -29,7 +29,9 @@ Pressure = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bearable
 class Segment(Section):
     """A stretch of a schedule; it lasts for `duration_ps` or ends at `until_ps`, one of which is given."""
 
-    duration_ps: Positive | None = Field(default=None, description="Length of the segment, ps; a segment has this or until_ps.")
+    duration_ps: Positive | None = Field(
+        default=None, description="Length of the segment, ps; a segment has this or until_ps."
+    )
     until_ps: Positive | None = Field(
         default=None, description="Time at which the segment ends, ps from the start of the run."
     )

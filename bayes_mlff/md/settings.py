@@ -58,14 +58,17 @@ class DynamicsConfig(Section):
     )
     thermostat: Thermostat = Field(
         default="langevin",
-        description="Thermostat of nvt and npt: langevin (friction and noise) or bussi (stochastic velocity rescaling).",
+        description="Thermostat of nvt and npt: langevin (friction and noise) or bussi (stochastic velocity "
+        "rescaling).",
     )
     duration_ps: Positive = Field(default=10.0, description="Simulated time of the whole run, ps.")
     timestep_fs: float = Field(default=0.5, gt=0.0, le=10.0, description="Time step of the integrator, fs.")
     temperature_k: float = Field(
         default=300.0, ge=0.0, description="Temperature of the thermostat and of velocities that are drawn, K."
     )
-    friction_per_fs: Positive = Field(default=0.01, description="Friction coefficient of the langevin thermostat, 1/fs.")
+    friction_per_fs: Positive = Field(
+        default=0.01, description="Friction coefficient of the langevin thermostat, 1/fs."
+    )
     thermostat_time_fs: Positive = Field(default=100.0, description="Relaxation time of the bussi thermostat, fs.")
     pressure_gpa: Pressure = Field(
         default=0.0, description="Pressure of npt on the whole cell, with any vacuum in it, GPa."
@@ -95,8 +98,8 @@ class DynamicsConfig(Section):
     )
     memory_gib: Positive | None = Field(
         default=None,
-        description="Memory of each device that evaluating the chains may take, GiB: with less of it they are evaluated "
-        "in groups or one by one. null means most of what the device has free.",
+        description="Memory of each device that evaluating the chains may take, GiB: with less of it they are "
+        "evaluated in groups or one by one. null means most of what the device has free.",
     )
 
     @model_validator(mode="after")
@@ -106,7 +109,10 @@ class DynamicsConfig(Section):
         if not 1.0 <= steps <= LONGEST_STEPS:
             raise ConfigError("dynamics.duration_ps", self.duration_ps, f"1 to {LONGEST_STEPS} steps of timestep_fs")
         ranges.check_thermostat(
-            self.thermostat_used, self.timestep_fs, friction_per_fs=self.friction_per_fs, time_fs=self.thermostat_time_fs
+            self.thermostat_used,
+            self.timestep_fs,
+            friction_per_fs=self.friction_per_fs,
+            time_fs=self.thermostat_time_fs,
         )
         pressures = [self.pressure_gpa] + [p for s in self.schedule for p in (s.pressure_gpa, s.end_pressure_gpa)]
         if self.ensemble != "npt" and any(p not in (None, 0.0) for p in pressures):

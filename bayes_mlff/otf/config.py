@@ -28,7 +28,8 @@ class CalibrationConfig(Section):
         default=1.0,
         gt=0.0,
         le=1.0,
-        description="Factor by which the weight of all earlier errors is multiplied at each label; 1 keeps all of them.",
+        description="Factor by which the weight of all earlier errors is multiplied at each label; 1 keeps all of "
+        "them.",
     )
 
 
@@ -60,8 +61,8 @@ class GuardsConfig(Section):
 
     on_failure: Literal["rollback", "stop"] = Field(
         default="rollback",
-        description="What to do when a guard trips or a geometry gets no label: rollback returns to the last state that "
-        "the reference confirmed and draws new velocities, stop ends the run.",
+        description="What to do when a guard trips or a geometry gets no label: rollback returns to the last state "
+        "that the reference confirmed and draws new velocities, stop ends the run.",
     )
     max_rollbacks: Count = Field(
         default=5, description="Number of rollbacks within guards.rollback_steps after which the run stops instead."

@@ -180,7 +180,9 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
     if dynamics.ensemble == "nve":
         return velocity_verlet(step)
     if dynamics.thermostat == "bussi" and len(structure.numbers) < 2:
-        raise ConfigError("dynamics.thermostat", "bussi", "langevin for a single atom, whose momentum velocity rescaling keeps")
+        raise ConfigError(
+            "dynamics.thermostat", "bussi", "langevin for a single atom, whose momentum velocity rescaling keeps"
+        )
     thermostat = (
         rescaling_thermostat(step, dynamics.thermostat_time_fs)
         if dynamics.thermostat == "bussi"

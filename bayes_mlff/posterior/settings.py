@@ -61,8 +61,8 @@ class ParallelChains(SamplerStep):
         default=0.25,
         ge=0.0,
         le=1.0,
-        description="Standard deviation of the chains' starting points around the centre of the prior, as a fraction of "
-        "prior.scale.",
+        description="Standard deviation of the chains' starting points around the centre of the prior, as a fraction "
+        "of prior.scale.",
     )
 
     @model_validator(mode="after")
@@ -95,7 +95,8 @@ class LongChain(SamplerStep):
     peak: Positive = Field(default=1e-3, description="Step size at the start of every cosine cycle.")
     eps: Positive = Field(
         default=1e-5,
-        description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a weight.",
+        description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a "
+        "weight.",
     )
 
 
@@ -114,6 +115,6 @@ class LikelihoodSettings(Section):
 
     stress_sigma_kcal_mol_a3: Positive = Field(
         default=0.1 / 16.0,
-        description="Standard deviation of a stress component in the likelihood, kcal/mol/Å³; it has no effect where no "
-        "stress is learnt.",
+        description="Standard deviation of a stress component in the likelihood, kcal/mol/Å³; it has no effect where "
+        "no stress is learnt.",
     )
