@@ -78,12 +78,12 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
       elements: atomic numbers to keep, in any order.
 
     Raises:
-      ConfigError: if the potential does not know one of them.
+      ValueError: if the potential does not know one of them.
     """
     config = potential.config
     kept = tuple(sorted(set(elements)))
     if not kept or not set(kept) <= set(config.elements):
-        raise ConfigError("elements", elements, f"some of the model's elements {list(config.elements)}")
+        raise ValueError(f"elements: got {elements}; allowed: some of the model's elements {list(config.elements)}")
     index = np.array([config.elements.index(z) for z in kept])
     tables = {"energy_shifts", "energy_scales"} & set(type(config).model_fields)
     update = {name: tuple(getattr(config, name)[i] for i in index) for name in tables}

@@ -42,7 +42,7 @@ def export(
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("output", str(folder), "a new or an empty folder")
+        raise ConfigError("--output", str(folder), "a new or an empty folder")
     arrays, metadata, _ = checkpoint.newest(run / "checkpoints")
     _, unravel = potential.flat()
     chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
