@@ -53,12 +53,13 @@ class Section(BaseModel):
 Settings = TypeVar("Settings", bound=Section)
 
 
-def validate(model: type[Settings], raw: Any) -> Settings:
+def validate(model: type[Settings], raw: Any, *, source: Path | None = None) -> Settings:
     """Make settings of values read from YAML.
 
     Args:
       model: the outermost section.
       raw: what was read.
+      source: the file it was read from, which a refusal of former spellings names.
 
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
@@ -66,7 +67,7 @@ def validate(model: type[Settings], raw: Any) -> Settings:
     if not isinstance(raw, dict):
         raise ConfigError("config", raw, "a mapping of keys to values")
     _check_size(raw)
-    _refuse_former(model, raw)
+    _refuse_former(model, raw, "" if source is None else f"; change it in {source}")
     try:
         settings = model.model_validate(raw)
     except ValidationError as error:
@@ -200,15 +201,15 @@ def _check_size(raw: dict) -> None:
         waiting += [((*location, name), item) for name, item in items]
 
 
-def _refuse_former(model: type[Section], raw: dict) -> None:
+def _refuse_former(model: type[Section], raw: dict, where: str) -> None:
     """Refuse keys and values by the names that they had, with those that they have now."""
     for old, new in model.renamed.items():
         for inner, value in _found(raw, old):
-            raise ConfigError(old + inner, value, f"{new}{inner}, to which this key was renamed")
+            raise ConfigError(old + inner, value, f"{new}{inner}, to which this key was renamed{where}")
     for key, spellings in model.respelt.items():
         for inner, value in _found(raw, key):
             if not inner and isinstance(value, str) and value in spellings:
-                raise ConfigError(key, value, spellings[value])
+                raise ConfigError(key, value, spellings[value] + where)
 
 
 def _found(raw: dict, key: str) -> Iterator[tuple[str, Any]]:

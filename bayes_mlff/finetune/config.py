@@ -205,9 +205,9 @@ class FinetuneConfig(Section):
     )
     method: Method = Field(
         default="sghmc",
-        description="sghmc: samples of the posterior. Baselines: scratch (the same from random weights, "
-        "prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same with a normal "
-        "posterior of its last layer), deep-ensemble (optimised from random weights).",
+        description="Method of learning: sghmc draws samples of the posterior. Baselines are scratch (the same from "
+        "random weights, prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same with "
+        "a normal posterior of its last layer), deep-ensemble (optimised from random weights).",
     )
     targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
         default="energy+forces", description="Labels to learn from; stress is learnt of periodic structures only."
@@ -301,7 +301,7 @@ def load(path: Path) -> FinetuneConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    return parse(settings.read_yaml(path))
+    return settings.validate(FinetuneConfig, settings.read_yaml(path), source=path)
 
 
 def template(config: FinetuneConfig) -> str:

@@ -73,7 +73,9 @@ class DynamicsConfig(Section):
     pressure_gpa: Pressure = Field(
         default=0.0, description="Pressure of npt on the whole cell, with any vacuum in it, GPa."
     )
-    barostat: BarostatConfig = Field(default=BarostatConfig(), description="Barostat of npt.")
+    barostat: BarostatConfig = Field(
+        default=BarostatConfig(), description="Barostat of npt: stochastic cell rescaling."
+    )
     schedule: tuple[Segment, ...] = Field(
         default=(),
         description="Segments {duration_ps or until_ps, temperature_k, end_temperature_k, pressure_gpa, "

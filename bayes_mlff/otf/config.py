@@ -191,7 +191,9 @@ class RunConfig(Section):
     prior: PriorSettings = Field(default=PriorSettings(), description="Prior of the weights.")
     likelihood: OtfLikelihood = Field(default=OtfLikelihood(), description="Standard deviations of the labels.")
     sampler: SamplerConfig = Field(default=SamplerConfig(), description="SGHMC chains, which sample the posterior.")
-    dynamics: DynamicsConfig = Field(default=DynamicsConfig(), description="Molecular dynamics.")
+    dynamics: DynamicsConfig = Field(
+        default=DynamicsConfig(), description="Molecular dynamics: ensemble, conditions, time step and what is stored."
+    )
     guards: GuardsConfig = Field(default=GuardsConfig(), description="States that the run refuses to go on from.")
     audits: AuditsConfig = Field(default=AuditsConfig(), description="Labels at random times.")
     engine: EngineSettings = Field(
@@ -266,7 +268,7 @@ def load(path: Path) -> RunConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    return parse(settings.read_yaml(path))
+    return settings.validate(RunConfig, settings.read_yaml(path), source=path)
 
 
 def template() -> str:
