@@ -206,8 +206,8 @@ class FinetuneConfig(Section):
     method: Method = Field(
         default="sghmc",
         description="Method of learning: sghmc draws samples of the posterior. Baselines are scratch (the same from "
-        "random weights, prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same with "
-        "a normal posterior of its last layer), deep-ensemble (optimised from random weights).",
+        "random weights, prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same "
+        "with a normal posterior of its last layer), deep-ensemble (optimised from random weights).",
     )
     targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
         default="energy+forces", description="Labels to learn from; stress is learnt of periodic structures only."

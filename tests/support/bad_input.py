@@ -33,8 +33,8 @@ ENGINES: Final[tuple[dict[str, Any], ...]] = (
 )
 FINETUNINGS: Final[tuple[dict[str, Any], ...]] = (
     {"data": {"train": "a.npz", "validation": "b.npz", "frames": 3}, "prior": {"kind": "normal"}},
-    {"data": {"train": "a.xyz"}, "schedule": {"kind": "long", "samples": 3, "start": 1e-3}, "method": "adam"},
-    {"data": {"train": "a.xyz"}, "schedule": {"steps": 900, "chains": 4}, "optimizer": {"members": 2}},
+    {"data": {"train": "a.xyz"}, "sampler": {"kind": "long", "samples": 3, "start": 1e-3}, "method": "adam"},
+    {"data": {"train": "a.xyz"}, "sampler": {"steps": 900, "chains": 4}, "optimizer": {"members": 2}},
 )
 NUMBERS: Final = ("nan", "inf", "-inf", "1e400", "-1", "0", "1e-320", "1e308", "9" * 30, "9" * 5000, "1_0", "٣", "0x1f")
 YAML: Final = (
