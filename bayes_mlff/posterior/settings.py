@@ -44,8 +44,10 @@ class ParallelChains(SamplerStep):
         multiple_of=10,
         description="Number of steps of every chain, a multiple of 10; on the fly, of those after each label.",
     )
-    step_size: Positive = Field(
-        default=1e-3, description="Step size γ0 at the start; it falls to zero along a cosine until the last step."
+    step_size: Positive | None = Field(
+        default=None,
+        description="Step size γ0 at the start, from which it falls to zero along a cosine; without it that of the "
+        "model's architecture, 0.001 for nequip, 0.001 for mace.",
     )
     cold_steps: int = Field(
         default=400,
@@ -105,8 +107,8 @@ class PriorSettings(Section):
 
     scale: Positive | None = Field(
         default=None,
-        description="Standard deviation σ_TL of every weight around its pretrained value; null means that of the "
-        "model's architecture, 0.2 for NequIP and 0.5 for MACE.",
+        description="Standard deviation σ_TL of every weight around its pretrained value; without it that of the "
+        "model's architecture, 0.2 for nequip, 0.5 for mace.",
     )
 
 
