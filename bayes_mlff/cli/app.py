@@ -9,7 +9,6 @@ import jax
 import typer
 
 from bayes_mlff.cli import runner
-from bayes_mlff.cli.template import template
 from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
 from bayes_mlff.core.errors import ConfigError
@@ -74,7 +73,7 @@ def system(
 @app.command()
 def init(path: ConfigPath = Path("config.yaml")) -> None:
     """Write a commented configuration with every key and its default."""
-    write_new(path, template(), "path")
+    write_new(path, configuration.template(), "path")
     make_console().print(f"wrote {path}; edit it, then: bayes-mlff check {path}")
 
 

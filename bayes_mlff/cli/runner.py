@@ -318,7 +318,7 @@ def _introduce(problem: Problem, engine: SharedEngine, console: Console) -> None
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
-        f"  prior      normal around the model's weights, with a standard deviation of {config.sampler.prior_scale:g}\n"
+        f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}",

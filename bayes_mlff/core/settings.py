@@ -38,7 +38,14 @@ MOST: Final = 100_000
 
 
 class Section(BaseModel):
-    """Frozen, and closed to unknown keys and to numbers that are not finite."""
+    """Frozen, and closed to unknown keys and to numbers that are not finite.
+
+    The outermost section may know former spellings, which are refused with what to write now: `renamed` has new by old
+    dotted keys, a section's key standing for all that is in it; `respelt` has new by old values for dotted keys.
+    """
+
+    renamed: ClassVar[dict[str, str]] = {}
+    respelt: ClassVar[dict[str, dict[str, str]]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,12 +53,13 @@ class Section(BaseModel):
 Settings = TypeVar("Settings", bound=Section)
 
 
-def validate(model: type[Settings], raw: Any) -> Settings:
+def validate(model: type[Settings], raw: Any, *, source: Path | None = None) -> Settings:
     """Make settings of values read from YAML.
 
     Args:
       model: the outermost section.
       raw: what was read.
+      source: the file it was read from, which a refusal of former spellings names.
 
     Raises:
       ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
@@ -59,6 +67,7 @@ def validate(model: type[Settings], raw: Any) -> Settings:
     if not isinstance(raw, dict):
         raise ConfigError("config", raw, "a mapping of keys to values")
     _check_size(raw)
+    _refuse_former(model, raw, "" if source is None else f"; change it in {source}")
     try:
         settings = model.model_validate(raw)
     except ValidationError as error:
@@ -190,6 +199,31 @@ def _check_size(raw: dict) -> None:
         if len(location) == DEEPEST or count > MOST:
             raise ConfigError(_dotted(location), value, f"at most {DEEPEST} levels and {MOST} values in all")
         waiting += [((*location, name), item) for name, item in items]
+
+
+def _refuse_former(model: type[Section], raw: dict, where: str) -> None:
+    """Refuse keys and values by the names that they had, with those that they have now."""
+    for old, new in model.renamed.items():
+        for inner, value in _found(raw, old):
+            raise ConfigError(old + inner, value, f"{new}{inner}, to which this key was renamed{where}")
+    for key, spellings in model.respelt.items():
+        for inner, value in _found(raw, key):
+            if not inner and isinstance(value, str) and value in spellings:
+                raise ConfigError(key, value, spellings[value] + where)
+
+
+def _found(raw: dict, key: str) -> Iterator[tuple[str, Any]]:
+    """The value of a dotted key, or of the first key in a section, with what is to be added to the key."""
+    value: Any = raw
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return
+        value = value[part]
+    if isinstance(value, dict) and value:
+        inner, value = next(iter(value.items()))
+        yield f".{inner}", value
+    else:
+        yield "", value
 
 
 def _refuse_truth_as_number(raw: Any, made: Any, location: Location) -> None:

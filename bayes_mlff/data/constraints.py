@@ -1,4 +1,8 @@
-"""Coordinates that a structure's file holds, as a mask of Cartesian components."""
+"""Coordinates that constraints and columns of a file hold, as a mask of Cartesian components.
+
+`held` is for structures that dynamics starts from: a constraint of another kind would be lost and is refused.
+`zeroed` is for labels: whatever sets a force to zero, so that it is not learnt.
+"""
 
 from typing import Any, Final
 
@@ -6,7 +10,7 @@ import ase
 import numpy as np
 from ase.constraints import FixAtoms, FixCartesian, FixScaled
 
-from bayes_mlff.core.errors import DataError, shown
+from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.data.key_words import array, says_nothing, tokens, told
 
 HELD: Final = {"fixed", "fix", "frozen", "freeze", "constrained", "fix_mask", "fixed_mask", "fixed_atoms"}
@@ -60,6 +64,26 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
                 "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
             )
     return fixed if fixed.any() else None
+
+
+def zeroed(atoms: ase.Atoms) -> np.ndarray | None:
+    """Coordinates [n, 3] whose forces constraints set to zero, or that a column says are held; None if there are none.
+
+    Raises:
+      DataError: if a constraint fails, or a column that seems to hold atoms is not understood.
+    """
+    probe = np.random.default_rng(0).uniform(1.0, 2.0, (len(atoms), 3))
+    try:
+        for constraint in atoms.constraints:
+            constraint.adjust_forces(atoms, probe)
+    except READER_ERRORS as error:
+        raise DataError(f"a constraint cannot be used: {type(error).__name__}: {error}") from error
+    found = probe == 0.0
+    plain = atoms.copy()
+    plain.set_constraint()
+    columns = held(plain)
+    found = found if columns is None else found | columns
+    return found if found.any() else None
 
 
 def _holds(name: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What an extended-XYZ file claims, held against its text before ASE reads it.
+"""The reader of extended-XYZ files: what one claims is held against its text before ASE reads it.
 
 ASE takes the file at its word: it looks for as many lines and columns as a header names, drops whatever follows an
 empty line, pads no row but cuts long ones, and takes a key that is spelt wrongly for a remark.
@@ -6,17 +6,19 @@ empty line, pads no row but cuts long ones, and takes a key that is spelt wrongl
 
 import bz2
 import gzip
+import io
 import lzma
 import re
 import zlib
 from collections import deque
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
+import ase
 import numpy as np
 from ase.data import atomic_numbers
-from ase.io.extxyz import key_val_str_to_dict
+from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 
@@ -49,20 +51,60 @@ def open_text(path: Path) -> IO[str]:
     return path.open(encoding="utf-8") if opener is None else opener(path, "rt", encoding="utf-8")
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that does not hold what it claims; it may be compressed.
+def read_frames(path: Path, name: str | None = None) -> list[ase.Atoms]:
+    """All frames of a file, which may be compressed.
+
+    Args:
+      path: of the file.
+      name: what messages call it; its path by default.
 
     Raises:
-      DataError: naming the file, the frame (from 0) and what was expected.
+      DataError: naming the file, the frame (from 0) and what was expected, if the file does not hold what it claims.
     """
+    source = name or str(path)
     try:
         with open_text(path) as file:
             text = file.read()
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{source}: no such file") from error
     except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable text file: {error}") from error
-    check_text(text, str(path))
+        raise DataError(f"{source}: not a readable text file: {error}") from error
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> list[ase.Atoms]:
+    """All frames of the text of a file.
+
+    Args:
+      text: of one or more frames.
+      source: what messages call it.
+
+    Raises:
+      DataError: see `read_frames`.
+    """
+    check_text(text, source)
+    return parse_checked(text, source)
+
+
+def parse_checked(text: str, source: str) -> list[ase.Atoms]:
+    """The same for text that has been checked, as that of `read_frame`, perhaps with isotopes renamed since."""
+    read: Any = read_extxyz  # annotated for one frame only
+    try:
+        return list(read(io.StringIO(text), slice(None)))
+    except READER_ERRORS as error:
+        raise DataError(f"{source}: unreadable: {type(error).__name__}: {error}") from error
+
+
+def comment_values(line: str, where: str) -> dict[str, Any]:
+    """What the comment line of a frame says, by key; a bare word is True.
+
+    Raises:
+      DataError: if it is no list of key=value.
+    """
+    try:
+        return key_val_str_to_dict(line.strip()) if line.strip() else {}
+    except READER_ERRORS as error:
+        raise DataError(f"{where}: not a list of key=value: {type(error).__name__}: {error}") from error
 
 
 def read_frame(path: Path, index: int) -> Frame:
@@ -130,7 +172,11 @@ def _frames(file: IO[str], source: str) -> Iterator[tuple[str, int]]:
 
 
 def check_text(text: str, source: str) -> None:
-    """The same for the text of a file; `source` is what messages call it."""
+    """Refuse the text of a file that does not hold what it claims; `source` is what messages call it.
+
+    Raises:
+      DataError: naming the frame (from 0), the line and what was expected.
+    """
     lines = text.split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -174,10 +220,7 @@ def _check_frame(
 
 def _check_comment(line: str, where: str) -> tuple[int | None, int | None]:
     """How many columns the atoms have, if that is said, and which is the chemical symbol, if there is one."""
-    try:
-        info = key_val_str_to_dict(line.strip()) if line.strip() else {}
-    except READER_ERRORS as error:
-        raise DataError(f"{where}: not a list of key=value: {type(error).__name__}: {error}") from error
+    info = comment_values(line, where)
     for key in info:
         right = SPELT.get(key.lower(), key)
         if key != right:

@@ -19,9 +19,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 from bayes_mlff.core.paths import bounded_memory
-from bayes_mlff.data.extxyz import check_file, check_text
+from bayes_mlff.data import constraints, extxyz
 from bayes_mlff.data.labels import Label, check_label
-from bayes_mlff.data.stated import State, held, state_of, units_of
+from bayes_mlff.data.stated import State, state_of, units_of
 from bayes_mlff.data.structure import Structure, check
 
 FORMATS: Final = {".xyz": "extxyz", ".extxyz": "extxyz", ".traj": "traj", ".db": "db", ".json": "json"}
@@ -133,7 +133,7 @@ def read_extxyz(
 def _structure(atoms: ase.Atoms) -> Structure:
     """Geometry and held coordinates; momenta, moments and constraints of other kinds say nothing about labels."""
     geometry = (np.array(atoms.numbers, np.int64), np.array(atoms.positions, np.float64), atoms.cell.array.copy())
-    return Structure(*geometry, np.array(atoms.pbc, bool), fixed=held(atoms))
+    return Structure(*geometry, np.array(atoms.pbc, bool), fixed=constraints.zeroed(atoms))
 
 
 def _keys(asked: LabelKeys, present: list[dict[str, Any]]) -> LabelKeys:
@@ -164,17 +164,10 @@ def _atoms(path: Path) -> list[ase.Atoms]:
         raise DataError(f"{path}: no such file")
     kind = FORMATS.get(_inner(path).suffix, "extxyz")
     if path.suffix not in COMPRESSED:
-        if kind == "extxyz":
-            check_file(path)
         return _read(path, kind, str(path))
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / f"unpacked{_inner(path).suffix}"
         _unpack(path, unpacked)
-        if kind == "extxyz":
-            try:
-                check_text(unpacked.read_text(encoding="utf-8"), str(path))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: holds no readable text: {error}") from error
         return _read(unpacked, kind, str(path))
 
 
@@ -198,6 +191,8 @@ def _read(path: Path, kind: str, name: str) -> list[ase.Atoms]:
         with bounded_memory(MOST_BYTES):
             if kind in ("db", "json"):
                 read = _rows(path, kind)
+            elif kind == "extxyz":
+                read = extxyz.read_frames(path, name)
             else:
                 read = ase.io.read(path, index=":", format=kind, do_not_split_by_at_sign=True)
     except (*READER_ERRORS, sqlite3.Error, UnknownFileTypeError) as error:

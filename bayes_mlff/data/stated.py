@@ -1,4 +1,4 @@
-"""What labelled files say beside their labels: units, charge and spin, and which atoms were held."""
+"""What labelled files say beside their labels: units, charge and spin."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,7 @@ from typing import Any, Final, NamedTuple
 import ase
 import numpy as np
 
-from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
-from bayes_mlff.data import constraints
+from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data.electronic import CHARGE, MULTIPLICITY, NEAR, SPIN, UNCLEAR, UNPAIRED
 
 UNIT_NAMES: Final = {
@@ -203,26 +202,6 @@ def _meanings(name: str, value: float) -> frozenset[float]:
     else:
         found = {value + 1.0}
     return frozenset(m for m in found if m >= 1.0 and m == round(m))
-
-
-def held(atoms: ase.Atoms) -> np.ndarray | None:
-    """Coordinates [n, 3] whose forces constraints set to zero, or that a column says are held; None if there are none.
-
-    Raises:
-      DataError: if a constraint fails, or a column that seems to hold atoms is not understood.
-    """
-    probe = np.random.default_rng(0).uniform(1.0, 2.0, (len(atoms), 3))
-    try:
-        for constraint in atoms.constraints:
-            constraint.adjust_forces(atoms, probe)
-    except READER_ERRORS as error:
-        raise DataError(f"a constraint cannot be used: {type(error).__name__}: {error}") from error
-    found = probe == 0.0
-    plain = atoms.copy()
-    plain.set_constraint()
-    columns = constraints.held(plain)
-    found = found if columns is None else found | columns
-    return found if found.any() else None
 
 
 def _text(value: Any) -> str | None:

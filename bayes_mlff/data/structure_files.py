@@ -54,13 +54,28 @@ class StructureSettings(Section):
     """Where the initial structure is, and what its file does not say."""
 
     file: str = Field(description="Path of a file that ASE reads, or the name of a built-in structure.")
-    format: str | None = Field(default=None, description="ASE's name of the file format; by default found out.")
-    index: int = Field(default=-1, description="Frame to take, from 0; negative: counted from the end.")
-    elements: tuple[str, ...] = Field(
-        default=(), description="Elements of the atom types 1, 2, ... of formats that only number them (LAMMPS)."
+    format: str | None = Field(
+        default=None,
+        description="ASE's name of the file format; null means that it is found out from the name and the content.",
     )
-    charge: int | None = Field(default=None, ge=-1000, le=1000, description="Charge of the structure, e.")
-    multiplicity: Count | None = Field(default=None, description="Spin multiplicity of the structure, 2S + 1.")
+    index: int = Field(
+        default=-1, description="Number of the frame to start from, counted from 0, or if negative from the end."
+    )
+    elements: tuple[str, ...] = Field(
+        default=(),
+        description="Chemical symbols of the atom types 1, 2, ... for formats that only number them (LAMMPS).",
+    )
+    charge: int | None = Field(
+        default=None,
+        ge=-1000,
+        le=1000,
+        description="Total charge of the structure, e; null means what the file states, or 0.",
+    )
+    multiplicity: Count | None = Field(
+        default=None,
+        description="Spin multiplicity 2S + 1 of the structure; null means what the file states, or what the reference "
+        "assumes.",
+    )
 
 
 class InitialStructure(NamedTuple):

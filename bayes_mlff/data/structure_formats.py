@@ -1,6 +1,5 @@
 """XYZ and POSCAR files: what ASE's readers leave out of them, or misread, is read here or refused by name."""
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Final, NamedTuple
 import ase
 import numpy as np
 from ase.data import atomic_numbers
-from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 
 from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data import extxyz, structure_frames
@@ -48,7 +46,7 @@ def read_xyz(path: Path, index: int, given: Given) -> Raw:
     place(index, frame.count)
     lines = frame.text.split("\n")
     title, warned = lines[1].strip(), []
-    said = key_val_str_to_dict(title) if title else {}
+    said = extxyz.comment_values(title, str(path))
     bare = _bare_words(title, said)
     _check_title(bare, given)
     if "Properties" not in said:
@@ -68,7 +66,7 @@ def read_xyz(path: Path, index: int, given: Given) -> Raw:
                 "for example Properties=species:S:1:pos:R:3:momenta:R:3, or leave them out"
             )
     heavy = _rename_isotopes(lines)
-    atoms = next(read_extxyz(io.StringIO("\n".join(lines)), 0))
+    (atoms,) = extxyz.parse_checked("\n".join(lines), str(path))
     if heavy:
         masses = atoms.get_masses()
         masses[list(heavy)] = list(heavy.values())

@@ -11,7 +11,7 @@ import ase
 import numpy as np
 from ase.calculators.calculator import BaseCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
@@ -42,7 +42,9 @@ class AseSettings(CalculatorSettings):
     start, unless they name a file beside the configuration.
     """
 
-    name: Literal["ase"] = "ase"
+    name: Literal["ase"] = Field(
+        default="ase", description="Reference method: an ASE calculator in the process of the run."
+    )
 
 
 class AseEngine:

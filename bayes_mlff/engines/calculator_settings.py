@@ -44,33 +44,47 @@ class CalculatorSettings(CommonSettings):
     """
 
     calculator: str = Field(
-        description="Import path: 'tblite.ase:TBLite', or 'my_calc:make' of a my_calc.py beside the configuration."
+        description="Import path of an ASE calculator, such as tblite.ase:TBLite, or my_calc:make of a my_calc.py "
+        "beside the configuration."
     )
     arguments: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Keyword arguments; a mapping {calculator: PATH, arguments: {...}} within them is made one.",
+        description="Keyword arguments of the calculator; a mapping {calculator: PATH, arguments: {...}} among them "
+        "becomes a calculator itself.",
     )
     retries: tuple[dict[str, JsonValue], ...] = Field(
         default=({},),
-        description="For each further attempt, what to change in `arguments`; each has a new calculator. "
-        "Solver settings only: a change of the level of theory would mix labels.",
+        description="Changes of engine.arguments for each further attempt, which has a new calculator; the default is "
+        "one plain retry. Solver settings only: a change of the level of theory would mix labels.",
     )
     retry_exceptions: tuple[str, ...] = Field(
-        default=(), description="Import paths of further exceptions that mean: this geometry failed."
+        default=(),
+        description="Import paths of further exceptions by which the calculator says that it cannot label a geometry.",
     )
     reads: tuple[Literal["info", "initial", "arguments"], ...] = Field(
         default=(),
-        description="By what a calculator without known keywords gets charge and spin: atoms.info (charge, spin and "
-        "multiplicity), the sums of initial charges and moments, or the arguments as they are.",
+        description="Where a calculator without known keywords reads charge and spin from: atoms.info (charge, spin "
+        "and multiplicity), the sums of initial charges and moments, or the arguments as they are.",
     )
-    stress: bool = Field(default=False, description="Ask for the stress of periodic structures.")
-    initial_magmoms: tuple[float, ...] | None = Field(default=None, description="One moment for each atom, μB.")
-    reuse_calculator: bool = Field(default=True, description="Keep one calculator for all labels.")
+    stress: bool = Field(
+        default=False, description="Whether the calculator gives the stress of periodic structures; npt needs it."
+    )
+    initial_magmoms: tuple[float, ...] | None = Field(
+        default=None, description="Initial magnetic moment of each atom, μB; null means those of the structure, if any."
+    )
+    reuse_calculator: bool = Field(
+        default=True,
+        description="Whether one calculator object is kept for all labels, so that it can start from its last result.",
+    )
     output_file: str | None = Field(
-        default=None, description="What the program writes about its convergence, from where it is started."
+        default=None,
+        description="Path of the file in which the program reports its convergence; null means that no file is "
+        "searched.",
     )
     unconverged_pattern: str | None = Field(
-        default=None, description="Regular expression that in `output_file` means: not converged."
+        default=None,
+        description="Regular expression that, if found in engine.output_file, means that the calculation has not "
+        "converged.",
     )
 
     @field_validator("unconverged_pattern")

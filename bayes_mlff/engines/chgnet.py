@@ -16,11 +16,19 @@ CALCULATOR: Final = "chgnet.model.dynamics:CHGNetCalculator"
 class ChgnetSettings(CommonSettings):
     """A universal potential that stands in for the reference method."""
 
-    name: Literal["chgnet"] = "chgnet"
-    stress: bool = Field(default=True, description="Ask for the stress of periodic structures.")
-    python: str | None = Field(default=None, description="Interpreter that has CHGNet; by default this one.")
-    timeout_s: float = Field(default=600.0, gt=0.0, description="Longest calculation; then the process is killed.")
-    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    name: Literal["chgnet"] = Field(default="chgnet", description="Reference method: the CHGNet model, for crystals.")
+    stress: bool = Field(
+        default=True, description="Whether the stress of periodic structures is calculated; npt needs it."
+    )
+    python: str | None = Field(
+        default=None, description="Path of the Python interpreter that has CHGNet; null means the one of the run."
+    )
+    timeout_s: float = Field(
+        default=600.0,
+        gt=0.0,
+        description="Longest time of a calculation, s; after it the process is killed and the label counts as failed.",
+    )
+    threads: int = Field(default=1, ge=1, description="Number of OpenMP and BLAS threads of the process.")
 
 
 class ChgnetEngine(WorkerEngine):

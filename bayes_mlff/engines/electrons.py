@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import JsonValue
 
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.structure import Plain, Structure
 from bayes_mlff.engines import keywords, spelling
 from bayes_mlff.engines.charge_spin import WHOLE, Electrons, settle, spread
@@ -248,7 +248,7 @@ def _with_atoms(
             allowed = (
                 f"{unpaired} μB in all, for multiplicity {electrons.multiplicity}: {parts[0].path} takes their sum"
             )
-            raise ConfigError("structure: initial moments", list(start), allowed)
+            raise DataError(f"structure: got initial moments {list(start)}; allowed: {allowed}")
         start = spread(unpaired, n)
         remarks.append(f"initial moments: {unpaired} μB shared out over the atoms")
     info: dict[str, Plain] = dict(state.info)

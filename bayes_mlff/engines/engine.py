@@ -26,10 +26,12 @@ class CommonSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     min_distance_angstrom: float = Field(
-        default=0.5, ge=0.0, description="Closer atoms are refused before the calculation is paid for."
+        default=0.5, ge=0.0, description="Smallest distance between two atoms that the reference is asked to label, Å."
     )
     subtract_net_force: bool = Field(
-        default=False, description="Remove the mean force, which grid and plane-wave engines leave over."
+        default=False,
+        description="Whether the mean force over all atoms is subtracted, which grids and plane waves do not make "
+        "zero.",
     )
 
 

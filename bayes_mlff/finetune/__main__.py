@@ -41,7 +41,7 @@ def finetune(
     model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
     method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
     targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="parallel or long.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Schedule of the chains: parallel or long.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     methods: Annotated[
         str | None, typer.Option("--compare", help="Fit several methods and compare them, e.g. sghmc,adam,laplace.")
@@ -52,7 +52,7 @@ def finetune(
     ] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the results.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key, e.g. --set schedule.steps=4000; repeatable.")
+        list[str] | None, typer.Option("--set", help="Any key, e.g. --set sampler.steps=4000; repeatable.")
     ] = None,
     write_config: Annotated[
         Path | None, typer.Option(help="Write the configuration there, with comments, and stop.")
@@ -71,7 +71,7 @@ def finetune(
     raw = {} if path is None else _absolute(path)
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
-    given |= {"data.frames": frames, "method": method, "targets": targets, "schedule.kind": schedule, "seed": seed}
+    given |= {"data.frames": frames, "method": method, "targets": targets, "sampler.kind": sampler, "seed": seed}
     given |= {"model": str(Path(model).absolute()) if model is not None and is_file(Path(model)) else model}
     for key, value in given.items():
         if value is not None:
@@ -79,7 +79,7 @@ def finetune(
     override(raw, overrides)
     config = configuration.parse(raw)
     if write_config is not None:
-        write_new(write_config, configuration.commented(config), "--write-config")
+        write_new(write_config, configuration.template(config), "--write-config")
         make_console().print(f"wrote {printable(str(write_config))}")
         return
     _compute(config, several)

@@ -1,17 +1,16 @@
 """What to fine-tune on which labels, and how: one YAML file, validated before anything is computed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.core.template import commented
 from bayes_mlff.posterior.likelihood import EnergySigma, PerAtom
-
-MOST_CHAINS: Final = 1024
-"""Sets of weights that are held at a time."""
+from bayes_mlff.posterior.settings import MOST_CHAINS, LikelihoodSettings, LongChain, ParallelChains, PriorSettings
 
 Method = Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
 
@@ -28,62 +27,87 @@ StressUnit = Literal["eV/A^3", "GPa", "kbar", "hartree/bohr^3"]
 class DataConfig(Section):
     """Labelled sets: .npz of one molecule, or .xyz, .extxyz, .traj, .db, .json (.gz, .bz2, .xz) of any structures."""
 
-    train: str = Field(description="Path of the labels to learn from.")
+    train: str = Field(description="Path of the file of labelled structures to learn from.")
     validation: str | None = Field(
-        default=None, description="Path of frames that scale σ and, when optimising, choose among steps."
+        default=None,
+        description="Path of labelled structures that scale the predicted σ and, for the optimisers, choose the best "
+        "step; null means none, or validation_frames of the training file.",
     )
-    test: str | None = Field(default=None, description="Path of frames that are only predicted.")
-    frames: Count | None = Field(default=None, description="Training frames to use; all without it.")
+    test: str | None = Field(
+        default=None,
+        description="Path of labelled structures that are predicted and compared only; null means none, or test_frames "
+        "of the training file.",
+    )
+    frames: Count | None = Field(
+        default=None, description="Number of training frames to use; null means all that are not set aside."
+    )
     validation_frames: Count | None = Field(
-        default=None, description="In place of validation: so many frames of the training file, drawn at random."
+        default=None,
+        description="Number of random frames of the training file that are set aside in the place of data.validation.",
     )
-    test_frames: Count | None = Field(default=None, description="In place of test: the same.")
+    test_frames: Count | None = Field(
+        default=None,
+        description="Number of random frames of the training file that are set aside in the place of data.test.",
+    )
     draw_seed: Seed | None = Field(
         default=None,
-        description="Draw the frames at random with this seed; without it they are the first of those not set aside.",
+        description="Seed with which the frames are drawn; null means that the training frames are the first of those "
+        "not set aside, and that these are drawn with seed 0.",
     )
     frames_seed: Seed | None = Field(
         default=None,
-        description="Draw the training frames with this seed, the fewer being among the more; draw_seed then only sets "
-        "frames aside.",
+        description="Seed with which the training frames are drawn, smaller sets being parts of larger ones; draw_seed "
+        "then only sets frames aside. null means draw_seed.",
     )
-    numbers_key: str = Field(default="z", description="npz: atomic numbers.")
-    positions_key: str = Field(default="R", description="npz: positions.")
-    energies_key: str = Field(default="E", description="npz: energies of the structures.")
-    forces_key: str = Field(default="F", description="npz: forces.")
+    numbers_key: str = Field(default="z", description="Name of the array of atomic numbers in .npz files.")
+    positions_key: str = Field(default="R", description="Name of the array of positions in .npz files.")
+    energies_key: str = Field(default="E", description="Name of the array of energies in .npz files.")
+    forces_key: str = Field(default="F", description="Name of the array of forces in .npz files.")
     xyz_energy_key: str | None = Field(
         default=None,
-        description="Other files: energy of a structure; without it REF_energy, or in files without REF_energy and "
-        "REF_forces what ASE takes for a calculator's, free_energy before energy.",
+        description="Name of the energy in files other than .npz; null means REF_energy, or in files without "
+        "REF_energy and REF_forces what ASE reads as a calculator's result, free_energy before energy.",
     )
     xyz_forces_key: str | None = Field(
-        default=None, description="Other files: forces; without it REF_forces or forces."
+        default=None,
+        description="Name of the forces in files other than .npz; null means REF_forces, or forces as for the energy.",
     )
     xyz_stress_key: str | None = Field(
-        default=None, description="Other files: stress; without it REF_stress or stress."
+        default=None,
+        description="Name of the stress in files other than .npz; null means REF_stress, or stress as for the energy.",
     )
     positions_unit: PositionUnit | None = Field(
-        default=None, description="Of positions and cells; without it what the file states, else A (Å)."
+        default=None,
+        description="Unit of positions and cells; null means the one that the file states, and A (Å) where it states "
+        "none.",
     )
-    energy_unit: EnergyUnit | None = Field(default=None, description="Without it what the file states, else eV.")
+    energy_unit: EnergyUnit | None = Field(
+        default=None,
+        description="Unit of the energies; null means the one that the file states, and eV where it states none.",
+    )
     forces_unit: ForceUnit | None = Field(
         default=None,
-        description="Without it what the file states, of forces or of energy and positions, else eV/A.",
+        description="Unit of the forces; null means the one that the file states, of forces or of energy and "
+        "positions, and eV/A where it states none.",
     )
-    stress_unit: StressUnit | None = Field(default=None, description="Without it what the file states, else eV/A^3.")
+    stress_unit: StressUnit | None = Field(
+        default=None,
+        description="Unit of the stress; null means the one that the file states, and eV/A^3 where it states none.",
+    )
     stress_sign: Literal["tension", "compression"] = Field(
-        default="tension", description="What is positive in the files; compression for what VASP prints."
+        default="tension",
+        description="Which stress is positive in the files: tension as in ASE, or compression as in VASP's output.",
     )
     doubtful_units: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="What to do where another unit explains bond lengths, forces against differences of energies, or "
-        "the pretrained model far better.",
+        description="What to do if another unit explains bond lengths, the forces against differences of energies, or "
+        "the predictions of the pretrained model far better.",
     )
     electronic_states: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do about frames that state different charges or spins."
+        default="refuse", description="What to do about frames that state different charges or multiplicities."
     )
     duplicates: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do about a geometry that is there twice, in one set or in two."
+        default="refuse", description="What to do about a geometry that is present twice, in one set or in two."
     )
 
     @model_validator(mode="after")
@@ -94,137 +118,137 @@ class DataConfig(Section):
         return self
 
 
-class PriorConfig(Section):
+class PriorConfig(PriorSettings):
     """Independent normal prior of the weights."""
 
     kind: Literal["transfer", "normal"] = Field(
-        default="transfer", description="Centred on the pretrained weights, or N(0, 1)."
-    )
-    scale: Positive | None = Field(
-        default=None,
-        description="Standard deviation σ_TL of the prior around the pretrained weights; without it that of the "
-        "model's architecture, 0.2 for nequip, 0.5 for mace.",
+        default="transfer",
+        description="Centre of the prior: transfer puts it on the pretrained weights, normal is N(0, 1).",
     )
 
 
-class ParallelSchedule(Section):
-    """Short independent chains, one sample each, as after the first label of an on-the-fly run."""
+class FinetuneLikelihood(LikelihoodSettings):
+    """Standard deviations of the labels in the likelihood; that of the forces is predicted by the model."""
 
-    kind: Literal["parallel"] = "parallel"
-    chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
-    steps: Count = Field(default=2000, ge=10, multiple_of=10, description="Steps of every chain.")
-    step_size: Positive | None = Field(
-        default=None,
-        description="First step size γ0 of the falling cosine; without it that of the model's architecture, 0.001 for "
-        "nequip, 0.001 for mace.",
-    )
-    cold_steps: int = Field(
-        default=400,
-        ge=0,
-        lt=2**31,
-        description="Steps at temperature 0; four fifths of all where the model has much to learn.",
-    )
-    ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
-    initial_spread: float = Field(
-        default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
-    )
-    eps: Positive = Field(default=1e-4, description="ε of the mass.")
-
-    @model_validator(mode="after")
-    def _warm(self) -> "ParallelSchedule":
-        if self.steps <= self.cold_steps + self.ramp_steps:
-            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
-        return self
-
-
-class LongSchedule(Section):
-    """One chain: exponential decay of the step size, then falling cosine cycles with one sample each."""
-
-    kind: Literal["long"] = "long"
-    samples: int = Field(
-        default=8, ge=2, le=MOST_CHAINS, description="The first at the end of the decay, one after each cycle."
-    )
-    decay_steps: Count = Field(default=20_000, description="Steps of the decay; 1 000 000 in the paper.")
-    cycle_steps: Count = Field(default=1000, description="Steps of a cycle; 50 000 in the paper.")
-    start: Positive = Field(default=3e-3, description="First step size; 1e-2 in the paper from random weights.")
-    end: Positive = Field(default=1e-5, description="Step size at the end of the decay.")
-    peak: Positive = Field(default=1e-3, description="Step size at the start of every cycle.")
-    eps: Positive = Field(default=1e-5, description="ε of the mass.")
-
-
-ScheduleConfig = Annotated[ParallelSchedule | LongSchedule, Field(discriminator="kind")]
-
-
-class OptimizerConfig(Section):
-    """For the methods adam, laplace and deep-ensemble."""
-
-    steps: Count = Field(default=2000, description="Steps of every member.")
-    learning_rate: Positive = Field(default=1e-3, description="At the start; 1e-2 in the paper from random weights.")
-    final_learning_rate: Positive = Field(default=1e-5, description="At the end of the exponential decay.")
-    members: Count = Field(default=8, le=MOST_CHAINS, description="Of a deep ensemble.")
-
-
-class LaplaceConfig(Section):
-    """For the method laplace."""
-
-    samples: int = Field(default=30, ge=2, le=MOST_CHAINS, description="Draws from the posterior of the last layer.")
-
-
-class FinetuneConfig(Section):
-    """Everything that defines a fine-tuning."""
-
-    data: DataConfig
-    model: str = Field(
-        default="nequip-md17-small", description="Name of a known model, or path of a .safetensors file."
-    )
-    output: str = Field(default="finetuned", description="Directory of the results.")
-    method: Method = Field(
-        default="sghmc",
-        description="sghmc: samples of the posterior. Baselines: scratch (the same from random weights, "
-        "prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same with a normal "
-        "posterior of its last layer), deep-ensemble (optimised from random weights).",
-    )
-    targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
-        default="energy+forces", description="Labels to learn from."
-    )
-    prior: PriorConfig = PriorConfig()
-    schedule: ScheduleConfig = ParallelSchedule()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    laplace: LaplaceConfig = LaplaceConfig()
-    batch_size: Count = Field(default=5, description="Labels of a step; 30 in the paper's long chains.")
-    friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α of the sampler; 1 - β1 of the optimisers.")
     energy_sigma: str = Field(
-        default="0.05 kcal/mol", description="Energy σ of the likelihood: total, or with /atom per atom."
+        default="0.05 kcal/mol",
+        description="Standard deviation of the energy in the likelihood, with its unit: of the total energy of any "
+        "structure, or with /atom behind the unit multiplied by the number of atoms.",
     )
-    stress_sigma_kcal_mol_a3: Positive = Field(default=0.1 / 16.0, description="Stress σ of the likelihood.")
-    large_error_kcal_mol_a: Positive = Field(
-        default=1.0, description="Force errors above it are those that σ should point to (AUC-ROC)."
-    )
-    evaluation_batch: Count = Field(default=32, description="Frames predicted at once.")
-    checkpoint_steps: Count = Field(
-        default=500,
-        description="Steps between checkpoints, at most; no fewer than those between two noise levels, up to 50.",
-    )
-    seed: Seed = 0
-
-    @field_validator("schedule", mode="before")
-    @classmethod
-    def _parallel_unless_said(cls, value: Any) -> Any:
-        return {"kind": "parallel"} | value if isinstance(value, dict) else value
 
     @field_validator("energy_sigma")
     @classmethod
     def _quantity(cls, value: str) -> str:
         try:
-            units.parse_energy(value, n_atoms=1, key="energy_sigma")
+            units.parse_energy(value, n_atoms=1, key="likelihood.energy_sigma")
         except ConfigError as error:
             raise ValueError(f"allowed: {error.allowed}") from error
         return value
 
+
+class ParallelSampler(ParallelChains):
+    """Short independent SGHMC chains, each of which gives one sample of the posterior."""
+
+    kind: Literal["parallel"] = Field(
+        default="parallel", description="Schedule of the chains: parallel for many chains with one sample each."
+    )
+
+
+Sampler = Annotated[ParallelSampler | LongChain, Field(discriminator="kind")]
+
+
+class OptimizerConfig(Section):
+    """Optimiser of the methods adam, laplace and deep-ensemble."""
+
+    steps: Count = Field(default=2000, description="Number of steps of every optimised model.")
+    learning_rate: Positive = Field(
+        default=1e-3,
+        description="Learning rate at the first step; 1e-2 in the paper, which starts from random weights.",
+    )
+    final_learning_rate: Positive = Field(
+        default=1e-5, description="Learning rate at the end of its exponential decay, which takes all steps."
+    )
+    members: Count = Field(
+        default=8, le=MOST_CHAINS, description="Number of models of a deep ensemble, each from its own random weights."
+    )
+
+
+class LaplaceConfig(Section):
+    """Laplace approximation of the method laplace."""
+
+    samples: int = Field(
+        default=30,
+        ge=2,
+        le=MOST_CHAINS,
+        description="Number of samples that are drawn from the normal posterior of the last layer.",
+    )
+
+
+class FinetuneConfig(Section):
+    """Everything that defines a fine-tuning."""
+
+    renamed: ClassVar[dict[str, str]] = {
+        "schedule": "sampler",
+        "batch_size": "sampler.batch_size",
+        "friction": "sampler.friction",
+        "energy_sigma": "likelihood.energy_sigma",
+        "stress_sigma_kcal_mol_a3": "likelihood.stress_sigma_kcal_mol_a3",
+    }
+
+    data: DataConfig = Field(description="Labelled structures to learn from, to validate and to test on.")
+    model: str = Field(
+        default="nequip-md17-small",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors or .model file.",
+    )
+    output: str = Field(
+        default="finetuned", description="Directory of the results; a fine-tuning that it holds is continued."
+    )
+    method: Method = Field(
+        default="sghmc",
+        description="Method of learning: sghmc draws samples of the posterior. Baselines are scratch (the same from "
+        "random weights, prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same "
+        "with a normal posterior of its last layer), deep-ensemble (optimised from random weights).",
+    )
+    targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
+        default="energy+forces", description="Labels to learn from; stress is learnt of periodic structures only."
+    )
+    prior: PriorConfig = Field(default=PriorConfig(), description="Prior of the weights.")
+    likelihood: FinetuneLikelihood = Field(
+        default=FinetuneLikelihood(), description="Standard deviations of the labels."
+    )
+    sampler: Sampler = Field(
+        default=ParallelSampler(),
+        description="SGHMC chains, which sample the posterior; batch_size and friction are those of the optimisers, "
+        "too.",
+    )
+    optimizer: OptimizerConfig = Field(
+        default=OptimizerConfig(), description="Optimiser of the methods adam, laplace and deep-ensemble."
+    )
+    laplace: LaplaceConfig = Field(default=LaplaceConfig(), description="Approximation of the method laplace.")
+    large_error_kcal_mol_a: Positive = Field(
+        default=1.0,
+        description="Size above which a force error counts as large, kcal/mol/Å: the area under the ROC curve says how "
+        "well the predicted σ points to such errors.",
+    )
+    evaluation_batch: Count = Field(default=32, description="Number of frames that are predicted at a time.")
+    checkpoint_steps: Count = Field(
+        default=500,
+        description="Largest number of steps between checkpoints; parallel chains take at least the steps between two "
+        "adjustments of their noise levels, up to 50.",
+    )
+    seed: Seed = Field(default=0, description="Seed of all random numbers but those that draw frames.")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _parallel_unless_said(cls, value: Any) -> Any:
+        return {"kind": "parallel"} | value if isinstance(value, dict) else value
+
     @property
     def energy_sigma_ev(self) -> EnergySigma:
         """Energy σ of the likelihood."""
-        one, two = (units.parse_energy(self.energy_sigma, n_atoms=n, key="energy_sigma") for n in (1, 2))
+        one, two = (
+            units.parse_energy(self.likelihood.energy_sigma, n_atoms=n, key="likelihood.energy_sigma") for n in (1, 2)
+        )
         return one if one == two else PerAtom(one)
 
     @property
@@ -245,9 +269,16 @@ class FinetuneConfig(Section):
         return 1 if self.parallel is None else self.parallel.chains
 
     @property
-    def parallel(self) -> ParallelSchedule | None:
-        """Schedule of a sampler's parallel chains, whose noise levels are adjusted while they are cold; else None."""
-        return self.schedule if isinstance(self.schedule, ParallelSchedule) and not self.optimises else None
+    def parallel(self) -> ParallelSampler | None:
+        """Parallel chains of a sampler, whose noise levels are adjusted while they are cold; else None."""
+        return self.sampler if isinstance(self.sampler, ParallelSampler) and not self.optimises else None
+
+    @property
+    def pace(self) -> str:
+        """Key of the size of the steps."""
+        if self.optimises:
+            return "optimizer.learning_rate"
+        return "sampler.step_size" if isinstance(self.sampler, ParallelSampler) else "sampler.start or sampler.peak"
 
     @property
     def from_random_weights(self) -> bool:
@@ -270,23 +301,9 @@ def load(path: Path) -> FinetuneConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    return parse(settings.read_yaml(path))
+    return settings.validate(FinetuneConfig, settings.read_yaml(path), source=path)
 
 
-def commented(config: FinetuneConfig) -> str:
-    """The same as `dump`, each key under a comment that says what it means."""
-    lines = ["# Fine-tuning on labelled structures. Unknown keys are refused."]
-    return "\n".join(lines + _entries(config, 0)) + "\n"
-
-
-def _entries(section: BaseModel, indent: int) -> list[str]:
-    lines, pad = [], "  " * indent
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            about = (type(value).__doc__ or "").splitlines()[0]
-            lines += ["", f"{pad}# {about}", f"{pad}{name}:", *_entries(value, indent + 1)]
-            continue
-        lines += [f"{pad}# {field.description}"] if field.description else []
-        lines.append(f"{pad}{name}: {settings.dump_value(value)}")
-    return lines
+def template(config: FinetuneConfig) -> str:
+    """The configuration as YAML, each key under a comment that says what it means."""
+    return commented(config, "Configuration of a fine-tuning on labelled structures. Unknown keys are refused.")

@@ -67,7 +67,9 @@ def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
         return {}
     if taken >= whole.size:
         raise ConfigError(
-            "data.validation_frames + data.test_frames", taken, f"less than the {whole.size} frames of {data.train}"
+            "data.validation_frames" if data.validation_frames else "data.test_frames",
+            taken,
+            f"less than the {whole.size} frames of {data.train}, data.validation_frames and data.test_frames together",
         )
     order = np.random.default_rng(data.draw_seed or 0).permutation(whole.size)
     ends = np.cumsum([*counts.values()])

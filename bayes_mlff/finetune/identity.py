@@ -10,7 +10,7 @@ from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig, ParallelSchedule
+from bayes_mlff.finetune.config import DataConfig, FinetuneConfig, ParallelSampler
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.transfer import first_step_size, prior_scale
@@ -24,10 +24,10 @@ def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
     update: dict[str, Section] = {
         "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)})
     }
-    schedule = config.schedule
-    if isinstance(schedule, ParallelSchedule):
-        size = first_step_size(schedule.step_size, potential)
-        update["schedule"] = schedule.model_copy(update={"step_size": size})
+    sampler = config.sampler
+    if isinstance(sampler, ParallelSampler):
+        size = first_step_size(sampler.step_size, potential)
+        update["sampler"] = sampler.model_copy(update={"step_size": size})
     return config.model_copy(update=update)
 
 
@@ -65,9 +65,13 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []
     names += ["prior"] if config.optimises or config.from_random_weights else []
-    names += ["schedule"] if config.optimises else ["optimizer"]
+    names += [] if config.optimises else ["optimizer"]
     names += ["laplace"] if config.method != "laplace" else []
-    return config.model_copy(update={"data": data} | {key: default[key].default for key in names})
+    update = {"data": data} | {key: default[key].default for key in names}
+    if config.optimises:  # which take of the sampler what every step depends on
+        kept = {key: getattr(config.sampler, key) for key in ("batch_size", "friction")}
+        update["sampler"] = default["sampler"].default.model_copy(update=kept)
+    return config.model_copy(update=update)
 
 
 def digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:

@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core.numbers import largest_divisor
-from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
+from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
@@ -52,7 +52,7 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
     SGHMC at T = 0 with bias correction is AMSGrad (Reddi et al. 2018) with β1 = 1 - α: the optimisers are that.
 
     Args:
-      config: method, schedule and prior.
+      config: method, sampler and prior.
       potential: pretrained weights.
     """
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config, potential)
@@ -61,7 +61,7 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
 
 
 def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[int, int]:
-    """Chunk and thin of a plan: stretches of one length where they are not much shorter than they may be.
+    """Chunk and thin of a plan: stretches of equal length unless that makes them less than half of checkpoint_steps.
 
     Chains whose noise levels are adjusted are so every `thin` steps, which therefore must not depend on the steps
     between checkpoints.
@@ -81,14 +81,14 @@ def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn,
     """Noise levels during the cold steps of parallel chains; None for all other methods.
 
     Args:
-      config: method and schedule.
+      config: method and sampler.
       potential: network.
       predict: the network as a function of flat weights.
       thin: of the plan.
     """
     if config.parallel is None:
         return None
-    level = noise_levels(predict, last_sigma_bias(potential), config.batch_size, floor_ev_a=SIGMA_UNIT)
+    level = noise_levels(predict, last_sigma_bias(potential), config.sampler.batch_size, floor_ev_a=SIGMA_UNIT)
     return while_cold(level, config.parallel.cold_steps, thin)
 
 
@@ -98,7 +98,7 @@ def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
     transform = sghmc(
         optax.exponential_decay(settings.learning_rate, settings.steps, decay),
         temperature=0.0,
-        friction=config.friction,
+        friction=config.sampler.friction,
         preconditioner=amsgrad(eps=1e-8),
         bias_correction=True,
     )
@@ -106,29 +106,29 @@ def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
 
 
 def _sampler(config: FinetuneConfig, potential: Potential) -> tuple[Sghmc, tuple[int, ...]]:
-    schedule = config.schedule
-    if isinstance(schedule, ParallelSchedule):
+    sampler = config.sampler
+    if isinstance(sampler, ParallelSampler):
         transform = sghmc(
-            cosine_step_size(first_step_size(schedule.step_size, potential), schedule.steps),
-            temperature=warmup_temperature(schedule.cold_steps, schedule.ramp_steps),
-            friction=config.friction,
-            preconditioner=amsgrad(eps=schedule.eps),
+            cosine_step_size(first_step_size(sampler.step_size, potential), sampler.steps),
+            temperature=warmup_temperature(sampler.cold_steps, sampler.ramp_steps),
+            friction=sampler.friction,
+            preconditioner=amsgrad(eps=sampler.eps),
         )
-        return transform, (schedule.steps,)
+        return transform, (sampler.steps,)
     transform = sghmc(
         long_chain_step_size(
-            schedule.start,
-            end=schedule.end,
-            decay_steps=schedule.decay_steps,
-            peak=schedule.peak,
-            cycle_steps=schedule.cycle_steps,
+            sampler.start,
+            end=sampler.end,
+            decay_steps=sampler.decay_steps,
+            peak=sampler.peak,
+            cycle_steps=sampler.cycle_steps,
         ),
-        friction=config.friction,
-        preconditioner=amsgrad(eps=schedule.eps, freeze_after=long_chain_freeze_step(schedule.decay_steps)),
+        friction=sampler.friction,
+        preconditioner=amsgrad(eps=sampler.eps, freeze_after=long_chain_freeze_step(sampler.decay_steps)),
         bias_correction=True,
     )
-    lengths = {"decay_steps": schedule.decay_steps, "cycle_steps": schedule.cycle_steps}
-    return transform, long_chain_sample_steps(schedule.samples, **lengths)
+    lengths = {"decay_steps": sampler.decay_steps, "cycle_steps": sampler.cycle_steps}
+    return transform, long_chain_sample_steps(sampler.samples, **lengths)
 
 
 def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:

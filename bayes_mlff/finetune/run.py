@@ -165,7 +165,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     offset = above(energy)
     # Random networks know no atomic reference energies: their labels are given a mean of zero.
     learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
-    stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
+    stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
     likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if config.learns_stress else None)

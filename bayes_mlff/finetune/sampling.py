@@ -136,7 +136,7 @@ def run(
         params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
     ):
         value_and_grad = potential_and_gradient(
-            predict, plan.prior, config.batch_size, prefer_newest=False, batch_axis=batch_axis
+            predict, plan.prior, config.sampler.batch_size, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
         run = chain_runner(
@@ -145,7 +145,7 @@ def run(
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
     advance = {
-        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.batch_size)
+        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch_size)
         for steps in {plan.chunk, plan.thin}
     }
     state, trace, before = _first(plan, start, key, folder, digest, observer)
@@ -178,8 +178,7 @@ def _stretch(
     for done in range(step + each, end + 1, each):
         params, chains, info = advance[each](params, chains, labels)
         if not bool(jnp.all(info.finite)):
-            section = "optimizer.learning_rate" if config.optimises else "the step size of the schedule"
-            raise RunStoppedError(f"step {done}: a chain became non-finite; a smaller {section} usually helps")
+            raise RunStoppedError(f"step {done}: a chain became non-finite; a smaller {config.pace} usually helps")
     assert info is not None
     return params, chains, info
 

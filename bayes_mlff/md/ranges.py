@@ -25,7 +25,7 @@ LARGEST_STEP: Final = 0.02
 """Largest change of ln V in a step, by the wanted pressure or by noise."""
 
 
-def check_thermostat(kind: str, timestep_fs: float, *, friction_per_fs: float, time_fs: float) -> None:
+def check_thermostat(kind: str | None, timestep_fs: float, *, friction_per_fs: float, time_fs: float) -> None:
     """Refuse a thermostat that replaces the velocities in every step.
 
     Raises:

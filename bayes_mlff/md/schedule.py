@@ -29,12 +29,25 @@ Pressure = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bearable
 class Segment(Section):
     """A stretch of a schedule; it lasts for `duration_ps` or ends at `until_ps`, one of which is given."""
 
-    duration_ps: Positive | None = Field(default=None, description="How long the segment lasts.")
-    until_ps: Positive | None = Field(default=None, description="When the segment ends, counted from the start.")
-    temperature_k: Positive
-    end_temperature_k: Positive | None = Field(default=None, description="Reached linearly; by default constant.")
-    pressure_gpa: Pressure | None = Field(default=None, description="By default that at the end of the one before.")
-    end_pressure_gpa: Pressure | None = Field(default=None, description="Reached linearly; by default constant.")
+    duration_ps: Positive | None = Field(
+        default=None, description="Length of the segment, ps; a segment has this or until_ps."
+    )
+    until_ps: Positive | None = Field(
+        default=None, description="Time at which the segment ends, ps from the start of the run."
+    )
+    temperature_k: Positive = Field(description="Temperature at the beginning of the segment, K.")
+    end_temperature_k: Positive | None = Field(
+        default=None,
+        description="Temperature at the end of the segment, K, reached linearly; null means that it is constant.",
+    )
+    pressure_gpa: Pressure | None = Field(
+        default=None,
+        description="Pressure at the beginning of the segment, GPa; null means that at the end of the segment before.",
+    )
+    end_pressure_gpa: Pressure | None = Field(
+        default=None,
+        description="Pressure at the end of the segment, GPa, reached linearly; null means that it is constant.",
+    )
 
 
 class Schedule(NamedTuple):

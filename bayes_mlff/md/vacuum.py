@@ -89,5 +89,5 @@ def refuse_vacuum(structure: Structure, free: tuple[str, ...], r_max: float) -> 
         "would be strained without resistance"
     )
     if not holding:
-        raise ConfigError("dynamics.ensemble", "npt", f"langevin, bussi or nve, at constant cell: {why}")
+        raise ConfigError("dynamics.ensemble", "npt", f"nvt or nve, at constant cell: {why}")
     raise ConfigError("dynamics.barostat.free", f"[{', '.join(free)}]", f"[{', '.join(holding)}], since {why}")

@@ -64,12 +64,12 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
       elements: atomic numbers to keep, in any order.
 
     Raises:
-      ConfigError: if the potential does not know one of them.
+      ValueError: if the potential does not know one of them.
     """
     config = potential.config
     kept = tuple(sorted(set(elements)))
     if not kept or not set(kept) <= set(config.elements):
-        raise ConfigError("elements", elements, f"some of the model's elements {list(config.elements)}")
+        raise ValueError(f"elements: got {elements}; allowed: some of the model's elements {list(config.elements)}")
     places = tuple(config.elements.index(z) for z in kept)
     index, axis_of = np.array(places), architectures.of(config).element_axis
     flat = flatten_dict(potential.params)

@@ -1,279 +1,205 @@
 """The configuration of a run: one YAML file, validated before anything is paid for."""
 
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.core.template import commented
 from bayes_mlff.data.structure_files import StructureSettings
 from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
-from bayes_mlff.md import ranges
-from bayes_mlff.md import schedule as schedules
-from bayes_mlff.md.schedule import Pressure, Schedule, Segment
-
-MOST_CHAINS: Final = 1024
-"""Sets of weights that are held at a time."""
-
-LONGEST_STEPS: Final = 2**31 - 1
-"""MD steps of a run, which are counted in int32."""
+from bayes_mlff.md.settings import DynamicsConfig
+from bayes_mlff.posterior.settings import LikelihoodSettings, ParallelChains, PriorSettings
 
 
 class CalibrationConfig(Section):
-    """Gamma prior on the precision of the predicted errors."""
+    """Gamma prior of the precision (1/variance) of errors divided by their predicted σ, which every label updates."""
 
-    a: Positive = Field(default=3.0, description="Shape; 3 for NequIP, 1.5 for MACE.")
-    b: Positive = Field(default=10.0, description="Rate.")
+    a: Positive = Field(
+        default=3.0, description="Shape of the Gamma prior; the paper takes 3 with NequIP and 1.5 with MACE."
+    )
+    b: Positive = Field(default=10.0, description="Rate (inverse scale) of the Gamma prior; 10 in the paper.")
     decay: float = Field(
-        default=1.0, gt=0.0, le=1.0, description="Weight kept by earlier errors at each label; 1 = all."
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Factor by which the weight of all earlier errors is multiplied at each label; 1 keeps all of "
+        "them.",
     )
 
 
-class SamplerConfig(Section):
-    """SGHMC chains."""
+class SamplerConfig(ParallelChains):
+    """SGHMC chains, which go on after every label from their last samples."""
 
-    chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
-    steps: Count = Field(default=2000, ge=10, multiple_of=10, description="Steps of every chain after each label.")
     rounds: Count = Field(
         default=1,
-        description="At most so many times `steps` after a label: the chains go on while their mean energy of that "
-        "label is off by more than half of the threshold.",
-    )
-    step_size: Positive | None = Field(
-        default=None,
-        description="First step size γ0 of the falling cosine; without it that of the model's architecture, 0.001 for "
-        "nequip, 0.001 for mace.",
-    )
-    batch_size: Count = Field(default=5, description="Labels in a minibatch.")
-    friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")
-    cold_steps: int = Field(
-        default=400,
-        ge=0,
-        lt=2**31,
-        description="Steps at temperature 0; four fifths of all where the model has much to learn.",
-    )
-    ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
-    prior_scale: Positive | None = Field(
-        default=None,
-        description="Standard deviation σ_TL of the prior around the pretrained weights; without it that of the "
-        "model's architecture, 0.2 for nequip, 0.5 for mace.",
-    )
-    initial_spread: float = Field(
-        default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
+        description="Largest number of times that the chains are run for sampler.steps after a label: they go on while "
+        "their mean energy of that label is off by more than half of the threshold.",
     )
     memory_gib: Positive | None = Field(
         default=None,
-        description="Memory of each device for intermediate results of an update, which does less at once to keep to "
-        "it; by default most of what the device has free.",
-    )
-    energy_sigma_fraction: Positive = Field(default=0.1, description="Energy σ of the likelihood over the threshold.")
-    stress_sigma_kcal_mol_a3: Positive = Field(
-        default=0.1 / 16.0, description="Stress σ of the likelihood, kcal/mol/Å³; used where stress is learnt."
+        description="Memory of each device that the intermediate results of an update may take, GiB: with less of it "
+        "fewer labels and chains are evaluated at once. null means most of what the device has free.",
     )
 
-    @model_validator(mode="after")
-    def _warm(self) -> "SamplerConfig":
-        if self.steps <= self.cold_steps + self.ramp_steps:
-            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
-        return self
 
+class OtfLikelihood(LikelihoodSettings):
+    """Standard deviations of the labels in the likelihood; that of the forces is predicted by the model."""
 
-class BarostatConfig(Section):
-    """Stochastic cell rescaling, for `ensemble: npt`."""
-
-    cell: Literal["flexible", "orthorhombic", "isotropic"] = Field(
-        default="flexible", description="What may change: lengths and angles, lengths along x, y, z, or the volume."
+    energy_sigma_fraction: Positive = Field(
+        default=0.1, description="Standard deviation of the total energy in the likelihood, as a fraction of threshold."
     )
-    time_fs: Positive = Field(default=1000.0, description="Relaxation time of the cell.")
-    compressibility_per_gpa: Positive = Field(
-        default=0.02, description="Rough value of the material, 1/GPa; sets the speed only (metals 0.01, liquids 0.5)."
-    )
-    free: tuple[Literal["a", "b", "c"], ...] = Field(
-        default=("a", "b", "c"),
-        description="Cell vectors that may change; for a slab those in its plane, so that its vacuum stays as it is.",
-    )
-
-    @field_validator("free")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("one, two or all of a, b, c, each once")
-        return tuple(sorted(value))
-
-    @model_validator(mode="after")
-    def _of_a_material(self) -> "BarostatConfig":
-        ranges.check_compressibility(self.compressibility_per_gpa)
-        return self
-
-
-class DynamicsConfig(Section):
-    """Molecular dynamics."""
-
-    ensemble: Literal["langevin", "bussi", "nve", "npt"] = Field(
-        default="langevin", description="Constant temperature by friction or by velocity rescaling; nve; or npt."
-    )
-    thermostat: Literal["langevin", "bussi"] = Field(default="langevin", description="Of npt.")
-    duration_ps: Positive = 10.0
-    timestep_fs: float = Field(default=0.5, gt=0.0, le=10.0)
-    temperature_k: float = Field(default=300.0, ge=0.0, description="Of the thermostat and of the first velocities.")
-    friction_per_fs: Positive = Field(default=0.01, description="Langevin friction.")
-    thermostat_time_fs: Positive = Field(default=100.0, description="Relaxation time of velocity rescaling.")
-    pressure_gpa: Pressure = Field(default=0.0, description="Of npt; on the whole cell, with any vacuum in it.")
-    barostat: BarostatConfig = BarostatConfig()
-    schedule: tuple[Segment, ...] = Field(
-        default=(),
-        description="Segments {duration_ps or until_ps, temperature_k, end_temperature_k, pressure_gpa, "
-        "end_pressure_gpa} in place of constant conditions; the last values stay.",
-    )
-    chunk_steps: Count = Field(default=500, description="Steps between two looks from the host, at most.")
-    trajectory_every: Count = Field(default=10, description="Steps between stored frames.")
-    thermo_every: Count = Field(default=1, description="Steps between rows of thermo.csv.")
-    masses: dict[str, Positive] = Field(
-        default={},
-        description="Masses of elements, amu, in place of the standard ones, e.g. {H: 2.014} for deuterium.",
-    )
-    velocities: Literal["auto", "file", "draw"] = Field(
-        default="auto",
-        description="First velocities: those of the structure's file, or drawn at the first temperature; auto takes "
-        "those of the file where it has them.",
-    )
-    skin_angstrom: Positive = Field(default=0.5, description="Neighbours are kept this far beyond the cutoff.")
-    memory_gib: Positive | None = Field(
-        default=None,
-        description="Memory of each device for evaluating the chains, which takes them in groups or one by one to keep "
-        "to it; by default most of what the device has free.",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "DynamicsConfig":
-        self.conditions()
-        steps = self.duration_ps * 1000.0 / self.timestep_fs
-        if not 1.0 <= steps <= LONGEST_STEPS:
-            raise ConfigError("dynamics.duration_ps", self.duration_ps, f"1 to {LONGEST_STEPS} steps of timestep_fs")
-        kind = self.thermostat if self.ensemble == "npt" else self.ensemble
-        ranges.check_thermostat(
-            kind, self.timestep_fs, friction_per_fs=self.friction_per_fs, time_fs=self.thermostat_time_fs
-        )
-        pressures = [self.pressure_gpa] + [p for s in self.schedule for p in (s.pressure_gpa, s.end_pressure_gpa)]
-        if self.ensemble != "npt" and any(p not in (None, 0.0) for p in pressures):
-            raise ConfigError("dynamics.ensemble", self.ensemble, "npt, since a pressure is given")
-        if self.ensemble == "nve" and self.schedule:
-            raise ConfigError("dynamics.schedule", "segments", "none in nve, which has no thermostat")
-        if self.ensemble in ("bussi", "npt") and self.temperature_k == 0.0:
-            raise ConfigError("dynamics.temperature_k", self.temperature_k, f"more than 0 for {self.ensemble}")
-        if self.ensemble == "npt":
-            ranges.check_barostat(
-                self.timestep_fs,
-                time_fs=self.barostat.time_fs,
-                compressibility_per_gpa=self.barostat.compressibility_per_gpa,
-                pressures_gpa=[p for p in pressures if p is not None],
-            )
-        return self
-
-    def conditions(self) -> Schedule:
-        """Temperature and pressure over time.
-
-        Raises:
-          ConfigError: if the schedule is no schedule.
-        """
-        return schedules.build(self.schedule, temperature_k=self.temperature_k, pressure_gpa=self.pressure_gpa)
-
-    @property
-    def initial_temperature_k(self) -> float:
-        """Temperature of the first velocities."""
-        return self.schedule[0].temperature_k if self.schedule else self.temperature_k
 
 
 class GuardsConfig(Section):
-    """What a run refuses to go on from, and what it does then."""
+    """States that a run refuses to go on from, and what it does when it meets one."""
 
     on_failure: Literal["rollback", "stop"] = Field(
         default="rollback",
-        description="When a guard trips or a geometry gets no label: back to the last state that the reference "
-        "confirmed, with new velocities; or stop.",
+        description="What to do when a guard trips or a geometry gets no label: rollback returns to the last state "
+        "that the reference confirmed and draws new velocities, stop ends the run.",
     )
-    max_rollbacks: Count = Field(default=5, description="Stop instead of rolling back more often than this ...")
-    rollback_steps: Count = Field(default=1000, description="... within so many steps.")
-    max_failures: Count = Field(default=3, description="Stop when the reference fails this often in a row.")
+    max_rollbacks: Count = Field(
+        default=5, description="Number of rollbacks within guards.rollback_steps after which the run stops instead."
+    )
+    rollback_steps: Count = Field(
+        default=1000, description="Number of MD steps in which rollbacks are counted for guards.max_rollbacks."
+    )
+    max_failures: Count = Field(
+        default=3, description="Number of failures of the reference in a row at which the run stops."
+    )
     sigma_ratio: float = Field(
         default=20.0,
         gt=1.0,
-        description="Largest energy σ over the critical one (the largest of the present critical σ, the first one, and "
-        "the usual σ of the labels so far).",
+        description="Largest energy σ that dynamics may reach, as a multiple of the critical σ (the largest of the "
+        "present one, the first one and the median σ of the labels so far).",
     )
-    min_distance_angstrom: float = Field(default=0.5, ge=0.0, description="Closest that two atoms may come.")
+    min_distance_angstrom: float = Field(
+        default=0.5, ge=0.0, description="Smallest distance between two atoms, Å; 0 switches the guard off."
+    )
     temperature_ratio: float = Field(
         default=6.0,
         gt=1.0,
-        description="Largest temperature over the highest one scheduled so far (at least 300 K); a few atoms, whose "
-        "temperature fluctuates more, get more room.",
+        description="Largest instantaneous temperature, as a multiple of the highest one scheduled so far (at least "
+        "300 K); structures of few atoms, whose temperature fluctuates more, are allowed more.",
     )
     volume_ratio: float = Field(
-        default=1.5, gt=1.0, description="Largest and, inverted, smallest volume over that of the first cell."
+        default=1.5,
+        gt=1.0,
+        description="Largest volume of the cell as a multiple of the first one; the smallest is the inverse of it.",
     )
     drift_kcal_mol_atom_ps: Positive = Field(
         default=0.5,
-        description="Largest drift of the conserved energy in nve between two labels; for less than a picosecond "
-        "as much as in one.",
+        description="Largest drift of the total energy in nve between two labels, kcal/mol per atom and ps; stretches "
+        "of less than a picosecond may drift as much as one of a picosecond.",
     )
     label_sigmas: Positive = Field(
-        default=20.0, description="A label whose error exceeds this many calibrated σ and ..."
+        default=20.0,
+        description="Number of calibrated σ beyond which the error of a label is implausible, if it exceeds "
+        "guards.label_thresholds too; such a label is not learnt unless it agrees with the label before it.",
     )
     label_thresholds: Positive = Field(
         default=20.0,
-        description="... this many thresholds (for forces per Å) is not learnt, unless it fits to the label before it.",
+        description="Number of thresholds (for forces: per Å) beyond which the error of a label is implausible, if it "
+        "exceeds guards.label_sigmas too.",
     )
-    storm_labels: Count = Field(default=40, description="Stop when more reference calls than this are made ...")
-    storm_steps: Count = Field(default=100, description="... within so many steps.")
+    storm_labels: Count = Field(
+        default=40, description="Number of reference calls within guards.storm_steps above which the run stops."
+    )
+    storm_steps: Count = Field(
+        default=100, description="Number of MD steps in which reference calls are counted for guards.storm_labels."
+    )
 
 
 class AuditsConfig(Section):
-    """Labels at random times, which alone tell without bias how often the model is wrong."""
+    """Labels at random times, which alone show without bias how often the model exceeds the threshold."""
 
-    interval_ps: float = Field(default=1.0, ge=0.0, allow_inf_nan=False, description="Mean time between; 0 = none.")
+    interval_ps: float = Field(
+        default=1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Mean time between two labels at random times, ps; 0 switches them off.",
+    )
     false_alarm: float = Field(
         default=0.01,
         gt=0.0,
         le=0.5,
-        description="Probability, over a whole run, that audits find a calibration too confident that is right.",
+        description="Probability, over a whole run, that the audits call a correct calibration overconfident.",
     )
 
 
 class RunConfig(Section):
     """Everything that defines a run."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "sampler.prior_scale": "prior.scale",
+        "sampler.energy_sigma_fraction": "likelihood.energy_sigma_fraction",
+        "sampler.stress_sigma_kcal_mol_a3": "likelihood.stress_sigma_kcal_mol_a3",
+    }
+    respelt: ClassVar[dict[str, dict[str, str]]] = {
+        "dynamics.ensemble": {
+            "langevin": "nvt, with dynamics.thermostat: langevin",
+            "bussi": "nvt, with dynamics.thermostat: bussi",
+        }
+    }
+
     structure: StructureSettings = Field(
-        description="'ethanol', the path of any file that ASE reads, or {file: PATH, format: NAME, index: FRAME, ...}."
+        description="Starting structure: a shipped one such as 'ethanol', the path of a file that ASE reads, or a "
+        "section {file: PATH, format: NAME, index: FRAME, ...}."
     )
     model: str = Field(
-        default="nequip-md17-small", description="Name of a shipped model, or path of a .safetensors file."
+        default="nequip-md17-small",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors or .model file.",
     )
-    threshold: str = Field(default="0.5 kcal/mol", description="Error of the total energy to hold, with its unit.")
+    threshold: str = Field(
+        default="0.5 kcal/mol",
+        description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "
+        "the unit means per atom.",
+    )
     confidence: float = Field(
-        default=0.95, gt=0.5, lt=1.0, description="Label when the error may exceed it more often."
+        default=0.95,
+        gt=0.5,
+        lt=1.0,
+        description="Probability with which the error must be within the threshold; a label is asked for where it is "
+        "lower.",
     )
-    max_labels: Count = Field(default=500, description="Stop, resumably, when this many labels have been paid for.")
+    max_labels: Count = Field(
+        default=500, description="Number of reference calculations at which the run stops; it can be resumed with more."
+    )
     min_steps_between_labels: int = Field(
         default=0,
         ge=0,
         lt=2**31,
-        description="Steps after a label in which uncertainty asks for no other, since neighbours in time are much "
-        "alike; the stated confidence holds at 0 only.",
+        description="Number of MD steps after a label in which uncertainty asks for no other, since successive "
+        "geometries are similar; the stated confidence holds only with 0.",
     )
     validation_frames: int = Field(
-        default=0, ge=0, lt=2**31, description="Random frames of the trajectory to label at the end."
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="Number of random frames of the trajectory that the reference labels at the end of the run.",
     )
-    seed: Seed = 0
-    calibration: CalibrationConfig = CalibrationConfig()
-    sampler: SamplerConfig = SamplerConfig()
-    dynamics: DynamicsConfig = DynamicsConfig()
-    guards: GuardsConfig = GuardsConfig()
-    audits: AuditsConfig = AuditsConfig()
-    engine: EngineSettings = PyscfSettings()
+    seed: Seed = Field(default=0, description="Seed of all random numbers of the run.")
+    calibration: CalibrationConfig = Field(
+        default=CalibrationConfig(), description="Prior of the calibration of predicted uncertainties."
+    )
+    prior: PriorSettings = Field(default=PriorSettings(), description="Prior of the weights.")
+    likelihood: OtfLikelihood = Field(default=OtfLikelihood(), description="Standard deviations of the labels.")
+    sampler: SamplerConfig = Field(default=SamplerConfig(), description="SGHMC chains, which sample the posterior.")
+    dynamics: DynamicsConfig = Field(
+        default=DynamicsConfig(), description="Molecular dynamics: ensemble, conditions, time step and what is stored."
+    )
+    guards: GuardsConfig = Field(default=GuardsConfig(), description="States that the run refuses to go on from.")
+    audits: AuditsConfig = Field(default=AuditsConfig(), description="Labels at random times.")
+    engine: EngineSettings = Field(
+        default=PyscfSettings(),
+        description="Reference method: pyscf, gpaw, chgnet, or ase or worker with calculator: module:Class.",
+    )
 
     @field_validator("structure", mode="before")
     @classmethod
@@ -301,11 +227,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _labels_must_become_unnecessary(self) -> "RunConfig":
-        prior, fraction = self.calibration, self.sampler.energy_sigma_fraction
+        prior, fraction = self.calibration, self.likelihood.energy_sigma_fraction
         largest = largest_critical_sigma(prior.a, prior.b, prior.decay, confidence=self.confidence)
         if fraction >= largest:
             raise ConfigError(
-                "sampler.energy_sigma_fraction",
+                "likelihood.energy_sigma_fraction",
                 fraction,
                 f"less than {largest:.3g}: σ is never below this part of the threshold, and calibration.decay "
                 f"{prior.decay:g} lets no σ above that pass without a label, however small the errors are",
@@ -342,4 +268,10 @@ def load(path: Path) -> RunConfig:
     Raises:
       ConfigError: if the file is missing, not YAML, or invalid.
     """
-    return parse(settings.read_yaml(path))
+    return settings.validate(RunConfig, settings.read_yaml(path), source=path)
+
+
+def template() -> str:
+    """YAML of all keys, commented; the only one without a default, `structure`, is set to ethanol."""
+    config = RunConfig(structure=StructureSettings(file="ethanol"))
+    return commented(config, "Configuration of an on-the-fly run. Unknown keys are refused.")

@@ -9,7 +9,7 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.md.integrators import Integrator, kept_axes
-from bayes_mlff.otf.config import DynamicsConfig
+from bayes_mlff.md.settings import DynamicsConfig
 
 LIGHTEST: Final = 0.1
 """Smallest mass of an atom, amu: that of a muon in the place of a proton."""
@@ -163,19 +163,20 @@ def _with_velocities(
     net = np.where(kept_axes(held), np.sum(momenta, axis=0), 0.0)
     total = float(np.sum(start.masses))
     before, carried = _kinetic(momenta, start.masses), float(np.sum(net**2)) / (2.0 * total)
-    resting = dynamics.ensemble in ("bussi", "npt")
+    resting = dynamics.ensemble == "npt" or dynamics.thermostat_used == "bussi"
     if resting:
         momenta = momenta - start.masses[:, None] * net / total
     if carried > AT_REST * before:
-        does = {"nve": "keeps its motion", "langevin": "has its motion until friction takes it"}
+        does = "is brought to rest" if resting else "has its motion until friction takes it"
+        does = "keeps its motion" if dynamics.ensemble == "nve" else does
         speed = METRES_PER_SECOND * float(np.linalg.norm(net)) / total * units.FS
-        remarks.append(f"the centre of mass {does.get(dynamics.ensemble, 'is brought to rest')} of {speed:.4g} m/s")
+        remarks.append(f"the centre of mass {does} of {speed:.4g} m/s")
     else:
         carried = 0.0
     thermal = max(_kinetic(momenta, start.masses) - (carried if dynamics.ensemble == "nve" else 0.0), 0.0)
     if thermal <= AT_REST * before:
         thermal = 0.0
-        if dynamics.ensemble == "bussi" or (dynamics.ensemble == "npt" and dynamics.thermostat == "bussi"):
+        if dynamics.thermostat_used == "bussi":
             raise ConfigError(key, wanted, "draw: velocity rescaling cannot set in motion what the file leaves at rest")
     kelvin = 2.0 * thermal / (integrator.degrees_of_freedom(n, structure.fixed) * units.KB)
     text = "; ".join([f"those of the structure's file, {kelvin:.4g} K", *remarks])

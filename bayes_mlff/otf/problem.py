@@ -30,13 +30,14 @@ from bayes_mlff.md.integrators import (
     thermostatted,
     velocity_verlet,
 )
+from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.models.energetics import PredictFn, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
-from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
+from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
@@ -101,12 +102,11 @@ class Problem(NamedTuple):
 
 def stated(config: RunConfig, potential: Potential) -> RunConfig:
     """The configuration as the run directory states it: with what the architecture decides where nothing is given."""
-    given = config.sampler
-    decided = {
-        "step_size": first_step_size(given.step_size, potential),
-        "prior_scale": prior_scale(given.prior_scale, potential),
-    }
-    return config.model_copy(update={"sampler": given.model_copy(update=decided)})
+    size = first_step_size(config.sampler.step_size, potential)
+    scale = prior_scale(config.prior.scale, potential)
+    sampler, prior = config.sampler, config.prior
+    decided = {"sampler": sampler.model_copy(update={"step_size": size})}
+    return config.model_copy(update=decided | {"prior": prior.model_copy(update={"scale": scale})})
 
 
 def prepare(
@@ -139,9 +139,9 @@ def prepare(
     config = stated(config, potential)
     sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
-    energy_sigma = sampler.energy_sigma_fraction * threshold
-    stress_sigma = sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
-    prior = GaussianPrior(prior_mean(potential), prior_scale(sampler.prior_scale, potential))
+    energy_sigma = config.likelihood.energy_sigma_fraction * threshold
+    stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
+    prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
 
     def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
         return otf_chains(
@@ -153,6 +153,7 @@ def prepare(
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,
             ramp_steps=sampler.ramp_steps,
+            eps=sampler.eps,
             thin=window(sampler.steps, sampler.cold_steps),
             chain_axis=axis,
             at_once=at_once,
@@ -193,19 +194,20 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
     step = dynamics.timestep_fs
     if dynamics.ensemble == "nve":
         return velocity_verlet(step)
-    kind = dynamics.thermostat if dynamics.ensemble == "npt" else dynamics.ensemble
-    if kind == "bussi" and len(structure.numbers) < 2:
-        raise ConfigError("dynamics", "bussi", "langevin for a single atom, whose momentum velocity rescaling keeps")
+    if dynamics.thermostat == "bussi" and len(structure.numbers) < 2:
+        raise ConfigError(
+            "dynamics.thermostat", "bussi", "langevin for a single atom, whose momentum velocity rescaling keeps"
+        )
     thermostat = (
         rescaling_thermostat(step, dynamics.thermostat_time_fs)
-        if kind == "bussi"
+        if dynamics.thermostat == "bussi"
         else friction_thermostat(step, dynamics.friction_per_fs)
     )
     if dynamics.ensemble != "npt":
         return thermostatted(step, dynamics.conditions(), thermostat)
     barostat = dynamics.barostat
     if motions.fixed(structure).any():
-        allowed = "langevin, bussi or nve for a structure with held coordinates, which a cell that changes would move"
+        allowed = "nvt or nve for a structure with held coordinates, which a cell that changes would move"
         raise ConfigError("dynamics.ensemble", "npt", allowed)
     if not structure.is_periodic:
         raise ConfigError(

@@ -1,7 +1,6 @@
 """Reference calculations on random frames of a finished run: an unbiased sample, unlike the labels."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,16 +17,7 @@ from bayes_mlff.otf.state import RunState
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import Interruption
-
-
-class Validation(NamedTuple):
-    """Energies of random frames on the scale of predictions, eV; each [f]."""
-
-    step: np.ndarray
-    reference: np.ndarray
-    predicted: np.ndarray  # mean of the final chains
-    sigma: np.ndarray  # not calibrated
-    pretrained: np.ndarray  # of the model before fine-tuning
+from bayes_mlff.runs.validation import Validation
 
 
 def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, Structure]]:
@@ -80,13 +70,7 @@ def validate(
         rows.append((step, *compare(structure, record)))
         progress(done + 1, len(frames))
     result = Validation(*(np.array(column) for column in zip(*rows, strict=True)))
-    run.store_validation(
-        step=result.step,
-        reference_ev=result.reference,
-        predicted_ev=result.predicted,
-        sigma_ev=result.sigma,
-        pretrained_ev=result.pretrained,
-    )
+    run.store_validation(**result._asdict())
     return result
 
 

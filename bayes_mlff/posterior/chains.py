@@ -4,7 +4,6 @@ from typing import NamedTuple, Protocol
 
 import jax
 
-from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Params, PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import LevelFn, while_cold
@@ -97,7 +96,7 @@ def otf_chains(
       needs at least one label, else `info.finite` is False.
 
     Raises:
-      ConfigError: if a setting is out of range; from `update`, if n_steps ends before the chains are at T = 1
+      ValueError: if an argument is out of range; from `update`, if n_steps ends before the chains are at T = 1
         or is not a multiple of `thin`.
     """
     axis = chain_axis or preferred_axis()
@@ -140,7 +139,7 @@ def otf_chains(
     ):
         if n_steps <= cold_steps + ramp_steps:
             allowed = f"more than cold_steps + ramp_steps = {cold_steps + ramp_steps}"
-            raise ConfigError("sghmc.n_steps", n_steps, allowed)
+            raise ValueError(f"n_steps: got {n_steps}; allowed: {allowed}")
         return compiled(params, state, (prior, training_set), n_steps=n_steps, batch_axis=batch_axis)
 
     return OtfChains(init, update_chains)

@@ -48,7 +48,7 @@ def export(
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("output", str(folder), "a new or an empty folder")
+        raise ConfigError("--output", str(folder), "a new or an empty folder")
     what = what or ("chains" if template is None else "model")
     _check(what, potential.config, template)
     learnt = artefact.read(run, potential)

@@ -14,14 +14,14 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.molecule_sets import read_arrays
 from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import energy_scale, metrics
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import config, plausibility
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.runs import start, thermo_log
+from bayes_mlff.runs import start, thermo_log, validation
 from bayes_mlff.runs.thermo_log import LARGEST, ThermoSeries
+from bayes_mlff.runs.validation import Validation
 
 NUMBERS: Final = {
     "label": ("engine_s",),
@@ -47,15 +47,6 @@ class LabelSeries(NamedTuple):
     pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
     sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
-
-
-class Validation(NamedTuple):
-    """Random frames that were labelled after the run; all energies have the same origin."""
-
-    reference_ev: np.ndarray  # [m]
-    predicted_ev: np.ndarray  # [m]
-    sigma_ev: np.ndarray  # [m] uncalibrated
-    pretrained_ev: np.ndarray  # [m]
 
 
 class AngleSeries(NamedTuple):
@@ -173,7 +164,7 @@ def read(run_dir: Path) -> RunData:
         committed=max(steps, default=None),
         n_atoms=1 if initial is None else len(initial.numbers),
         events=_read_events(run_dir / "events.jsonl"),
-        validation=_read_validation(run_dir / "validation.npz"),
+        validation=validation.read(run_dir / "validation.npz"),
         refused=tuple(dataset.read(refused, repeats=True)) if refused.exists() else (),
     )
 
@@ -327,17 +318,3 @@ def _together(before: Mapping[str, Any], event: Mapping[str, Any]) -> Mapping[st
 def _sum(left: object, right: object) -> Any:
     numbers = [x for x in (left, right) if isinstance(x, int | float) and not isinstance(x, bool)]
     return sum(numbers) if len(numbers) == 2 and all(abs(x) < LARGEST for x in numbers) else None
-
-
-def _read_validation(path: Path) -> Validation | None:
-    if not path.exists():
-        return None
-    arrays = read_arrays(path, Validation._fields)
-    for name, array in zip(Validation._fields, arrays, strict=True):
-        if array.dtype.kind not in "fiu" or array.ndim != 1 or array.shape != arrays[0].shape:
-            raise RunDirectoryError(
-                f"{path}: {name} has type {array.dtype} and shape {array.shape}; allowed: a real number for each frame"
-            )
-        if not (np.abs(array) < LARGEST).all():
-            raise RunDirectoryError(f"{path}: {name} is not finite")
-    return Validation(*(array.astype(np.float64) for array in arrays))

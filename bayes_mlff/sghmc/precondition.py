@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bayes_mlff.core.errors import ConfigError
-
 Params = Any
 
 
@@ -75,14 +73,14 @@ def amsgrad(*, beta: float = 0.999, eps: float = 1e-5, freeze_after: int | None 
       A preconditioner with state `AmsgradState`.
 
     Raises:
-      ConfigError: if a setting is out of range.
+      ValueError: if an argument is out of range.
     """
     if not 0.0 < beta < 1.0:
-        raise ConfigError("sghmc.beta", beta, "a number in (0, 1)")
+        raise ValueError(f"beta: got {beta!r}; allowed: a number in (0, 1)")
     if not 0.0 < eps < math.inf:
-        raise ConfigError("sghmc.eps", eps, "a positive number")
+        raise ValueError(f"eps: got {eps!r}; allowed: a positive number")
     if freeze_after is not None and freeze_after < 1:
-        raise ConfigError("sghmc.freeze_after", freeze_after, "a whole number of at least 1, or None")
+        raise ValueError(f"freeze_after: got {freeze_after!r}; allowed: a whole number of at least 1, or None")
 
     def init(params: Params) -> AmsgradState:
         zeros = jax.tree.map(jnp.zeros_like, params)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.sghmc.precondition import Params
 from bayes_mlff.sghmc.transform import Sghmc, SghmcState
 
@@ -106,14 +105,14 @@ def chain_runner(
       same for all chains, and `n_data` the number N of data in it. Compiled once as long as shapes stay.
 
     Raises:
-      ConfigError: if a setting is out of range.
+      ValueError: if an argument is out of range.
     """
     if thin < 1:
-        raise ConfigError("sghmc.thin", thin, "a whole number of at least 1")
+        raise ValueError(f"thin: got {thin!r}; allowed: a whole number of at least 1")
     if n_steps < 1 or n_steps % thin:
-        raise ConfigError("sghmc.n_steps", n_steps, f"a positive multiple of thin = {thin}")
+        raise ValueError(f"n_steps: got {n_steps!r}; allowed: a positive multiple of thin = {thin}")
     if chain_axis not in ("vmap", "map"):
-        raise ConfigError("sghmc.chain_axis", chain_axis, "'vmap' or 'map'")
+        raise ValueError(f"chain_axis: got {chain_axis!r}; allowed: 'vmap' or 'map'")
 
     def advance(
         params: Params,

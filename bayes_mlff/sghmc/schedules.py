@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bayes_mlff.core.errors import ConfigError
-
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
 FLOOR = 1e-8
 """Added to every cosine, so that the noise 2T/(γM⁻¹N) stays finite at the end of a cycle."""
@@ -29,7 +27,7 @@ def cosine_step_size(peak: float, n_steps: int) -> Schedule:
       Schedule of the step count within the update.
 
     Raises:
-      ConfigError: if a setting is out of range.
+      ValueError: if an argument is out of range.
     """
     _check_positive("step_size", peak)
     _check_positive("n_steps", n_steps)
@@ -54,10 +52,10 @@ def warmup_temperature(cold_steps: int = 400, ramp_steps: int = 100, temperature
       Schedule of the step count within the update.
 
     Raises:
-      ConfigError: if a setting is out of range.
+      ValueError: if an argument is out of range.
     """
     if cold_steps < 0:
-        raise ConfigError("sghmc.cold_steps", cold_steps, "a whole number of at least 0")
+        raise ValueError(f"cold_steps: got {cold_steps!r}; allowed: a whole number of at least 0")
     _check_positive("ramp_steps", ramp_steps)
     _check_positive("temperature", temperature)
     return optax.linear_schedule(0.0, temperature, ramp_steps, transition_begin=cold_steps)
@@ -87,7 +85,7 @@ def long_chain_step_size(
       Schedule of the absolute step count; the whole-number remainder keeps it exact in float32.
 
     Raises:
-      ConfigError: if a setting is out of range.
+      ValueError: if an argument is out of range.
     """
     settings = {
         "start": start,
@@ -122,4 +120,4 @@ def long_chain_freeze_step(decay_steps: int = 1_000_000) -> int:
 
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < float("inf"):
-        raise ConfigError(f"sghmc.{name}", value, "a positive number")
+        raise ValueError(f"{name}: got {value!r}; allowed: a positive number")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.sghmc.diagnostics import kinetic_temperature
 from bayes_mlff.sghmc.noise import standard_normal
 from bayes_mlff.sghmc.precondition import Params, Preconditioner, amsgrad
@@ -70,14 +69,14 @@ def sghmc(
       be traced. Add the returned updates with `optax.apply_updates`.
 
     Raises:
-      ConfigError: if a constant is out of range.
+      ValueError: if a constant is out of range.
     """
     if not 0.0 < friction <= 1.0:
-        raise ConfigError("sghmc.friction", friction, "a number in (0, 1]")
+        raise ValueError(f"friction: got {friction!r}; allowed: a number in (0, 1]")
     if not callable(step_size) and not 0.0 < step_size < float("inf"):
-        raise ConfigError("sghmc.step_size", step_size, "a positive number or a schedule")
+        raise ValueError(f"step_size: got {step_size!r}; allowed: a positive number or a schedule")
     if not callable(temperature) and not 0.0 <= temperature < float("inf"):
-        raise ConfigError("sghmc.temperature", temperature, "a number of at least 0 or a schedule")
+        raise ValueError(f"temperature: got {temperature!r}; allowed: a number of at least 0 or a schedule")
     mass = amsgrad() if preconditioner is None else preconditioner
 
     def init(params: Params) -> SghmcState:

@@ -32,13 +32,13 @@ def tiny_problem(tiny_model):
         "structure": "ethanol",
         "model": str(tiny_model),
         "threshold": "0.004 eV",
+        "prior": {"scale": 0.5},
         "sampler": {
             "chains": 2,
             "steps": 30,
             "cold_steps": 5,
             "ramp_steps": 5,
             "batch_size": 2,
-            "prior_scale": 0.5,
             "initial_spread": 1.0,
         },
         "guards": {"storm_labels": 1000},  # this network knows nothing, so that nearly every step is labelled

@@ -37,7 +37,7 @@ def raw(tmp_path_factory):
     return {
         "data": {name: springs(folder / f"{name}.npz", *parts) for name, parts in sets.items()},
         "model": str(folder / "tiny.safetensors"),
-        "schedule": {"chains": 2, "steps": 20, "cold_steps": 10, "ramp_steps": 5},
+        "sampler": {"chains": 2, "steps": 20, "cold_steps": 10, "ramp_steps": 5},
         "optimizer": {"steps": 20},
         "checkpoint_steps": 10,
     }
@@ -167,8 +167,8 @@ def test_mistakes_are_named_before_anything_is_done(raw, tmp_path, fitted, asked
 def test_another_fit_under_the_same_name_is_refused_before_the_first(copied, fitted):
     _, path, parsed = copied
     shutil.rmtree(path / NAMES[0])
-    other = parsed.model_copy(update={"batch_size": 2})
-    with pytest.raises(RunDirectoryError, match=r"sghmc-m2-s1: holds a fine-tuning with batch_size 5, got 2"):
+    other = parsed.model_copy(update={"sampler": parsed.sampler.model_copy(update={"batch_size": 2})})
+    with pytest.raises(RunDirectoryError, match=r"sghmc-m2-s1: holds a fine-tuning with sampler\.batch_size 5, got 2"):
         compare(other, **ASKED)
     assert not fitted
 
@@ -229,7 +229,7 @@ def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
     _, _, parsed = copied
     monkeypatch.setattr(cli, "start_jax", lambda chains: None)  # impossible once JAX has started
     file = tmp_path / "config.yaml"
-    file.write_text(config.commented(parsed))
+    file.write_text(config.template(parsed))
     lists = ["--compare", "sghmc, adam", "--sizes", "2,4", "--seeds", "0,1"]
     done = CliRunner().invoke(cli.app, [str(file), *lists], catch_exceptions=False)
     assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 was done before" in done.output

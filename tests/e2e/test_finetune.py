@@ -28,7 +28,8 @@ from tests.conftest import _counting as counting
 SMALL = tiny_nequip((1, 6, 8), r_max=2.5, energy_scales=(0.5, 0.5, 0.5), energy_shifts=(-1.0, -2.0, -3.0))
 ETHANOL = molecule("CH3CH2OH")
 PICTURES = ("forces_parity.png", "sigma_error.png", "likelihood_by_error.png", "calibration.png")
-SHORT = {"chains": 2, "steps": 300, "cold_steps": 280, "ramp_steps": 5, "step_size": 1e-2, "initial_spread": 0.0}
+SHORT = {"chains": 2, "steps": 300, "cold_steps": 280, "ramp_steps": 5, "step_size": 1e-2, "batch_size": 3}
+SHORT["initial_spread"] = 0.0
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,10 @@ def settings(data, tiny_model, output, **change):
         "data": data,
         "model": str(tiny_model),
         "output": str(output),
-        "schedule": SHORT,
-        "batch_size": 3,
+        "sampler": SHORT,
         "checkpoint_steps": 100,
         "evaluation_batch": 4,
-        "energy_sigma": "2 meV",
+        "likelihood": {"energy_sigma": "2 meV"},
     }
     return config.parse(raw | change)
 
@@ -163,10 +163,10 @@ def test_a_finished_fit_is_not_repeated_and_another_is_refused(fitted, monkeypat
     np.testing.assert_array_equal(fit(other_test).samples, whole.samples)
     metrics = json.loads((path / "metrics.json").read_text())
     assert metrics["test"]["fine_tuned"]["forces_kcal_mol_a"]["large_error"] == 0.5
-    faster = parsed.schedule.model_copy(update={"step_size": 0.05})
-    named = r"with schedule\.step_size 0\.01, got 0\.05; batch_size 3, got 2; allowed"
+    faster = parsed.sampler.model_copy(update={"step_size": 0.05, "batch_size": 2})
+    named = r"with sampler\.batch_size 3, got 2; sampler\.step_size 0\.01, got 0\.05; allowed"
     with pytest.raises(RunDirectoryError, match=named):
-        fit(parsed.model_copy(update={"batch_size": 2, "schedule": faster}))
+        fit(parsed.model_copy(update={"sampler": faster}))
 
 
 def test_metrics_are_there_only_once_all_else_is(fitted, tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_saved_ensemble_reads_back_and_foreign_files_are_refused(fitted, tiny_mo
     np.testing.assert_array_equal(loaded.offset_ev, result.offset_ev)
     assert (loaded.architecture, loaded.factors) == (result.architecture, result.factors)
     assert (loaded.energy_sigma_ev, loaded.stress_sigma_ev_a3) == (result.energy_sigma_ev, result.stress_sigma_ev_a3)
-    assert config.parse(yaml.safe_load(loaded.config_text)).schedule == parsed.schedule
+    assert config.parse(yaml.safe_load(loaded.config_text)).sampler == parsed.sampler
     with pytest.raises(WeightsError, match="fine-tuned ensemble"):
         load_ensemble(tiny_model)
     with pytest.raises(ConfigError, match="ensemble"):
@@ -369,8 +369,8 @@ def test_one_compilation_for_all_stretches(fitted):
 def test_command_line(data, tiny_model, tmp_path, monkeypatch):
     written = tmp_path / "config.yaml"
     arguments = ["--train", data["train"], "--test", data["test"], "--frames", "3", "--model", str(tiny_model)]
-    arguments += ["--schedule", "long", "--targets", "forces", "--set", "schedule.samples=3", "--seed", "2"]
-    arguments += ["--set", "schedule.decay_steps=20", "--set", "schedule.cycle_steps=10", "-o", str(tmp_path / "out")]
+    arguments += ["--sampler", "long", "--targets", "forces", "--set", "sampler.samples=3", "--seed", "2"]
+    arguments += ["--set", "sampler.decay_steps=20", "--set", "sampler.cycle_steps=10", "-o", str(tmp_path / "out")]
     made = CliRunner().invoke(app, [*arguments, "--write-config", str(written)], catch_exceptions=False)
     assert made.exit_code == 0 and config.load(written).data.frames == 3 and not (tmp_path / "out").exists()
     assert isinstance(CliRunner().invoke(app, [*arguments, "--write-config", str(written)]).exception, ConfigError)

@@ -49,11 +49,10 @@ def settings(folder, **change):
         "data": data,
         "model": str(folder / "tiny.safetensors"),
         "output": str(folder / "out"),
-        "schedule": SHORT,
-        "batch_size": 10,
+        "sampler": SHORT | {"batch_size": 10},
         "checkpoint_steps": 200,
         "evaluation_batch": 4,
-        "energy_sigma": "10 meV/atom",
+        "likelihood": {"energy_sigma": "10 meV/atom"},
     }
     return config.parse(raw | change), ase.io.read(data["test"], ":")
 

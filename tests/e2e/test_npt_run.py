@@ -109,6 +109,6 @@ def test_npt_is_refused_for_what_it_cannot_do():
 
 
 def test_stress_is_learnt_at_constant_cell_where_the_engine_gives_it():
-    langevin = RAW["dynamics"] | {"ensemble": "langevin", "schedule": []}
+    langevin = RAW["dynamics"] | {"ensemble": "nvt", "thermostat": "langevin", "schedule": []}
     assert problem(dynamics=langevin).with_stress
     assert not problem(dynamics=langevin, engine=ENGINE | {"stress": False}).with_stress

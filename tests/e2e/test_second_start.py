@@ -58,8 +58,8 @@ def test_a_second_start_compiles_nothing(tmp_path):
     assert misses > 10
     # What the configuration leaves to the architecture of the model is said, and kept with the run.
     assert "around the model's weights, with a standard deviation of 0.2" in output
-    kept = configuration.load(tmp_path / "first" / "config.yaml").sampler
-    assert (kept.prior_scale, kept.step_size) == (0.2, 1e-3)
+    kept = configuration.load(tmp_path / "first" / "config.yaml")
+    assert (kept.prior.scale, kept.sampler.step_size) == (0.2, 1e-3)
     _, errors, misses_again, hits = start(tmp_path, "second")
     assert misses_again == 0 and hits >= misses
     assert errors == ""

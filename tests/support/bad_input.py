@@ -33,8 +33,8 @@ ENGINES: Final[tuple[dict[str, Any], ...]] = (
 )
 FINETUNINGS: Final[tuple[dict[str, Any], ...]] = (
     {"data": {"train": "a.npz", "validation": "b.npz", "frames": 3}, "prior": {"kind": "normal"}},
-    {"data": {"train": "a.xyz"}, "schedule": {"kind": "long", "samples": 3, "start": 1e-3}, "method": "adam"},
-    {"data": {"train": "a.xyz"}, "schedule": {"steps": 900, "chains": 4}, "optimizer": {"members": 2}},
+    {"data": {"train": "a.xyz"}, "sampler": {"kind": "long", "samples": 3, "start": 1e-3}, "method": "adam"},
+    {"data": {"train": "a.xyz"}, "sampler": {"steps": 900, "chains": 4}, "optimizer": {"members": 2}},
 )
 NUMBERS: Final = ("nan", "inf", "-inf", "1e400", "-1", "0", "1e-320", "1e308", "9" * 30, "9" * 5000, "1_0", "٣", "0x1f")
 YAML: Final = (
@@ -289,7 +289,7 @@ def _use_run(raw: Any, _: Path) -> None:
 
 def _use_finetune(raw: Any, _: Path) -> None:
     parsed = finetune_config.parse(raw)
-    for text in (settings.dump(parsed), finetune_config.commented(parsed)):
+    for text in (settings.dump(parsed), finetune_config.template(parsed)):
         assert finetune_config.parse(settings.parse_yaml(text, key="k", source="s")) == parsed
     assert echoed(raw, parsed.model_dump(mode="json"))
 

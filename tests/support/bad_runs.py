@@ -18,6 +18,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.report import run_data, verdict
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.validation import Validation
 from tests.support.bad_input import NUMBERS, Target, anything, damaged_bytes, damaged_text
 
 CONFIG: Final = "structure: x.cif\nengine: {name: ase, calculator: a:b, stress: true}\n"
@@ -76,7 +77,7 @@ def _write(folder: Path) -> dict[str, bytes]:
     rows = np.ones((5, len(THERMO_COLUMNS)))
     rows[:, 0] = np.arange(5)
     run.append_thermo(rows)
-    run.store_validation(**{name: np.arange(3.0) for name in run_data.Validation._fields})
+    run.store_validation(**{name: np.arange(3.0) for name in Validation._fields})
     audit = {
         "error_ev": 0.01,
         "sigma_ev": 0.02,
@@ -123,7 +124,7 @@ def _odd_events(draw: st.DrawFn, sound: bytes) -> bytes:
 @st.composite
 def _odd_arrays(draw: st.DrawFn) -> bytes:
     """Archives of which one array is another."""
-    arrays: dict[str, Any] = {name: np.arange(3.0) for name in run_data.Validation._fields}
+    arrays: dict[str, Any] = {name: np.arange(3.0) for name in Validation._fields}
     odd = (np.arange(2), np.full(3, np.nan), np.full(3, 1e300), np.array(1.0), np.eye(3), np.array(list("abc")))
     odd += (np.array([1j, 2, 3]), np.array([None] * 3), np.zeros(0), np.ones(3, "M8[s]"), np.ones(3, bool))
     arrays[draw(st.sampled_from(sorted(arrays)))] = draw(st.sampled_from(odd) | anything.map(_array))

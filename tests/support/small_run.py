@@ -19,13 +19,13 @@ CONFIG: Final[Mapping[str, Any]] = {
     "validation_frames": 2,
     "calibration": {"a": 30.0, "b": 30.0},
     "audits": {"interval_ps": 0.003},  # labels all along the run, whatever the network says
+    "prior": {"scale": 0.5},
     "sampler": {
         "chains": 2,
         "steps": 30,
         "cold_steps": 5,
         "ramp_steps": 5,
         "batch_size": 2,
-        "prior_scale": 0.5,
         "initial_spread": 1.0,
     },
     "dynamics": {"duration_ps": 0.02, "temperature_k": 150.0, "chunk_steps": 8, "trajectory_every": 4},

@@ -29,13 +29,13 @@ NPT = {
     "structure": "alloy.extxyz",
     "threshold": "0.03 eV",
     "max_labels": 40,
+    "prior": {"scale": 0.5},
     "sampler": {
         "chains": 2,
         "steps": 40,
         "cold_steps": 5,
         "ramp_steps": 5,
         "batch_size": 2,
-        "prior_scale": 0.5,
         "initial_spread": 1.0,
     },
     "dynamics": {

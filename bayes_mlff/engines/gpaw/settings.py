@@ -52,54 +52,87 @@ class Hubbard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    orbital: Literal["s", "p", "d", "f"] = "d"
-    u_ev: float = Field(gt=0.0, description="U - J.")
+    orbital: Literal["s", "p", "d", "f"] = Field(
+        default="d", description="Angular momentum of the orbitals that the correction acts on."
+    )
+    u_ev: float = Field(gt=0.0, description="Effective interaction U - J of the correction, eV.")
 
 
 class GpawSettings(CommonSettings):
     """Plane-wave PAW density functional theory with GPAW, in a process of its own."""
 
-    name: Literal["gpaw"] = "gpaw"
+    name: Literal["gpaw"] = Field(default="gpaw", description="Reference method: GPAW with plane waves.")
     xc: str = Field(default="PBE", description="Exchange-correlation functional as GPAW spells it.")
-    cutoff_ev: float = Field(default=400.0, ge=100.0, description="Plane-wave cutoff.")
+    cutoff_ev: float = Field(default=400.0, ge=100.0, description="Plane-wave cutoff of the orbitals, eV.")
     kpts: tuple[tuple[float, float, float], ...] | tuple[int, int, int] = Field(
-        default=((0.25, 0.25, 0.25),), description="Fractional k-points, or a Γ-centred grid such as [2, 2, 2]."
+        default=((0.25, 0.25, 0.25),),
+        description="List of k-points in fractions of the reciprocal cell vectors, or a Γ-centred grid such as [2, 2, "
+        "2].",
     )
-    smearing_ev: float = Field(default=0.05, ge=0.0, description="Width of the Fermi-Dirac distribution.")
-    convergence: Literal["loose", "default", "tight"] = "loose"
+    smearing_ev: float = Field(
+        default=0.05, ge=0.0, description="Width of the Fermi-Dirac distribution of the occupations, eV."
+    )
+    convergence: Literal["loose", "default", "tight"] = Field(
+        default="loose",
+        description="Convergence of the self-consistent field: default has GPAW's own criteria, loose weaker and tight "
+        "stricter ones.",
+    )
     hubbard: dict[str, Hubbard] = Field(
-        default_factory=dict, description="For example {Mn: {orbital: d, u_ev: 4.0}}; without normalisation."
+        default_factory=dict,
+        description="Hubbard corrections by element, such as {Mn: {orbital: d, u_ev: 4.0}}, without GPAW's "
+        "normalisation.",
     )
     magmoms: tuple[float, ...] | dict[str, float] | None = Field(
-        default=None, description="Initial moments, μB: one for each atom, or one for each magnetic element."
+        default=None,
+        description="Initial magnetic moments, μB: one for each atom, or one for each magnetic element; null means "
+        "those of the structure, if any.",
     )
     magnetic_order: Literal["ferromagnetic", "A-AFM"] = Field(
         default="ferromagnetic",
-        description="With moments by element: all alike, or alternating from plane to plane along c.",
+        description="Signs of moments by element: ferromagnetic for equal ones, A-AFM for signs that alternate from "
+        "plane to plane along c.",
     )
     stress: Literal["none", "raw", "pulay-corrected"] = Field(
         default="none",
-        description="Below some 800 eV the raw stress errs by several GPa, since the basis set depends on the cell.",
+        description="Stress of labels: none, raw, or pulay-corrected; below some 800 eV the raw stress is off by "
+        "several GPa, since the basis set depends on the cell.",
     )
     pulay_cutoff_ev: float = Field(
-        default=800.0, ge=100.0, description="Cutoff of the one calculation that the stress is corrected to."
+        default=800.0, ge=100.0, description="Cutoff of the one calculation to which the stress is corrected, eV."
     )
     pulay_virial_ev: tuple[float, float, float, float, float, float] | None = Field(
         default=None,
-        description="The correction times the volume, xx yy zz yz xz xy, as an earlier run of this structure at this "
-        "level found it, in place of that calculation.",
+        description="Correction of the stress times the volume, eV, in the order xx yy zz yz xz xy, as an earlier run "
+        "at this level found it; null means that it is calculated at the start.",
     )
-    max_attempts: int = Field(default=3, ge=1, le=3, description="2 and 3: afresh, with more damping.")
-    max_iterations: int = Field(default=333, ge=1, description="Of the first attempt; the others have 600 and 1200.")
-    python: str | None = Field(default=None, description="Interpreter that has GPAW; by default this one.")
-    timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
-    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=3,
+        description="Number of attempts at self-consistency; the second and third start afresh with more damping.",
+    )
+    max_iterations: int = Field(
+        default=333,
+        ge=1,
+        description="Largest number of iterations of the first attempt; the others have 600 and 1200.",
+    )
+    python: str | None = Field(
+        default=None, description="Path of the Python interpreter that has GPAW; null means the one of the run."
+    )
+    timeout_s: float = Field(
+        default=7200.0,
+        gt=0.0,
+        description="Longest time of a calculation, s; after it the process is killed and the label counts as failed.",
+    )
+    threads: int = Field(default=1, ge=1, description="Number of OpenMP and BLAS threads of the process.")
     processes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default=1,
-        description="MPI processes that share a calculation out; auto: for each k-point one, as far as there are "
+        description="Number of MPI processes of a calculation; auto means one for each k-point, as far as there are "
         "cores, where GPAW was built with MPI.",
     )
-    environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Further environment variables of the process, by name."
+    )
 
     def __hash__(self) -> int:
         """Hash by value, although some settings are mappings."""

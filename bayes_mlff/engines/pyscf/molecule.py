@@ -29,36 +29,66 @@ EFFORT: Final = {
 class PyscfSettings(CommonSettings):
     """Level of theory and effort of a PySCF calculation on a molecule."""
 
-    name: Literal["pyscf"] = "pyscf"
+    name: Literal["pyscf"] = Field(default="pyscf", description="Reference method: PySCF, for molecules.")
     xc: str = Field(default="b3lyp", description="Exchange-correlation functional as PySCF spells it.")
-    basis: str = Field(default="def2-svp", description="Basis set of all elements.")
+    basis: str = Field(default="def2-svp", description="Name of the basis set of all elements, as PySCF spells it.")
     ecp: str | None = Field(
-        default=None, description="Effective core potential; required where the basis set is made for one."
+        default=None,
+        description="Name of the effective core potential; null means none, and is refused where the basis set is made "
+        "for one.",
     )
-    density_fit: bool = Field(default=True, description="Fit the density: half the time, 1-3 meV in the energy.")
+    density_fit: bool = Field(
+        default=True,
+        description="Whether the density is fitted, which halves the time and changes the energy by 1 to 3 meV.",
+    )
     grid_level: int = Field(
-        default=2, ge=1, le=9, description="Integration grid; level 0 is refused, its energies err by up to 0.9 eV."
+        default=2,
+        ge=1,
+        le=9,
+        description="Level of PySCF's integration grid; level 0 is refused, since its energies are off by up to 0.9 "
+        "eV.",
     )
-    conv_tol_hartree: float = Field(default=1e-9, gt=0.0, le=1e-6, description="Energy change at self-consistency.")
-    charge: int | None = Field(default=None, description="Charge, e; by default that of the structure, else 0.")
+    conv_tol_hartree: float = Field(
+        default=1e-9,
+        gt=0.0,
+        le=1e-6,
+        description="Change of the energy at which the self-consistent field has converged, hartree.",
+    )
+    charge: int | None = Field(
+        default=None, description="Total charge, e; null means that of the structure, or 0 where it states none."
+    )
     spin: int | None = Field(
         default=None,
         ge=0,
-        description="Number of unpaired electrons, 2S; by default that of the structure, else as few as there can be. "
-        "Above 0, or with initial moments, the calculation is unrestricted.",
+        description="Number of unpaired electrons, 2S; null means that of the structure, or the smallest possible "
+        "where it states none. Above 0, or with initial moments, the calculation is unrestricted.",
     )
-    dispersion: str | None = Field(default=None, description="Correction such as 'd3bj' or 'd4'.")
-    max_cycle: int = Field(default=50, ge=1, description="Cycles of each self-consistency attempt.")
+    dispersion: str | None = Field(
+        default=None, description="Dispersion correction such as d3bj or d4; null means none."
+    )
+    max_cycle: int = Field(
+        default=50, ge=1, description="Largest number of self-consistent-field cycles in each attempt."
+    )
     max_attempts: int = Field(
-        default=3, ge=1, le=3, description="1: plain; 2: then damped and level shifted; 3: then second order."
+        default=3,
+        ge=1,
+        le=3,
+        description="Number of attempts at self-consistency: the second is damped and level-shifted, the third of "
+        "second order.",
     )
     threads: int = Field(
-        default=1, ge=1, description="OpenMP threads of the integrals; more than 1 may cost the last bits."
+        default=1,
+        ge=1,
+        description="Number of OpenMP threads of the integrals; with more than 1 energies may differ in the last bits.",
     )
     memory_mb: int = Field(
-        default=4000, ge=500, description="Working memory, on top of what the process already holds."
+        default=4000,
+        ge=500,
+        description="Working memory of the calculation in MB, beyond what the process already holds.",
     )
-    warm_start: bool = Field(default=True, description="Start from the previous density.")
+    warm_start: bool = Field(
+        default=True, description="Whether a calculation starts from the density of the previous label."
+    )
 
 
 def check_elements(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> None:
@@ -148,12 +178,12 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
         raise ConfigError(key, charge, f"a charge that leaves electrons; this one leaves {electrons}")
     if spin > electrons or (electrons - spin) % 2:
         parity = "an odd" if electrons % 2 else "an even"
-        raise ConfigError(
-            "structure.multiplicity - 1" if settings.spin is None else "engine.spin",
-            spin,
-            f"{parity} number of unpaired electrons, at most {electrons}: engine.charge {charge} "
-            f"leaves {electrons} electrons",
+        allowed = (
+            f"{parity} number of unpaired electrons, at most {electrons}: charge {charge} leaves {electrons} electrons"
         )
+        if settings.spin is None:
+            raise ConfigError("structure.multiplicity", spin + 1, f"one more than {allowed}")
+        raise ConfigError("engine.spin", spin, allowed)
     molecule.spin = spin
     return molecule
 

@@ -43,16 +43,29 @@ class WorkerSettings(CalculatorSettings):
     name a file beside the configuration.
     """
 
-    name: Literal["worker"] = "worker"
-    python: str | None = Field(
-        default=None, description="Interpreter that has ASE and the calculator; by default this one."
+    name: Literal["worker"] = Field(
+        default="worker", description="Reference method: an ASE calculator in a process of its own."
     )
-    timeout_s: float = Field(default=7200.0, gt=0.0, description="Longest calculation; then the process is killed.")
-    start_timeout_s: float = Field(default=120.0, gt=0.0, description="Longest time to import and set up.")
-    threads: int = Field(default=1, ge=1, description="OpenMP and BLAS threads of the process.")
-    environment: dict[str, str] = Field(default_factory=dict, description="Further environment variables.")
+    python: str | None = Field(
+        default=None,
+        description="Path of the Python interpreter that has ASE and the calculator; null means the one of the run.",
+    )
+    timeout_s: float = Field(
+        default=7200.0,
+        gt=0.0,
+        description="Longest time of a calculation, s; after it the process is killed and the label counts as failed.",
+    )
+    start_timeout_s: float = Field(
+        default=120.0, gt=0.0, description="Longest time in which the process imports and sets up its calculator, s."
+    )
+    threads: int = Field(default=1, ge=1, description="Number of OpenMP and BLAS threads of the process.")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Further environment variables of the process, by name."
+    )
     carry_moments: bool = Field(
-        default=True, description="Start a new calculator from the moments of the last label, not the initial ones."
+        default=True,
+        description="Whether a new calculator starts from the magnetic moments of the last label instead of the "
+        "initial ones.",
     )
 
 

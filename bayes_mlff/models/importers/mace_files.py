@@ -96,7 +96,7 @@ def write_models(
       WeightsError: if the template is of another architecture.
     """
     if len(paths) != len(chains):
-        raise ConfigError("paths", [str(p) for p in paths], f"one path for each of the {len(chains)} chains")
+        raise ValueError(f"paths: got {len(paths)}; allowed: one for each of the {len(chains)} chains")
     module = _load_module(template, trust)
     before = state_of(module)
     for params, path in zip(chains, paths, strict=True):
@@ -181,13 +181,15 @@ def _load_module(path: Path, trust: bool) -> Any:
     """Unpickle a module."""
     _check_file(path)
     if not trust:
-        raise ConfigError("trust", trust, f"True, if you trust {path}: a .model file may contain programs, which run")
+        raise ConfigError(
+            "--trust", trust, f"to be given if you trust {path}: a .model file may contain programs, which run"
+        )
     return _torch().load(path, map_location="cpu", weights_only=False)
 
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise ConfigError("path", str(path), "the path of a file written by mace-torch")
+        raise WeightsError(f"{path}: no such file; allowed: a file written by mace-torch")
 
 
 def _torch() -> Any:

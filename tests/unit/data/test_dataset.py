@@ -160,7 +160,7 @@ def test_damage_elsewhere_is_an_error_that_names_the_frame_and_recovery_leaves_i
     lines[6 + 3] = lines[6 + 3].replace(".", "x", 1)
     path.write_text("\n".join(lines) + "\n")
     damaged = path.read_bytes()
-    with pytest.raises(DataError, match="frame 1 is unreadable"):
+    with pytest.raises(DataError, match="frame 1: unreadable"):
         dataset.read(path)
     dataset.recover(path)
     assert path.read_bytes() == damaged

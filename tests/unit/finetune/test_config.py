@@ -11,10 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
 from bayes_mlff.core.units import BOHR, GPA, HARTREE, KCAL_MOL
-from bayes_mlff.finetune import config, doubts, frames, label_units, plan
-from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
+from bayes_mlff.finetune import config, doubts, frames, identity, label_units, plan
+from bayes_mlff.finetune.config import ParallelSampler
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
@@ -23,6 +23,7 @@ from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.minibatch import draw
 from bayes_mlff.posterior.potential import Observations
+from bayes_mlff.posterior.settings import LongChain
 from bayes_mlff.posterior.transfer import prior_mean
 from bayes_mlff.testing.tiny import tiny_nequip
 
@@ -47,11 +48,11 @@ def write(path, arrays):
 
 
 def test_both_dumps_read_back_as_the_same():
-    for raw in (MINIMAL, MINIMAL | {"schedule": {"kind": "long", "samples": 3}, "method": "adam"}):
+    for raw in (MINIMAL, MINIMAL | {"sampler": {"kind": "long", "samples": 3}, "method": "adam"}):
         parsed = config.parse(raw)
-        for text in (settings.dump(parsed), config.commented(parsed)):
+        for text in (settings.dump(parsed), config.template(parsed)):
             assert config.parse(yaml.safe_load(text)) == parsed
-    assert isinstance(config.parse(MINIMAL | {"schedule": {"steps": 900}}).schedule, ParallelSchedule)
+    assert isinstance(config.parse(MINIMAL | {"sampler": {"steps": 900}}).sampler, ParallelSampler)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,14 @@ def test_both_dumps_read_back_as_the_same():
         ({"data": {"train": "a.npz", "forces_unit": "Ry/furlong"}}, "data.forces_unit", "hartree/bohr"),
         ({"targets": "energy"}, "targets", "energy+forces"),
         ({"method": "adamw"}, "method", "deep-ensemble"),
-        ({"energy_sigma": "0.05"}, "energy_sigma", "kcal/mol"),
-        ({"schedule": {"stpes": 900}}, "schedule.stpes", "did you mean 'steps'"),
-        ({"schedule": {"steps": 500}}, "schedule", "cold_steps + ramp_steps"),
-        ({"schedule": {"kind": "long", "steps": 900}}, "schedule.steps", "decay_steps"),
-        ({"schedule": {"kind": "short"}}, "schedule", "long"),
+        ({"likelihood": {"energy_sigma": "0.05"}}, "likelihood.energy_sigma", "kcal/mol"),
+        ({"schedule": {"steps": 900}}, "schedule.steps", "sampler.steps, to which this key was renamed"),
+        ({"schedule": {"kind": "long"}}, "schedule.kind", "sampler.kind, to which this key was renamed"),
+        ({"batch_size": 9}, "batch_size", "sampler.batch_size, to which this key was renamed"),
+        ({"sampler": {"stpes": 900}}, "sampler.stpes", "did you mean 'steps'"),
+        ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
+        ({"sampler": {"kind": "long", "steps": 900}}, "sampler.steps", "decay_steps"),
+        ({"sampler": {"kind": "short"}}, "sampler", "long"),
         ({"prior": {"scal": 1}}, "prior.scal", "did you mean 'scale'"),
         ({"optimizer": {"members": 0}}, "optimizer.members", "greater than"),
         (
@@ -270,16 +274,14 @@ def test_graphs_share_their_shapes_and_unknown_elements_are_named(tmp_path):
 
 def test_plans_sample_where_the_schedules_say():
     potential = registry.initialize(TINY, 0)
-    parsed = config.parse(
-        MINIMAL | {"schedule": {"kind": "long", "samples": 3, "decay_steps": 600, "cycle_steps": 150}}
-    )
+    parsed = config.parse(MINIMAL | {"sampler": {"kind": "long", "samples": 3, "decay_steps": 600, "cycle_steps": 150}})
     made = plan.make_plan(parsed, potential)
     assert made.sample_steps == (600, 750, 900) and made.chains == 1
     assert all(step % made.chunk == 0 for step in made.sample_steps) and made.chunk % made.thin == 0
     parallel = plan.make_plan(config.parse(MINIMAL), potential)
     assert parallel.sample_steps == (2000,) and parallel.chains == 8
     assert float(parallel.prior.scale) == 0.2
-    assert LongSchedule().start == 3e-3
+    assert LongChain().start == 3e-3
 
 
 def test_only_parallel_chains_level(monkeypatch):
@@ -291,7 +293,7 @@ def test_only_parallel_chains_level(monkeypatch):
         parsed = config.parse(MINIMAL | change)
         return plan.adjustment(parsed, potential, lambda params, graphs: None, plan.make_plan(parsed, potential).thin)
 
-    assert adjust({"method": "adam"}) is None and adjust({"schedule": {"kind": "long"}}) is None
+    assert adjust({"method": "adam"}) is None and adjust({"sampler": {"kind": "long"}}) is None
     observations = Observations(None, Likelihood(1.0))
     for step, moved in ((0, 1.0), (350, 1.0), (351, 0.0)):
         params, _ = adjust({})(jnp.zeros(2), jnp.int32(step), observations)
@@ -309,7 +311,7 @@ def test_starting_points_and_priors_of_the_methods():
     head = {k: np.full(v.shape, k[0] == "sigma") for k, v in flatten_dict(potential.params).items()}
     body = ~np.asarray(ravel_pytree(unflatten_dict(head))[0])
     assert (mean[body] == flat[body]).all() and not mean[~body].any()
-    long = config.parse(MINIMAL | {"schedule": {"kind": "long"}})
+    long = config.parse(MINIMAL | {"sampler": {"kind": "long"}})
     for parsed in (long, config.parse(MINIMAL | {"method": "adam"})):
         start = np.asarray(first_parameters(parsed, 2))
         np.testing.assert_array_equal(start[:, body], np.stack([flat[body]] * 2))
@@ -338,3 +340,29 @@ def test_draws_without_a_newest_label_are_unbiased_and_even(count):
     share = np.zeros(count)
     np.add.at(share, np.asarray(batch.indices), np.asarray(batch.weights))
     np.testing.assert_allclose(share / 4000, 1 / count, atol=4 * np.sqrt(1 / count / 16000))
+
+
+def test_former_keys_of_a_file_are_refused_with_the_file(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text("data: {train: a.npz}\nschedule: {steps: 900}\n")
+    with pytest.raises(ConfigError, match=rf"^schedule\.steps: got 900; allowed: sampler\.steps, .*{path}"):
+        config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"sampler": {"steps": 900}}, True),
+        ({"sampler": {"batch_size": 9}}, False),
+        ({"sampler": {"friction": 0.2}}, False),
+    ],
+)
+def test_an_optimisation_depends_on_what_optimisers_take_of_the_sampler(tmp_path, change, same):
+    adam = {"method": "adam", "output": str(tmp_path)}
+    (tmp_path / "config.yaml").write_text(settings.dump(config.parse(MINIMAL | adam)))
+    asked = config.parse(MINIMAL | adam | change)
+    if same:
+        identity.check_output(asked, tmp_path)
+    else:
+        with pytest.raises(RunDirectoryError, match=r"sampler\.(batch_size 5, got 9|friction 0\.1, got 0\.2)"):
+            identity.check_output(asked, tmp_path)

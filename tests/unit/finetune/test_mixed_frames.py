@@ -324,8 +324,10 @@ def test_curvatures_are_sums_over_frames_of_any_size(tmp_path):
 
 
 def test_sigma_per_atom_is_stored_and_predicted_for_every_size(tmp_path):
-    assert config.parse({"data": {"train": "-"}, "energy_sigma": "3 meV/atom"}).energy_sigma_ev == PerAtom(3e-3)
-    assert config.parse({"data": {"train": "-"}, "energy_sigma": "3 meV"}).energy_sigma_ev == 3e-3
+    assert config.parse(
+        {"data": {"train": "-"}, "likelihood": {"energy_sigma": "3 meV/atom"}}
+    ).energy_sigma_ev == PerAtom(3e-3)
+    assert config.parse({"data": {"train": "-"}, "likelihood": {"energy_sigma": "3 meV"}}).energy_sigma_ev == 3e-3
     samples = registry.initialize(NEQUIP, 0).flat()[0][None]
     for sigma in (PerAtom(3e-3), 3e-3):
         parts = (samples, np.array([[1.0, 2.0, 3.0]]), SigmaFactors(energy=2.0), sigma, 1.0, "")

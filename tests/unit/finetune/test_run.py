@@ -48,9 +48,9 @@ def stretches(change):
         ({"method": "adam", "optimizer": {"steps": 100}}, [100]),
         ({"method": "adam", "optimizer": {"steps": 1200}}, [400, 800, 1200]),
         ({"method": "adam", "optimizer": {"steps": 101}, "checkpoint_steps": 50}, [50, 100, 101]),
-        ({"schedule": {"steps": 1010}}, [500, 1000, 1010]),
-        ({"schedule": LONG | {"decay_steps": 400, "cycle_steps": 100}}, [100, 200, 300, 400, 500]),
-        ({"schedule": LONG | {"decay_steps": 600, "cycle_steps": 503}}, [500, 600, 1100, 1103]),
+        ({"sampler": {"steps": 1010}}, [500, 1000, 1010]),
+        ({"sampler": LONG | {"decay_steps": 400, "cycle_steps": 100}}, [100, 200, 300, 400, 500]),
+        ({"sampler": LONG | {"decay_steps": 600, "cycle_steps": 503}}, [500, 600, 1100, 1103]),
     ],
 )  # fmt: skip
 def test_stretches_are_even_if_they_can_be_and_else_few(change, ends):
@@ -60,7 +60,7 @@ def test_stretches_are_even_if_they_can_be_and_else_few(change, ends):
 def test_windows_of_the_noise_levels_do_not_depend_on_checkpoints():
     for steps in (600, 1010, 2000):
         thin = {
-            stretches({"schedule": {"steps": steps}, "checkpoint_steps": every})[0].thin
+            stretches({"sampler": {"steps": steps}, "checkpoint_steps": every})[0].thin
             for every in (1, 30, 100, 130, 9999)
         }
         assert len(thin) == 1, steps

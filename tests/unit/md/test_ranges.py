@@ -101,9 +101,9 @@ def test_the_hottest_of_a_schedule_counts():
 @pytest.mark.parametrize(
     ("dynamics", "key"),
     [
-        ({"ensemble": "langevin", "friction_per_fs": 100.0}, "friction_per_fs"),
+        ({"thermostat": "langevin", "friction_per_fs": 100.0}, "friction_per_fs"),
         ({"ensemble": "npt", "friction_per_fs": 5.0}, "friction_per_fs"),
-        ({"ensemble": "bussi", "thermostat_time_fs": 0.1}, "thermostat_time_fs"),
+        ({"thermostat": "bussi", "thermostat_time_fs": 0.1}, "thermostat_time_fs"),
         ({"ensemble": "npt", "thermostat": "bussi", "thermostat_time_fs": 0.1}, "thermostat_time_fs"),
     ],
 )
@@ -112,8 +112,8 @@ def test_a_thermostat_that_forgets_the_velocities_in_a_step(dynamics, key):
 
 
 def test_what_a_thermostat_does_not_use_is_not_looked_at():
-    parsed(ensemble="bussi", friction_per_fs=100.0)
-    parsed(ensemble="langevin", thermostat_time_fs=0.1)
+    parsed(thermostat="bussi", friction_per_fs=100.0)
+    parsed(thermostat="langevin", thermostat_time_fs=0.1)
     parsed({"time_fs": 1.0}, ensemble="nve")
 
 

@@ -21,6 +21,7 @@ from bayes_mlff.models.energetics import predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.otf import config, problem, systems
 from bayes_mlff.posterior import training_set
+from bayes_mlff.posterior.settings import ParallelChains, PriorSettings
 from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
 from bayes_mlff.report.export import export
 from bayes_mlff.runs import checkpoint
@@ -149,7 +150,7 @@ def test_a_run_learns_with_it_from_a_file(model_file):
     start = systems.initial_structure(parsed.structure, base=model_file.parent).structure
     whole = registry.for_atoms(registry.load(parsed.model), start.numbers)
     made = problem.prepare(parsed, start, whole)
-    assert (made.config.sampler.prior_scale, made.config.sampler.step_size) == (0.3, 2e-3)
+    assert (made.config.prior.scale, made.config.sampler.step_size) == (0.3, 2e-3)
     assert made.prior.scale == 0.3
     graph = problem.learning_graph(made, start)
     labels = training_set.append(training_set.allocate(graph, 1), graph, 0.5, np.zeros((9, 3)), None)
@@ -164,7 +165,7 @@ def test_fine_tuning_takes_what_the_row_says(potential):
     parsed = finetune_config.parse({"data": {"train": "a.npz"}})
     assert plan.make_plan(parsed, potential).prior.scale == 0.3
     stated = identity.stated(parsed, potential)
-    assert (stated.prior.scale, stated.schedule.step_size) == (0.3, 2e-3)
+    assert (stated.prior.scale, stated.sampler.step_size) == (0.3, 2e-3)
     mean = prior_mean(potential)
     drawn = around_prior_mean(potential, plan.make_plan(parsed, potential).prior, 1.0, 500, jax.random.key(0))
     # 500 draws of 36 weights: the standard deviation is known to 0.5 % (one σ), false alarms 1e-8.
@@ -179,18 +180,16 @@ def test_the_prior_is_that_of_the_architecture_on_the_fly_and_in_fine_tuning(nam
     """The papers' values, unless the configuration has its own."""
     made = registry.initialize(SMALLEST[name], 0)
     wanted = scale if given is None else given
-    run = config.parse({"structure": "ethanol", "sampler": {} if given is None else {"prior_scale": given}})
+    run = config.parse({"structure": "ethanol", "prior": {} if given is None else {"scale": given}})
     fit = finetune_config.parse({"data": {"train": "a.npz"}, "prior": {} if given is None else {"scale": given}})
-    assert problem.stated(run, made).sampler.prior_scale == wanted == identity.stated(fit, made).prior.scale
+    assert problem.stated(run, made).prior.scale == wanted == identity.stated(fit, made).prior.scale
 
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
     [
-        (config.SamplerConfig, "prior_scale", "prior_scale"),
-        (config.SamplerConfig, "step_size", "step_size"),
-        (finetune_config.PriorConfig, "scale", "prior_scale"),
-        (finetune_config.ParallelSchedule, "step_size", "step_size"),
+        (PriorSettings, "scale", "prior_scale"),
+        (ParallelChains, "step_size", "step_size"),
     ],
 )
 def test_keys_are_described_with_the_values_of_the_table(section, key, value):

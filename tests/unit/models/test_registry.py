@@ -112,7 +112,7 @@ def test_self_connections_of_each_element_keep_the_energies(one_hot):
 
 @pytest.mark.parametrize("elements", [(), (1, 6)])
 def test_restriction_to_unknown_elements_is_refused(potential, elements):
-    with pytest.raises(ConfigError, match=r"elements.*\[1, 8\]"):
+    with pytest.raises(ValueError, match=r"elements.*\[1, 8\]"):
         restrict(potential, elements)
 
 

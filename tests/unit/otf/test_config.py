@@ -5,7 +5,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bayes_mlff.cli.template import template
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config, systems
@@ -23,7 +22,7 @@ def test_built_in_settings_are_valid_and_read_back(system, profile, tmp_path):
 
 
 def test_template_has_every_key_at_its_default():
-    assert config.parse(yaml.safe_load(template())) == config.parse(MINIMAL)
+    assert config.parse(yaml.safe_load(config.template())) == config.parse(MINIMAL)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +33,19 @@ def test_template_has_every_key_at_its_default():
         ({"threshold": "0.5"}, "threshold", "kcal/mol"),
         ({"threshold": "-1 eV"}, "threshold", "positive"),
         ({"dynamics": {"timestep_fs": 0}}, "dynamics.timestep_fs", "greater than 0"),
-        ({"dynamics": {"ensemble": "nph"}}, "dynamics.ensemble", "langevin"),
+        ({"dynamics": {"ensemble": "nph"}}, "dynamics.ensemble", "nvt"),
         ({"dynamics": {"ensemble": "npt"}}, "dynamics.ensemble", "engine.stress"),
         ({"dynamics": {"pressure_gpa": 1.0}}, "dynamics.ensemble", "npt"),
         ({"dynamics": {"barostat": {"cell": "cubic"}}}, "dynamics.barostat.cell", "isotropic"),
-        ({"dynamics": {"ensemble": "bussi", "temperature_k": 0}}, "dynamics.temperature_k", "more than 0"),
+        ({"dynamics": {"thermostat": "bussi", "temperature_k": 0}}, "dynamics.temperature_k", "more than 0"),
+        ({"dynamics": {"ensemble": "langevin"}}, "dynamics.ensemble", "nvt, with dynamics.thermostat: langevin"),
+        ({"dynamics": {"ensemble": "bussi"}}, "dynamics.ensemble", "nvt, with dynamics.thermostat: bussi"),
+        ({"sampler": {"prior_scale": 0.2}}, "sampler.prior_scale", "prior.scale, to which"),
+        (
+            {"sampler": {"energy_sigma_fraction": 0.2}},
+            "sampler.energy_sigma_fraction",
+            "likelihood.energy_sigma_fraction, to which",
+        ),
         ({"dynamics": {"ensemble": "nve", "schedule": [HOT]}}, "dynamics.schedule", "none in nve"),
         ({"dynamics": {"schedule": [HOT | {"pressure_gpa": 1}]}}, "dynamics.ensemble", "npt"),
         ({"dynamics": {"schedule": [HOT, HOT]}}, "dynamics.schedule.1.until_ps", "never goes backwards"),
@@ -53,8 +60,8 @@ def test_template_has_every_key_at_its_default():
         ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
         ({"sampler": {"chains": 1}}, "sampler.chains", "2"),
         (
-            {"sampler": {"energy_sigma_fraction": 0.2}, "calibration": {"a": 1.5, "b": 10, "decay": 0.5}},
-            "sampler.energy_sigma_fraction",
+            {"likelihood": {"energy_sigma_fraction": 0.2}, "calibration": {"a": 1.5, "b": 10, "decay": 0.5}},
+            "likelihood.energy_sigma_fraction",
             "less than 0.195",
         ),
     ],

@@ -90,11 +90,12 @@ def test_held_coordinates_are_said_and_refused_where_they_cannot_be():
         make_integrator(config.parse(raw).dynamics, box)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "langevin", "bussi"])
-def test_velocities_of_the_file_and_their_centre_of_mass(ensemble):
+@pytest.mark.parametrize(("ensemble", "thermostat"), [("nve", "bussi"), ("nvt", "langevin"), ("nvt", "bussi")])
+def test_velocities_of_the_file_and_their_centre_of_mass(ensemble, thermostat):
     internal = np.array([[0.0, 0.0, 0.0], [0.002, 0.0, 0.0], [-0.001, 0.0, 0.0], [-0.001, 0.0, 0.0]])
-    found = begin(file=FASTER + internal, ensemble=ensemble)
-    kept = 0.0 if ensemble == "bussi" else 0.01
+    found = begin(file=FASTER + internal, ensemble=ensemble, thermostat=thermostat)
+    resting = ensemble == "nvt" and thermostat == "bussi"
+    kept = 0.0 if resting else 0.01
     assert found.momenta is not None
     velocity = found.momenta / found.masses[:, None] * units.FS
     np.testing.assert_allclose(velocity, internal + np.array([kept, 0.0, 0.0]), atol=1e-15)
@@ -102,9 +103,8 @@ def test_velocities_of_the_file_and_their_centre_of_mass(ensemble):
     moving = 0.5 * found.masses.sum() * (0.01 / units.FS) ** 2
     assert moving == pytest.approx(0.08826, abs=1e-4)  # of 17.031 amu at 1000 m/s, eV
     assert found.carried_ev == pytest.approx(moving if ensemble == "nve" else 0.0)
-    kelvin = (
-        2.0 * (warm + (moving if ensemble == "langevin" else 0.0)) / units.KB / (12 if ensemble == "langevin" else 9)
-    )
+    whole = ensemble == "nvt" and not resting  # friction acts on the centre of mass as on all else
+    kelvin = 2.0 * (warm + (moving if whole else 0.0)) / units.KB / (12 if whole else 9)
     assert f"those of the structure's file, {kelvin:.4g} K" in said(found, "velocities")
     assert "of 1000 m/s" in said(found, "velocities")
 
@@ -119,7 +119,7 @@ def test_which_velocities_are_taken():
     with pytest.raises(ConfigError, match=r"dynamics\.velocities: got 'file'.*has no velocities"):
         begin(velocities="file")
     with pytest.raises(ConfigError, match=r"dynamics\.velocities.*velocity rescaling cannot"):
-        begin(file=FASTER, ensemble="bussi")
+        begin(file=FASTER, thermostat="bussi")
     with pytest.raises(DataError, match="finite numbers"):
         begin(file=np.full((4, 3), np.nan))
 

@@ -96,8 +96,8 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
         reference, sigma = rng.normal(size=frames) * 0.1, 0.1 * THRESHOLD * rng.lognormal(0, 0.7, frames)
         predicted = reference + 1.8 * sigma * rng.normal(size=frames)
         pretrained = reference + KCAL_MOL * rng.normal(size=frames)
-        np.savez(path / "validation.npz", reference_ev=reference, predicted_ev=predicted, sigma_ev=sigma,
-                 pretrained_ev=pretrained)  # fmt: skip
+        np.savez(path / "validation.npz", step=np.arange(frames), reference_ev=reference, predicted_ev=predicted,
+                 sigma_ev=sigma, pretrained_ev=pretrained)  # fmt: skip
     return np.array(kept).reshape(-1, 2).T
 
 
@@ -301,7 +301,7 @@ def test_unusable_files_are_named(tmp_path, name, content, message):
 
 def test_validation_file_without_an_array_is_refused(tmp_path):
     write_run(tmp_path, labels=0, steps=0, frames=0)
-    np.savez(tmp_path / "validation.npz", reference_ev=np.zeros(2))
+    np.savez(tmp_path / "validation.npz", step=np.arange(2), reference_ev=np.zeros(2))
     with pytest.raises(DataError, match="no array predicted_ev"):
         report.summary(tmp_path, threshold_ev=THRESHOLD)
 

@@ -218,10 +218,10 @@ def test_another_structure_model_or_setting_is_refused_by_what_differs(tmp_path,
 def test_what_the_architecture_decides_is_compared_as_it_was(tmp_path, settings):
     """A run keeps the numbers; who leaves them to the architecture means what it says now."""
     kept = problem.stated(settings, model())
-    assert kept.sampler.prior_scale == 0.2 and settings.sampler.prior_scale is None
+    assert kept.prior.scale == 0.2 and settings.prior.scale is None
     assert beginning.same_run(settings, kept, tmp_path / "run").remarks == ()
-    other = kept.model_copy(update={"sampler": kept.sampler.model_copy(update={"prior_scale": 0.4})})
-    with pytest.raises(RunDirectoryError, match=r"sampler\.prior_scale is 0\.2, there 0\.4"):
+    other = kept.model_copy(update={"prior": kept.prior.model_copy(update={"scale": 0.4})})
+    with pytest.raises(RunDirectoryError, match=r"prior\.scale is 0\.2, there 0\.4"):
         beginning.same_run(settings, other, tmp_path / "run")
 
 

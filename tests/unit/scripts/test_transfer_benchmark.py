@@ -15,7 +15,7 @@ from benchmarks.transfer import collect, run, scenario
 FOLDER = Path(scenario.__file__).parent
 RAW = {
     "scenario": "water",
-    "settings": {"targets": "forces", "schedule": {"kind": "long", "samples": 3}},
+    "settings": {"targets": "forces", "sampler": {"kind": "long", "samples": 3}},
     "targets": [
         {
             "name": "h2o",
@@ -26,7 +26,7 @@ RAW = {
         }
     ],
     "series": [
-        {"method": "sghmc", "sizes": [2, 4], "seeds": [0, 1], "settings": {"schedule": {"samples": 4}}},
+        {"method": "sghmc", "sizes": [2, 4], "seeds": [0, 1], "settings": {"sampler": {"samples": 4}}},
         {"method": "adam", "sizes": [4]},
     ],
 }
@@ -62,7 +62,7 @@ def test_settings_are_merged_and_fits_come_in_order(made):
         "h2o-sghmc-m2-s0", "h2o-sghmc-m4-s0", "h2o-sghmc-m2-s1", "h2o-sghmc-m4-s1", "h2o-adam-m4-s0",
     ]  # fmt: skip
     configs = [scenario.configuration(fit, Path("d"), Path("o"), folders=()) for fit in (fits[2], fits[-1])]
-    assert [c.schedule.samples for c in configs] == [4, 3]
+    assert [c.sampler.samples for c in configs] == [4, 3]
     assert [(c.seed, c.data.train, c.targets) for c in configs] == [
         (1, "d/pool-s1.npz", "forces"), (0, "d/pool-s0.npz", "forces"),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.errors import DataError
 from bayes_mlff.sghmc import schedules
 from bayes_mlff.sghmc.diagnostics import effective_sample_size, split_rhat
 from bayes_mlff.sghmc.precondition import amsgrad, fixed, identity
@@ -192,22 +192,22 @@ def test_freeze_holds_moments_and_bias_correction():
 @pytest.mark.parametrize(
     ("build", "key"),
     [
-        (lambda: sghmc(0.0), "sghmc.step_size"),
-        (lambda: sghmc(0.1, friction=1.5), "sghmc.friction"),
-        (lambda: sghmc(0.1, temperature=-1.0), "sghmc.temperature"),
-        (lambda: amsgrad(beta=1.0), "sghmc.beta"),
-        (lambda: amsgrad(eps=0.0), "sghmc.eps"),
-        (lambda: amsgrad(freeze_after=0), "sghmc.freeze_after"),
-        (lambda: schedules.cosine_step_size(1.0, 0), "sghmc.n_steps"),
-        (lambda: schedules.warmup_temperature(-1), "sghmc.cold_steps"),
-        (lambda: schedules.long_chain_step_size(0.0), "sghmc.start"),
-        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, thin=2), "sghmc.n_steps"),
-        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, thin=0), "sghmc.thin"),
-        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, chain_axis="pmap"), "sghmc.chain_axis"),
+        (lambda: sghmc(0.0), "step_size"),
+        (lambda: sghmc(0.1, friction=1.5), "friction"),
+        (lambda: sghmc(0.1, temperature=-1.0), "temperature"),
+        (lambda: amsgrad(beta=1.0), "beta"),
+        (lambda: amsgrad(eps=0.0), "eps"),
+        (lambda: amsgrad(freeze_after=0), "freeze_after"),
+        (lambda: schedules.cosine_step_size(1.0, 0), "n_steps"),
+        (lambda: schedules.warmup_temperature(-1), "cold_steps"),
+        (lambda: schedules.long_chain_step_size(0.0), "start"),
+        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, thin=2), "n_steps"),
+        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, thin=0), "thin"),
+        (lambda: chain_runner(noisy_quadratic, sghmc(0.1), n_steps=5, chain_axis="pmap"), "chain_axis"),
     ],
 )
 def test_refuses_settings(build, key):
-    with pytest.raises(ConfigError, match=key):
+    with pytest.raises(ValueError, match=f"^{key}: got .*; allowed: "):
         build()
 
 

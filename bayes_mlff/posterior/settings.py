@@ -1,0 +1,122 @@
+"""Settings of the posterior and of its sampler, under the same keys wherever chains are configured."""
+
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+
+from bayes_mlff.core.settings import Count, Positive, Section
+
+MOST_CHAINS: Final = 1024
+"""Sets of weights that are held at a time."""
+
+
+class SamplerStep(Section):
+    """What every SGHMC step depends on, whatever the schedule of the chains is."""
+
+    batch_size: Count = Field(
+        default=5,
+        description="Number of labelled structures in a minibatch, of the sampler as of the optimisers; the paper's "
+        "long chains have 30.",
+    )
+    friction: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="Friction coefficient α: the part of the momentum that is lost at every step. The optimisers take "
+        "1 - α as the decay β1 of their momentum.",
+    )
+    eps: Positive = Field(
+        default=1e-4,
+        description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a "
+        "weight, so that weights with small gradients do not move too fast.",
+    )
+
+
+class ParallelChains(SamplerStep):
+    """Short independent SGHMC chains, each of which gives one sample of the posterior."""
+
+    chains: int = Field(
+        default=8, ge=2, le=MOST_CHAINS, description="Number of independent chains, each of which gives one sample."
+    )
+    steps: Count = Field(
+        default=2000,
+        ge=10,
+        multiple_of=10,
+        description="Number of steps of every chain, a multiple of 10; on the fly, of those after each label.",
+    )
+    step_size: Positive | None = Field(
+        default=None,
+        description="Step size γ0 at the start, from which it falls to zero along a cosine; without it that of the "
+        "model's architecture, 0.001 for nequip, 0.001 for mace.",
+    )
+    cold_steps: int = Field(
+        default=400,
+        ge=0,
+        lt=2**31,
+        description="Number of first steps at temperature 0, in which the chains only descend; take four fifths of all "
+        "steps where the model has much to learn.",
+    )
+    ramp_steps: Count = Field(
+        default=100, description="Number of steps after the cold ones in which the temperature rises from 0 to 1."
+    )
+    initial_spread: float = Field(
+        default=0.25,
+        ge=0.0,
+        le=1.0,
+        description="Standard deviation of the chains' starting points around the centre of the prior, as a fraction "
+        "of prior.scale.",
+    )
+
+    @model_validator(mode="after")
+    def _warm(self) -> "ParallelChains":
+        if self.steps <= self.cold_steps + self.ramp_steps:
+            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
+        return self
+
+
+class LongChain(SamplerStep):
+    """One long SGHMC chain: its step size decays exponentially, then falls in cosine cycles with one sample each."""
+
+    kind: Literal["long"] = Field(
+        default="long", description="Schedule of the chains: long for one chain with many samples."
+    )
+    samples: int = Field(
+        default=8,
+        ge=2,
+        le=MOST_CHAINS,
+        description="Number of samples: the first at the end of the decay, then one at the end of each cycle.",
+    )
+    decay_steps: Count = Field(
+        default=20_000, description="Number of steps of the exponential decay; 1 000 000 in the paper."
+    )
+    cycle_steps: Count = Field(default=1000, description="Number of steps of a cosine cycle; 50 000 in the paper.")
+    start: Positive = Field(
+        default=3e-3, description="Step size at the first step; 1e-2 in the paper, which starts from random weights."
+    )
+    end: Positive = Field(default=1e-5, description="Step size at the end of the exponential decay.")
+    peak: Positive = Field(default=1e-3, description="Step size at the start of every cosine cycle.")
+    eps: Positive = Field(
+        default=1e-5,
+        description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a "
+        "weight.",
+    )
+
+
+class PriorSettings(Section):
+    """Independent normal prior of the weights."""
+
+    scale: Positive | None = Field(
+        default=None,
+        description="Standard deviation σ_TL of every weight around its pretrained value; without it that of the "
+        "model's architecture, 0.2 for nequip, 0.5 for mace.",
+    )
+
+
+class LikelihoodSettings(Section):
+    """Standard deviations of the labels in the likelihood; that of the forces is predicted by the model."""
+
+    stress_sigma_kcal_mol_a3: Positive = Field(
+        default=0.1 / 16.0,
+        description="Standard deviation of a stress component in the likelihood, kcal/mol/Å³; it has no effect where "
+        "no stress is learnt.",
+    )
