@@ -16,8 +16,9 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
 from bayes_mlff.otf.state import Setback
-from bayes_mlff.report import run_data
+from bayes_mlff.report import run_log, run_summary
 from bayes_mlff.runs.directory import RunDirectory
+from tests.support.tiny_runs import Silent
 
 
 class Interrupted(BaseException):
@@ -45,8 +46,6 @@ class Counting:
 @pytest.fixture(scope="module")
 def reference_run(tmp_path_factory, tiny_problem):
     """An uninterrupted run: its directory and final state."""
-    from tests.e2e.conftest import Silent
-
     path = tmp_path_factory.mktemp("whole") / "run"
     run = RunDirectory(path)
     run.create(settings.dump(tiny_problem.config))
@@ -240,8 +239,8 @@ def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session
     wanted = [step for step in whole[:, 0] if step % 7 == 0 or step in labelled or step == n_steps]
     assert any(step % 7 for step in labelled) and len(wanted) < n_steps and n_steps % 7
     np.testing.assert_array_equal(kept, whole[np.isin(whole[:, 0], wanted)])
-    run = run_data.read(tmp_path / "7")
-    assert run.reached == n_steps and run_data.summarise(run, 0.004).finished
+    run = run_log.read(tmp_path / "7")
+    assert run.reached == n_steps and run_summary.summarise(run, 0.004).finished
 
 
 def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
