@@ -14,9 +14,18 @@ def one_device_per_core(chains: int) -> None:
     jax.config.update("jax_num_cpu_devices", largest_divisor(chains, usable_cores()))
 
 
-def start_jax(chains: int) -> None:
-    """Settle all of it, for a number of chains that shall run side by side."""
-    one_device_per_core(chains)
+def start_jax(chains: int, *, running: bool = False) -> None:
+    """Settle all of it.
+
+    Args:
+      chains: that shall run side by side.
+      running: JAX may be at work already, as in a notebook; its devices then stay as they are.
+    """
+    try:
+        one_device_per_core(chains)
+    except RuntimeError:
+        if not running:
+            raise
     keep_compilations()
     multiply_in_full()
 

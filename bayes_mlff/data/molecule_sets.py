@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
+from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data.labelled_files import LabelledStructure
 from bayes_mlff.data.labels import Label, check_label
 from bayes_mlff.data.npz import array_names, read_arrays

@@ -69,6 +69,7 @@ class Session:
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = self._template(key_md, key_params, key_chains)
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
+        self.observer.working("reference calculation of the first structure")
         record = self._reference.ask(0, "initial", structure, pretrained=pretrained, predictive=None, host=state.host)
         offset = pretrained - record.label.energy
         clock = audits.draw(config.seed, 0, 0, self._audit_steps)
@@ -268,6 +269,7 @@ class Session:
         storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
         structure, reason = self._structure(chunk.md, host), "audit" if Stop.AUDIT in stop else "uncertain"
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
+        self.observer.working("reference calculation")
         record = self._reference.ask(
             host.step,
             reason,

@@ -116,6 +116,9 @@ def recentred(state: RunState) -> RunState:
 class Observer(Protocol):
     """Told what happens, as it happens."""
 
+    def working(self, what: str) -> None:
+        """What is being waited for from now on, in a few words."""
+
     def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
         """MD moved on to `step`; σ is that of the last step."""
 

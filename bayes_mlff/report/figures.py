@@ -19,6 +19,7 @@ from bayes_mlff.ensemble import metrics
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries
 from bayes_mlff.report.run_log import Validation
+from bayes_mlff.runs.thermo_log import ThermoSeries
 
 _LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 

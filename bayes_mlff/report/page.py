@@ -57,7 +57,10 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
     run = run_data.read(run_dir) if run is None else run
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
     now = [("State", standing.state(run_dir, run.log).sentence), ("Simulated", standing.progress(run.log))]
-    rows = [*verdict.rows(verdict.judge(run.log)), *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now)]
+    rows = [
+        *verdict.rows(verdict.judge(run.log)),
+        *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now),
+    ]
     rows += _thinned(run_dir, run)
     rows += [(f"Not believed, step {r.step}", r.reason) for r in run.log.refused]
     rows += [

@@ -22,7 +22,7 @@ MERGED_STEPS: Final = 10_000
 
 
 def read_events(path: Path) -> list[Mapping[str, Any]]:
-    """The events of a run line by line, a last one that is still being written left out; chunks without others between are one."""
+    """The events of a run line by line, a last one that is being written left out; chunks in a row are one."""
     events: list[Mapping[str, Any]] = []
     if not path.exists():
         return events

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core import durations, units
+from bayes_mlff.core import units
 from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.runs.thermo_log import LARGEST
 

@@ -126,7 +126,9 @@ def judgement(run: RunLog) -> list[Row]:
 def _happened(events: list[Mapping[str, Any]]) -> list[Row]:
     """The last roll-back."""
     back = [event for event in events if event["event"] == "rolled_back"]
-    return [("last roll-back", f"step {back[-1]['step']}: {back[-1].get('reason', 'no reason was logged')}")][: len(back)]
+    return [("last roll-back", f"step {back[-1]['step']}: {back[-1].get('reason', 'no reason was logged')}")][
+        : len(back)
+    ]
 
 
 def facts(path: Path, run: RunLog) -> dict[str, Any]:
