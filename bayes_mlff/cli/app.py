@@ -164,7 +164,7 @@ def status(
         sys.stdout.write(json.dumps(screen.facts(path, run), indent=2) + "\n")
         return
     for name, value in screen.rows(path, run):
-        make_console().print(f"  {name + ':':{screen.WIDTH}} {value}")
+        make_console().print(f"  {name:{screen.WIDTH}} {value}".replace("\n", "\n" + " " * (screen.WIDTH + 3)))
 
 
 @app.command()

@@ -14,8 +14,17 @@ from bayes_mlff.report import standing, verdict
 from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.report.run_summary import RunSummary, summarise
 
-WIDTH: Final = 24
+WIDTH: Final = 23
 """Of the names in `rows`, as far as they are not longer."""
+
+_NAMES: Final = {
+    "Labels asked for per ps": "labels asked for per ps",
+    "Audits": "audits",
+    "Audit pass rate": "passed",
+    "Coverage of predicted intervals, audits only": "coverage, audits",
+    "Roll-backs, labels not believed": "set back, not believed",
+}
+"""Shorter names of what the verdict rests on."""
 
 Row = tuple[str, str]
 
@@ -41,7 +50,7 @@ def _last(column: np.ndarray | None) -> float | None:
 
 
 def rows(path: Path, run: RunLog) -> list[Row]:
-    """Names and values for one screen; energies in the unit of the threshold.
+    """Names and values, some of several lines, for one screen; energies in the unit of the threshold.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
@@ -58,7 +67,7 @@ def rows(path: Path, run: RunLog) -> list[Row]:
         told.append(("still to go", f"about {durations.shown(rest)} at the pace of the last steps, labels included"))
     energy = standing.energies(run)
     told += _present(run, energy)
-    return [*told, *_quality(run, s, energy), *_time(s), *_judged(run), *_happened(run.events)]
+    return [*told, *_quality(run, s, energy), *_time(s), *_happened(run.events), *_judged(run)]
 
 
 def _present(run: RunLog, energy: Callable[[float | None], str]) -> list[Row]:
@@ -114,7 +123,10 @@ def _time(s: RunSummary) -> list[Row]:
 
 
 def _judged(run: RunLog) -> list[Row]:
-    return [(name[:1].lower() + name[1:], value) for name, value in judgement(run) if value != "no data"]
+    judged = verdict.judge(run)
+    answer = "trained" if judged.trained else "\n".join(["not yet trained:", *(f"- {why}" for why in judged.missing)])
+    shown = [(_NAMES.get(name, name), value) for name, value in judgement(run)[1:] if value != "no data"]
+    return [*shown, ("verdict", answer)]
 
 
 def judgement(run: RunLog) -> list[Row]:
@@ -126,9 +138,7 @@ def judgement(run: RunLog) -> list[Row]:
 def _happened(events: list[Mapping[str, Any]]) -> list[Row]:
     """The last roll-back."""
     back = [event for event in events if event["event"] == "rolled_back"]
-    return [("last roll-back", f"step {back[-1]['step']}: {back[-1].get('reason', 'no reason was logged')}")][
-        : len(back)
-    ]
+    return [("last roll-back", f"step {e['step']}: {e.get('reason', 'no reason was logged')}") for e in back[-1:]]
 
 
 def facts(path: Path, run: RunLog) -> dict[str, Any]:
