@@ -483,7 +483,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_name(lost_once, open_sessi
 
 
 def test_the_console_says_what_happened(lost_once, capsys):
-    from bayes_mlff.cli.console import ConsoleObserver
+    from bayes_mlff.api.console import ConsoleObserver
 
     problem, *_ = lost_once
     ConsoleObserver(Console(width=200), problem.config).notice(step=37, text="back to step 20: planted [/red]")

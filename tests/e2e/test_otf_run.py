@@ -303,5 +303,5 @@ def test_the_command_line_refuses_by_name(arguments, code, phrase, capsys, monke
 def test_help_names_the_sub_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("init", "check", "run", "resume", "status", "report", "schema"):
+    for name in ("init", "check", "run", "resume", "status", "report", "schema", "finetune", "models"):
         assert name in result.output
