@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 
 from bayes_mlff.core import settings as reading
 from bayes_mlff.core import units
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import ConfigError, RunDirectoryError
 from bayes_mlff.core.settings import Section
 from bayes_mlff.data import label_notes
 from bayes_mlff.data.label_notes import REJECTED, LabelNote
@@ -97,7 +97,6 @@ def read(run_dir: Path, settings: Settings | None = None) -> RunLog:
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
-      ConfigError: if its configuration is not one that the run wrote.
       DataError: if the labels or the arrays of random frames are unreadable.
     """
     found = read_settings(config_path(run_dir)) if settings is None else settings
@@ -148,10 +147,13 @@ def read_settings(path: Path) -> Settings:
     """A few keys of a configuration as a run keeps it, which has every key.
 
     Raises:
-      ConfigError: if the file is unreadable, or lacks a key or has something else there, as none that a run wrote does.
+      RunDirectoryError: if the file is unreadable, or not a configuration as a run keeps it.
     """
-    found = reading.validate(_Config, reading.read_yaml(path))
-    units.parse_energy(found.threshold, n_atoms=1, key="threshold")
+    try:
+        found = reading.validate(_Config, reading.read_yaml(path))
+        units.parse_energy(found.threshold, n_atoms=1, key="threshold")
+    except ConfigError as error:
+        raise RunDirectoryError(f"{path}: {error} (a run keeps its configuration with every key)") from error
     return Settings(
         structure=found.structure.file,
         timestep_fs=found.dynamics.timestep_fs,

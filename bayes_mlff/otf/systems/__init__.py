@@ -97,6 +97,6 @@ def initial_structure(settings: StructureSettings, *, base: Path) -> "InitialStr
     return structure_files.read(settings, path)
 
 
-def structure(name: str, *, base: Path) -> "Structure":
+def structure(name: str, *, base: Path = Path()) -> "Structure":
     """The atoms of `initial_structure`, of its last frame."""
     return initial_structure(StructureSettings(file=name), base=base).structure

@@ -22,3 +22,12 @@ def test_accelerators_multiply_in_full_unless_told_otherwise(monkeypatch, backen
         assert jax.config.jax_default_matmul_precision == expected
     finally:
         jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_where_jax_is_at_work_its_devices_stay(monkeypatch):
+    monkeypatch.setattr(jax_start, "keep_compilations", lambda: None)
+    before = jax.devices()
+    with pytest.raises(RuntimeError):
+        jax_start.start_jax(7)
+    jax_start.start_jax(7, running=True)
+    assert jax.devices() == before
