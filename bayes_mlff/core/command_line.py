@@ -80,7 +80,7 @@ def write_new(path: Path, text: str, key: str) -> None:
 def run_app(app: typer.Typer) -> None:
     """Run a command line; errors made on purpose are printed as one line, without a traceback."""
     try:
-        app()
+        app(prog_name="bayes-mlff")
     except RunInterruptedError as error:
         make_console(stderr=True).print(printable(str(error)))
         sys.exit(EXIT_INTERRUPTED)

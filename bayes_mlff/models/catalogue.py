@@ -19,7 +19,13 @@ MANY: Final = 12
 
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
-NOT_HERE: Final = "known once the model is here"
+PUBLISHED: Final = {
+    "sevennet-0": ("NequIP", "89 elements"),
+    "sevennet-l3i5": ("NequIP", "89 elements"),
+    "mace-mp-0-small": ("MACE", "89 elements"),
+    "mace-mp-0-medium": ("MACE", "89 elements"),
+}
+"""Architecture and elements of models that need not be here."""
 
 
 class KnownModel(NamedTuple):
@@ -46,12 +52,12 @@ def _model(name: str) -> KnownModel:
     if name in CHECKPOINTS:
         path = registry.cached(name, CHECKPOINTS[name].sha256)
         here = f"converted in {path}" if path.is_file() else _installed(name)
-        return KnownModel(name, *_read(path), LICENCE_OF_SEVENN, "from the package sevenn", here)
+        return KnownModel(name, *_described(name, path), LICENCE_OF_SEVENN, "from the package sevenn", here)
     origin = DOWNLOADS[name]
     downloaded = cache_folder() / f"{name}.model"
     path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
     here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded when first asked for"
-    return KnownModel(name, *_read(path), origin.licence, origin.url, here)
+    return KnownModel(name, *_described(name, path), origin.licence, origin.url, here)
 
 
 def _installed(name: str) -> str:
@@ -61,10 +67,13 @@ def _installed(name: str) -> str:
         return "not here; pip install 'bayes-mlff[sevennet]'"
 
 
+def _described(name: str, path: Path) -> tuple[str, str, str]:
+    """What `_read` says, or where there is no such file what is published."""
+    return _read(path) if path.is_file() else (*PUBLISHED[name], "number of weights known once it was used")
+
+
 def _read(path: Path) -> tuple[str, str, str]:
-    """Architecture, elements and size of a model in a file of this package; it need not be there."""
-    if not path.is_file():
-        return "architecture", f"elements and size {NOT_HERE}", "size unknown"
+    """Architecture, elements and size of a model in a file of this package."""
     with safe_open(path, framework="numpy") as file:
         config = MODEL_CONFIG.validate_json((file.metadata() or {})["config"])
         weights = sum(file.get_tensor(key).size for key in file.keys())  # noqa: SIM118 (not a dict)

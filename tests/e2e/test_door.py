@@ -41,7 +41,7 @@ def test_a_run_from_a_mapping_is_silent_and_goes_on(tmp_path, capfd, monkeypatch
     made = bayes_mlff.run(raw)
     assert capfd.readouterr() == ("", "")
     assert made.path.resolve() == tmp_path / "runs" / "ethanol" and made.report.is_file()
-    assert made.finished and made.labels >= 1 and not made.trained and "audits" in made.verdict
+    assert made.finished and made.labels >= 1 and not made.trained and "audit" in made.verdict
     assert made.status()["progress"]["step"] == 4
     again = bayes_mlff.run(made.path, progress=True)  # the directory of a run
     assert again == made and "finished in" in capfd.readouterr().out

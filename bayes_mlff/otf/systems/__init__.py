@@ -68,7 +68,7 @@ def introduction(system: str, profile: str) -> str:
     from bayes_mlff.engines import registry as engines
     from bayes_mlff.models import registry
 
-    asked = f"python -m bayes_mlff.otf check --system {system} --profile {profile}"
+    asked = f"bayes-mlff check --system {system} --profile {profile}"
     duration = DURATIONS.get((system, profile), f"duration not measured; its cost: {asked} [--label]")
     return (
         f"profile {profile} of {', '.join(SYSTEMS[system])} (--profile): {duration}; every setting can be changed with "
