@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bayes_mlff.ensemble.calculator import EnsembleCalculator
     from bayes_mlff.ensemble.calibration import Calibration
     from bayes_mlff.ensemble.predictive import Predictive, combine
+    from bayes_mlff.ensemble.triggers import on_energy
     from bayes_mlff.finetune.config import FinetuneConfig
     from bayes_mlff.finetune.config import parse as finetune_config
     from bayes_mlff.md.chunk import Stop, make_chunk
@@ -85,6 +86,7 @@ __all__ = [
     "make_chunk",
     "make_engine",
     "move_neighbors",
+    "on_energy",
     "otf_chains",
     "predictor",
     "prepare_problem",
@@ -137,6 +139,7 @@ __getattr__ = lazily(
         "make_chunk": "bayes_mlff.md.chunk",
         "make_engine": "bayes_mlff.engines.registry",
         "move_neighbors": "bayes_mlff.data.neighbors:move",
+        "on_energy": "bayes_mlff.ensemble.triggers",
         "otf_chains": "bayes_mlff.posterior.chains",
         "predictor": "bayes_mlff.models.energetics",
         "prepare_problem": "bayes_mlff.otf.problem:prepare",

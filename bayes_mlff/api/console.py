@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.readings import ENERGY, Reading
 from bayes_mlff.otf.config import RunConfig
 
 
@@ -60,13 +61,11 @@ class ConsoleObserver:
     def _shown(self) -> Text:
         return Text(self._heartbeat.text()) if self._line is None else self._line
 
-    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
-        """Show time, speed and σ against its limit."""
+    def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
+        """Show time, speed and what the triggers found against their limits."""
         time_ps, total = step * self._config.dynamics.timestep_fs / 1000.0, self._config.dynamics.duration_ps
-        line = (
-            f"  {time_ps:7.3f} of {total:g} ps   "
-            f"{steps / max(seconds, 1e-9):6.0f} MD steps/s   "
-            f"σ {sigma_ev * KCAL_MOL_PER_EV:.3f} of {sigma_crit_ev * KCAL_MOL_PER_EV:.3f} kcal/mol allowed"
+        line = f"  {time_ps:7.3f} of {total:g} ps   {steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(
+            map(_reading, readings)
         )
         self.working(f"molecular dynamics after {time_ps:.3f} of {total:g} ps")
         self._line = Text(line)
@@ -95,3 +94,9 @@ class ConsoleObserver:
         self.say(line)
         self.working("molecular dynamics" if self._updates else "compiling and running molecular dynamics")
         self._updates += 1
+
+
+def _reading(reading: Reading) -> str:
+    value, limit, unit = reading.shown()
+    name = "σ" if reading.name == ENERGY else f"σ ({reading.name})"
+    return f"{name} {value:.3f} of {limit:.3f} {unit} allowed"

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.otf.state import Observer
 
 
@@ -21,7 +22,7 @@ class Silent:
     def working(self, what: str) -> None:
         """Ignore what is being waited for."""
 
-    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
+    def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
         """Ignore the dynamics."""
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:

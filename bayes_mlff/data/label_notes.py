@@ -18,13 +18,14 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 
 
 class LabelNote(NamedTuple):
-    """One label without its geometry; energies of the whole structure on the model's scale, eV."""
+    """One label without its geometry; energies of the whole structure, eV."""
 
     step: int
     time_fs: float
     reason: str
     engine_seconds: float
-    reference_ev: float
+    reference_ev: float  # as the reference gave it
+    offset_ev: float  # to the scale of predictions
     predicted_ev: float | None  # None if the model said nothing before the label was known
     pretrained_ev: float | None
     force_errors: np.ndarray | None  # [n, 3] reference minus predicted, eV/Å
@@ -59,7 +60,8 @@ def _note(where: str, text: str) -> LabelNote:
         time_fs=number["time_fs"],
         reason=found["reason"],
         engine_seconds=number["engine_seconds"],
-        reference_ev=number["REF_energy"] + number["energy_offset"],
+        reference_ev=number["REF_energy"],
+        offset_ev=number["energy_offset"],
         predicted_ev=number.get("predicted_energy_mean"),
         pretrained_ev=number.get("pretrained_energy"),
         force_errors=_force_errors(where, found.get("Properties", ""), cells),

@@ -8,6 +8,7 @@ import numpy as np
 
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import config
 from bayes_mlff.otf.config import RunConfig
@@ -143,9 +144,4 @@ def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
 
 def errors(records: list[LabelRecord]) -> np.ndarray:
     """Predicted minus reference total energy of labels that were predicted, [l] eV."""
-    return np.array([r.predicted_energy_mean for r in records], np.float64) - _references(records)
-
-
-def _references(records: list[LabelRecord]) -> np.ndarray:
-    """Reference energies on the model's scale."""
-    return np.array([r.label.energy + r.energy_offset for r in records], np.float64)
+    return np.array([energy_scale.error(r) for r in records], np.float64)

@@ -8,6 +8,7 @@ import numpy as np
 
 from bayes_mlff.data.label_notes import LabelNote
 from bayes_mlff.ensemble import metrics
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.report.run_events import NUMBERS
 from bayes_mlff.report.run_log import RunLog, Validation
 
@@ -93,7 +94,9 @@ def hill_formula(symbols: Sequence[str]) -> str:
 
 
 def _references(notes: Sequence[LabelNote]) -> np.ndarray:
-    return np.array([note.reference_ev for note in notes], np.float64)
+    """Reference energies on the scale of predictions."""
+    scaled = (EnergyScale(0.0, note.offset_ev).reference_to_total(note.reference_ev) for note in notes)
+    return np.fromiter(scaled, np.float64)
 
 
 def _above(validation: Validation | None, threshold_ev: float) -> int:

@@ -10,6 +10,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.otf import config, systems
 from bayes_mlff.runs.directory import THERMO_COLUMNS
 
@@ -21,7 +22,8 @@ def record(step: int, reason: str = "uncertain", **more: Any) -> LabelRecord:
     random = np.random.default_rng(step)
     forces = random.normal(size=(9, 3))
     predicted: dict[str, Any] = {} if reason == "initial" else {
-        "predicted_energy_mean": -98.99, "predicted_energy_sigma": 0.01, "sigma_crit": 0.008, "confidence": 0.95,
+        "predicted_energy_mean": -98.99, "predicted_energy_sigma": 0.01,
+        "readings": (Reading("energy", 0.01, 0.008, "eV"),), "confidence": 0.95,
         "predicted_forces_mean": forces + 0.1 * random.normal(size=(9, 3)), "predicted_forces_sigma": np.ones((9, 3)),
     }  # fmt: skip
     made = LabelRecord(ETHANOL, Label(-100.0, forces), step, 0.5 * step, reason, 1.0, -99.1, "sha256:x", 10.0)

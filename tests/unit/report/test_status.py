@@ -61,7 +61,7 @@ def test_notes_are_what_the_whole_records_say(kept, tmp_path):
     notes, records = label_notes.read(path), dataset.read(path)
     for note, made in zip(notes, records, strict=True):
         assert (note.step, note.time_fs, note.reason) == (made.step, made.time_fs, made.reason)
-        assert note.reference_ev == made.label.energy + made.energy_offset
+        assert (note.reference_ev, note.offset_ev) == (made.label.energy, made.energy_offset)
         assert (note.predicted_ev, note.pretrained_ev) == (made.predicted_energy_mean, made.pretrained_energy)
         assert note.engine_seconds == made.engine_seconds and len(note.symbols) == 9
         if made.predicted_forces_mean is None:

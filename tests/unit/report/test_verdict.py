@@ -13,7 +13,7 @@ STEPS = 20_000
 
 
 def record(step, reason="uncertain"):
-    return LabelNote(step, 0.5 * step, reason, 1.0, 0.0, None, None, None, ("C",))
+    return LabelNote(step, 0.5 * step, reason, 1.0, 0.0, 0.0, None, None, None, ("C",))
 
 
 def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005, **more):
