@@ -9,8 +9,7 @@ from safetensors import safe_open
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.core.paths import cache_folder
-from bayes_mlff.models import registry
-from bayes_mlff.models.config import MODEL_CONFIG
+from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.importers.downloads import DOWNLOADS
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find
 
@@ -19,13 +18,8 @@ MANY: Final = 12
 
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
-PUBLISHED: Final = {
-    "sevennet-0": ("NequIP", "89 elements"),
-    "sevennet-l3i5": ("NequIP", "89 elements"),
-    "mace-mp-0-small": ("MACE", "89 elements"),
-    "mace-mp-0-medium": ("MACE", "89 elements"),
-}
-"""Architecture and elements of models that need not be here."""
+ELEMENTS: Final = dict.fromkeys(("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium"), "89 elements")
+"""Of models that need not be here."""
 
 
 class KnownModel(NamedTuple):
@@ -53,6 +47,8 @@ def _model(name: str) -> KnownModel:
         path = registry.cached(name, CHECKPOINTS[name].sha256)
         here = f"converted in {path}" if path.is_file() else _installed(name)
         return KnownModel(name, *_described(name, path), LICENCE_OF_SEVENN, "from the package sevenn", here)
+    if name not in DOWNLOADS:
+        return KnownModel(name, *_described(name, Path()), "that of its project", "from another project", "unknown")
     origin = DOWNLOADS[name]
     downloaded = cache_folder() / f"{name}.model"
     path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
@@ -68,15 +64,22 @@ def _installed(name: str) -> str:
 
 
 def _described(name: str, path: Path) -> tuple[str, str, str]:
-    """What `_read` says, or where there is no such file what is published."""
-    return _read(path) if path.is_file() else (*PUBLISHED[name], "number of weights known once it was used")
+    """What `_read` says, or where there is no such file what is known without it."""
+    if path.is_file():
+        return _read(path)
+    row = next(row for row in architectures.ARCHITECTURES.values() if name in row.published)
+    return _title(row.config), ELEMENTS.get(name, "its elements"), "number of weights known once it was used"
+
+
+def _title(config: type) -> str:
+    return config.__name__.removesuffix("Config")
 
 
 def _read(path: Path) -> tuple[str, str, str]:
     """Architecture, elements and size of a model in a file of this package."""
     with safe_open(path, framework="numpy") as file:
-        config = MODEL_CONFIG.validate_json((file.metadata() or {})["config"])
+        config = architectures.read_config((file.metadata() or {})["config"])
         weights = sum(file.get_tensor(key).size for key in file.keys())  # noqa: SIM118 (not a dict)
     symbols = [chemical_symbols[z] for z in config.elements]
     elements = " ".join(symbols) if len(symbols) <= MANY else f"{len(symbols)} elements"
-    return type(config).__name__.removesuffix("Config"), elements, f"{weights:,} weights".replace(",", " ")
+    return _title(type(config)), elements, f"{weights:,} weights".replace(",", " ")
