@@ -18,7 +18,9 @@ MANY: Final = 12
 
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
-ELEMENTS: Final = dict.fromkeys(("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium"), "89 elements")
+ELEMENTS: Final[dict[str, str]] = dict.fromkeys(
+    ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium"), "89 elements"
+)
 """Of models that need not be here."""
 
 
