@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.report import crystal_figures, run_data
+from bayes_mlff.report import crystal_figures, run_data, run_summary
 from bayes_mlff.report import page as report
 from bayes_mlff.report.run_data import RunData
 from bayes_mlff.runs import trajectory
@@ -39,7 +39,7 @@ def main() -> None:
     threshold = threshold_ev * KCAL_MOL_PER_EV
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     summary = {
-        "simulated_ps": round(run_data.summarise(data, threshold_ev).time_fs / 1000.0, 6),
+        "simulated_ps": round(run_summary.summarise(data.log, threshold_ev).time_fs / 1000.0, 6),
         "threshold_kcal_mol": round(threshold, 9),
         "labels": len(data.records),
         "labels_above_threshold": int(np.sum(np.abs(errors) > threshold)),

@@ -1,31 +1,38 @@
-"""Command line: `python -m bayes_mlff.otf --system ethanol`, and sub-commands for runs of one's own."""
+"""The program `bayes-mlff`: runs, fine-tunings, and what is left by them.
 
+What a command needs is imported when it is called, so that help and mistakes come at once.
+"""
+
+import importlib.metadata
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import jax
 import typer
+from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.core import durations
-from bayes_mlff.core.command_line import make_console, override, run_app, start_jax, write_new
+from bayes_mlff.core.command_line import make_console, override, run_app, write_new
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import systems
-from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.parallel import hosts
+
+if TYPE_CHECKING:
+    from bayes_mlff.api.console import ConsoleObserver
+    from bayes_mlff.otf.config import RunConfig
 
 app = typer.Typer(
     help=(
         "Molecular dynamics with a Bayesian neural-network potential that asks a reference method where it is not "
-        "sure. Without a sub-command, --system runs a built-in system."
+        "sure, and fine-tuning on labels that exist. Without a command, --system runs a built-in system."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.command(no_args_is_help=True)(finetune)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -59,21 +66,27 @@ def system(
     output: Output = None,
     overrides: Overrides = None,
     wall_time: WallTime = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     """Run a built-in system, or continue it if it was interrupted."""
+    if version:
+        make_console().print(importlib.metadata.version("bayes-mlff"))
+        raise typer.Exit
     if context.invoked_subcommand is not None or name is None:
         return
     limit_s = _seconds(wall_time)
     config, profile = _built_in(name, profile, overrides)
     path = output or Path("runs") / (name if profile == "demo" else f"{name}-{profile}")
     make_console().print(systems.introduction(name, profile))
-    runner.run(config, path, base=Path(), console=make_console(), wall_time_s=limit_s)
+    _run(config, path, Path(), limit_s)
 
 
 @app.command()
 def init(path: ConfigPath = Path("config.yaml")) -> None:
     """Write a commented configuration with every key and its default."""
-    write_new(path, configuration.template(), "path")
+    from bayes_mlff.otf.config import template
+
+    write_new(path, template(), "path")
     make_console().print(f"wrote {path}; edit it, then: bayes-mlff check {path}")
 
 
@@ -93,6 +106,8 @@ def check(
     overrides: Overrides = None,
 ) -> None:
     """Validate a configuration, try model and engine and say what a run costs, without running."""
+    from bayes_mlff.api import runner
+
     if (path is None) == (name is None):
         raise ConfigError("check", str(path), "the path of a configuration or --system, one of them")
     if path is None:
@@ -101,7 +116,8 @@ def check(
         config = _with_overrides(_read(path), overrides)
         _start(config)
     base = Path() if path is None else path.parent
-    runner.check(config, base=base, console=make_console(), label=label, forces=forces)
+    with _observer(config) as observer:
+        runner.check(config, base=base, observer=observer, label=label, forces=forces)
 
 
 @app.command()
@@ -114,8 +130,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wa
     limit_s = _seconds(wall_time)
     config = _with_overrides(_read(path), overrides)
     _start(config)
-    where = output or Path("runs") / path.stem
-    runner.run(config, where, base=path.parent, console=make_console(), wall_time_s=limit_s)
+    _run(config, output or Path("runs") / path.stem, path.parent, limit_s)
 
 
 @app.command()
@@ -124,21 +139,39 @@ def resume(path: RunPath, wall_time: WallTime = None) -> None:
 
     It needs nothing but its directory, which may have been moved: structure and model are kept there.
     """
+    from bayes_mlff.api import runner
+    from bayes_mlff.otf import config as configuration
+    from bayes_mlff.runs.interruption import process_age_s
+
     limit_s = _seconds(wall_time)
     config = configuration.load(path / "config.yaml")
     _start(config)
-    runner.resume(config, path, console=make_console(), wall_time_s=limit_s)
+    with _observer(config) as observer:
+        runner.resume(config, path, observer=observer, wall_time_s=limit_s, spent_s=process_age_s())
 
 
 @app.command()
-def status(path: RunPath) -> None:
+def status(
+    path: RunPath,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: numbers in eV, fs, K, GPa and s.")] = False,
+) -> None:
     """Say what a run does, how far it is, how long it may still take, and how well it did so far."""
-    runner.status(path, console=make_console())
+    from bayes_mlff.report import run_log
+    from bayes_mlff.report import status as screen
+
+    run = run_log.read(path)
+    if as_json:
+        sys.stdout.write(json.dumps(screen.facts(path, run), indent=2) + "\n")
+        return
+    for name, value in screen.rows(path, run):
+        make_console().print(f"  {name:{screen.WIDTH}} {value}".replace("\n", "\n" + " " * (screen.WIDTH + 3)))
 
 
 @app.command()
 def report(path: RunPath) -> None:
     """Write report.html with figures and tables."""
+    from bayes_mlff.api import runner
+
     make_console().print(str(runner.report(path)))
 
 
@@ -159,6 +192,8 @@ def export(
     trust: Annotated[bool, typer.Option(help="Run the programs that the template contains.")] = False,
 ) -> None:
     """Write what a run has learnt at its last checkpoint: the ensemble in one file, or one file for each chain."""
+    from bayes_mlff.api import runner
+
     written = runner.export(path, output, what=what, template=template, trust=trust)
     make_console().print(f"wrote {', '.join(each.name for each in written)} to {output}")
 
@@ -166,11 +201,42 @@ def export(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of the configuration, for editors."""
+    from bayes_mlff.otf.config import RunConfig
+
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
 
 
-def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> tuple[RunConfig, str]:
+@app.command()
+def models() -> None:
+    """List the models that are known by name: elements, size, licence, where they come from, whether they are here."""
+    from bayes_mlff.models import catalogue
+
+    console = make_console()
+    for model in catalogue.known():
+        console.print(f"{model.name}: {model.architecture}, {model.elements}")
+        console.print(f"    {model.size}; licence {model.licence}; {model.source}; {model.here}")
+
+
+def _run(config: "RunConfig", path: Path, base: Path, limit_s: float | None) -> None:
+    from bayes_mlff.api import runner
+    from bayes_mlff.runs.interruption import process_age_s
+
+    with _observer(config) as observer:
+        runner.run(config, path, base=base, observer=observer, wall_time_s=limit_s, spent_s=process_age_s())
+
+
+def _observer(config: "RunConfig") -> "ConsoleObserver":
+    """Prints what happens, in the first of several processes."""
+    from bayes_mlff.api.console import ConsoleObserver
+    from bayes_mlff.parallel import hosts
+
+    return ConsoleObserver(make_console() if hosts.first() else Console(quiet=True), config)
+
+
+def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> "tuple[RunConfig, str]":
     """Settings and profile of a built-in system, and start JAX, which tells what the default profile is."""
+    import jax
+
     systems.check_system(name)
     config = _with_overrides(systems.settings(name, profile or "demo"), overrides)
     _start(config)
@@ -184,16 +250,23 @@ def _seconds(wall_time: str | None) -> float | None:
     return None if wall_time is None else durations.parse(wall_time, key="--wall-time")
 
 
-def _start(config: RunConfig) -> None:
+def _start(config: "RunConfig") -> None:
+    from bayes_mlff.core.jax_start import start_jax
+    from bayes_mlff.parallel import hosts
+
     hosts.join()
     start_jax(config.sampler.chains)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from bayes_mlff.otf import config as configuration
+
     return configuration.load(path).model_dump(mode="json")
 
 
-def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> RunConfig:
+def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> "RunConfig":
+    from bayes_mlff.otf import config as configuration
+
     override(raw, overrides)
     return configuration.parse(raw)
 

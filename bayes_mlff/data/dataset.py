@@ -18,6 +18,7 @@ from bayes_mlff.core import durable
 from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data import extxyz, readings
 from bayes_mlff.data import structure as structures
+from bayes_mlff.data.frame_text import Scan, refuse_torn, scan
 from bayes_mlff.data.labels import Label, check_label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import GEOMETRY, ElectronicState, Structure
@@ -55,14 +56,6 @@ class Recovery(NamedTuple):
     bytes_removed: int  # 0 if the file was whole
 
 
-class _Scan(NamedTuple):
-    """A file cut into frames."""
-
-    frames: list[str]
-    whole_bytes: int  # where the last whole frame ends
-    torn_bytes: int  # what follows it
-
-
 _FLOATS = ("time_fs", "energy_offset", "engine_seconds")
 _OPTIONAL_FLOATS = (
     "pretrained_energy",
@@ -89,8 +82,8 @@ def append(path: Path, record: LabelRecord, *, repeats: bool = False) -> None:
         cannot be written; then the file is as it was.
     """
     content = _format(record).encode()
-    existing = _scan(path) if path.exists() else _Scan([], 0, 0)
-    _refuse_torn(path, existing)
+    existing = scan(path) if path.exists() else Scan([], 0, 0)
+    refuse_torn(path, existing)
     if not repeats and record.step in {_step(f"{path}: frame {i}", text) for i, text in enumerate(existing.frames)}:
         raise DataError(f"{path}: step {record.step} is already labelled; a step is labelled once")
     try:
@@ -145,10 +138,10 @@ def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list
     """
     if not path.exists():
         raise DataError(f"{path}: no such dataset")
-    scan = _scan(path)
+    found = scan(path)
     if not unfinished:
-        _refuse_torn(path, scan)
-    records = [_parse(f"{path}: frame {index}", text) for index, text in enumerate(scan.frames)]
+        refuse_torn(path, found)
+    records = [_parse(f"{path}: frame {index}", text) for index, text in enumerate(found.frames)]
     seen: dict[int, int] = {}
     for index, record in enumerate(records):
         if record.step in seen and not repeats:
@@ -165,56 +158,12 @@ def recover(path: Path) -> Recovery:
     """
     if not path.exists():
         raise DataError(f"{path}: no such dataset")
-    scan = _scan(path)
-    if scan.torn_bytes:
+    found = scan(path)
+    if found.torn_bytes:
         with path.open("r+b") as file:
-            file.truncate(scan.whole_bytes)
+            file.truncate(found.whole_bytes)
             os.fsync(file.fileno())
-    return Recovery(len(scan.frames), scan.torn_bytes)
-
-
-def _scan(path: Path) -> _Scan:
-    """Cut a file into frames without reading their numbers."""
-    data = path.read_bytes()
-    frames: list[str] = []
-    start = 0
-    while start < len(data):
-        end = _frame_end(data, start, f"{path}: frame {len(frames)}")
-        if end is None:
-            torn = data[start:]
-            # A tear leaves the beginning of one frame, perhaps with zeros that the file system filled in.
-            if torn.count(b"Properties=") > 1:
-                raise DataError(f"{path}: frame {len(frames)} does not end where its number of atoms says")
-            return _Scan(frames, start, len(torn))
-        try:
-            frames.append(data[start:end].decode())
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: frame {len(frames)} is not text: {error}") from error
-        start = end
-    return _Scan(frames, start, 0)
-
-
-def _frame_end(data: bytes, start: int, where: str) -> int | None:
-    """Where the frame that begins at `start` ends, or None if the data end before."""
-    end = data.find(b"\n", start) + 1
-    count = data[start : end - 1].strip()
-    if end == 0 or (not count.isdigit() and data.endswith(b"\0")):
-        return None
-    if not count.isdigit() or len(count) > 9:
-        raise DataError(f"{where}, at byte {start}: got {count[:40]!r}; allowed: a number of atoms")
-    for _ in range(int(count) + 1):
-        end = data.find(b"\n", end) + 1
-        if end == 0:
-            return None
-    return None if data.endswith(b"\0") and b"\0" in data[start:end] else end
-
-
-def _refuse_torn(path: Path, scan: _Scan) -> None:
-    if scan.torn_bytes:
-        raise DataError(
-            f"{path}: frame {len(scan.frames)} is torn after {scan.torn_bytes} bytes, as a crash leaves it; "
-            "recover the dataset first"
-        )
+    return Recovery(len(found.frames), found.torn_bytes)
 
 
 def _step(where: str, text: str) -> int:

@@ -8,11 +8,9 @@ import ase
 import ase.units
 import numpy as np
 from ase.io.formats import ioformats
-from pydantic import Field
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, DataError, brief
 from bayes_mlff.core.paths import bounded_memory
-from bayes_mlff.core.settings import Count, Section
 from bayes_mlff.data import (
     electronic,
     neighbors,
@@ -27,6 +25,7 @@ from bayes_mlff.data.structure_cif import read_cif
 from bayes_mlff.data.structure_formats import Given
 from bayes_mlff.data.structure_frames import MOST_BYTES, Raw
 from bayes_mlff.data.structure_lammps import read_data, read_dump
+from bayes_mlff.data.structure_settings import StructureSettings
 
 CLOSEST = 0.3
 """Distance, Å, below which two atoms of a first structure are one atom twice, or not in Å."""
@@ -48,34 +47,6 @@ READERS: Final[Mapping[str, Callable[[Path, int, Given], Raw]]] = {
 
 NUMBERED: Final = ("lammps-data", "lammps-dump-text")
 """Formats that number the elements."""
-
-
-class StructureSettings(Section):
-    """Where the initial structure is, and what its file does not say."""
-
-    file: str = Field(description="Path of a file that ASE reads, or the name of a built-in structure.")
-    format: str | None = Field(
-        default=None,
-        description="ASE's name of the file format; null means that it is found out from the name and the content.",
-    )
-    index: int = Field(
-        default=-1, description="Number of the frame to start from, counted from 0, or if negative from the end."
-    )
-    elements: tuple[str, ...] = Field(
-        default=(),
-        description="Chemical symbols of the atom types 1, 2, ... for formats that only number them (LAMMPS).",
-    )
-    charge: int | None = Field(
-        default=None,
-        ge=-1000,
-        le=1000,
-        description="Total charge of the structure, e; null means what the file states, or 0.",
-    )
-    multiplicity: Count | None = Field(
-        default=None,
-        description="Spin multiplicity 2S + 1 of the structure; null means what the file states, or what the reference "
-        "assumes.",
-    )
 
 
 class InitialStructure(NamedTuple):

@@ -10,12 +10,14 @@ total = network + isolated atoms = reference + offset. The offset is chosen by t
 pretrained model and the reference agree; it takes up how the two count the energy of an atom.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data.dataset import LabelRecord
+
+if TYPE_CHECKING:  # a quick look at a run uses scales without the records, which need ASE
+    from bayes_mlff.data.dataset import LabelRecord
 
 Energy = TypeVar("Energy", float, np.ndarray)
 
@@ -51,12 +53,12 @@ class EnergyScale(NamedTuple):
         return self._replace(offset_ev=total - reference)
 
 
-def total_energy(record: LabelRecord) -> float:
+def total_energy(record: "LabelRecord") -> float:
     """Energy of a label on the scale of predictions, eV."""
     return EnergyScale(0.0, record.energy_offset).reference_to_total(record.label.energy)
 
 
-def error(record: LabelRecord) -> float:
+def error(record: "LabelRecord") -> float:
     """Predicted minus reference total energy of a label, eV.
 
     Raises:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.ndimage import gaussian_filter1d
+from scipy import special
 
 
 class Coverage(NamedTuple):
@@ -74,7 +73,7 @@ def mean_log_likelihood(error: ArrayLike, sigma: ArrayLike) -> float:
       ValueError: if sizes differ, are zero, or a sigma is not positive.
     """
     error, sigma = _pair(error, sigma)
-    return float(np.mean(stats.norm.logpdf(error, scale=sigma)))
+    return float(np.mean(_log_density(error, sigma)))
 
 
 def mean_log_likelihood_by_error(error: ArrayLike, sigma: ArrayLike, edges: Sequence[float]) -> Binned:
@@ -95,7 +94,7 @@ def mean_log_likelihood_by_error(error: ArrayLike, sigma: ArrayLike, edges: Sequ
     if bounds.ndim != 1 or bounds.size < 2 or not (np.diff(bounds) > 0).all():
         raise ValueError(f"edges: got {edges!r}; allowed: at least two increasing numbers")
     error, sigma = _pair(error, sigma)
-    density = stats.norm.logpdf(error, scale=sigma)
+    density = _log_density(error, sigma)
     bins = bounds.size - 1
     index = np.searchsorted(bounds, np.abs(error), side="right") - 1
     inside = (index >= 0) & (index < bins)
@@ -145,7 +144,9 @@ def auc_roc(error: ArrayLike, sigma: ArrayLike, threshold: float) -> float:
     if positives == 0 or negatives == 0:
         got = f"{positives} of {large.size} errors above {threshold!r}"
         raise ValueError(f"threshold: got {got}; allowed: errors on both sides")
-    statistic = stats.rankdata(sigma)[large].sum() - positives * (positives + 1) / 2
+    from scipy.stats import rankdata
+
+    statistic = rankdata(sigma)[large].sum() - positives * (positives + 1) / 2
     return float(statistic / (positives * negatives))
 
 
@@ -167,7 +168,7 @@ def crps(error: ArrayLike, sigma: ArrayLike) -> float:
     """
     error, sigma = _pair(error, sigma)
     z = error / sigma
-    score = z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / np.sqrt(np.pi)
+    score = z * (2 * special.ndtr(z) - 1) + 2 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) - 1 / np.sqrt(np.pi)
     return float(np.mean(sigma * score))
 
 
@@ -184,7 +185,7 @@ def normal_pit(error: ArrayLike, sigma: ArrayLike) -> np.ndarray:
     Raises:
       ValueError: as `mean_log_likelihood`.
     """
-    return stats.norm.cdf(np.divide(*_pair(error, sigma)))
+    return special.ndtr(np.divide(*_pair(error, sigma)))
 
 
 def binomial_share(successes: int, trials: int, *, confidence: float = 0.95) -> Share:
@@ -201,8 +202,13 @@ def binomial_share(successes: int, trials: int, *, confidence: float = 0.95) -> 
     Raises:
       ValueError: if a number is out of range.
     """
-    bounds = stats.binomtest(successes, trials).proportion_ci(confidence, method="exact")
-    return Share(successes / trials, float(bounds.low), float(bounds.high))
+    if not (0 <= successes <= trials and trials > 0 and 0.0 < confidence < 1.0):
+        got = f"{successes} of {trials} at {confidence:g}"
+        raise ValueError(f"successes: got {got}; allowed: 0 to all of at least one, at more than 0 and less than 1")
+    tail, failures = (1.0 - confidence) / 2, trials - successes
+    lower = special.betaincinv(successes, failures + 1, tail) if successes else 0.0
+    upper = special.betaincinv(successes + 1, failures, 1.0 - tail) if failures else 1.0
+    return Share(successes / trials, float(lower), float(upper))
 
 
 def coverage(pit: ArrayLike, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95), *, confidence: float = 0.95) -> Coverage:
@@ -264,9 +270,16 @@ def sigma_error_curve(error: ArrayLike, sigma: ArrayLike, *, width: float = 200.
     Raises:
       ValueError: as `mean_log_likelihood`.
     """
+    from scipy.ndimage import gaussian_filter1d
+
     error, sigma = _pair(error, sigma)
     order = np.argsort(sigma, kind="stable")
     return Curve(*(np.sqrt(gaussian_filter1d(np.square(v[order]), width)) for v in (sigma, error)))
+
+
+def _log_density(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Of N(0, sigma²) at the errors."""
+    return -0.5 * (error / sigma) ** 2 - 0.5 * np.log(2 * np.pi) - np.log(sigma)
 
 
 def _flat(name: str, value: ArrayLike) -> np.ndarray:

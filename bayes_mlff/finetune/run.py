@@ -37,6 +37,9 @@ class Silent:
     def say(self, text: str) -> None:
         """Ignore the text."""
 
+    def working(self, what: str) -> None:
+        """Ignore what is being waited for."""
+
     def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
         """Ignore the progress."""
 
@@ -73,6 +76,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
       RunStoppedError: if a chain is no longer finite.
     """
     observer = observer or Silent()
+    observer.working("reading and checking the labels, and predicting them with the pretrained model")
     task = prepare(config, base=base)
     sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
     atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
@@ -171,7 +175,9 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if config.learns_stress else None)
     atomic = atomic_energies.atomic_reference_energy(potential.config, learnt, train.numbers)[0]
     labels = sampling.fill(config, train, task.graphs["train"], atomic)
+    observer.working("compiling and continuing the chains")
     sampled = _sample(task, likelihood, labels, directory, observer)
+    observer.working("predicting with all samples")
     chosen: dict[str, Any] = {}
     if config.method == "laplace":
         sampled, noise, chosen["laplace"] = _last_layer(task, likelihood, labels, sampled)

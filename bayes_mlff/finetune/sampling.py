@@ -32,6 +32,10 @@ class Observer(Protocol):
         """One line of text."""
         ...
 
+    def working(self, what: str) -> None:
+        """What is being waited for from now on, in a few words."""
+        ...
+
     def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
         """`step` of `steps` are done, `seconds` after the start or the resumption."""
         ...

@@ -16,7 +16,8 @@ import numpy as np
 from ase.data import atomic_masses
 
 from bayes_mlff.core import units
-from bayes_mlff.md.schedule import Conditions, Schedule, conditions, constant
+from bayes_mlff.md.conditions import Conditions, conditions
+from bayes_mlff.md.schedule import Schedule, constant
 
 # jax-md is imported where it is used: its import runs computations, which would fix the number of devices.
 

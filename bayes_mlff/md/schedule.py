@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from pydantic import AfterValidator, Field
 
@@ -59,13 +57,6 @@ class Schedule(NamedTuple):
     pressure_gpa: np.ndarray  # [m, 2] likewise
 
 
-class Conditions(NamedTuple):
-    """What holds at one time."""
-
-    temperature_k: jax.Array  # []
-    pressure_gpa: jax.Array  # []
-
-
 def constant(temperature_k: float, pressure_gpa: float = 0.0) -> Schedule:
     """The same conditions for ever."""
     return Schedule(
@@ -115,16 +106,3 @@ def build(
         pressure_gpa = first if segment.end_pressure_gpa is None else segment.end_pressure_gpa
         pressures.append((first, pressure_gpa))
     return Schedule(np.array([0.0, *ends[:-1]]), np.array(ends), np.array(temperatures), np.array(pressures))
-
-
-def conditions(schedule: Schedule, time_fs: jax.Array) -> Conditions:
-    """Evaluate a schedule inside jit.
-
-    Args:
-      schedule: from `build`.
-      time_fs: [] fs, in the dtype of the result.
-    """
-    begin, end, temperature, pressure = (jnp.asarray(x, time_fs.dtype) for x in schedule)
-    i = jnp.minimum(jnp.searchsorted(end, time_fs, side="right"), end.shape[0] - 1)
-    share = jnp.clip((time_fs - begin[i]) / (end[i] - begin[i]), 0.0, 1.0)
-    return Conditions(*(x[i, 0] + share * (x[i, 1] - x[i, 0]) for x in (temperature, pressure)))

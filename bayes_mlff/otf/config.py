@@ -9,7 +9,7 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section, Seed
 from bayes_mlff.core.template import commented
-from bayes_mlff.data.structure_files import StructureSettings
+from bayes_mlff.data.structure_settings import StructureSettings
 from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma

@@ -16,8 +16,9 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.readings import SHOWN
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import TRIPS, Chunk, Limits, Stop
+from bayes_mlff.md.conditions import conditions
 from bayes_mlff.md.integrators import MDState, centre_velocity, initial_state, kinetic_energy
-from bayes_mlff.md.schedule import Schedule, conditions
+from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf.config import GuardsConfig, RunConfig
 from bayes_mlff.otf.criteria import Criterion, criteria
 from bayes_mlff.otf.problem import Problem

@@ -61,6 +61,7 @@ class Session:
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = first_state(self.problem, key_md, key_params, key_chains)
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
+        self.observer.working("reference calculation of the first structure")
         record = self._reference.ask(0, "initial", structure, pretrained=pretrained, predictive=None, host=state.host)
         scale = self.problem.scale().matching(pretrained, record.label.energy)
         clock = audits.draw(config.seed, 0, 0, self._audit_steps)
@@ -205,6 +206,7 @@ class Session:
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
         storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
+        self.observer.working("reference calculation")
         record = self._reference.ask(
             host.step,
             "audit" if Stop.AUDIT in ran.stop else "uncertain",

@@ -19,9 +19,6 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.energy_scale import EnergyScale
 
-REJECTED: Final = "rejected.extxyz"
-"""File of a run directory in which refused labels are kept; the reason stands in their field `reason`."""
-
 FLOOR_THRESHOLDS: Final = 2.0
 """Misfit between two labels, in thresholds, that is allowed whatever their distance: noise of the reference. Labels
 of neighbouring steps differ by up to half a threshold of 3 kcal/mol with a plane-wave code."""

@@ -8,6 +8,7 @@ import numpy as np
 from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.label_notes import REJECTED
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
@@ -39,7 +40,7 @@ class Reference:
         """
         self._problem, self._engine, self._run = problem, engine, run
         self._interruption = interruption or Interruption()
-        self._refused_path = run.path / plausibility.REJECTED
+        self._refused_path = run.path / REJECTED
         self.labels = {r.step: r for r in self._recovered(run.dataset)}
         self.refused = self._recovered(self._refused_path, repeats=True)
 

@@ -122,6 +122,9 @@ def recentred(state: RunState) -> RunState:
 class Observer(Protocol):
     """Told what happens, as it happens."""
 
+    def working(self, what: str) -> None:
+        """What is being waited for from now on, in a few words."""
+
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
         """MD moved on to `step`; the readings of the triggers are those of the last step."""
 

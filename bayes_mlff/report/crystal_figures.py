@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from bayes_mlff.core.plots import BLUE, GREEN, ORANGE, RED, STYLE
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.report.figures import Panel, band, label_ticks, mark_segments, png
-from bayes_mlff.report.run_data import ThermoSeries
+from bayes_mlff.runs.thermo_log import ThermoSeries
 from bayes_mlff.runs.trajectory import Trajectory
 
 _METALS: Final = (*range(21, 31), *range(39, 49), *range(72, 81))

@@ -17,7 +17,8 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.md.schedule import Schedule
-from bayes_mlff.report.run_data import AngleSeries, LabelSeries, ThermoSeries
+from bayes_mlff.report.run_data import AngleSeries, LabelSeries
+from bayes_mlff.runs.thermo_log import ThermoSeries
 from bayes_mlff.runs.validation import Validation
 
 _LEVELS: Final = (0.5, 0.8, 0.9, 0.95)

@@ -16,10 +16,12 @@ from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.otf import audits
-from bayes_mlff.report import crystal_figures, figures, run_data, standing, verdict
+from bayes_mlff.report import crystal_figures, figures, run_data, run_summary, standing, verdict
 from bayes_mlff.report.figures import Panel
-from bayes_mlff.report.run_data import AngleSeries, LabelSeries, RunData, RunSummary, ThermoSeries, WallTime, summary
+from bayes_mlff.report.run_data import AngleSeries, LabelSeries, RunData, summary
+from bayes_mlff.report.run_summary import RunSummary, WallTime
 from bayes_mlff.runs import trajectory
+from bayes_mlff.runs.thermo_log import ThermoSeries
 
 __all__ = ["RunSummary", "WallTime", "summary", "write_report"]
 
@@ -55,10 +57,13 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
     """
     run = run_data.read(run_dir) if run is None else run
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
-    now = [("State", standing.state(run_dir, run).sentence), ("Simulated", standing.progress(run))]
-    rows = [*verdict.rows(verdict.judge(run)), *_table(run_data.summarise(run, threshold_ev), threshold_ev, now)]
+    now = [("State", standing.state(run_dir, run.log).sentence), ("Simulated", standing.progress(run.log))]
+    rows = [
+        *verdict.rows(verdict.judge(run.log)),
+        *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now),
+    ]
     rows += _thinned(run_dir, run)
-    rows += [(f"Not believed, step {r.step}", r.reason) for r in run.refused]
+    rows += [(f"Not believed, step {r.step}", r.reason) for r in run.log.refused]
     rows += [
         (f"Reference, step {e['step']}", str(e["remark"]))
         for e in run.events

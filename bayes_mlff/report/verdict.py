@@ -6,7 +6,7 @@ import numpy as np
 
 from bayes_mlff.otf import audits
 from bayes_mlff.otf.audits import Statement
-from bayes_mlff.report.run_data import RunData
+from bayes_mlff.report.run_log import RunLog
 
 MIN_AUDITS: Final = 10
 """Fewer do not tell a sound model from one that is wrong every fourth time (0 of 10: at most 31 % at 95 %)."""
@@ -30,28 +30,28 @@ class Verdict(NamedTuple):
     refused: int  # labels that were not believed
 
 
-def judge(run: RunData) -> Verdict:
+def judge(run: RunLog) -> Verdict:
     """Judge a finished or running run.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
     """
-    step_ps = run.config.dynamics.timestep_fs / 1000.0
+    step_ps = run.settings.timestep_fs / 1000.0
     steps = run.reached
     middle, half_ps = steps / 2, steps * step_ps / 2
-    asked = [r.step for r in run.records if r.reason == "uncertain"]
+    asked = [r.step for r in run.labels if r.reason == "uncertain"]
     recent = sum(step > middle for step in asked)
     every = audits.read(run.events)
     current = audits.statement(audits.since_raise(every))
     back = sorted({int(e["step"]) for e in run.events if e["event"] == "rolled_back"})
-    missing = [] if run.records else ["nothing has been labelled"]
+    missing = [] if run.labels else ["nothing has been labelled"]
     if current.count < MIN_AUDITS:
         since = " since the calibration was raised" if any(a.raised for a in every) else ""
         missing.append(f"only {_count(current.count, 'audit')}{since}, {MIN_AUDITS} are needed")
-    if current.share_above is not None and current.share_above.lower > 1.0 - run.config.confidence:
+    if current.share_above is not None and current.share_above.lower > 1.0 - run.settings.confidence:
         missing.append(
             f"{current.above} of {current.trusted} trusted audits are above the threshold, "
-            f"{1.0 - run.config.confidence:.0%} allowed"
+            f"{1.0 - run.settings.confidence:.0%} allowed"
         )
     if current.coverage is not None:
         missing += [
@@ -65,10 +65,10 @@ def judge(run: RunData) -> Verdict:
         missing.append(
             f"{recent / half_ps:.3g} labels per ps asked for in the second half, at most {QUIET_PER_PS:g} expected"
         )
-    if run.config.min_steps_between_labels and half_ps > 0.0:
+    if run.settings.min_steps_between_labels and half_ps > 0.0:
         late_steps = run.steps > middle
         beyond = np.mean(run.thermo.sigma_ev[late_steps] > run.thermo.sigma_crit_ev[late_steps])
-        if beyond > 1.0 - run.config.confidence:
+        if beyond > 1.0 - run.settings.confidence:
             missing.append(f"{beyond:.0%} of the steps in the second half are above the limit of σ")
     late = sum(step > middle for step in back)
     if late:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayes_mlff.core.errors import RunDirectoryError
-from bayes_mlff.data.molecule_sets import read_arrays
+from bayes_mlff.data.npz import read_arrays
 from bayes_mlff.runs.thermo_log import LARGEST
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import jax
 
-from bayes_mlff.core.command_line import one_device_per_core
+from bayes_mlff.core.jax_start import one_device_per_core
 from bayes_mlff.parallel.devices import GIB
 from benchmarks.speed import cases, ours
 

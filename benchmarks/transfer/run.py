@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
-from bayes_mlff.data.molecule_sets import SGDML_KEYS, MoleculeSet, NpzKeys, read_arrays, read_npz, write_npz
+from bayes_mlff.data.molecule_sets import SGDML_KEYS, MoleculeSet, NpzKeys, read_npz
+from bayes_mlff.data.npz import read_arrays, write_npz
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.finetune import fit as finetune
 from benchmarks.transfer import scenario as scenarios

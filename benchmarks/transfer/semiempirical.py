@@ -18,7 +18,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 
-from bayes_mlff.data.molecule_sets import write_npz
+from bayes_mlff.data.npz import write_npz
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
 

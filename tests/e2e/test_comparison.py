@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from bayes_mlff.cli import app as cli
+from bayes_mlff.core import jax_start
 from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, RunStoppedError
-from bayes_mlff.finetune import __main__ as cli
 from bayes_mlff.finetune import compare, comparison, config, figures, frames, sampling
 from bayes_mlff.models import registry
 from bayes_mlff.testing.tiny import tiny_nequip
@@ -227,11 +228,11 @@ def test_without_lists_the_configuration_decides(raw, tmp_path, fitted):
 
 def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
     _, _, parsed = copied
-    monkeypatch.setattr(cli, "start_jax", lambda chains: None)  # impossible once JAX has started
+    monkeypatch.setattr(jax_start, "start_jax", lambda chains: None)  # impossible once JAX has started
     file = tmp_path / "config.yaml"
     file.write_text(config.template(parsed))
     lists = ["--compare", "sghmc, adam", "--sizes", "2,4", "--seeds", "0,1"]
-    done = CliRunner().invoke(cli.app, [str(file), *lists], catch_exceptions=False)
+    done = CliRunner().invoke(cli.app, ["finetune", str(file), *lists], catch_exceptions=False)
     assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 was done before" in done.output
     rows = [line.split() for line in done.output.splitlines()]
     assert ["pretrained", "-", "-"] in [row[:3] for row in rows] and ["adam", "4", "2"] in [row[:3] for row in rows]
@@ -243,7 +244,7 @@ def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
         (["--sizes", "2,b"], r"--sizes: got '2,b'; allowed: whole numbers"),
         (["--seeds", "0", "--write-config", str(tmp_path / "new")], "--write-config: got"),
     ):
-        refused = CliRunner().invoke(cli.app, [str(file), *options]).exception
+        refused = CliRunner().invoke(cli.app, ["finetune", str(file), *options]).exception
         assert isinstance(refused, ConfigError) and said in str(refused)
     assert not (tmp_path / "new").exists()
 

@@ -9,7 +9,9 @@ import yaml
 from ase.calculators.lj import LennardJones
 from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.api import runner
+from bayes_mlff.api.console import ConsoleObserver
+from bayes_mlff.api.observing import Silent
 from bayes_mlff.data import dataset
 from bayes_mlff.otf import config
 from tests.support import small_run
@@ -29,7 +31,9 @@ def start(folder, name, structure, **dynamics):
         "dynamics": {"timestep_fs": 0.25, "chunk_steps": 8, "trajectory_every": 1, "masses": {"H": 2.014}} | dynamics,
     }
     said = Console(record=True, width=300, quiet=False, file=(folder / "said.txt").open("w"))
-    runner.run(config.parse(raw), folder / name, base=folder, console=said)
+    parsed = config.parse(raw)
+    with ConsoleObserver(said, parsed) as observer:
+        runner.run(parsed, folder / name, base=folder, observer=observer)
     return folder / name, said.export_text()
 
 
@@ -90,7 +94,7 @@ def test_a_resumed_run_knows_where_its_atoms_are(both):
     before = ase.io.read(second / "trajectory.extxyz", index=":")
     changed = config.load(second / "config.yaml").model_dump(mode="json")
     changed["dynamics"]["duration_ps"] = 0.00175
-    runner.resume(config.parse(changed), second, console=Console(quiet=True))
+    runner.resume(config.parse(changed), second, observer=Silent())
     after = ase.io.read(second / "trajectory.extxyz", index=":")
     assert len(before) == 5 and len(after) == 7
     for first, then in itertools.pairwise(after):

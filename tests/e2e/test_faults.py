@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.api import runner
 from bayes_mlff.data import dataset
 from bayes_mlff.ensemble import saved
+from bayes_mlff.report import run_log, status
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import faulty_engines
 from tests.support import child_runs, small_run
@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(lab, whole, tmp_path, p
         np.testing.assert_array_equal(usable.samples, arrays[".params"])
         assert list(usable.online.state) == metadata["calibration"]
     if (folder / "run" / "config.yaml").exists() and point != "label_half_written:3":
-        runner.status(folder / "run", console=Console(quiet=True))
+        status.rows(folder / "run", run_log.read(folder / "run"))
         runner.report(folder / "run")
     continued(lab, folder, whole, twice=twice)
     assert not list((folder / "run").rglob("*.tmp")) or point.startswith("report")
@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_again_and_again_costs_nothing_but_patience(lab, who
         before = set((folder / "run" / "checkpoints").glob("*.ckpt"))
         refused(lab.run(folder, fault=f"ENOSPC@{point}"), "No space left on device", "resume")
         if (folder / "run" / "config.yaml").exists():
-            runner.status(folder / "run", console=Console(quiet=True))
+            status.rows(folder / "run", run_log.read(folder / "run"))
         after = set((folder / "run" / "checkpoints").glob("*.ckpt"))
         assert len(after) >= min(len(before), 2), "a full disk has cost a checkpoint"
     continued(lab, folder, whole)
@@ -313,7 +313,7 @@ def test_a_clock_that_is_set_back_again_and_again_changes_nothing(lab, whole, ha
     logged = [json.loads(line) for line in (half / "run" / "events.jsonl").read_text().splitlines()]
     since = [e["time"] for e in logged[[e["event"] for e in logged].index("resumed") :]]
     assert since == sorted(since) and since[-1] - since[0] < 600.0
-    runner.status(half / "run", console=Console(quiet=True))
+    status.rows(half / "run", run_log.read(half / "run"))
 
 
 def test_another_number_of_devices_continues_to_rounding(lab, whole, half):

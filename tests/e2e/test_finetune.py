@@ -12,13 +12,13 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
+from bayes_mlff.cli.app import app
+from bayes_mlff.core import jax_start
 from bayes_mlff.core import settings as core_settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, RunStoppedError, WeightsError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble import saved as ensemble
 from bayes_mlff.finetune import EnsembleCalculator, config, fit, identity, load_ensemble, run, sampling
-from bayes_mlff.finetune import __main__ as cli
-from bayes_mlff.finetune.__main__ import app
 from bayes_mlff.models import registry
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info
@@ -371,14 +371,15 @@ def test_command_line(data, tiny_model, tmp_path, monkeypatch):
     arguments = ["--train", data["train"], "--test", data["test"], "--frames", "3", "--model", str(tiny_model)]
     arguments += ["--sampler", "long", "--targets", "forces", "--set", "sampler.samples=3", "--seed", "2"]
     arguments += ["--set", "sampler.decay_steps=20", "--set", "sampler.cycle_steps=10", "-o", str(tmp_path / "out")]
-    made = CliRunner().invoke(app, [*arguments, "--write-config", str(written)], catch_exceptions=False)
+    made = CliRunner().invoke(app, ["finetune", *arguments, "--write-config", str(written)], catch_exceptions=False)
     assert made.exit_code == 0 and config.load(written).data.frames == 3 and not (tmp_path / "out").exists()
-    assert isinstance(CliRunner().invoke(app, [*arguments, "--write-config", str(written)]).exception, ConfigError)
-    monkeypatch.setattr(cli, "start_jax", lambda chains: None)  # impossible once JAX has started
-    done = CliRunner().invoke(app, [str(written), "--set", "seed=1"])
+    again = CliRunner().invoke(app, ["finetune", *arguments, "--write-config", str(written)])
+    assert isinstance(again.exception, ConfigError)
+    monkeypatch.setattr(jax_start, "start_jax", lambda chains: None)  # impossible once JAX has started
+    done = CliRunner().invoke(app, ["finetune", str(written), "--set", "seed=1"])
     assert done.exit_code == 0, done.exception
     assert (tmp_path / "out" / "ensemble.safetensors").is_file() and "zero" not in done.output
     assert "RMSE" in done.output and "step 40 of 40" in done.output
     samples = np.asarray(load_ensemble(tmp_path / "out" / "ensemble.safetensors").samples)
     assert len({bytes(row) for row in samples}) == 3 and np.isfinite(samples).all()
-    assert isinstance(CliRunner().invoke(app, [str(written), "--set", "a.b"]).exception, ConfigError)
+    assert isinstance(CliRunner().invoke(app, ["finetune", str(written), "--set", "a.b"]).exception, ConfigError)

@@ -23,7 +23,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import make_integrator, prepare
-from bayes_mlff.report import run_data, verdict
+from bayes_mlff.report import run_log, verdict
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info
 from tests.support.tiny_runs import TINY, Silent
@@ -339,7 +339,7 @@ def test_a_jumped_energy_is_refused_kept_and_asked_for_once_more(open_session, t
     assert refused.label.energy - again.label.energy == pytest.approx(0.3)
     assert int(state.device.training_set.count) == len(records) == engine.calls - 1
     assert not state.host.setbacks
-    judged = verdict.judge(run_data.read(tmp_path / "run"))
+    judged = verdict.judge(run_log.read(tmp_path / "run"))
     assert judged.refused == 1
 
 
@@ -434,7 +434,7 @@ def test_an_over_confident_ensemble_is_found_and_its_intervals_widened(open_sess
     audits = [e["step"] for e in events(tmp_path / "run", "audit")]
     assert raised and audits.index(raised[0]["step"]) < 3
     assert state.host.calibration.s / max(state.host.calibration.n, 1) > 10.0
-    said = verdict.sentence(verdict.judge(run_data.read(tmp_path / "run")))
+    said = verdict.sentence(verdict.judge(run_log.read(tmp_path / "run")))
     assert said.startswith("not yet")
 
 
@@ -483,7 +483,7 @@ def test_a_checkpoint_of_another_format_is_refused_by_name(lost_once, open_sessi
 
 
 def test_the_console_says_what_happened(lost_once, capsys):
-    from bayes_mlff.cli.console import ConsoleObserver
+    from bayes_mlff.api.console import ConsoleObserver
 
     problem, *_ = lost_once
     ConsoleObserver(Console(width=200), problem.config).notice(step=37, text="back to step 20: planted [/red]")

@@ -4,9 +4,9 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import fcc111
-from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.api import runner
+from bayes_mlff.api.observing import Silent
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.registry import make_engine
@@ -39,10 +39,10 @@ def test_a_vacuum_is_refused_before_anything_is_paid_for(command, tmp_path, monk
         raise AssertionError("the engine was made")
 
     monkeypatch.setattr(runner, "make_engine", pays)
-    parsed, console = config.parse(settings(tmp_path)), Console(quiet=True)
+    parsed = config.parse(settings(tmp_path))
     start = {
-        "check": lambda: runner.check(parsed, base=tmp_path, console=console, label=True),
-        "run": lambda: runner.run(parsed, tmp_path / "run", base=tmp_path, console=console),
+        "check": lambda: runner.check(parsed, base=tmp_path, observer=Silent(), label=True),
+        "run": lambda: runner.run(parsed, tmp_path / "run", base=tmp_path, observer=Silent()),
     }[command]
     with pytest.raises(ConfigError, match=r"\[a, b\].*along c") as caught:
         start()

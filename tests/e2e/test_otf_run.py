@@ -21,7 +21,7 @@ from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
 from bayes_mlff.otf.state import Setback
-from bayes_mlff.report import run_data
+from bayes_mlff.report import run_log, run_summary
 from bayes_mlff.runs.directory import RunDirectory
 from tests.support.tiny_runs import Silent
 
@@ -244,8 +244,8 @@ def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session
     wanted = [step for step in whole[:, 0] if step % 7 == 0 or step in labelled or step == n_steps]
     assert any(step % 7 for step in labelled) and len(wanted) < n_steps and n_steps % 7
     np.testing.assert_array_equal(kept, whole[np.isin(whole[:, 0], wanted)])
-    run = run_data.read(tmp_path / "7")
-    assert run.reached == n_steps and run_data.summarise(run, 0.004).finished
+    run = run_log.read(tmp_path / "7")
+    assert run.reached == n_steps and run_summary.summarise(run, 0.004).finished
 
 
 def test_max_labels_stops_resumably(open_session, tmp_path, tiny_problem):
@@ -382,5 +382,5 @@ def test_the_command_line_refuses_by_name(arguments, code, phrase, capsys, monke
 def test_help_names_the_sub_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("init", "check", "run", "resume", "status", "report", "schema"):
+    for name in ("init", "check", "run", "resume", "status", "report", "schema", "finetune", "models"):
         assert name in result.output

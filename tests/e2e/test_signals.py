@@ -1,6 +1,5 @@
 """A run that is asked to end does so within seconds, says how to go on, and goes on as if nothing had happened."""
 
-import io
 import json
 import os
 import shutil
@@ -9,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.api import runner
 from bayes_mlff.otf import systems
+from bayes_mlff.report import run_log
+from bayes_mlff.report import status as screen
 from bayes_mlff.testing import faulty_engines
 from tests.support import child_runs, small_run
 from tests.support.child_runs import Surroundings
@@ -26,9 +26,7 @@ def last_event(folder: Path) -> dict:
 
 
 def status(run: Path) -> str:
-    said = io.StringIO()
-    runner.status(run, console=Console(file=said, width=200))
-    return said.getvalue()
+    return "\n".join(f"{name} {value}" for name, value in screen.rows(run, run_log.read(run)))
 
 
 def continued(lab, folder: Path, whole: Path) -> None:

@@ -15,7 +15,7 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.report import run_data, verdict
+from bayes_mlff.report import run_data, run_summary, verdict
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.runs.validation import Validation
@@ -146,7 +146,7 @@ def _use(folder: Path) -> None:
     except BayesMlffError as error:
         found = error
     run = run_data.read(folder)
-    verdict.judge(run)
-    run_data.summarise(run, 0.02)
+    verdict.judge(run.log)
+    run_summary.summarise(run.log, 0.02)
     if found is not None:
         raise found

@@ -16,6 +16,7 @@ from unittest import mock
 import jax
 
 from bayes_mlff.cli import app as command_line
+from bayes_mlff.core import jax_start
 from bayes_mlff.testing import faulty_engines
 from tests.support import faults
 
@@ -114,7 +115,7 @@ def _work(folder: Path, arguments: Sequence[str], around: Surroundings) -> None:
         return now() + around.clock_step_s * next(looks)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(command_line, "start_jax"))
+        stack.enter_context(mock.patch.object(jax_start, "start_jax"))
         stack.enter_context(mock.patch("time.time", shifted_time))
         if around.fault is not None or around.record:
             fault = None if around.fault is None else faults.Fault.parse(around.fault)

@@ -11,6 +11,9 @@ class Silent:
     def __init__(self):
         self.labels, self.chunks, self.notices = [], [], []
 
+    def working(self, what):
+        pass
+
     def chunk(self, **what):
         self.chunks.append(what)
 

@@ -2,16 +2,17 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.core.settings import read_yaml
-from bayes_mlff.data import structure_files
-from bayes_mlff.data.structure import Structure
-from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
-from bayes_mlff.engines import registry as engines
-from bayes_mlff.models import registry
+from bayes_mlff.data.structure_settings import StructureSettings
+
+# The program names the systems in its help, for which neither the readers of structures nor the networks are loaded.
+if TYPE_CHECKING:
+    from bayes_mlff.data.structure import Structure
+    from bayes_mlff.data.structure_files import InitialStructure
 
 SYSTEMS = {"ethanol": ("demo", "paper"), "lamno3": ("demo", "large", "paper")}
 """Names accepted by `--system`, and the profiles of each: `demo` ends within minutes on two cores, `large` wants an
@@ -64,7 +65,10 @@ def default_profile(system: str, *, accelerator: bool) -> str:
 
 def introduction(system: str, profile: str) -> str:
     """Which profile was chosen, what is known about its cost, and how to change what was chosen."""
-    asked = f"python -m bayes_mlff.otf check --system {system} --profile {profile}"
+    from bayes_mlff.engines import registry as engines
+    from bayes_mlff.models import registry
+
+    asked = f"bayes-mlff check --system {system} --profile {profile}"
     duration = DURATIONS.get((system, profile), f"duration not measured; its cost: {asked} [--label]")
     return (
         f"profile {profile} of {', '.join(SYSTEMS[system])} (--profile): {duration}; every setting can be changed with "
@@ -73,7 +77,7 @@ def introduction(system: str, profile: str) -> str:
     )
 
 
-def initial_structure(settings: StructureSettings, *, base: Path) -> InitialStructure:
+def initial_structure(settings: StructureSettings, *, base: Path) -> "InitialStructure":
     """The structure from which a run starts: a built-in one, or that of a file.
 
     Args:
@@ -84,6 +88,8 @@ def initial_structure(settings: StructureSettings, *, base: Path) -> InitialStru
       ConfigError: if there is no such structure or file, or a setting contradicts it.
       DataError: if it is no structure from which dynamics can start.
     """
+    from bayes_mlff.data import structure_files
+
     name = settings.file
     path = (_folder() / f"{name}.xyz" if name in STRUCTURES else base / name).absolute()
     if not is_file(path):
@@ -91,6 +97,6 @@ def initial_structure(settings: StructureSettings, *, base: Path) -> InitialStru
     return structure_files.read(settings, path)
 
 
-def structure(name: str, *, base: Path) -> Structure:
+def structure(name: str, *, base: Path = Path()) -> "Structure":
     """The atoms of `initial_structure`, of its last frame."""
     return initial_structure(StructureSettings(file=name), base=base).structure

@@ -15,7 +15,8 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import structure_files
-from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.data.structure_settings import StructureSettings
 from bayes_mlff.otf import systems
 from tests.support.places import CASES
 

@@ -10,7 +10,8 @@ from ase.constraints import FixAtoms, FixScaled
 
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import structure_files
-from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.data.structure_settings import StructureSettings
 from tests.support.places import CASES
 
 VELOCITIES = "  0.01 0.0 -0.02\n" * 6

@@ -15,7 +15,8 @@ from ase.constraints import FixAtoms
 
 from bayes_mlff.core.errors import BayesMlffError, ConfigError
 from bayes_mlff.data import structure_files, structure_frames
-from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.data.structure_settings import StructureSettings
 from tests.support.places import CASES
 
 AMMONIA = "N 0 0 0.07\nH 0 0.94 -0.32\nH 0.81 -0.47 -0.32\nH -0.81 -0.47 -0.32\n"

@@ -14,7 +14,8 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.stated import State, state_of
 from bayes_mlff.data.structure import ElectronicState, Structure
-from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
+from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.data.structure_settings import StructureSettings
 from bayes_mlff.runs.directory import Frame, RunDirectory
 from bayes_mlff.runs.trajectory import constants
 

@@ -8,8 +8,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 from rich.console import Console
 
+from bayes_mlff.api.finetune_console import table
 from bayes_mlff.finetune import config, identity, plan
-from bayes_mlff.finetune.console import table
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig

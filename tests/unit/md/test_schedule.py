@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.md.schedule import Segment, build, conditions, constant
+from bayes_mlff.md.conditions import conditions
+from bayes_mlff.md.schedule import Segment, build, constant
 
 SEGMENTS = (
     Segment(duration_ps=1.0, temperature_k=300.0),

@@ -8,8 +8,10 @@ import pytest
 from ase.geometry import get_distances
 from typer.testing import CliRunner
 
+from bayes_mlff.api import runner
+from bayes_mlff.api.observing import Silent
 from bayes_mlff.cli import app as command
-from bayes_mlff.cli import runner
+from bayes_mlff.core import jax_start
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.engines.ase_engine import AseSettings
 from bayes_mlff.engines.chgnet import ChgnetSettings
@@ -56,7 +58,7 @@ def test_naming_the_engine_that_is_there_keeps_its_settings():
 def checked(monkeypatch):
     """Settings with which `check` would have worked."""
     seen = []
-    monkeypatch.setattr(command, "start_jax", lambda chains: None)
+    monkeypatch.setattr(jax_start, "start_jax", lambda chains: None)
     monkeypatch.setattr(runner, "check", lambda config, **_: seen.append(config))
     return seen
 
@@ -81,7 +83,7 @@ def test_an_element_that_the_model_does_not_know_is_named(tmp_path, monkeypatch)
     ase.Atoms("LaFeO3", positions=places, cell=[11.0] * 3, pbc=True).write(tmp_path / "iron.xyz")
     raw = systems.settings("lamno3", "demo") | {"structure": str(tmp_path / "iron.xyz")}
     with pytest.raises(DataError, match=r"structure: got elements \['Fe'\].*allowed.*'Mn'"):
-        runner.check(config.parse(raw), base=Path(), console=command.make_console(), label=False)
+        runner.check(config.parse(raw), base=Path(), observer=Silent(), label=False)
 
 
 def test_the_cells_of_lamno3_are_those_that_were_measured():

@@ -14,7 +14,7 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.otf import systems, validate
 from bayes_mlff.report import page as report
-from bayes_mlff.report import run_data, standing
+from bayes_mlff.report import run_data, standing, status
 from bayes_mlff.runs import frame_index, thermo_log, trajectory
 from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
 
@@ -172,7 +172,7 @@ def test_the_state_of_a_run_is_decided_by_its_steps_and_last_events(tmp_path, st
     write_thermo(tmp_path / "thermo.csv", range(1, steps + 1))
     log(tmp_path, *events)
     run = run_data.read(tmp_path)
-    found = standing.state(tmp_path, run)
+    found = standing.state(tmp_path, run.log)
     assert found.name == name and said in found.sentence
     assert ("resume" in found.sentence) == (steps < 1000)
     assert run_data.summary(tmp_path, threshold_ev=0.02).finished == (steps == 1000)
@@ -182,15 +182,15 @@ def test_a_run_whose_random_frames_are_missing_is_not_finished(tmp_path):
     settings(tmp_path, 10, "validation_frames: 3\n")
     write_thermo(tmp_path / "thermo.csv", range(1, 11))
     log(tmp_path, {"event": "finished"})
-    assert "not 3 random frames labelled" in standing.state(tmp_path, run_data.read(tmp_path)).sentence
+    assert "not 3 random frames labelled" in standing.state(tmp_path, run_data.read(tmp_path).log).sentence
 
 
 def test_a_run_that_another_process_works_on_is_running(tmp_path):
     run = RunDirectory(tmp_path)
     run.create("structure: ethanol\n")
-    assert standing.state(tmp_path, run_data.read(tmp_path)).name == "not begun"
+    assert standing.state(tmp_path, run_data.read(tmp_path).log).name == "not begun"
     run.open()
-    assert standing.state(tmp_path, run_data.read(tmp_path)).name == "running"
+    assert standing.state(tmp_path, run_data.read(tmp_path).log).name == "running"
     run.close()
 
 
@@ -201,7 +201,7 @@ def test_the_target_is_that_of_the_settings_in_force_and_the_step_that_of_the_ch
     write_thermo(tmp_path / "thermo.csv", range(1, 601))  # rows that no checkpoint knows will be taken again
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "000000520.ckpt").write_bytes(b"")
-    assert standing.progress(run_data.read(tmp_path)) == "0.260 of 0.5 ps, step 520 of 1000 (52.0%)"
+    assert standing.progress(run_data.read(tmp_path).log) == "0.260 of 0.5 ps, step 520 of 1000 (52.0%)"
 
 
 def test_the_rest_is_estimated_from_the_last_steps_with_their_labels(tmp_path):
@@ -216,7 +216,7 @@ def test_the_rest_is_estimated_from_the_last_steps_with_their_labels(tmp_path):
         {"event": "label", "step": 500, "engine_s": 60.0},
         {"event": "update", "step": 500, "seconds": 20.0},
     )
-    assert standing.remaining_s(run_data.read(tmp_path)) == 500.0
+    assert standing.remaining_s(run_data.read(tmp_path).log) == 500.0
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_energies_are_said_in_the_unit_of_the_threshold(tmp_path, threshold, sai
     label(tmp_path, 0)
     label(tmp_path, 4, reason="audit", predicted_energy_mean=-100.01, predicted_energy_sigma=0.7,
           readings=(Reading("energy", 0.7, 0.6, "eV"),))  # fmt: skip
-    rows = dict(standing.rows(tmp_path, run_data.read(tmp_path)))
+    rows = dict(status.rows(tmp_path, run_data.read(tmp_path).log))
     assert rows["threshold"].startswith(said)
     text = " ".join(rows.values())
     assert "None" not in text and "(observed" not in text and "Share" not in text

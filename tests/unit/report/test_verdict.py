@@ -3,20 +3,17 @@
 import numpy as np
 import pytest
 
-from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.labels import Label
-from bayes_mlff.data.structure import Structure
-from bayes_mlff.otf import config
+from bayes_mlff.data.label_notes import LabelNote
 from bayes_mlff.report import verdict
-from bayes_mlff.report.run_data import RunData, ThermoSeries
+from bayes_mlff.report.run_log import RunLog, Settings
+from bayes_mlff.runs.thermo_log import ThermoSeries
 
 STEPS = 20_000
 """10 ps."""
 
 
 def record(step, reason="uncertain"):
-    still = Structure(np.array([6]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
-    return LabelRecord(still, Label(0.0, np.zeros((1, 3))), step, 0.5 * step, reason, 0.0, None, "x", 1.0)
+    return LabelNote(step, 0.5 * step, reason, 1.0, 0.0, 0.0, None, None, None, ("C",))
 
 
 def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005, **more):
@@ -27,9 +24,8 @@ def audit(step, *, error=0.01, pit=0.5, raised=False, sigma=0.005, **more):
 def run(labels=(0, 5, 40, 300), events=None, refused=()):
     sound = [audit(1000 * i + 7, pit=(i + 0.5) / 19) for i in range(19)]
     none = np.zeros(0)
-    return RunData(
-        "",
-        config.parse({"structure": "x.xyz"}),
+    return RunLog(
+        Settings("x.xyz", 0.5, 10.0, "0.5 kcal/mol", 0.95, 500, 0, 0),
         [record(s, "initial" if s == 0 else "uncertain") for s in labels],
         np.arange(1, STEPS + 1),
         ThermoSeries(none, none, none, none, none, none),
@@ -54,7 +50,7 @@ def test_steps_beyond_the_limit_count_where_uncertainty_may_not_ask(share, train
     none = np.full(STEPS, np.nan)
     thermo = ThermoSeries(none, none, none, none, sigma, np.full(STEPS, 0.01))
     quiet = run()
-    spaced = quiet._replace(config=quiet.config.model_copy(update={"min_steps_between_labels": 2000}), thermo=thermo)
+    spaced = quiet._replace(settings=quiet.settings._replace(min_steps_between_labels=2000), thermo=thermo)
     judged = verdict.judge(spaced)
     assert judged.trained == trained and ("above the limit" in verdict.sentence(judged)) != trained
 

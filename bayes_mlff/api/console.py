@@ -1,46 +1,74 @@
 """What a user sees while a run works: one line for every label, and a live line for the dynamics."""
 
+from types import TracebackType
+from typing import Self
+
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.readings import ENERGY, Reading
 from bayes_mlff.otf.config import RunConfig
 
 
 class ConsoleObserver:
-    """Prints labels and updates, and keeps a live line with speed and σ; usable as a context manager."""
+    """Prints labels and updates, and what is being waited for; usable as a context manager.
 
-    def __init__(self, console: Console, config: RunConfig):
+    On a terminal a live line shows it, elsewhere a line is printed where nothing else has been for a quarter of a
+    minute.
+
+    Args:
+      console: where to print.
+      config: of the run.
+      every_s: longest silence, s, where there is no terminal.
+    """
+
+    def __init__(self, console: Console, config: RunConfig, *, every_s: float = EVERY_S):
         self._console, self._config = console, config
-        self._live = Live(Text(""), console=console, refresh_per_second=4, transient=True)
-        self._step = 0
+        self._heartbeat = Heartbeat(self._beat, every_s=every_s)
+        self._line: Text | None = None  # of the dynamics
+        self._updates = 0
+        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
 
-    def __enter__(self) -> "ConsoleObserver":
+    def __enter__(self) -> Self:
         self._live.start()
+        self._heartbeat.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._heartbeat.__exit__(kind, error, trace)
+        self._line = Text("")
         self._live.stop()
 
     def say(self, text: str) -> None:
         """Print one line."""
+        self._heartbeat.spoke()
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def working(self, what: str) -> None:
-        """Show on the live line what is being waited for."""
-        self._live.update(Text(f"  {what} ..."))
+        """Show on the live line what is being waited for, and for how long already."""
+        self._heartbeat.doing(what)
+        self._line = None
+
+    def _beat(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self.say(text)
+
+    def _shown(self) -> Text:
+        return Text(self._heartbeat.text()) if self._line is None else self._line
 
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
         """Show time, speed and what the triggers found against their limits."""
-        self._step = step
-        total = self._config.dynamics.duration_ps
-        line = (
-            f"  {step * self._config.dynamics.timestep_fs / 1000.0:7.3f} of {total:g} ps   "
-            f"{steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(map(_shown, readings))
+        time_ps, total = step * self._config.dynamics.timestep_fs / 1000.0, self._config.dynamics.duration_ps
+        line = f"  {time_ps:7.3f} of {total:g} ps   {steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(
+            map(_reading, readings)
         )
-        self._live.update(Text(line))
+        self.working(f"molecular dynamics after {time_ps:.3f} of {total:g} ps")
+        self._line = Text(line)
         if not self._console.is_terminal and steps == self._config.dynamics.chunk_steps:
             self.say(line)
 
@@ -51,7 +79,7 @@ class ConsoleObserver:
         if error_ev is not None and sigma_ev is not None:
             line += f"  error {error_ev * KCAL_MOL_PER_EV:+.3f} kcal/mol  σ {sigma_ev * KCAL_MOL_PER_EV:.3f} kcal/mol"
         self.say(line)
-        self.working("continuing the chains")
+        self.working("continuing the chains" if self._updates else "compiling and continuing the chains")
 
     def notice(self, *, step: int, text: str) -> None:
         """Print the sentence."""
@@ -64,10 +92,11 @@ class ConsoleObserver:
         if force_error_ev_a is not None:
             line += f"  force RMSE before {force_error_ev_a * KCAL_MOL_PER_EV:.2f} kcal/mol/Å"
         self.say(line)
-        self.working("molecular dynamics")
+        self.working("molecular dynamics" if self._updates else "compiling and running molecular dynamics")
+        self._updates += 1
 
 
-def _shown(reading: Reading) -> str:
+def _reading(reading: Reading) -> str:
     value, limit, unit = reading.shown()
     name = "σ" if reading.name == ENERGY else f"σ ({reading.name})"
     return f"{name} {value:.3f} of {limit:.3f} {unit} allowed"

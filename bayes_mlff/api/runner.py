@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: the thin shell around the loop that the command line calls."""
+"""From a configuration to a finished run: the thin shell around the loop, for the program and for Python."""
 
 import shlex
 import shutil
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
-from bayes_mlff.cli.console import ConsoleObserver
+from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.core import durations, settings
 from bayes_mlff.core.changes import Change
 from bayes_mlff.core.errors import RunInterruptedError
@@ -36,15 +35,23 @@ from bayes_mlff.parallel import hosts
 from bayes_mlff.parallel.devices import GIB
 from bayes_mlff.report import export as exporting
 from bayes_mlff.report import page as reporting
-from bayes_mlff.report import run_data, standing
+from bayes_mlff.report import run_data, run_log, status
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, RunDirectory
-from bayes_mlff.runs.interruption import Interruption, nothing_to_say, process_age_s, time_limit
+from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
 from bayes_mlff.runs.process_folder import run_directory
 from bayes_mlff.runs.start import Start
 
 
-def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_time_s: float | None = None) -> None:
+def run(
+    config: RunConfig,
+    path: Path,
+    *,
+    base: Path,
+    observer: RunObserver,
+    wall_time_s: float | None = None,
+    spent_s: float = 0.0,
+) -> None:
     """Start a run in `path`, or continue the same run if it was interrupted.
 
     A run that is there goes on from the structure and the model that it keeps; those of the configuration must be the
@@ -54,34 +61,37 @@ def run(config: RunConfig, path: Path, *, base: Path, console: Console, wall_tim
       config: validated configuration.
       path: run directory.
       base: directory against which the structure's and the model's relative paths are resolved.
-      console: where to report progress.
+      observer: told about progress.
       wall_time_s: after which the run must have ended, s; None for as long as it takes.
+      spent_s: of these, what was spent before this call.
 
     Raises:
       ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
       RunDirectoryError: if `path` holds another run.
       RunInterruptedError: if it was asked to end; it can be continued.
     """
-    console = _alone(console)
-    limit = time_limit(wall_time_s, spent_s=process_age_s())
+    observer = _alone(observer)
+    limit = time_limit(wall_time_s, spent_s=spent_s)
     with Interruption(limit, farewell="go on with the same command") as interruption:
         config, base = _with_absolute_paths(config, base), base.absolute()
         with run_directory(path.absolute()) as own:
             if not (own / CONFIG).is_file():
-                _begin(config, own, base, Outside(path, console, interruption))
+                _begin(config, own, base, Outside(path, observer, interruption))
                 return
             interruption.farewell = _how_to_resume(path)
             stored = configuration.load(own / CONFIG)
             begun = beginning.same_run(config, stored, own)
             for remark in begun.remarks:
-                console.print(f"  {remark}", highlight=False, soft_wrap=True)
+                observer.say(f"  {remark}")
             folder = beginning.folder_of(begun.start, own, base)
             if folder != base:
-                console.print(f"  engine     {beginning.GONE}", highlight=False, soft_wrap=True)
-            _continue(stored, own, begun.start._replace(base=folder), Outside(path, console, interruption))
+                observer.say(f"  engine     {beginning.GONE}")
+            _continue(stored, own, begun.start._replace(base=folder), Outside(path, observer, interruption))
 
 
-def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: float | None = None) -> None:
+def resume(
+    config: RunConfig, path: Path, *, observer: RunObserver, wall_time_s: float | None = None, spent_s: float = 0.0
+) -> None:
     """Continue a run from its newest intact checkpoint, with the structure and the model that it keeps.
 
     Raises:
@@ -89,21 +99,21 @@ def resume(config: RunConfig, path: Path, *, console: Console, wall_time_s: floa
       RunDirectoryError: if there is no run, another process works on it, or something that it keeps is damaged.
       RunInterruptedError: if it was asked to end; it can be continued.
     """
-    console, limit = _alone(console), time_limit(wall_time_s, spent_s=process_age_s())
+    observer, limit = _alone(observer), time_limit(wall_time_s, spent_s=spent_s)
     with (
         Interruption(limit, farewell=_how_to_resume(path)) as interruption,
         run_directory(path.absolute()) as own,
     ):
         start = starts.read(own)
         folder = Path(hosts.shared(lambda: str(starts.base_of(start, own))))
-        _continue(config, own, start._replace(base=folder), Outside(path, console, interruption))
+        _continue(config, own, start._replace(base=folder), Outside(path, observer, interruption))
 
 
 class Outside(NamedTuple):
     """Where a run reports, and who may end it."""
 
     path: Path  # of the run as the user named it
-    console: Console
+    observer: RunObserver
     interruption: Interruption
 
 
@@ -113,7 +123,7 @@ def _how_to_resume(path: Path) -> str:
 
 def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
     initial = systems.initial_structure(config.structure, base=base)
-    problem = _problem(config, initial, outside.console)
+    problem = _problem(config, initial, outside.observer)
     with SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
         engine.check(problem.structure)
         beside = gather(config.engine, base) if hosts.first() else Beside()
@@ -128,52 +138,45 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
     config, before = (stated(each, start.potential) for each in (config, before))
     changed = check_changes(before, config)
-    problem = _problem(config, start.initial, outside.console, start.potential)
+    problem = _problem(config, start.initial, outside.observer, start.potential)
     with SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
         beginning.check_engine(start, engine.settings_hash, engine.description)
         engine.check(problem.structure)
         _work(problem, engine, directory, outside, changed)
 
 
-def check(config: RunConfig, *, base: Path, console: Console, label: bool, forces: bool = False) -> None:
+def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, forces: bool = False) -> None:
     """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
-    start, console = systems.initial_structure(config.structure, base=base), _alone(console)
-    problem = _problem(_with_absolute_paths(config, base), start, console)
+    start, observer = systems.initial_structure(config.structure, base=base), _alone(observer)
+    problem = _problem(_with_absolute_paths(config, base), start, observer)
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
-        _introduce(problem, engine, console)
+        _introduce(problem, engine, observer)
+        observer.working("compiling, and measuring the cost")
         spent = cost.measure(problem)
-        _say_cost(config, spent, console)
+        _say_cost(config, spent, observer)
         if label or forces:
+            observer.working("reference calculation")
             result = engine.label(problem.structure)
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
-            console.print(
+            observer.say(
                 f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
-                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h",
-                highlight=False,
-                soft_wrap=True,
+                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h"
             )
         if forces:
+            observer.working("comparing energy and forces by further reference calculations")
             for line in consistency.compare(engine, problem.structure, result.label):
-                console.print(f"  {line}", highlight=False, soft_wrap=True)
-    console.print("everything is ready to run")
+                observer.say(f"  {line}")
+    observer.say("everything is ready to run")
 
 
-def _say_cost(config: RunConfig, spent: Cost, console: Console) -> None:
+def _say_cost(config: RunConfig, spent: Cost, observer: RunObserver) -> None:
     md_s = spent.run_s(config, labels=0, label_s=0.0)
-    console.print(
+    observer.say(
         f"  cost       {1e3 * spent.step_s:.3g} ms a step of dynamics, {md_s / 60.0:.2g} min for all; "
         f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
-        f"{spent.label_bytes / 2**20:.2g} MiB a label",
-        highlight=False,
-        soft_wrap=True,
+        f"{spent.label_bytes / 2**20:.2g} MiB a label"
     )
-
-
-def status(path: Path, *, console: Console) -> None:
-    """Print how far a run is."""
-    for name, value in standing.rows(path, run_data.read(path)):
-        console.print(f"  {name + ':':{standing.WIDTH}} {value}", highlight=False, soft_wrap=True, markup=False)
 
 
 def report(path: Path) -> Path:
@@ -189,12 +192,13 @@ def export(path: Path, folder: Path, *, what: str | None, template: Path | None,
 
 
 def _problem(
-    config: RunConfig, start: InitialStructure, console: Console, potential: Potential | None = None
+    config: RunConfig, start: InitialStructure, observer: RunObserver, potential: Potential | None = None
 ) -> Problem:
     """Everything that stays fixed during a run; the model is that of the configuration where none is given."""
-    selfcheck.ensure(lambda line: console.print(line, highlight=False, soft_wrap=True))
+    observer.working("checking that JAX computes right, and reading structure and model")
+    selfcheck.ensure(observer.say)
     for remark in start.remarks:
-        console.print(f"  structure  {remark}", highlight=False, soft_wrap=True, markup=False)
+        observer.say(f"  structure  {remark}")
     if potential is None:
         potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
@@ -211,9 +215,9 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _alone(console: Console) -> Console:
+def _alone(observer: RunObserver) -> RunObserver:
     """Of several processes the first alone speaks."""
-    return console if hosts.first() else Console(quiet=True)
+    return observer if hosts.first() else Silent()
 
 
 def _work(
@@ -223,20 +227,19 @@ def _work(
     outside: Outside,
     changed: tuple[Change, ...] = (),
 ) -> None:
-    console, interruption, started = outside.console, outside.interruption, time.perf_counter()
+    observer, interruption, started = outside.observer, outside.interruption, time.perf_counter()
     interruption.farewell = _how_to_resume(outside.path)
     directory.open()
     interruption.last_words = partial(_take_leave, directory, interruption)
     try:
         directory.log("session_started")
-        _introduce(problem, engine, console)
-        _say_limit(interruption, console)
-        _put_in_force(problem.config, changed, directory, console)
-        with ConsoleObserver(console, problem.config) as observer:
-            session = Session(problem, engine, directory, observer, interruption)
-            observer.working("compiling, and labelling the first structure")
-            state = session.finish(session.resume())
-            path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer, interruption)))
+        _introduce(problem, engine, observer)
+        _say_limit(interruption, observer)
+        _put_in_force(problem.config, changed, directory, observer)
+        session = Session(problem, engine, directory, observer, interruption)
+        observer.working("compiling the potential")
+        state = session.finish(session.resume())
+        path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer, interruption)))
     except RunInterruptedError as error:
         directory.log("interrupted", step=interruption.step, reason=error.reason)
         raise
@@ -245,13 +248,11 @@ def _work(
         directory.close()
     if not hosts.first():
         return
-    run = run_data.read(directory.path)
-    for name, value in standing.judgement(run):
-        console.print(f"  {name}: {value}", highlight=False, soft_wrap=True, markup=False)
-    console.print(
-        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {len(run.records)} labels; report: {path}",
-        highlight=False,
-        soft_wrap=True,
+    run = run_log.read(directory.path)
+    for name, value in status.judgement(run):
+        observer.say(f"  {name}: {value}")
+    observer.say(
+        f"finished in {(time.perf_counter() - started) / 60.0:.1f} min: {len(run.labels)} labels; report: {path}"
     )
 
 
@@ -266,15 +267,13 @@ def _take_leave(directory: RunDirectory, interruption: Interruption, reason: str
         shutil.rmtree(directory.path, ignore_errors=True)
 
 
-def _say_limit(interruption: Interruption, console: Console) -> None:
+def _say_limit(interruption: Interruption, observer: RunObserver) -> None:
     limit = interruption.limit
     if limit is not None:
         left = limit.monotonic_s - time.monotonic()
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + left))
-        console.print(
-            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed",
-            highlight=False,
-            soft_wrap=True,
+        observer.say(
+            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed"
         )
 
 
@@ -283,7 +282,7 @@ def _conclude(
     engine: Engine,
     directory: RunDirectory,
     state: RunState,
-    observer: ConsoleObserver,
+    observer: RunObserver,
     interruption: Interruption,
 ) -> Path:
     """Look back at a run that has ended, and return the path of the report."""
@@ -299,21 +298,23 @@ def _conclude(
     return report(directory.path)
 
 
-def _put_in_force(config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, console: Console) -> None:
+def _put_in_force(
+    config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, observer: RunObserver
+) -> None:
     """Say and log which settings have changed since the run last went on."""
     for change in changed:
         directory.log("setting", **change._asdict())
-        console.print(f"  changed    {change.key}: {change.before} -> {change.after}", highlight=False, soft_wrap=True)
+        observer.say(f"  changed    {change.key}: {change.before} -> {change.after}")
     directory.put_in_force(settings.dump(config))
 
 
-def _introduce(problem: Problem, engine: SharedEngine, console: Console) -> None:
+def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> None:
     config, dynamics = problem.config, problem.config.dynamics
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
-    console.print(
+    observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
@@ -321,15 +322,13 @@ def _introduce(problem: Problem, engine: SharedEngine, console: Console) -> None
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
-        f"at most {config.max_labels} labels{spacing}{validation}",
-        highlight=False,
-        soft_wrap=True,
+        f"at most {config.max_labels} labels{spacing}{validation}"
     )
     for word, text in problem.motion.remarks:
-        console.print(f"  {word:<10} {text}", highlight=False, soft_wrap=True, markup=False)
+        observer.say(f"  {word:<10} {text}")
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
-        console.print(f"  warning    {warning}", highlight=False, soft_wrap=True, markup=False)
+        observer.say(f"  warning    {warning}")
 
 
 def _conditions(problem: Problem) -> str:

@@ -1,18 +1,29 @@
 """What a user sees while the chains run, and the table at the end."""
 
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
+
 
 class ConsoleObserver:
-    """Lines of text and a progress bar; usable as a context manager."""
+    """Lines of text and a progress bar; usable as a context manager.
 
-    def __init__(self, console: Console):
+    Where nothing has been printed for a quarter of a minute and no bar moves, a line says what is being waited for.
+
+    Args:
+      console: where to print.
+      every_s: longest silence, s.
+    """
+
+    def __init__(self, console: Console, *, every_s: float = EVERY_S):
         self._console = console
+        self._heartbeat = Heartbeat(self._beat, every_s=every_s)
         self._task: TaskID | None = None
         self._bar = Progress(
             TextColumn("  sampling"),
@@ -24,19 +35,33 @@ class ConsoleObserver:
             transient=True,
         )
 
-    def __enter__(self) -> "ConsoleObserver":
+    def __enter__(self) -> Self:
         self._bar.start()
+        self._heartbeat.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._heartbeat.__exit__(kind, error, trace)
         self._bar.stop()
+
+    def working(self, what: str) -> None:
+        """Remember what is being waited for."""
+        self._heartbeat.doing(what)
+
+    def _beat(self, text: str) -> None:
+        if not self._console.is_terminal or self._task is None:
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Print one line."""
+        self._heartbeat.spoke()
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
         """Move the bar; where there is no terminal, print a line."""
+        self.working(f"sampling after step {step} of {steps}")
         if self._task is not None and (self._bar.tasks[0].total != steps or self._bar.tasks[0].completed >= step):
             self._remove()  # of a fine-tuning that stopped
         if self._task is None:

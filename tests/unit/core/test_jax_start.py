@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from bayes_mlff.core import command_line
+from bayes_mlff.core import jax_start
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,16 @@ def test_accelerators_multiply_in_full_unless_told_otherwise(monkeypatch, backen
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     try:
         jax.config.update("jax_default_matmul_precision", None)
-        command_line.multiply_in_full()
+        jax_start.multiply_in_full()
         assert jax.config.jax_default_matmul_precision == expected
     finally:
         jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_where_jax_is_at_work_its_devices_stay(monkeypatch):
+    monkeypatch.setattr(jax_start, "keep_compilations", lambda: None)
+    before = jax.devices()
+    with pytest.raises(RuntimeError):
+        jax_start.start_jax(7)
+    jax_start.start_jax(7, running=True)
+    assert jax.devices() == before

@@ -1,0 +1,192 @@
+"""The functions of the package for a script or a notebook: `run`, `fine_tune`, `load`."""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from safetensors import SafetensorError, safe_open
+
+from bayes_mlff.api import runner
+from bayes_mlff.api.console import ConsoleObserver
+from bayes_mlff.api.finetune_console import ConsoleObserver as FinetuneConsole
+from bayes_mlff.api.observing import RunObserver, Silent
+from bayes_mlff.core import settings
+from bayes_mlff.core.command_line import make_console
+from bayes_mlff.core.jax_start import start_jax
+from bayes_mlff.core.paths import is_file
+from bayes_mlff.ensemble.calculator import EnsembleCalculator
+from bayes_mlff.finetune import config as finetune_configuration
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.run import Silent as FinetuneSilent
+from bayes_mlff.finetune.run import fit
+from bayes_mlff.finetune.sampling import Observer as FinetuneObserver
+from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.report import run_log, status, verdict
+from bayes_mlff.runs.directory import CONFIG
+
+T = TypeVar("T")
+
+ENSEMBLE = "ensemble.safetensors"
+"""File of a fine-tuned ensemble in the directory of a run or a fine-tuning."""
+
+
+class RunResult(NamedTuple):
+    """What a run left in its directory."""
+
+    path: Path
+    finished: bool  # all steps are done
+    labels: int
+    trained: bool  # by the verdict of the report
+    verdict: str  # the same in words, with what is missing
+
+    @property
+    def report(self) -> Path:
+        """The page with figures and tables."""
+        return self.path / "report.html"
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `bayes-mlff status --json` says."""
+        return status.facts(self.path, run_log.read(self.path))
+
+    def calculator(self, **options: Any) -> EnsembleCalculator:
+        """ASE calculator with uncertainties of what the run has learnt; options are those of `EnsembleCalculator`."""
+        return _calculator(self.path, options)
+
+
+class FineTuned(NamedTuple):
+    """What a fine-tuning left in its directory."""
+
+    path: Path
+    metrics: dict[str, Any]  # contents of metrics.json
+
+    def calculator(self, **options: Any) -> EnsembleCalculator:
+        """ASE calculator with uncertainties; options are those of `EnsembleCalculator`."""
+        return _calculator(self.path, options)
+
+
+def run(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    path: Path | str | None = None,
+    *,
+    observer: RunObserver | None = None,
+    progress: bool = False,
+    wall_time_s: float | None = None,
+) -> RunResult:
+    """Run molecular dynamics that asks a reference where the model is not sure; continue it if it was interrupted.
+
+    Args:
+      config: a `RunConfig`, the same as a mapping, the path of a YAML file, or the directory of a run to continue.
+        Relative paths in a file start from its folder, others from the working directory.
+      path: directory of the run; by default `runs/` and the name of the file, or of the structure.
+      observer: told what happens; by default nobody is.
+      progress: print what the program prints, where no observer is given.
+      wall_time_s: end in order within this time, s.
+
+    Raises:
+      ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
+      RunDirectoryError: if `path` holds another run.
+      RunStoppedError: if the run cannot go on by itself.
+      RunInterruptedError: if it was asked to end; the same call goes on.
+    """
+    given = Path(config) if isinstance(config, Path | str) else None
+    directory = given if given is not None and given.is_dir() else None
+    if directory is not None:
+        parsed, base = configuration.load(directory / CONFIG), directory
+    elif given is not None:
+        parsed, base = configuration.load(given), given.parent
+    else:
+        parsed, base = config if isinstance(config, RunConfig) else configuration.parse(_plain(config)), Path()
+    start_jax(parsed.sampler.chains, running=True)
+    told, context = _told(observer, ConsoleObserver(make_console(), parsed) if progress else None, Silent())
+    name = given.stem if given is not None else Path(parsed.structure.file).stem
+    where = directory or Path(path or Path("runs") / name)
+    with context:
+        if directory is not None:
+            runner.resume(parsed, where, observer=told, wall_time_s=wall_time_s)
+        else:
+            runner.run(parsed, where, base=base, observer=told, wall_time_s=wall_time_s)
+    found = run_log.read(where)
+    judged = verdict.judge(found)
+    finished = found.reached >= found.settings.n_steps
+    return RunResult(where, finished, len(found.labels), judged.trained, verdict.sentence(judged))
+
+
+def fine_tune(
+    config: FinetuneConfig | Mapping[str, Any] | Path | str,
+    *,
+    observer: FinetuneObserver | None = None,
+    progress: bool = False,
+) -> FineTuned:
+    """Fine-tune a model on labels that exist; continue where it was interrupted.
+
+    Args:
+      config: a `FinetuneConfig`, the same as a mapping, or the path of a YAML file. Relative paths in a file start from
+        its folder, others from the working directory.
+      observer: told what happens; by default nobody is.
+      progress: print what the program prints, where no observer is given.
+
+    Raises:
+      ConfigError, DataError, WeightsError: before anything is computed or written, if it cannot work.
+      RunDirectoryError: if the output directory holds another fine-tuning, or is in use.
+      RunStoppedError: if a chain is no longer finite.
+    """
+    base = Path()
+    if isinstance(config, Path | str):
+        base, config = Path(config).parent, settings.read_yaml(Path(config))
+    parsed = config if isinstance(config, FinetuneConfig) else finetune_configuration.parse(_plain(config))
+    start_jax(parsed.side_by_side, running=True)
+    told, context = _told(observer, FinetuneConsole(make_console()) if progress else None, FinetuneSilent())
+    with context:
+        selfcheck.ensure(told.say)
+        fit(parsed, base=base, observer=told)
+    where = base / parsed.output
+    return FineTuned(where, json.loads((where / "metrics.json").read_text(encoding="utf-8")))
+
+
+def load(path: Path | str) -> EnsembleCalculator | Potential:
+    """Open what was learnt, or a model to start from.
+
+    Args:
+      path: directory of a run or of a fine-tuning, or a file with an ensemble: their ASE calculator with uncertainties;
+        or a file with a model, or the name of a known one: the model.
+
+    Raises:
+      ConfigError: if there is no such thing.
+      RunDirectoryError, WeightsError: if it is there, but cannot be used.
+    """
+    where = Path(path)
+    if where.is_dir():
+        return _calculator(where, {})
+    return EnsembleCalculator(where) if _holds_ensemble(where) else registry.load(str(path), key="path")
+
+
+def _calculator(directory: Path, options: dict[str, Any]) -> EnsembleCalculator:
+    file = directory / ENSEMBLE
+    return EnsembleCalculator(file if file.is_file() else directory, **options)
+
+
+def _holds_ensemble(path: Path) -> bool:
+    """True for a file of several samples of the weights."""
+    if not is_file(path) or path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "samples" in file.keys()  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError):
+        return False  # whoever reads it as a model says what is wrong
+
+
+def _told(given: T | None, printing: Any, silent: T) -> tuple[T, AbstractContextManager[Any]]:
+    """Who is told, and what must be open meanwhile."""
+    if given is not None:
+        return given, nullcontext()
+    return (silent, nullcontext()) if printing is None else (printing, printing)
+
+
+def _plain(raw: Any) -> Any:
+    return dict(raw) if isinstance(raw, Mapping) else raw

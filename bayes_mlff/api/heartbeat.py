@@ -1,0 +1,67 @@
+"""A sign of life where something takes long: what is being done, and for how long."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from bayes_mlff.core import durations
+
+EVERY_S: Final = 15.0
+"""Longest silence, s, apart from the second that it takes to notice it."""
+
+
+class Heartbeat:
+    """Says a line when nothing has been said for a while; a context manager with a thread of its own.
+
+    Args:
+      say: prints a line; called from the thread.
+      every_s: longest silence, s.
+      clock: seconds that never run backwards.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], *, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+    ):
+        self._say, self._every_s, self._clock = say, every_s, clock
+        self._what, self._since, self._spoken = "starting", clock(), clock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def doing(self, what: str) -> None:
+        """From now on this is being done."""
+        self._what, self._since = what, self._clock()
+
+    def spoke(self) -> None:
+        """Something has been said just now."""
+        self._spoken = self._clock()
+
+    def text(self) -> str:
+        """What is being done, and for how long."""
+        return f"  {self._what} ... {durations.shown(self._clock() - self._since)}"
+
+    def due(self) -> str | None:
+        """A line, if it is time for one."""
+        if self._clock() - self._spoken < self._every_s:
+            return None
+        self.spoke()
+        return self.text()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(min(1.0, self._every_s / 4.0)):
+            line = self.due()
+            if line is not None:
+                self._say(line)

@@ -1,0 +1,162 @@
+"""`bayes-mlff finetune CONFIG.yaml`, or with the paths of the data in place of a file."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from bayes_mlff.core import settings
+from bayes_mlff.core.command_line import (
+    make_console,
+    override,
+    printable,
+    put,
+    write_new,
+)
+from bayes_mlff.core.errors import ConfigError, RunStoppedError
+from bayes_mlff.core.paths import is_file
+
+if TYPE_CHECKING:
+    from bayes_mlff.finetune.config import FinetuneConfig
+
+Data = Annotated[str | None, typer.Option(help="Labels: .npz of a molecule, .xyz or .extxyz of anything.")]
+
+
+def finetune(
+    path: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML configuration.")] = None,
+    train: Data = None,
+    validation: Data = None,
+    test: Data = None,
+    frames: Annotated[int | None, typer.Option(help="Training frames to use.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
+    method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
+    targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Schedule of the chains: parallel or long.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    methods: Annotated[
+        str | None, typer.Option("--compare", help="Fit several methods and compare them, e.g. sghmc,adam,laplace.")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(help="Compare numbers of training frames, e.g. 10,50.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Compare seeds, e.g. 0,1,2; the training frames are drawn anew with each.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the results.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key, e.g. --set sampler.steps=4000; repeatable.")
+    ] = None,
+    write_config: Annotated[
+        Path | None, typer.Option(help="Write the configuration there, with comments, and stop.")
+    ] = None,
+) -> None:
+    """Bayesian fine-tuning of a model on labelled structures; options go before what the configuration says.
+
+    The output directory gets the samples, metrics and figures, in a comparison those of every fit in a directory of its
+    own. What was interrupted is continued there.
+    """
+    from bayes_mlff.finetune import config as configuration
+
+    several = _several(methods, sizes, seeds)
+    _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several, overrides or [])
+    if write_config is not None and any(several):
+        raise ConfigError("--write-config", str(write_config), "one fine-tuning; no configuration says what to compare")
+    # Paths in a file are relative to it, those on the command line to where it is given.
+    raw = {} if path is None else _absolute(path)
+    here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
+    given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
+    given |= {"data.frames": frames, "method": method, "targets": targets, "sampler.kind": sampler, "seed": seed}
+    given |= {"model": str(Path(model).absolute()) if model is not None and is_file(Path(model)) else model}
+    for key, value in given.items():
+        if value is not None:
+            put(raw, key, value)
+    override(raw, overrides)
+    config = configuration.parse(raw)
+    if write_config is not None:
+        write_new(write_config, configuration.template(config), "--write-config")
+        make_console().print(f"wrote {printable(str(write_config))}")
+        return
+    _compute(config, several)
+
+
+class Several(NamedTuple):
+    """What to compare; None where the configuration says it."""
+
+    methods: list[str] | None
+    sizes: list[int] | None
+    seeds: list[int] | None
+
+
+def _several(methods: str | None, sizes: str | None, seeds: str | None) -> Several:
+    """Entries of the options, which have commas between them."""
+    return Several(
+        None if methods is None else [part.strip() for part in methods.split(",")],
+        _whole_numbers("--sizes", sizes),
+        _whole_numbers("--seeds", seeds),
+    )
+
+
+def _whole_numbers(option: str, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(option, text, "whole numbers with commas between them, e.g. 10,50") from error
+
+
+def _one_or_several(single: dict[str, Any], several: Several, overrides: list[str]) -> None:
+    """Refuse a value for one beside those for several; `single` is in the order of `Several`."""
+    lists: dict[str, Any] = dict(zip(("--compare", "--sizes", "--seeds"), several, strict=True))
+    for (option, value), (other, entries) in zip(single.items(), lists.items(), strict=True):
+        if value is not None and entries is not None:
+            raise ConfigError(option, value, f"{option} or {other}, not both")
+    decided = {"method": "--compare", "data.frames": "--sizes", "seed": "--seeds", "data.frames_seed": "--seeds"}
+    for item in overrides:
+        other = decided.get(item.partition("=")[0])
+        if other is not None and lists[other] is not None:
+            raise ConfigError("--set", item, f"this or {other}, not both")
+
+
+def _compute(config: "FinetuneConfig", several: Several) -> None:
+    """Fit once or several times, and print a table."""
+    from bayes_mlff.api.finetune_console import ConsoleObserver, grid, table
+    from bayes_mlff.core.jax_start import start_jax
+    from bayes_mlff.finetune import comparison
+    from bayes_mlff.finetune.comparison import compare
+    from bayes_mlff.finetune.run import fit
+    from bayes_mlff.models import selfcheck
+
+    methods = several.methods or [config.method]
+    start_jax(max(config.model_copy(update={"method": method}).side_by_side for method in methods))
+    console = make_console()
+    stopped = {}
+    with ConsoleObserver(console) as observer:
+        selfcheck.ensure(observer.say)
+        if any(several):
+            made = compare(config, **several._asdict(), observer=observer)
+            stopped = made.stopped
+            title = f"force components of {made.frames} {made.compared_on} frames, kcal/mol/Å"
+            shown = grid(comparison.table(made), title)
+        else:
+            fit(config, observer=observer)
+            shown = table(json.loads((Path(config.output) / "metrics.json").read_text()))
+    console.print(shown)
+    console.print(f"results in {printable(config.output)}")
+    if stopped:
+        raise RunStoppedError("; ".join(f"{name}: {why}" for name, why in stopped.items()))
+
+
+def _absolute(path: Path) -> dict[str, Any]:
+    """Contents of a YAML file with the paths that it gives resolved against its directory."""
+    raw, base = settings.read_yaml(path), path.parent
+    if not isinstance(raw, dict):
+        raise ConfigError("config", str(path), "a mapping of keys to values")
+    resolved = dict(raw)
+    data = raw.get("data")
+    if isinstance(data, dict):
+        names = ("train", "validation", "test")
+        paths = {k: str((base / v).absolute()) for k, v in data.items() if k in names and isinstance(v, str)}
+        resolved["data"] = data | paths
+    if isinstance(raw.get("output"), str):
+        resolved["output"] = str((base / raw["output"]).absolute())
+    if isinstance(raw.get("model"), str) and is_file(base / raw["model"]):
+        resolved["model"] = str((base / raw["model"]).absolute())
+    return resolved
