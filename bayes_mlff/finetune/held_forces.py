@@ -1,4 +1,4 @@
-"""Forces of atoms that were held: codes write zeros for them, which are no labels."""
+"""Forces of held atoms: many codes write zeros for them, which must not be used as labels."""
 
 from typing import Final
 
@@ -9,22 +9,22 @@ from bayes_mlff.finetune.frame_checks import alike
 from bayes_mlff.finetune.labelled import Frames
 
 LARGE: Final = 0.05
-"""RMS force, eV/Å, of the other atoms of a frame above which exact zeros are no sign of a minimum."""
+"""RMS force, eV/Å, of the other atoms above which exact zeros cannot be explained by a minimum."""
 
 
 def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, list[str]]:
-    """Frames that know nothing of the forces which a constraint has set to zero.
+    """Mask the forces that a constraint has set to zero.
 
-    Components are masked that are held and exactly zero, and atoms whose forces are exactly zero in all frames of the
-    same atoms while those of others are large. A true force of a held atom, which is not zero, is used.
+    Masked are force components that are held and exactly zero, and atoms whose forces are exactly zero in all frames
+    of the same composition while those of other atoms are large. Non-zero forces of held atoms are used.
 
     Args:
       frames: labels.
-      held: [f, n, 3] coordinates that constraints of the file hold; None if there are none.
-      key: of the configuration that names the set.
+      held: [f, n, 3] coordinates that are held according to the file; None if there are none.
+      key: configuration key that names the set.
 
     Returns:
-      The frames, and what was masked.
+      The frames, and sentences on what was masked.
 
     Raises:
       DataError: if no force is left.
@@ -60,7 +60,7 @@ def _counted(mask: np.ndarray) -> str:
 
 
 def _always_zero(frames: Frames, zero: np.ndarray) -> np.ndarray:
-    """[f, n, 3] forces that are zero in all frames of the same atoms, where those of the other atoms are large."""
+    """[f, n, 3] True for forces that are zero in all frames of a composition while those of other atoms are large."""
     found = np.zeros(zero.shape, bool)
     for index in alike(frames.numbers):
         still = zero[index].all(axis=(0, 2))

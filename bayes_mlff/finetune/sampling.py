@@ -1,4 +1,4 @@
-"""Running the chains in compiled stretches, each followed by a checkpoint, so that a kill costs one stretch."""
+"""Run the chains in compiled stretches, each followed by a checkpoint, so that a kill loses at most one stretch."""
 
 import time
 from functools import partial
@@ -26,7 +26,7 @@ from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_ch
 
 
 class Observer(Protocol):
-    """Who is told how far a fine-tuning is."""
+    """Receiver of progress reports of a fine-tuning."""
 
     def say(self, text: str) -> None:
         """One line of text."""
@@ -38,7 +38,7 @@ class Observer(Protocol):
 
 
 class State(NamedTuple):
-    """All that a checkpoint needs to go on."""
+    """Content of a checkpoint: all that is needed to continue."""
 
     params: jax.Array  # [c, p]
     chains: ChainState
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """One entry a stretch."""
+    """Quantities that are recorded once per stretch."""
 
     step: int
     potential: float  # per datum, mean over chains, end of the stretch
@@ -57,11 +57,11 @@ class Trace(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What a run of the chains ends with."""
+    """Result of running the chains."""
 
     samples: jax.Array  # [s * c, p]
     trace: list[Trace]
-    seconds: float  # over all sessions
+    seconds: float  # summed over all sessions
 
 
 class Validate(Protocol):
@@ -79,7 +79,7 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.nda
       config: says which labels are learnt from.
       frames: labels.
       graphs: leaves [f, ...].
-      level_ev: [f] subtracted from the reference energies to reach those of the network.
+      level_ev: [f] eV, subtracted from the reference energies to give those of the network.
     """
     filled = training.allocate(
         jax.tree.map(lambda x: x[0], graphs), frames.size, some_forces=frames.without_forces is not None
@@ -111,11 +111,11 @@ def run(
 ) -> Sampled:
     """Run all steps of a plan, from the newest checkpoint if there is one.
 
-    A run that was interrupted ends with the same bits as one that was not.
+    The result of an interrupted and continued run is bit-identical to that of an uninterrupted one.
 
     Args:
-      config: batch size.
-      plan: moves, prior and sample steps.
+      config: settings; the batch size is used.
+      plan: update rule, prior and sample steps.
       predict: model of flat weights.
       likelihood: fixed standard deviations.
       training_set: labels.
@@ -125,7 +125,7 @@ def run(
       digest: of labels and pretrained model; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
-      adjust: of parameters and likelihood between steps.
+      adjust: function that adjusts parameters and likelihood between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
@@ -169,9 +169,9 @@ def run(
 def _stretch(
     config: FinetuneConfig, plan: Plan, advance: dict[int, ChainDevices], state: State, labels: TrainingSet, end: int
 ) -> tuple[jax.Array, ChainState, Info]:
-    """Chains at step `end`, and what the last call showed.
+    """Chains at step `end`, and the diagnostics of the last call.
 
-    A stretch shorter than the chunk is made of calls of `thin` steps, so that there are two compilations at most.
+    A stretch shorter than the chunk is made of calls of `thin` steps, so there are at most two compilations.
     """
     params, chains, info, step = state.params, state.chains, None, int(state.step)
     each = plan.chunk if end - step == plan.chunk else plan.thin
@@ -185,7 +185,7 @@ def _stretch(
 
 
 def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: str, observer: Observer):
-    """State to go on from, its trace and the seconds spent before."""
+    """State from which to continue, its trace and the seconds spent before."""
     chains = init_chains(start, key, plan.transform)
     samples = jnp.full((len(plan.sample_steps), *start.shape), jnp.nan, start.dtype)
     best = jnp.full((plan.chains,), jnp.inf, start.dtype)
@@ -219,7 +219,7 @@ def _check_digest(found: str, wanted: str, folder: Path) -> None:
 
 
 def _keep(state: State, plan: Plan, error: np.ndarray | None) -> State:
-    """Take the samples that are due; with validation errors [c], those parameters that are better than before."""
+    """Store the samples that are due; given validation errors [c], keep the best parameters of each member."""
     if error is not None:
         new = jnp.asarray(error, state.best.dtype)
         better = new < state.best
