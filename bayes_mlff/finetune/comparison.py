@@ -75,7 +75,7 @@ def compare(
     done: dict[str, dict[str, Any]] = {}
     stopped: dict[str, str] = {}
     for number, (name, job) in enumerate(jobs.items(), 1):
-        observer.say(f"{number} of {len(jobs)}: {name}" + ("" if job.metrics is None else " was done before"))
+        observer.say(f"{number} of {len(jobs)}: {name}" + ("" if job.metrics is None else " is already complete"))
         if job.metrics is not None:
             done[name] = job.metrics
             continue
@@ -105,7 +105,7 @@ def _jobs(
             raise ConfigError(key, list(values), "one or more entries, each once")
     data = config.data
     if not any((data.test, data.test_frames, data.validation, data.validation_frames)):
-        raise ConfigError("data.test", None, "frames to compare on: data.test, data.test_frames or those of validation")
+        raise ConfigError("data.test", None, "a set to compare on: data.test(_frames) or data.validation(_frames)")
     every = config.model_dump(mode="json")
     wanted = [
         configuration.parse(_changed(every, method, size, seed, draw=seeds is not None))

@@ -51,17 +51,17 @@ EXPLAINS: Final = 1.25
 def check_set(
     prediction: Prediction, frames: Frames, units: Units, name: str, *, by_model: bool = True
 ) -> dict[str, Ratio | Untested]:
-    """All checks of a set, and those of every composition with enough frames, which may be of different origins.
+    """All checks of a set and of every composition with enough frames, since compositions may have different sources.
 
     Args:
       prediction: of the pretrained model, fields [1, f, ...].
       frames: labels, converted.
       units: of the file.
       name: of the set.
-      by_model: whether labels that the model contradicts are refused, too.
+      by_model: also refuse labels that contradict the model.
 
     Returns:
-      By name, of the set and of compositions in it, differences of energies over the work of the forces.
+      Ratio of energy differences to the work of the forces, by name of the set and of the compositions in it.
 
     Raises:
       DataError: naming what is wrong.
@@ -90,7 +90,7 @@ def taken(prediction: Prediction, index: np.ndarray) -> Prediction:
 
 
 def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
-    """Refuse frames with all forces exactly zero and equal energies of all frames, unless the model agrees.
+    """Refuse frames with all forces exactly zero, and compositions with equal energies, unless the model agrees.
 
     The model agrees if forces vanish by symmetry, as in perfect crystals, or if frames are rotated copies.
 
@@ -105,7 +105,7 @@ def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
     if len(zero):
         raise DataError(
             f"data.{name}: the forces of {len(zero)} of {frames.size} frames are all exactly zero (first frame "
-            f"{zero[0]} of those used), which by the pretrained model they are not; allowed: forces of every frame, or "
+            f"{zero[0]} of those used), but the pretrained model predicts others; allowed: forces of every frame, or "
             "data.doubtful_units: allow"
         )
     if frames.energy is None:
@@ -115,8 +115,8 @@ def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
         if len(index) > 2 and np.ptp(frames.energy[index]) < SAME_ENERGY and spread > DIFFERENT_ENERGY:
             raise DataError(
                 f"data.{name}: the energies of all {len(index)} frames with the atoms of frame {index[0]} are the same "
-                f"({frames.energy[index[0]]:.6g} eV), which by the pretrained model span {spread:.3g} eV; allowed: "
-                "the energy of every frame, targets: forces in a file without energies, or data.doubtful_units: allow"
+                f"({frames.energy[index[0]]:.6g} eV), but the pretrained model predicts a range of {spread:.3g} eV; "
+                "allowed: the energy of every frame, targets: forces in a file without energies, or data.doubtful_units: allow"
             )
 
 
@@ -160,7 +160,7 @@ def check_units(
         if unit is not None:
             raise DataError(
                 f"data.{key}: got {got}, but by the pretrained model the labels of data.{name} look like {unit} "
-                "(a minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
+                "(minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
             )
 
 
@@ -191,9 +191,9 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
     if isinstance(found, Untested):
         if found.model > RELATED and found.labels < UNRELATED:
             raise DataError(
-                f"data.{name}: energies and forces of near frames do not belong together: differences of energies "
-                f"correlate with the work of the forces by {found.labels:.2f}, those of the pretrained model at the "
-                f"same frames by {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
+                f"data.{name}: energies and forces of nearby frames are inconsistent: the correlation of energy "
+                f"differences with the work of the forces is {found.labels:.2f}, but that of the pretrained model at the "
+                f"same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
                 "the same order and units in all frames, or data.doubtful_units: allow"
             )
         return found
@@ -202,10 +202,10 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
     total = work_ratio(frames._replace(energy=frames.energy * frames.atoms), prediction)  # pyright: ignore
     explained = explanations(found, units)
     if isinstance(total, Ratio) and abs(np.log(abs(total.value))) < np.log(EXPLAINS) and total.value > 0.0:
-        explained.insert(0, "energies per atom, which are to be multiplied by the number of atoms")
+        explained.insert(0, "energies per atom, which have to be multiplied by the number of atoms")
     because = f"as {' or '.join(explained[:3])} would be" if explained else "which no unit explains"
     raise DataError(
-        f"data.{name}: differences of energies are {found.value:.3g} times the work of the forces between near frames "
+        f"data.{name}: energy differences are {found.value:.3g} times the work of the forces between nearby frames "
         f"(95 % interval {found.lower:.3g} to {found.upper:.3g}, {found.pairs} pairs), {because}; allowed: energies "
         f"and forces of one potential energy surface (read in {units.energy}, {units.forces}, positions in "
         f"{units.positions}), or data.doubtful_units: allow"

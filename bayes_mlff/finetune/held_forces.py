@@ -34,24 +34,24 @@ def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, l
     if held is not None:
         unknown |= held & zero
         if unknown.any():
-            remarks.append(f"{key}: {_counted(unknown)} of held atoms are exactly zero in the file and not learnt from")
+            remarks.append(f"{key}: {_counted(unknown)} of held atoms are exactly zero in the file and are not used")
         used = np.count_nonzero((held & ~zero).any(axis=-1))
         if used:
-            remarks.append(f"{key}: {used} forces of held atoms are not zero in the file and learnt from")
+            remarks.append(f"{key}: {used} forces of held atoms are not zero in the file and are used")
     unmarked = _always_zero(frames, zero) & ~unknown
     if unmarked.any():
         atoms = np.flatnonzero(unmarked.any(axis=(0, 2)))
         shown = ", ".join(map(str, atoms[:8])) + (", ..." if len(atoms) > 8 else "")
         remarks.append(
-            f"{key}: forces of atoms {shown} are exactly zero in every frame, as of held atoms, though no constraint "
-            f"is stated: {_counted(unmarked)} are not learnt from"
+            f"{key}: forces of atoms {shown} are exactly zero in every frame, as of held atoms, although the file "
+            f"states no constraint: {_counted(unmarked)} are not used"
         )
     unknown |= unmarked
     if not unknown.any():
         return frames, remarks
     result = frames._replace(without_forces=unknown)
     if not result.known_forces.any():
-        raise DataError(f"{key}: all forces are zeros of held atoms; allowed: forces of atoms that are free")
+        raise DataError(f"{key}: all forces are zeros of held atoms; allowed: files with forces of free atoms")
     return result, remarks
 
 

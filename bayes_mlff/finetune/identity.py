@@ -41,7 +41,7 @@ def check_output(config: FinetuneConfig, path: Path) -> None:
     if found:
         named = "; ".join(f"{c.key} {shown(c.before)}, got {shown(c.after)}" for c in found)
         raise RunDirectoryError(
-            f"{path}: holds a fine-tuning with {named}; allowed: the settings that it holds, or another output"
+            f"{path}: holds a fine-tuning with {named}; allowed: the same settings, or another output"
         )
 
 

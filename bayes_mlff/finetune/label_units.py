@@ -87,7 +87,7 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
         wanted, text = getattr(data, name), stated.get(kind)
         found = None if text is None else parse(kind, text)
         if text is not None and found is None and wanted is None:
-            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} to say it")
+            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} sets it")
         if found is not None and wanted is not None and found != wanted:
             raise DataError(f"data.{name}: got {wanted}, but {path} states {found}; allowed: {found}, or leave it out")
         if kind == "force" and text is None and wanted is None and "energy" in stated:
@@ -95,9 +95,9 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
         taken[kind] = wanted or found or usual[kind]
         if wanted is None:
             (assumed if found is None else from_file).append(f"{kind} {taken[kind]}")
-    remarks = [f"{key}: units as the file states them: {', '.join(from_file)}"] if from_file else []
+    remarks = [f"{key}: units stated by the file: {', '.join(from_file)}"] if from_file else []
     needed = [text for text in assumed if not text.startswith("stress")]
-    remarks += [f"{key}: units that nothing states, taken as {', '.join(needed)}"] if needed else []
+    remarks += [f"{key}: units that nothing states, assumed: {', '.join(needed)}"] if needed else []
     return Units(taken["position"], taken["energy"], taken["force"], taken["stress"], data.stress_sign, tuple(remarks))
 
 

@@ -47,13 +47,13 @@ def sentences(found: dict[str, float], key: str) -> list[str]:
     """Sentences about a set: its net force and torque, and a warning if they are large."""
     if not found:
         return []
-    parts = [f"{found['force_ev_a']:.3g} eV/Å ({found['force_relative']:.2%} of what independent forces add up to)"]
+    parts = [f"{found['force_ev_a']:.3g} eV/Å ({found['force_relative']:.2%} of the sum of independent forces)"]
     if "torque_ev" in found:
         parts.append(f"net torque {found['torque_ev']:.3g} eV ({found['torque_relative']:.2%})")
     said = [f"{key}: net force {', '.join(parts)}"]
     if max(found["force_relative"], found.get("torque_relative", 0.0)) > LARGE:
         said.append(
-            f"warning: {key}: the forces do not add up to zero: an external field, missing atoms, constraints or "
-            "inaccurate forces; a potential of positions alone cannot learn that part"
+            f"warning: {key}: the forces do not add up to zero. Possible causes are an external field, missing atoms, "
+            "constraints or inaccurate forces; a potential of positions alone cannot learn this part"
         )
     return said

@@ -24,7 +24,7 @@ from bayes_mlff.finetune.label_units import (
 )
 from bayes_mlff.finetune.labelled import Frames
 
-SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, these also with .gz, .bz2 or .xz behind"
+SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, the latter also followed by .gz, .bz2 or .xz"
 
 
 class LabelledSet(NamedTuple):

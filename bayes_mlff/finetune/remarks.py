@@ -39,16 +39,16 @@ def of_labels(sets: DataSets, work: Mapping[str, Ratio | Untested]) -> list[str]
 def _of_work(name: str, ratio: Ratio | Untested, *, whole: bool) -> list[str]:
     """The ratio of a set with a warning if it is not 1, or why there is none; for compositions only warnings."""
     if isinstance(ratio, Untested):
-        reason = f"data.{name}: that energies and forces belong together could not be tested, because {ratio.reason}"
+        reason = f"data.{name}: the consistency of energies and forces could not be tested, because {ratio.reason}"
         few = "; nor were units compared with the pretrained model" if "fewer than 8 frames" in ratio.reason else ""
         return [reason + few] if whole else []
     doubtful = ratio.upper < 1.0 / OFF or ratio.lower > OFF or ratio.upper > WIDE * ratio.lower
     if not (whole or doubtful):
         return []
     return [
-        f"{'warning: ' if doubtful else ''}data.{name}: differences of energies are {ratio.value:.3f} times the work "
+        f"{'warning: ' if doubtful else ''}data.{name}: energy differences are {ratio.value:.3f} times the work "
         f"of the forces (1 is right; 95 % interval {ratio.lower:.3f} to {ratio.upper:.3f}, {ratio.pairs} pairs)"
-        + ("; are all labels of one origin, in the same units?" if doubtful else "")
+        + ("; do all labels have the same source and units?" if doubtful else "")
     ]
 
 
@@ -56,12 +56,12 @@ def of_energies(ensemble: Ensemble, sets: DataSets) -> list[str]:
     """Sets whose energy zero the training set does not determine, and energies whose σ could not be estimated."""
     said = []
     if not np.isfinite(ensemble.factors.energy):
-        said.append("energies are not learnt, and too few frames tell how wrong they are: their σ is infinite")
+        said.append("energies are not learnt, and too few frames estimate their errors: their σ is infinite")
     for name, used in sets.named().items():
         outside = np.count_nonzero(~ensemble.knows_level(used.numbers))
         if used.energy is not None and outside:
             said.append(
-                f"data.{name}: {outside} of {used.size} frames have compositions whose level of energy the training "
+                f"data.{name}: {outside} of {used.size} frames have compositions whose energy zero the training "
                 "frames do not determine: their energies are left out of the metrics, and their σ is infinite"
             )
     return said

@@ -82,9 +82,9 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         observer.say(remark)
     if task.sets.train.energy is None:
         keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
-        observer.say(f"no energies in the data ({keys}): those of the samples are on the level of the pretrained model")
+        observer.say(f"no energies in the data ({keys}): the samples keep the energy zero of the pretrained model")
     if task.sets.validation is None:
-        observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
+        observer.say("no validation frames: σ is not scaled; set data.validation or data.validation_frames to scale it")
     directory = _open(task.config, base / config.output)
     try:
         return _work(task, directory, observer)

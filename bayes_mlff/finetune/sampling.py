@@ -214,7 +214,7 @@ def _check_digest(found: str, wanted: str, folder: Path) -> None:
     if found != wanted:
         raise RunDirectoryError(
             f"{folder}: its checkpoints were made with other labels, elements of any set or pretrained model than the "
-            "files of data and model hold now; restore those, or choose another output"
+            "present files contain; restore these files, or choose another output"
         )
 
 

@@ -153,7 +153,7 @@ def test_other_test_frames_are_predicted_anew_without_sampling(copied, fitted, m
         ({"sizes": [0]}, {}, ConfigError, r"data\.frames: got 0; .*greater"),
         ({"seeds": [1, -1]}, {}, ConfigError, r"seed.*: got -1; .*greater"),
         ({"seeds": [1, 1]}, {}, ConfigError, r"seeds: got \[1, 1\]"),
-        ({}, {"test": None, "validation": None}, ConfigError, r"data\.test: got None; allowed: frames to compare on"),
+        ({}, {"test": None, "validation": None}, ConfigError, r"data\.test: got None; allowed: a set to compare on"),
         ({}, {"energies_key": "energy"}, DataError, "no array energy"),
     ],
 )
@@ -232,7 +232,7 @@ def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
     file.write_text(config.commented(parsed))
     lists = ["--compare", "sghmc, adam", "--sizes", "2,4", "--seeds", "0,1"]
     done = CliRunner().invoke(cli.app, [str(file), *lists], catch_exceptions=False)
-    assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 was done before" in done.output
+    assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 is already complete" in done.output
     rows = [line.split() for line in done.output.splitlines()]
     assert ["pretrained", "-", "-"] in [row[:3] for row in rows] and ["adam", "4", "2"] in [row[:3] for row in rows]
     for options, said in (
