@@ -1,4 +1,4 @@
-"""Labelled sets as others publish them: npz files of molecules."""
+"""Published labelled sets: npz files of molecules."""
 
 import io
 import math
@@ -20,7 +20,7 @@ from bayes_mlff.data.structure import Structure, check
 
 
 class NpzKeys(NamedTuple):
-    """Which array of a file holds what; levels of theory share files, so the choice is always explicit."""
+    """Names of the arrays of a file. Files may contain several levels of theory, so the choice is always explicit."""
 
     numbers: str
     positions: str
@@ -102,7 +102,7 @@ def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> M
 
 
 class NpzRemarks(NamedTuple):
-    """What an npz file says beside its labels."""
+    """Information in an npz file besides its labels."""
 
     units: dict[str, str]  # see `units_of`
     states: list[State]  # charge and spin of each frame
@@ -113,8 +113,8 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
 
     Args:
       path: of the file.
-      frames: their number f.
-      atoms: their number n; arrays [n] or [f, n] of charges and spins are those of atoms and left out.
+      frames: number of frames, f.
+      atoms: number of atoms, n; arrays [n] or [f, n] of charges and spins are per-atom values and are ignored.
 
     Raises:
       DataError: if the file is unreadable, or such an array holds something else than one value or one of each frame.
@@ -131,7 +131,7 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
             and array.size not in (1, frames)
             and array.shape in ((atoms,), (frames, atoms), (frames, atoms, 1))
         ):
-            continue  # of single atoms
+            continue  # per-atom values
         if array.size not in (1, frames):
             raise DataError(f"{path}: {name} has shape {array.shape}; allowed: one number, or one for each frame")
         rows[counted[name]] = np.broadcast_to(array.ravel(), frames)
@@ -143,7 +143,7 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
 
 
 def _remark(path: Path, name: str) -> np.ndarray:
-    """An array that should be text; where it cannot be read, what it is instead."""
+    """Text of an array; if it is not text, a description of what it is."""
     try:
         return read_arrays(path, (name,))[0]
     except DataError:
@@ -187,7 +187,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
-    """Write named arrays, replacing a file that is there at once.
+    """Write named arrays; an existing file is replaced atomically.
 
     Raises:
       OSError: if it cannot be written; then the file is as it was.
@@ -198,7 +198,7 @@ def write_npz(path: Path, arrays: Mapping[str, ArrayLike]) -> None:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """One array, whose header is held against the size of its file before memory is taken for it."""
+    """One array; its header is compared with the size of its file before memory is allocated."""
     with archive.open(name) as file:
         shape, _, dtype = _read_header(file)
         claimed = math.prod(shape) * dtype.itemsize + file.tell()
@@ -209,14 +209,14 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of the array of an npy file, which is left at its first number."""
+    """Shape, order and type of the array of an npy file; the file is then at its first number."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     return read(file)
 
 
 def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
-    """One set of structures that have the same atoms in the same order, all crystals with stress or all molecules.
+    """One set from structures with the same atoms in the same order, all crystals with stress or all molecules.
 
     Raises:
       DataError: naming the first structure (from 0) that differs from the first one.

@@ -1,4 +1,4 @@
-"""What a structure's file says that this package cannot take: placeholders are dropped, the rest is refused."""
+"""Statements of a structure's file that this package cannot use: placeholders are dropped, the rest is refused."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ COMPLETE: Final = {
     *("aims", "cif", "db", "eon", "extxyz", "gaussian-in", "gen", "gromacs", "json", "lammps-data", "lammps-dump-text"),
     *("mol", "proteindatabank", "sdf", "traj", "turbomole", "vasp", "xyz"),
 }
-"""Formats of which everything takes effect or is refused."""
+"""Formats for which every statement takes effect or is refused."""
 
 MOLECULAR: Final = (
     *("gamess-us-in", "gamess-us-out", "gamess-us-punch", "gaussian-out", "nwchem-in", "nwchem-out", "orca-output"),
@@ -33,10 +33,10 @@ SAYING: Final = {
     "turbomole": r"^[ \t]*\$(charge\b.*|alpha\s+shells|beta\s+shells|uhf\b)|\b(charge|unpaired)\s*=",
     "onetep-in": r"\b(charge|spin|species_constraints)\b",
 }
-"""Words of input files that ASE does not hand over."""
+"""Keywords of input files that ASE does not return."""
 
 LABELS: Final = {"gromacs": ("atomtypes", False), "dlp4": ("dlp4_labels", True), "dlp-history": ("dlp4_labels", True)}
-"""Columns with the names of atoms from which elements are guessed, and whether the symbol was cut off them."""
+"""Columns of atom names from which elements are guessed, and whether the symbol was removed from the name."""
 
 _TURBOMOLE: Final = r"\$(periodic|cell|lattice|e?field|electro|point_charges|embed|isotope|mass)"
 
@@ -44,11 +44,11 @@ OCCUPANCY: Final = ("occupancy", "occupancies", "occ", "site_occupancy")
 
 
 def check_input(path: Path, kind: str, given: Given) -> None:
-    """Refuse a file that states charge, spin or held atoms in words that ASE does not read.
+    """Refuse a file that states charge, spin or held atoms in keywords that ASE does not read.
 
     Raises:
-      ConfigError: naming the settings that say the same.
-      DataError: if no settings do.
+      ConfigError: naming the settings to use instead.
+      DataError: if there are no such settings.
     """
     if kind == "aims":
         _check_aims(path)
@@ -89,7 +89,7 @@ def _check_aims(path: Path) -> None:
 
 
 def _check_turbomole(path: Path) -> None:
-    """Refuse cells, units, fields and flags that ASE drops."""
+    """Refuse cells, units, fields and flags that ASE ignores."""
     inside = False
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         words = line.split("#")[0].split()
@@ -110,7 +110,7 @@ def _check_turbomole(path: Path) -> None:
 
 
 def caveat(kind: str) -> tuple[str, ...]:
-    """What to say of a format of which not everything is known to arrive."""
+    """A warning for formats whose reader may not return everything."""
     if kind in COMPLETE:
         return ()
     return (
@@ -120,7 +120,7 @@ def caveat(kind: str) -> tuple[str, ...]:
 
 
 def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
-    """Take away a cell that is a placeholder; returns what was done."""
+    """Remove a cell that is a placeholder; return sentences on what was done."""
     cell = np.asarray(atoms.cell.array, float)
     unit = kind == "proteindatabank" and np.allclose(cell, np.eye(3), atol=1e-6)
     if unit or (atoms.pbc.any() and not cell.any()):
@@ -135,11 +135,11 @@ def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
 
 
 def check_said(atoms: ase.Atoms, kind: str) -> None:
-    """Refuse what would be lost without a word.
+    """Refuse statements that would be lost silently.
 
     Raises:
-      DataError: if sites are occupied in part, atoms have no element or an uncertain one, or there are velocities in
-        an unknown unit.
+      DataError: if sites are partially occupied, atoms have no element or an uncertain one, or velocities have an
+        unknown unit.
     """
     _check_occupancy(atoms)
     _check_elements(atoms, kind)
@@ -175,7 +175,7 @@ def _check_occupancy(atoms: ase.Atoms) -> None:
 
 
 def _partial(species: Any) -> bool:
-    """Whether a site of ASE's `info['occupancy']` holds anything but one whole atom."""
+    """Whether a site of ASE's `info['occupancy']` is not occupied by exactly one atom."""
     return (
         not isinstance(species, dict) or len(species) != 1 or any(abs(float(x) - 1.0) > 1e-3 for x in species.values())
     )

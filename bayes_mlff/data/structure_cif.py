@@ -1,4 +1,4 @@
-"""Crystallographic information files: sites of one species that are there, or a refusal that names the others."""
+"""Crystallographic information files: fully occupied sites of one species; other sites are refused by name."""
 
 import re
 import warnings
@@ -23,8 +23,8 @@ def read_cif(path: Path, index: int, given: Given) -> Raw:
     """The structure of one block of a CIF.
 
     Raises:
-      DataError: if a site is occupied in part or by several species, is one of alternatives, has magnetic moments or
-        hydrogen atoms without a place, or a label does not tell its element.
+      DataError: if a site is partially occupied, has several species or alternatives, magnetic moments or hydrogen
+        atoms without coordinates, or if the element of a label is unclear.
     """
     blocks = [block for block in parse_cif(str(path)) if _has_sites(block)]
     if not blocks:
@@ -60,7 +60,7 @@ def _labels(tags: dict[str, Any]) -> list[str]:
 
 
 def _column(tags: dict[str, Any], name: str, default: Any) -> list[Any]:
-    """Values of the sites; the default where there is none."""
+    """Values of the sites; the default for sites without a value."""
     given = tags.get(f"{_SITE}{name}", [default] * len(_labels(tags)))
     return [default if value in (".", "?", None) else value for value in given]
 
@@ -119,7 +119,7 @@ def _symbol(name: str, *, sure: bool) -> str:
 
 
 def _check_shared(said: list[str], labels: list[str], symbols: list[str]) -> None:
-    """Refuse sites that are the same place, as ASE's warnings say, of different species."""
+    """Refuse sites of different species at the same position, as reported by ASE's warnings."""
     for match in filter(None, map(_SAME.search, said)):
         a, b = int(match[1]), int(match[2])
         if symbols[a] != symbols[b]:

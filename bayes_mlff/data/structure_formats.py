@@ -1,4 +1,4 @@
-"""XYZ and POSCAR files: what ASE's readers leave out of them, or misread, is read here or refused by name."""
+"""Readers of XYZ and POSCAR files: what ASE's readers ignore or misread is read here or refused by name."""
 
 import io
 import re
@@ -28,7 +28,7 @@ _TRUTH: Final = re.compile(r"\.?([TF])[A-Z]*\.?", re.IGNORECASE)
 
 
 class Given(NamedTuple):
-    """What a user says about a file that does not say it."""
+    """Settings that a user gives because the file does not state them."""
 
     elements: tuple[str, ...] = ()
     charge: int | None = None
@@ -36,14 +36,14 @@ class Given(NamedTuple):
 
 
 def set_masses(atoms: ase.Atoms, masses: np.ndarray, *, velocities: bool = False) -> None:
-    """Give atoms masses [n], amu; momenta are kept, or the velocities that they stood for."""
+    """Set masses [n], amu; keep momenta, or the velocities that belong to them."""
     if velocities and atoms.has("momenta"):
         atoms.arrays["momenta"] = atoms.get_velocities() * masses[:, None]
     atoms.arrays["masses"] = np.array(masses, np.float64)
 
 
 def read_xyz(path: Path, index: int, given: Given) -> Raw:
-    """A frame of an XYZ file, extended or plain."""
+    """Read a frame of an XYZ file, extended or plain."""
     frame = extxyz.read_frame(path, index)
     place(index, frame.count)
     lines = frame.text.split("\n")
@@ -90,7 +90,7 @@ def _bare_words(title: str, said: Mapping[str, Any]) -> str:
 
 
 def _check_title(title: str, given: Given) -> None:
-    """Refuse a comment line in which other units seem to be meant, or charge and spin, unless these are given."""
+    """Refuse a comment line that seems to mean other units, or charge and spin unless the settings give these."""
     if _BOHR.search(title):
         raise DataError(f"structure: the comment line {shown(title)} names units other than Å; allowed: positions in Å")
     if given.charge is not None and given.multiplicity is not None:
@@ -116,7 +116,7 @@ def _is_ion(word: str) -> bool:
 
 
 def _rename_isotopes(lines: list[str]) -> dict[int, float]:
-    """Write H for D and T in the lines of a frame, and return the masses of those atoms, amu."""
+    """Replace D and T by H in the lines of a frame, and return the masses of these atoms, amu."""
     fields = re.search(r"""Properties=["']?([^\s"']+)""", lines[1])
     columns = fields[1].split(":") if fields else ["species", "S", "1"]
     names, widths = columns[::3], [int(width) for width in columns[2::3]]
@@ -133,7 +133,7 @@ def _rename_isotopes(lines: list[str]) -> dict[int, float]:
 
 
 def read_poscar(path: Path, index: int, given: Given) -> Raw:
-    """A POSCAR or CONTCAR, with flags in any spelling of Fortran, isotopes, and velocities in Å/fs."""
+    """Read a POSCAR or CONTCAR, with flags in any Fortran spelling, isotopes, and velocities in Å/fs."""
     lines, warned = path.read_text(encoding="utf-8").split("\n"), []
     try:
         names = [] if lines[5].split()[0].isdigit() else lines[5].split()
@@ -169,7 +169,7 @@ def _element(name: str) -> str:
 
 
 def _with_flags(line: str, number: int) -> str:
-    """A line of selective dynamics with T and F as ASE reads them."""
+    """A line of selective dynamics with flags T and F as ASE expects them."""
     words = line.split()
     flags = [_TRUTH.fullmatch(word) for word in words[3:6]]
     if len(flags) < 3 or not all(flags):

@@ -1,4 +1,4 @@
-"""LAMMPS data files and dumps: elements, masses and units that they state, or a setting that does."""
+"""LAMMPS data files and dumps: elements, masses and units from the file or from settings."""
 
 import io
 import re
@@ -16,20 +16,20 @@ from bayes_mlff.data.structure_formats import Given, set_masses
 from bayes_mlff.data.structure_frames import Raw, place
 
 UNITS: Final = ("metal", "real")
-"""Units of LAMMPS with lengths in Å, which are assumed; velocities differ."""
+"""LAMMPS unit styles with lengths in Å, one of which is assumed; their units of velocity differ."""
 
 NEAR: Final = 0.3
-"""How far a mass may be from the standard one of the element that it tells, amu; hydrogen's isotopes apart."""
+"""Largest deviation, amu, of a mass from the standard one of the element it identifies; except hydrogen isotopes."""
 
 FAR: Final = 3.0
-"""From how far on a mass contradicts an element, amu."""
+"""Deviation, amu, above which a mass contradicts an element."""
 
 
 def elements(given: Given, count: int, kind: str) -> list[str]:
-    """The elements of types 1 to count, as the settings name them.
+    """The elements of types 1 to count from the settings.
 
     Raises:
-      ConfigError: if they are missing, too few or too many, or no chemical symbols.
+      ConfigError: if they are missing, too few or too many, or not chemical symbols.
     """
     if not given.elements:
         raise ConfigError(
@@ -44,7 +44,7 @@ def elements(given: Given, count: int, kind: str) -> list[str]:
 
 
 def read_data(path: Path, index: int, given: Given) -> Raw:
-    """A LAMMPS data file; elements from the settings, type labels, or masses."""
+    """Read a LAMMPS data file; elements come from the settings, type labels, or masses."""
     text = path.read_text(encoding="utf-8")
     sections = _sections(text)
     counted = re.search(r"^\s*(\d+)\s+atom types", text, re.MULTILINE)
@@ -95,7 +95,7 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 
 def _type_masses(lines: list[str], labels: list[str]) -> tuple[dict[int, float], dict[int, str]]:
-    """Masses of the types, and elements that labels or comments behind the masses name."""
+    """Masses of the types, and elements from labels or from comments after the masses."""
     masses, named = {}, {}
     for line in lines:
         words, _, comment = line.partition("#")
@@ -135,7 +135,7 @@ def _check_unit(unit: str | None, velocities: bool) -> list[str]:
 
 
 def read_dump(path: Path, index: int, given: Given) -> Raw:
-    """One frame of a LAMMPS dump; elements from its own column, from masses, or from the settings."""
+    """Read one frame of a LAMMPS dump; elements come from its column, from masses, or from the settings."""
     text, number, count, unit = _dump_frame(path, index)
     header = re.search(r"^ITEM: ATOMS (.*)$", text, re.MULTILINE)
     if header is None:
@@ -170,7 +170,7 @@ def read_dump(path: Path, index: int, given: Given) -> Raw:
 
 
 def _dump_frame(path: Path, index: int) -> tuple[str, int, int, str | None]:
-    """Text of one frame, its number, the number of frames, and the units that are stated."""
+    """Text of one frame, its index, the number of frames, and the stated units."""
     kept: deque[tuple[list[str], int]] = deque(maxlen=-index if index < 0 else 1)
     count, unit, current = 0, None, []
     with path.open(encoding="utf-8") as file:

@@ -116,7 +116,7 @@ def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
             raise DataError(
                 f"data.{name}: the energies of all {len(index)} frames with the atoms of frame {index[0]} are the same "
                 f"({frames.energy[index[0]]:.6g} eV), but the pretrained model predicts a range of {spread:.3g} eV; "
-                "allowed: the energy of every frame, targets: forces in a file without energies, or data.doubtful_units: allow"
+                "allowed: the energy of every frame, targets: forces without energies, or data.doubtful_units: allow"
             )
 
 
@@ -192,8 +192,8 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
         if found.model > RELATED and found.labels < UNRELATED:
             raise DataError(
                 f"data.{name}: energies and forces of nearby frames are inconsistent: the correlation of energy "
-                f"differences with the work of the forces is {found.labels:.2f}, but that of the pretrained model at the "
-                f"same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
+                f"differences with the work of the forces is {found.labels:.2f}, but that of the pretrained model at "
+                f"the same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
                 "the same order and units in all frames, or data.doubtful_units: allow"
             )
         return found

@@ -65,7 +65,7 @@ def _check_possible(row: _Row) -> None:
         charge = row.state.charge or 0.0
         electrons = int(row.numbers.sum()) - round(charge)
         raise DataError(
-            f"{row.where} {_said_spin(row)}, which is impossible for {electrons} electrons (charge {charge:g}); "
+            f"{row.where} {_said_spin(row)}, which {electrons} electrons (charge {charge:g}) cannot have; "
             "allowed: a spin that fits the charge, or data.electronic_states: allow"
         )
 
