@@ -2,7 +2,7 @@
 
 Forces depend on differences of positions only. In float32, positions of some 10⁴ Å have errors of 10⁻³ Å, and the
 forces of a stiff bond are silently wrong by 0.1 eV/Å. Therefore a common offset and, for atoms that are several cells
-apart, lattice translations are subtracted in float64 first. Structures near zero keep their coordinates to the last bit.
+apart, lattice translations are subtracted in float64 first. Coordinates of structures near zero do not change.
 """
 
 from typing import Any, Final, NamedTuple

@@ -1,4 +1,4 @@
-"""How good predictions and their uncertainties are; errors are predicted minus reference, of any shape."""
+"""Metrics of predictions and their uncertainties; errors are predicted minus reference, of any shape."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from scipy.ndimage import gaussian_filter1d
 
 
 class Coverage(NamedTuple):
-    """How often the truth was inside central intervals."""
+    """Share of true values inside central predictive intervals."""
 
     level: np.ndarray  # [l] nominal probability
     observed: np.ndarray  # [l] share of truths inside
     lower: np.ndarray  # [l] lower end of the binomial confidence interval of the share
     upper: np.ndarray  # [l] upper end
-    count: int  # truths
+    count: int  # number of true values
 
 
 class Share(NamedTuple):
@@ -31,7 +31,7 @@ class Binned(NamedTuple):
     """Mean log likelihood by intervals of absolute error."""
 
     edges: np.ndarray  # [k + 1] unit of the error; interval i is [edges[i], edges[i + 1])
-    mll: np.ndarray  # [k] nats; nan where an interval is empty
+    mll: np.ndarray  # [k] nats; nan for an empty interval
     count: np.ndarray  # [k]
 
 

@@ -193,8 +193,8 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
             raise DataError(
                 f"data.{name}: energies and forces of nearby frames are inconsistent: the correlation of energy "
                 f"differences with the work of the forces is {found.labels:.2f}, but that of the pretrained model at "
-                f"the same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
-                "the same order and units in all frames, or data.doubtful_units: allow"
+                f"the same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, "
+                "in the same order and units in all frames, or data.doubtful_units: allow"
             )
         return found
     if not _clearly_off(found):
