@@ -1,4 +1,4 @@
-"""The weights that a run has learnt, as files that other programs start from."""
+"""Export of the fine-tuned weights of a run to files for other programs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bayes_mlff.models.potential import Potential
 from bayes_mlff.runs import checkpoint
 
 PARAMETERS = ".params"
-"""Where a checkpoint has the weights of the chains, [c, p]."""
+"""Path of the weights of the chains, [c, p], in a checkpoint."""
 
 
 def export(
@@ -22,23 +22,24 @@ def export(
     template: Path | None = None,
     trust: bool = False,
 ) -> list[Path]:
-    """Write each chain of a run's newest checkpoint to a file of its own; together they are the committee.
+    """Write each chain of a run's newest checkpoint to a separate file; together they are the committee.
 
     Args:
       run: directory of the run.
-      potential: the model that it was started from, for its elements; with a template the files know all of the
-        template's.
+      potential: the model from which the run started, for the elements of the run; with a template, the files
+        contain all elements of the template.
       folder: where to write `chain_0` and so on; made if it is missing.
       template: the `.model` file of mace-torch that the run started from; without one, safetensors files are written
         that `model` in a configuration takes.
-      trust: run the programs that the template contains.
+      trust: allow that programs in the template are executed.
 
     Returns:
-      The files. Their energies have the origin of the pretrained model: the reference's plus the offset of the run.
+      Paths of the files. Their energies have the zero of the pretrained model: reference energy plus the offset of the
+      run.
 
     Raises:
       RunDirectoryError: if there is no intact checkpoint.
-      ConfigError: if there is something in the folder, or if there is a template and no MACE or no trust.
+      ConfigError: if the folder is not empty, or if there is a template but the model is not MACE or `trust` is False.
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,6 +1,6 @@
-"""A run directory as arrays, and the run in numbers.
+"""Read a run directory as arrays, and summarise the run in numbers.
 
-Files that a run has not written yet count as empty, so that a run can be looked at while it goes on. Energies
+Files that a run has not written yet count as empty, so that a running run can be inspected. Energies
 of labels are compared on the model's scale: reference energy plus the offset stored with the label.
 """
 
@@ -30,22 +30,22 @@ NUMBERS: Final = {
     "update": ("seconds",),
     "rolled_back": ("step",),
 }
-"""Fields of events that are read as numbers, besides their time."""
+"""Fields of events that are numbers, besides their time."""
 
 MERGED_STEPS: Final = 10_000
-"""Steps of chunks that are read as one event."""
+"""Largest number of steps of merged chunks."""
 
 
 class LabelSeries(NamedTuple):
-    """Labels that were predicted before they were known: all but the one that defines the energy offset."""
+    """Labels with a prediction made before they were known: all but the one that defines the energy offset."""
 
     time_fs: np.ndarray  # [l]
     error_ev: np.ndarray  # [l] predicted minus reference
     sigma_ev: np.ndarray  # [l] uncalibrated standard deviation
     half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence
-    audit: np.ndarray  # [l] bool, asked for at random and not by the trigger
-    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
-    sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
+    audit: np.ndarray  # [l] bool, requested at random and not by the trigger
+    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if not replayable
+    sigma_factor: float | None  # ratio of calibrated to uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
 
 
@@ -69,31 +69,31 @@ class AngleSeries(NamedTuple):
 
 
 class WallTime(NamedTuple):
-    """Where the time of a run went, over all its sessions."""
+    """Wall time of a run by activity, summed over all sessions."""
 
     total_s: float
-    md_s: float  # the rest: dynamics, compilation and set-up
+    md_s: float  # everything else: dynamics, compilation and set-up
     dft_s: float
     update_s: float
 
 
 class RunSummary(NamedTuple):
-    """A run in numbers; None where there are no data."""
+    """Summary of a run in numbers; None if there are no data."""
 
     formula: str
     n_atoms: int
     steps: int
     time_fs: float
     labels: int  # all
-    initial: int  # of them defining the energy offset; not predicted beforehand
-    audit: int  # of them asked for at random
+    initial: int  # of these, labels that define the energy offset; not predicted beforehand
+    audit: int  # of these, labels requested at random
     above_threshold: int  # of the labels predicted beforehand
-    share_above: metrics.Share | None  # of the same, with its 95 % interval
+    share_above: metrics.Share | None  # of the same labels, with its 95 % interval
     rmse_ev: float | None  # total energy at labels, before each is learnt
     rmse_pretrained_ev: float | None  # same labels, not fine-tuned
     force_rmse_ev_a: float | None
     validation_frames: int
-    validation_above: int  # of them above the threshold
+    validation_above: int  # of these, frames with an error above the threshold
     validation_rmse_ev: float | None
     validation_pretrained_rmse_ev: float | None
     sigma_crit_ev: float | None  # last
@@ -105,28 +105,28 @@ class RunSummary(NamedTuple):
 
 
 class RunData(NamedTuple):
-    """A run directory in memory."""
+    """Content of a run directory."""
 
     config_text: str
-    config: RunConfig  # in force, that is, with which the run last went on
+    config: RunConfig  # settings in force, with which the run last continued
     records: list[LabelRecord]
     steps: np.ndarray  # [t] logged steps, or evenly spaced ones of many
     thermo: ThermoSeries
     events: list[Mapping[str, Any]]
     validation: Validation | None
-    refused: tuple[LabelRecord, ...] = ()  # labels that were not believed
-    rows: int | None = None  # logged steps, about; None: these are all
+    refused: tuple[LabelRecord, ...] = ()  # rejected labels
+    rows: int | None = None  # approximate number of logged steps; None: `thermo` has all
     committed: int | None = None  # step of the newest checkpoint; None if there is none
     n_atoms: int = 1
 
     @property
     def reached(self) -> int:
-        """Steps that the run would not take again."""
+        """Number of steps that a resumed run would not repeat."""
         return int(self.steps.max(initial=0)) if self.committed is None else self.committed
 
     @property
     def threshold_ev(self) -> float:
-        """Error of the total energy that should not be exceeded, eV."""
+        """Largest acceptable error of the total energy, eV."""
         return self.config.threshold_ev(self.n_atoms)
 
 
@@ -135,7 +135,7 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
 
     Args:
       run_dir: the directory of the run.
-      threshold_ev: error of the total energy that should not be exceeded, eV.
+      threshold_ev: largest acceptable error of the total energy, eV.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -146,7 +146,7 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
 
 
 def read(run_dir: Path) -> RunData:
-    """Read what a run has written so far.
+    """Read all files that a run has written so far.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -184,7 +184,7 @@ def _initial(run_dir: Path) -> Structure | None:
 
 
 def summarise(run: RunData, threshold_ev: float) -> RunSummary:
-    """Count and average what a run directory holds; the threshold is of the total energy, eV."""
+    """Summarise a run; `threshold_ev` applies to the total energy, eV."""
     known = predicted(run.records)
     error, pretrained = errors(known), _pretrained_errors(known)
     above = int(np.sum(np.abs(error) > threshold_ev))
@@ -218,7 +218,7 @@ def summarise(run: RunData, threshold_ev: float) -> RunSummary:
 
 
 def schedule(run: RunData) -> Schedule | None:
-    """Temperatures and pressures that the thermostat and the barostat held; None for NVE."""
+    """Scheduled temperatures and pressures of thermostat and barostat; None for NVE."""
     return None if run.config.dynamics.ensemble == "nve" else run.config.dynamics.conditions()
 
 
@@ -235,7 +235,7 @@ def _rmse(validation: Validation | None, field: str) -> float | None:
 
 
 def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
-    """Labels whose error tests the model: not those that define the energy offset."""
+    """Labels whose error tests the model: all but those that define the energy offset."""
     return [r for r in records if r.reason != "initial" and r.predicted_energy_mean is not None]
 
 
@@ -257,7 +257,7 @@ def _references(records: list[LabelRecord]) -> np.ndarray:
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
     """Each session lasts from its `session_started` to the last event before the next one.
 
-    Runs of before that was logged have `run_started` only, which comes after the initial label.
+    Runs of earlier versions have only `run_started`, which comes after the initial label.
     """
     sessions: list[tuple[float, float]] = []
     spent = {"label": 0.0, "label_refused": 0.0, "random_frame": 0.0, "update": 0.0}
@@ -276,7 +276,7 @@ def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
 
 
 def _read_events(path: Path) -> list[Mapping[str, Any]]:
-    """Events line by line, a last one that is still being written left out; chunks without others between are one."""
+    """Events line by line, without an incomplete last line; consecutive chunks are merged into one event."""
     events: list[Mapping[str, Any]] = []
     if not path.exists():
         return events
@@ -315,7 +315,7 @@ def _event(where: str, line: bytes) -> Mapping[str, Any]:
 
 
 def _together(before: Mapping[str, Any], event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Two chunks as one, which in a long run saves memory; None if they are something else or large already."""
+    """Two chunks merged to save memory in long runs; None for other events or if they are already large."""
     if before["event"] != "chunk" or event["event"] != "chunk" or any(before.keys() ^ event.keys()):
         return None
     added = {key: _sum(before.get(key), event.get(key)) for key in ("steps", "seconds")}

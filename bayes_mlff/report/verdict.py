@@ -1,4 +1,4 @@
-"""Is the model trained? The answer, what it rests on, and what is missing for a yes."""
+"""Verdict on whether the model is trained, with the evidence and the conditions that are not met."""
 
 from typing import Final, NamedTuple
 
@@ -9,29 +9,29 @@ from bayes_mlff.otf.audits import Statement
 from bayes_mlff.report.run_data import RunData
 
 MIN_AUDITS: Final = 10
-"""Fewer do not tell a sound model from one that is wrong every fourth time (0 of 10: at most 31 % at 95 %)."""
+"""Fewer audits cannot exclude a model that is wrong in every fourth case (0 of 10: at most 31 % at 95 %)."""
 
 QUIET_PER_PS: Final = 1.0
-"""Labels that the trigger asks for, per picosecond, of a run that has mostly learnt."""
+"""Largest number of labels per picosecond, requested by the trigger, for a run that is called trained."""
 
 
 class Verdict(NamedTuple):
-    """A run judged by its second half and by its audits since the calibration was last raised."""
+    """Evaluation of the second half of a run, and of its audits since the calibration was last raised."""
 
     trained: bool
-    missing: tuple[str, ...]  # why not; empty if trained
+    missing: tuple[str, ...]  # conditions that are not met; empty if trained
     recent_ps: float  # length of the second half
-    recent_per_ps: float  # labels that the trigger asked for, in the second half
-    earlier_per_ps: float  # in the first
-    statement: Statement  # of the audits since the calibration was last raised
+    recent_per_ps: float  # labels requested by the trigger in the second half
+    earlier_per_ps: float  # in the first half
+    statement: Statement  # audits since the calibration was last raised
     audits: int  # all
-    raised: int  # how often audits raised the calibration
+    raised: int  # number of times that audits raised the calibration
     rollbacks: int
-    refused: int  # labels that were not believed
+    refused: int  # rejected labels
 
 
 def judge(run: RunData) -> Verdict:
-    """Judge a finished or running run.
+    """Evaluate a finished or running run.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
