@@ -12,7 +12,7 @@ Params = Any
 
 
 class NodeOutput(NamedTuple):
-    """What a network says about each atom."""
+    """Per-atom outputs of a network."""
 
     energy: jax.Array  # [n] eV
     force_sigma: jax.Array  # [n] eV/Å, standard deviation of each force component
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
     energy: jax.Array  # [b] eV
     forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding
-    stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None where not asked for
+    stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None if not requested
     force_sigma: jax.Array  # [b, n] eV/Å, standard deviation of each force component; one on padding
 
 

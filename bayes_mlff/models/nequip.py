@@ -28,7 +28,7 @@ from bayes_mlff.models.equivariant import (
 )
 
 SIGMA_UNIT = 0.1 * KCAL_MOL
-"""Force σ where the σ head returns zero, eV/Å."""
+"""Force σ if the σ head returns zero, eV/Å."""
 
 
 class Interaction(nn.Module):
@@ -75,7 +75,7 @@ class Interaction(nn.Module):
     def _connection(
         self, out: tuple[tuple[str, int], ...], x: Features, embedding: jax.Array, species: jax.Array
     ) -> Features:
-        """What of the block's input is added before the gate."""
+        """The part of the block's input that is added before the gate."""
         kind, name = self.config.self_connection, "self_connection"
         if kind == "linear":
             return EquivariantLinear(out, name=name)(x)

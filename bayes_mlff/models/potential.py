@@ -15,7 +15,7 @@ from bayes_mlff.models.nequip import NequIP
 
 
 def network(config: NequIPConfig | MACEConfig) -> nn.Module:
-    """The network that a configuration describes."""
+    """Build the network of a configuration."""
     return MACE(config) if isinstance(config, MACEConfig) else NequIP(config)
 
 
@@ -39,10 +39,10 @@ class Potential:
         return network(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
 
     def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-        """The weights as one vector [p], and the way back."""
+        """The weights as one vector [p], and the inverse function."""
         return ravel_pytree(self.params)
 
     def isolated_energy(self, numbers: np.ndarray) -> float:
-        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy comes on top."""
+        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy is added to it."""
         table = dict(zip(self.config.elements, self.config.energy_shifts, strict=True))
         return float(sum(table[int(z)] for z in numbers))
