@@ -47,7 +47,7 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
         try:
             fixed[_rows(constraint)] |= _mask(constraint, atoms)
         except IndexError as error:
-            raise DataError(f"structure: constraint {constraint!r} names atoms that are not there") from error
+            raise DataError(f"structure: constraint {constraint!r} names atoms that do not exist") from error
     for name, column in atoms.arrays.items():
         if name.lower() in SAID or _holds(name, column):
             fixed |= _column(name, column, len(atoms))
@@ -56,7 +56,7 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
             continue
         if _holds(str(name), value):
             raise DataError(
-                f"structure: {name}={told(value)} beside the atoms is not understood; "
+                f"structure: {name}={told(value)} as a remark is not understood; "
                 "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
             )
     return fixed if fixed.any() else None

@@ -214,7 +214,7 @@ def _frame_end(data: bytes, start: int, where: str) -> int | None:
 def _refuse_torn(path: Path, scan: _Scan) -> None:
     if scan.torn_bytes:
         raise DataError(
-            f"{path}: frame {len(scan.frames)} is torn after {scan.torn_bytes} bytes, as a crash leaves it; "
+            f"{path}: frame {len(scan.frames)} is incomplete after {scan.torn_bytes} bytes, as after a crash; "
             "recover the dataset first"
         )
 

@@ -110,5 +110,5 @@ def check_electrons(
         if (stated is not None and not fits) or (says and (charge is None or multiplicity is None)):
             raise DataError(
                 f"structure: {name}={told(value)} seems to state {words} and is not understood; allowed: charge=... "
-                "and multiplicity=... in its place, or structure.charge and structure.multiplicity that fit it"
+                "and multiplicity=... instead, or structure.charge and structure.multiplicity that agree with it"
             )

@@ -32,7 +32,7 @@ MOST_BYTES: Final = 8 << 30
 USUAL: Final = ("REF_energy", "REF_forces", "REF_stress")
 """Keys of labels that are used if none are configured."""
 COMPUTED: Final = ("energy", "forces", "stress")
-"""The same among calculator results; `free_energy` takes precedence over energy, since forces are its gradient."""
+"""The same among calculator results; `free_energy` takes precedence, since forces are its negative gradient."""
 
 
 class LabelKeys(NamedTuple):

@@ -13,7 +13,7 @@ LARGEST: Final = 1e12
 class Label(NamedTuple):
     """Reference energy, forces and (where the engine has it) stress of one structure, float64."""
 
-    energy: float  # eV, whole structure; the forces are its gradient
+    energy: float  # eV, whole structure; consistent with the forces
     forces: np.ndarray  # [n, 3] eV/Å
     stress: np.ndarray | None = None  # [3, 3] eV/Å³, tension positive (ASE sign)
 

@@ -80,7 +80,7 @@ def _check_aims(path: Path) -> None:
             known = len(words) == 2 and words[1] in (".true.", ".false.", "x", "y", "z")
             if last == "lattice_vector" or not known:
                 raise DataError(
-                    f"structure: {shown(line.strip())} is not read; allowed: .true., .false., x, y or z behind an atom"
+                    f"structure: {shown(line.strip())} is not read; allowed: .true., .false., x, y or z after an atom"
                 )
             continue
         if words[0] in ("homogeneous_field", "multipole"):
@@ -103,10 +103,10 @@ def _check_turbomole(path: Path) -> None:
             if re.match(_TURBOMOLE, words[0], re.IGNORECASE):
                 raise DataError(
                     f"structure: {words[0]} is not read; allowed: molecules without fields in this format, "
-                    "a POSCAR or extended XYZ for what is periodic"
+                    "a POSCAR or extended XYZ for periodic structures"
                 )
         elif inside and words[4:] not in ([], ["f"]):
-            raise DataError(f"structure: line {number}: got {shown(line.strip())}; allowed: x y z symbol, and f behind")
+            raise DataError(f"structure: line {number}: got {shown(line.strip())}; allowed: x y z symbol, optionally f")
 
 
 def caveat(kind: str) -> tuple[str, ...]:
@@ -114,8 +114,8 @@ def caveat(kind: str) -> tuple[str, ...]:
     if kind in COMPLETE:
         return ()
     return (
-        f"of the format {kind} only what is named here was read: charge, spin, masses, held atoms and velocities that "
-        "such a file may state beside that are not known",
+        f"of the format {kind} only the items named here were read: if such a file also states charge, spin, masses, "
+        "held atoms or velocities, these are not known",
     )
 
 
@@ -127,7 +127,7 @@ def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
         atoms.set_cell(np.zeros((3, 3)))
         atoms.pbc = False
         what = "1 x 1 x 1 Å" if unit else "of zero vectors"
-        return [f"the cell {what} is a placeholder and is left out: the structure is not periodic"]
+        return [f"the cell {what} is a placeholder and is dropped: the structure is not periodic"]
     if kind == "eon" and cell.any():
         atoms.pbc = True
         return ["the cell is periodic, as always in EON"]
@@ -164,14 +164,14 @@ def _check_occupancy(atoms: ase.Atoms) -> None:
             if not whole:
                 rows = np.flatnonzero(np.abs(column - 1.0) > 1e-3) if column.dtype.kind in "fiub" else [0]
                 listed = ", ".join(f"atom {i} ({atoms.symbols[i]}) {column[i]}" for i in rows[:20])
-                raise DataError(f"structure: sites are occupied in part: {listed}; allowed: whole atoms only")
+                raise DataError(f"structure: sites are occupied in part: {listed}; allowed: full occupancy only")
         value = atoms.info.get(name)
         if isinstance(value, dict):
             sites: dict[Any, Any] = {k: v for k, v in value.items() if _partial(v)}
             if sites:
-                raise DataError(f"structure: sites are occupied in part: {shown(sites)}; allowed: whole atoms only")
+                raise DataError(f"structure: sites are occupied in part: {shown(sites)}; allowed: full occupancy only")
         elif value is not None and np.any(np.asarray(value) != 1):
-            raise DataError(f"structure: {name}={shown(value)} beside the atoms; allowed: whole atoms only")
+            raise DataError(f"structure: {name}={shown(value)} beside the atoms; allowed: full occupancy only")
 
 
 def _partial(species: Any) -> bool:

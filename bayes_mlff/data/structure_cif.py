@@ -70,7 +70,9 @@ def _check_sites(tags: dict[str, Any]) -> None:
     occupied = zip(labels, _column(tags, "occupancy", 1.0), strict=True)
     partly = [f"{label} {value}" for label, value in occupied if abs(_number(value) - 1.0) > 1e-3]
     if partly:
-        raise DataError(f"structure: sites are occupied in part: {', '.join(partly[:20])}; allowed: whole atoms only")
+        raise DataError(
+            f"structure: sites are occupied in part: {', '.join(partly[:20])}; allowed: full occupancy only"
+        )
     for name, none, what in (
         ("disorder_group", (0, "0"), "is one of alternatives (disorder group"),
         ("attached_hydrogens", (0, "0"), "has hydrogen atoms without a place (attached hydrogens"),
@@ -78,7 +80,7 @@ def _check_sites(tags: dict[str, Any]) -> None:
     ):
         for label, value in zip(labels, _column(tags, name, none[0]), strict=True):
             if value not in none:
-                raise DataError(f"structure: site {label} {what} {value}); allowed: atoms with one place each")
+                raise DataError(f"structure: site {label} {what} {value}); allowed: atoms with one position each")
     moments = sorted(name for name in tags if name.startswith(("_atom_site_moment", "_atom_site_moment.")))
     if moments:
         raise DataError(f"structure: magnetic moments of a CIF ({moments[0]}) are not read; allowed: initial_magmoms")
@@ -115,7 +117,7 @@ def _symbol(name: str, *, sure: bool) -> str:
         symbol = short if short in known else letters[:1].upper()
         if symbol in known:
             return symbol
-    raise DataError(f"structure: site {shown(name)} does not tell its element; allowed: a type symbol such as Ca or C")
+    raise DataError(f"structure: site {shown(name)} has no clear element; allowed: a type symbol such as Ca or C")
 
 
 def _check_shared(said: list[str], labels: list[str], symbols: list[str]) -> None:
@@ -124,5 +126,5 @@ def _check_shared(said: list[str], labels: list[str], symbols: list[str]) -> Non
         a, b = int(match[1]), int(match[2])
         if symbols[a] != symbols[b]:
             raise DataError(
-                f"structure: sites {labels[a]} and {labels[b]} are the same place; allowed: one species each"
+                f"structure: sites {labels[a]} and {labels[b]} are at the same position; allowed: one species each"
             )

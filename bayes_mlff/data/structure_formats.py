@@ -143,11 +143,11 @@ def read_poscar(path: Path, index: int, given: Given) -> Raw:
         first = row + 2 if selective else row + 1
     except (IndexError, ValueError) as error:
         raise DataError(
-            "structure: not a POSCAR: cell, elements and numbers of atoms are not where it has them"
+            "structure: not a POSCAR: cell, elements and numbers of atoms are not at the expected places"
         ) from error
     if not names:
         warned.append(
-            f"elements are those of the title line {shown(lines[0].strip())}, as the file has no line of them"
+            f"elements are read from the title line {shown(lines[0].strip())}, since the file has no line of elements"
         )
     heavy = [ISOTOPES.get(_element(name)) for name in names]
     lines[5] = " ".join("H" if mass else name for name, mass in zip(names, heavy, strict=True)) or lines[5]

@@ -64,7 +64,7 @@ def format_of(path: Path, wanted: str | None) -> str:
         except UNREADABLE as error:
             raise ConfigError("structure.file", str(path), f"a readable file ({error})") from error
         if kind not in readable:
-            raise ConfigError("structure.format", None, f"a format that ASE reads; '.{kind}' is none")
+            raise ConfigError("structure.format", None, f"a format that ASE reads; '.{kind}' is not one")
         return kind
     name = wanted.strip().lower()
     if name in readable:

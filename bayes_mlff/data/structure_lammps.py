@@ -33,7 +33,7 @@ def elements(given: Given, count: int, kind: str) -> list[str]:
     """
     if not given.elements:
         raise ConfigError(
-            "structure.elements", [], f"the elements of the {count} types, in their order; {kind} only numbers them"
+            "structure.elements", [], f"the elements of the {count} types, in order; {kind} has only type numbers"
         )
     if len(given.elements) != count:
         raise ConfigError("structure.elements", list(given.elements), f"{count}, one for each type of the file")
@@ -49,7 +49,7 @@ def read_data(path: Path, index: int, given: Given) -> Raw:
     sections = _sections(text)
     counted = re.search(r"^\s*(\d+)\s+atom types", text, re.MULTILINE)
     if counted is None:
-        raise DataError("structure: not a data file of LAMMPS: it does not say how many atom types there are")
+        raise DataError("structure: not a data file of LAMMPS: it does not state the number of atom types")
     count = int(counted[1])
     unit = re.search(r"units\s*=\s*(\w+)", text.split("\n", 1)[0])
     warned = _check_unit(unit[1] if unit else None, "Velocities" in sections)
@@ -66,7 +66,7 @@ def read_data(path: Path, index: int, given: Given) -> Raw:
         names = [comments[t + 1] for t in range(count)]
     elif len(masses) == count:
         names = [_of_mass(masses[t + 1], t + 1) for t in range(count)]
-        warned.append(f"elements of the types are told from their masses: {', '.join(names)}")
+        warned.append(f"elements of the types are identified by their masses: {', '.join(names)}")
     else:
         names = elements(given, count, "a data file of LAMMPS without masses")
     atoms = read_lammps_data(
@@ -117,7 +117,7 @@ def _of_mass(mass: float, kind: int | str) -> str:
         return "H"
     nearest = int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
     if abs(atomic_masses[nearest] - mass) > NEAR:
-        raise ConfigError("structure.elements", [], f"the elements: a mass of {mass:g} amu (type {kind}) tells none")
+        raise ConfigError("structure.elements", [], f"the elements: a mass of {mass:g} amu (type {kind}) fits none")
     return chemical_symbols[nearest]
 
 
@@ -149,7 +149,7 @@ def read_dump(path: Path, index: int, given: Given) -> Raw:
         rows.sort(key=lambda words: int(words[columns.index("id")]))
     claimed = re.search(r"^ITEM: NUMBER OF ATOMS\s+(\d+)", text, re.MULTILINE)
     if claimed is None or int(claimed[1]) != len(rows) or any(len(words) < len(columns) for words in rows):
-        raise DataError(f"structure: frame {number} does not hold the atoms and columns that it claims")
+        raise DataError(f"structure: frame {number} does not hold the atoms and columns that its header states")
     order = None
     if "element" not in columns and "mass" not in columns:
         if "type" not in columns:

@@ -81,7 +81,7 @@ def _check_alternatives(lines: list[str]) -> None:
     several = sorted({line[16] for line in lines} - {" "})
     if len(several) > 1:
         raise DataError(
-            f"structure: alternate locations {', '.join(several)} of atoms; allowed: one place for each atom"
+            f"structure: alternate locations {', '.join(several)} of atoms; allowed: one position for each atom"
         )
 
 

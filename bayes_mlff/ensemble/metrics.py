@@ -133,7 +133,7 @@ def auc_roc(error: ArrayLike, sigma: ArrayLike, threshold: float) -> float:
       threshold: in the unit of the error.
 
     Returns:
-      1 if sigma separates the two classes, 0.5 if it says nothing.
+      1 if sigma separates the two classes, 0.5 if it carries no information.
 
     Raises:
       ValueError: as `mean_log_likelihood`, or if all errors are on one side of the threshold.

@@ -133,7 +133,7 @@ def _jobs(
 
 
 def _changed(raw: dict[str, Any], method: str, size: int | None, seed: int, *, draw: bool) -> dict[str, Any]:
-    """Settings of one fit; with `draw` the training frames are drawn with its seed."""
+    """Settings of one fit; with `draw`, its seed also selects the training frames."""
     data = raw["data"] | {"frames": size} | ({"frames_seed": seed} if draw else {})
     return raw | {"data": data, "method": method, "seed": seed}
 

@@ -49,7 +49,7 @@ def factor(validation: Quality | None, scaled: float, left: int) -> float:
       left: number of training frames minus that of the constants fitted to them.
 
     Returns:
-      Infinity if nothing was measured.
+      The factor; infinity if there are no errors to estimate it from.
     """
     if validation is not None:
         return scaled * allowance(len(validation.error))

@@ -30,9 +30,9 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
       The sets, padded to the largest number of atoms of any frame; the training set has only the frames to use.
 
     Raises:
-      ConfigError: if a file has another suffix, or there are fewer frames than asked for.
-      DataError: if a label is missing or not finite, a number cannot be in the unit stated, stress is to be learnt and
-        a frame of any set lacks it or does not repeat in three directions, or a geometry is there twice; the message
+      ConfigError: if a file has another suffix, or there are fewer frames than requested.
+      DataError: if a label is missing or not finite, a number is implausible in the stated unit, stress is a target and
+        a frame of any set lacks it or is not periodic in three directions, or a geometry is duplicated; the message
         names the set and the frames. Energies may be missing from all frames of all sets if forces are the targets.
     """
     data = config.data

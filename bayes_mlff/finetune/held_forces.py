@@ -16,7 +16,7 @@ def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, l
     """Mask the forces that a constraint has set to zero.
 
     Masked are force components that are held and exactly zero, and atoms whose forces are exactly zero in all frames
-    of the same composition while those of other atoms are large. Non-zero forces of held atoms are used.
+    with the same atoms in the same order while those of other atoms are large. Non-zero forces of held atoms are used.
 
     Args:
       frames: labels.
@@ -60,7 +60,7 @@ def _counted(mask: np.ndarray) -> str:
 
 
 def _always_zero(frames: Frames, zero: np.ndarray) -> np.ndarray:
-    """[f, n, 3] True for forces that are zero in all frames of a composition while those of other atoms are large."""
+    """[f, n, 3] True for forces that are zero in all frames of the same atoms while those of other atoms are large."""
     found = np.zeros(zero.shape, bool)
     for index in alike(frames.numbers):
         still = zero[index].all(axis=(0, 2))

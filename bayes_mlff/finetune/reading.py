@@ -57,7 +57,7 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
     Raises:
       ConfigError: if the suffix of its name is not that of a supported format.
       DataError: if a label is missing or not finite, a unit contradicts the configuration, or stress is to be learnt
-        and a frame lacks it or does not repeat in three directions.
+        and a frame lacks it or is not periodic in three directions.
     """
     if path.suffix == ".npz":
         raw = _npz(path, config)

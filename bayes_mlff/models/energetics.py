@@ -32,8 +32,8 @@ class NodeFn(Protocol):
     ) -> NodeOutput:
         """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k].
 
-        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i holds slots of atom
-        receivers[i], of which an atom may have any number of rows.
+        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i has slots of atom
+        receivers[i]. An atom may have any number of rows.
         """
         ...
 

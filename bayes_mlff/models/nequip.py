@@ -106,8 +106,8 @@ class NequIP(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
-          receivers: with it the first axis of vectors, neighbors and edge_mask counts rows of slots rather than
-            atoms, and this [rows], ascending, says whose slots they are.
+          receivers: [rows], ascending, the atom of each row of slots. If given, the first axis of vectors, neighbors
+            and edge_mask counts rows instead of atoms.
 
         Returns:
           Energies without the shifts of isolated atoms, eV, and σ of force components, eV/Å.

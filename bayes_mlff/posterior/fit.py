@@ -81,7 +81,7 @@ def make_fit(
     average_decay: float = 0.999,
     steps_per_call: int = 200,
 ):
-    """Compile a stretch of training.
+    """Compile a function that makes `steps_per_call` training steps.
 
     The loss is that of the forces plus `energy_weight` times a Huber loss (δ = 0.2) of the energy error divided by the
     square root of the number of atoms; all frames have the same weight. The loss of an atom's force error e is |e|²/3

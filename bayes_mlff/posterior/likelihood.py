@@ -45,7 +45,7 @@ class Labels(NamedTuple):
 
 
 def of_structures(sigma: EnergySigma, atoms: Any) -> Any:
-    """Standard deviation of the total energies, eV, of structures with so many atoms: an integer, or integers [b]."""
+    """Standard deviation of the total energies, eV, of structures with the given numbers of atoms ([] or [b])."""
     return sigma.sigma * atoms if isinstance(sigma, PerAtom) else sigma
 
 

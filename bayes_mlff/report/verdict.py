@@ -44,7 +44,7 @@ def judge(run: RunData) -> Verdict:
     every = audits.read(run.events)
     current = audits.statement(audits.since_raise(every))
     back = sorted({int(e["step"]) for e in run.events if e["event"] == "rolled_back"})
-    missing = [] if run.records else ["nothing has been labelled"]
+    missing = [] if run.records else ["no structure has been labelled yet"]
     if current.count < MIN_AUDITS:
         since = " since the calibration was raised" if any(a.raised for a in every) else ""
         missing.append(f"only {_count(current.count, 'audit')}{since}, {MIN_AUDITS} are needed")
@@ -55,7 +55,7 @@ def judge(run: RunData) -> Verdict:
         )
     if current.coverage is not None:
         missing += [
-            f"the {level:.0%} interval holds {observed:.0%} of the audits"
+            f"the {level:.0%} interval contains {observed:.0%} of the audits"
             for level, observed, upper in zip(
                 current.coverage.level, current.coverage.observed, current.coverage.upper, strict=True
             )
@@ -63,7 +63,7 @@ def judge(run: RunData) -> Verdict:
         ]
     if half_ps > 0.0 and recent / half_ps > QUIET_PER_PS:
         missing.append(
-            f"{recent / half_ps:.3g} labels per ps asked for in the second half, at most {QUIET_PER_PS:g} expected"
+            f"{recent / half_ps:.3g} labels per ps requested in the second half, at most {QUIET_PER_PS:g} expected"
         )
     if run.config.min_steps_between_labels and half_ps > 0.0:
         late_steps = run.steps > middle
@@ -75,7 +75,7 @@ def judge(run: RunData) -> Verdict:
         missing.append(f"{_count(late, 'roll-back')} in the second half")
     doubted = sum(r.step > middle for r in run.refused)
     if doubted:
-        missing.append(f"{_count(doubted, 'label')} not believed in the second half")
+        missing.append(f"{_count(doubted, 'label')} rejected in the second half")
     return Verdict(
         trained=not missing,
         missing=tuple(missing),
@@ -114,11 +114,11 @@ def rows(verdict: Verdict) -> list[tuple[str, str]]:
     raised = f"; the calibration was raised {_count(v.raised, 'time')}" if v.raised else ""
     return [
         ("Verdict", sentence(v)),
-        ("Labels asked for per ps", per_ps),
+        ("Labels requested per ps", per_ps),
         ("Audits", f"{v.audits}{raised}"),
         ("Audit pass rate", passed),
         ("Coverage of predicted intervals, audits only", covered),
-        ("Roll-backs, labels not believed", f"{v.rollbacks}, {v.refused}"),
+        ("Roll-backs, rejected labels", f"{v.rollbacks}, {v.refused}"),
     ]
 
 

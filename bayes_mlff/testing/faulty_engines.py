@@ -68,9 +68,7 @@ class FaultyCalculator(Calculator):
         """Calculate, or fail as planned."""
         assert atoms is not None
         geometry = fingerprint(atoms.positions)
-        if (
-            geometry == self._stale and self._previous is not None
-        ):  # called again, as the old geometry differs
+        if geometry == self._stale and self._previous is not None:  # called again, as the old geometry differs
             self.atoms, self.results = self._previous
             return
         number = 1 + sum(not call["done"] for call in calls(self._folder))
