@@ -15,12 +15,12 @@ CENTRAL = 0.95
 
 
 def scatter(error: np.ndarray, atoms: np.ndarray, fitted: int, least: float | PerAtom) -> float | PerAtom | None:
-    """Standard deviation of energies after a fit of atomic reference energies to them.
+    """Standard deviation of energies around sums of atomic reference energies that were fitted to them.
 
     Args:
       error: [f] eV, mean of the samples minus reference, after the fit.
       atoms: [f] numbers of atoms.
-      fitted: number of independent fitted constants.
+      fitted: number of linearly independent fitted constants.
       least: smallest value; the result is of the same kind, total or per atom.
 
     Returns:

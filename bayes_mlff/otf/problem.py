@@ -16,6 +16,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.md import ranges
 from bayes_mlff.md.barostat import SKEW, Span, cell_rescaling, skew, span_of
@@ -63,7 +64,7 @@ class Problem(NamedTuple):
     structure: Structure  # the initial one
     potential: Potential
     threshold_ev: float  # of the total energy
-    isolated_ev: float  # energy of the isolated atoms, added to the network's energies
+    isolated_ev: float  # energy of the isolated atoms of the pretrained model, see `scale`
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p]
     predict: PredictFn  # of flat parameters [p]
@@ -75,6 +76,10 @@ class Problem(NamedTuple):
     with_stress: bool  # of predictions and likelihood
     motion: Motion  # masses, and first momenta where they are not drawn
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
+
+    def scale(self, offset_ev: float = 0.0) -> EnergyScale:
+        """Scales of energy, with the offset of the first label."""
+        return EnergyScale(self.isolated_ev, offset_ev)
 
     @property
     def masses(self) -> np.ndarray:
@@ -301,7 +306,7 @@ def chain_update(problem: Problem) -> ChainDevices:
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
     """Total energy of one graph, eV, from the model before fine-tuning; compiled once."""
     single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
-    return lambda graph: float(single(problem.pretrained[0], graph).energy[0]) + problem.isolated_ev
+    return lambda graph: problem.scale().network_to_total(float(single(problem.pretrained[0], graph).energy[0]))
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
