@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bayes_mlff.data.neighbors import check_elements
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import ArchitectureConfig
 
 
 def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
@@ -33,9 +33,7 @@ def determined(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.abs(counts - inside).max(axis=-1) < 1e-6 * np.maximum(1.0, np.abs(counts).max(axis=-1))
 
 
-def atomic_reference_energy(
-    architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, numbers: np.ndarray
-) -> np.ndarray:
+def atomic_reference_energy(architecture: ArchitectureConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Sum of the atomic reference energies, which added to the energies of networks gives those of the reference, eV.
 
     Args:
@@ -54,7 +52,7 @@ def atomic_reference_energy(
 
 
 def offsets(
-    architecture: NequIPConfig | MACEConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
+    architecture: ArchitectureConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
 ) -> np.ndarray:
     """Energy of networks minus reference, per atom of each element: the least squares over frames.
 

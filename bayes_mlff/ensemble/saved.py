@@ -15,8 +15,8 @@ from bayes_mlff.core.durable import sync
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
 from bayes_mlff.ensemble import atomic_energies
-from bayes_mlff.models import registry
-from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
+from bayes_mlff.models import architectures, registry
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
@@ -36,7 +36,7 @@ class SigmaFactors(NamedTuple):
 class Ensemble(NamedTuple):
     """K fine-tuned samples of one architecture."""
 
-    architecture: NequIPConfig | MACEConfig  # for the elements of the labelled frames only
+    architecture: ArchitectureConfig  # for the elements of the labelled frames only
     samples: jax.Array  # [c, p] flat weights
     offset_ev: np.ndarray  # [c, e] per atom of each element, energy of the sample minus reference; [c] of all together
     factors: SigmaFactors
@@ -86,7 +86,7 @@ class Ensemble(NamedTuple):
         return atomic_energies.determined(counts, self.compositions)
 
 
-def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[jax.Array], Params]]:
+def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Array], Params]]:
     """Number p of weights, and the way from [p] of any floating type to the network's parameters."""
     shapes = jax.eval_shape(lambda: registry.initialize(architecture, 0).params)
     leaves, treedef = jax.tree.flatten(shapes)
@@ -99,7 +99,7 @@ def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[
     return int(ends[-1]), unravel
 
 
-def flat_predictor(architecture: NequIPConfig | MACEConfig, *, with_stress: bool) -> PredictFn:
+def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
     """Model of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]
     predict = predictor(registry.Potential(architecture, {}).node_fn, with_stress=with_stress)
@@ -189,7 +189,7 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         else None
     )
     return Ensemble(
-        MODEL_CONFIG.validate_json(metadata["config"]),
+        architectures.read_config(metadata["config"]),
         jnp.zeros((0, 0)),
         np.zeros(0),
         factors,

@@ -32,8 +32,8 @@ from bayes_mlff.md.integrators import (
 )
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
@@ -43,7 +43,7 @@ from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
+from bayes_mlff.posterior.transfer import around_prior_mean, first_step_size, prior_mean, prior_scale
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
@@ -60,7 +60,7 @@ GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 class Problem(NamedTuple):
     """Functions and constants of a run."""
 
-    config: RunConfig
+    config: RunConfig  # with what the architecture decides, see `stated`
     structure: Structure  # the initial one
     potential: Potential
     threshold_ev: float  # of the total energy
@@ -99,6 +99,16 @@ class Problem(NamedTuple):
         return found if fixed is None else np.where(fixed, self.structure.positions, found)
 
 
+def stated(config: RunConfig, potential: Potential) -> RunConfig:
+    """The configuration as the run directory states it: with what the architecture decides where nothing is given."""
+    given = config.sampler
+    decided = {
+        "step_size": first_step_size(given.step_size, potential),
+        "prior_scale": prior_scale(given.prior_scale, potential),
+    }
+    return config.model_copy(update={"sampler": given.model_copy(update=decided)})
+
+
 def prepare(
     config: RunConfig, structure: Structure, potential: Potential, *, velocities: np.ndarray | None = None
 ) -> Problem:
@@ -126,18 +136,19 @@ def prepare(
     def predict(params: jax.Array, graphs):
         return predict_tree(unravel(params), graphs)
 
+    config = stated(config, potential)
     sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = sampler.energy_sigma_fraction * threshold
     stress_sigma = sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
-    prior = GaussianPrior(prior_mean(potential), sampler.prior_scale)
+    prior = GaussianPrior(prior_mean(potential), prior_scale(sampler.prior_scale, potential))
 
     def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
         return otf_chains(
             predict,
             prior,
             Likelihood(energy_sigma, stress_sigma),
-            step_size=sampler.step_size,
+            step_size=first_step_size(sampler.step_size, potential),
             batch_size=sampler.batch_size,
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,

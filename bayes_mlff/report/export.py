@@ -5,8 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.models import registry
-from bayes_mlff.models.importers import mace_files
+from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.runs import checkpoint
 
@@ -39,7 +38,8 @@ def export(
 
     Raises:
       RunDirectoryError: if there is no intact checkpoint.
-      ConfigError: if the folder is not empty, or if there is a template but the model is not MACE or `trust` is False.
+      ConfigError: if the folder is not empty, if there is a template but `trust` is False, or if there is no export
+        for the architecture.
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -49,8 +49,9 @@ def export(
     chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
     folder.mkdir(parents=True, exist_ok=True)
     if template is not None:
-        paths = [folder / f"chain_{i}.model" for i in range(len(chains))]
-        mace_files.write_models(potential, chains, template, paths, trust=trust)
+        form, write = architectures.written_format(potential.config)
+        paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(chains))]
+        write(potential.config, chains, template, paths, trust=trust)
         return paths
     paths = [folder / f"chain_{i}.safetensors" for i in range(len(chains))]
     about = {"run": run.name, "step": str(metadata["step"]), "offset_ev": repr(metadata["offset_ev"])}
