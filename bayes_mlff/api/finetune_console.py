@@ -1,4 +1,4 @@
-"""What a user sees while the chains run, and the table at the end."""
+"""Terminal output of a fine-tuning: progress while the chains run, and the table at the end."""
 
 from types import TracebackType
 from typing import Final, Self
@@ -63,7 +63,7 @@ class ConsoleObserver:
         """Move the bar; where there is no terminal, print a line."""
         self.working(f"sampling after step {step} of {steps}")
         if self._task is not None and (self._bar.tasks[0].total != steps or self._bar.tasks[0].completed >= step):
-            self._remove()  # of a fine-tuning that stopped
+            self._remove()  # left over from a fine-tuning that stopped
         if self._task is None:
             self._task = self._bar.add_task("", total=steps, potential=potential)
         self._bar.update(self._task, completed=step, potential=potential)
@@ -108,7 +108,7 @@ def table(results: dict) -> Table:
 
 
 def grid(rows: list[list[str]], title: str) -> Table:
-    """Cells, titles in the first row, numbers to the right of the first column."""
+    """Rich table of cells: titles in the first row, right-aligned numbers after the first column."""
     names, *others = rows
     made = Table(box=box.SIMPLE, padding=0, show_edge=False, title=title)
     for index, name in enumerate(names):
@@ -123,5 +123,5 @@ def _share(coverage: dict[str, float] | None) -> str:
 
 
 def _short(x: float | None) -> str:
-    """Three digits, or the whole number if it has more."""
+    """A number with three significant digits, or as a whole number if that has more."""
     return "-" if x is None else f"{x:.3g}" if abs(x) < 1000.0 else f"{x:.0f}"

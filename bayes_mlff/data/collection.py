@@ -1,4 +1,4 @@
-"""Many labelled frames of several compositions, drawn as disjoint graphs of a fixed size."""
+"""Large sets of labelled frames of several compositions; minibatches are disjoint graphs of a fixed size."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Member(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """m frames of every member as one disjoint graph of N atoms and g frames; atoms of a frame are contiguous."""
+    """m frames of every member as one disjoint graph of N atoms and g frames; the atoms of a frame are contiguous."""
 
     positions: jax.Array  # [N, 3] Å
     forces: jax.Array  # [N, 3] eV/Å
@@ -39,7 +39,7 @@ class Draw(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """Members, all periodic or none, and the elements of their atoms."""
+    """Members (either all periodic or none) and their elements."""
 
     members: tuple[Member, ...]
     species: tuple[np.ndarray, ...]  # [n] of each member
@@ -61,10 +61,10 @@ def make_member(
     Args:
       positions: [f, n, 3] Å.
       forces: [f, n, 3] eV/Å.
-      energy: [f] eV, already without the energies of isolated atoms (float64).
+      energy: [f] eV, relative to the isolated atoms (float64).
       r_max: cutoff, Å.
       capacity: largest number of neighbours of an atom; frames that need more are refused.
-      slots: k, neighbour slots in a row; an atom takes as many rows as it needs in each frame.
+      slots: k, neighbour slots per row; an atom uses as many rows as it needs in each frame.
       cells: [f, 3, 3] Å of crystals; None for molecules.
       stress: [f, 3, 3] eV/Å³ of crystals.
 
@@ -75,7 +75,7 @@ def make_member(
         raise DataError("collection: cells and stress belong together; got one of them")
     frame, receiver, sender, shift = _edges(positions, cells, r_max)
     neighbors, receivers, shifts = _rows(positions.shape[:2], frame, receiver, sender, shift, slots, capacity, r_max)
-    # Float32 does not hold positions that are far from zero; the median is near most of the atoms.
+    # Float32 is too inaccurate for positions far from zero; the median is near most of the atoms.
     near = positions - np.median(positions, axis=1, keepdims=True)
     x, f, e = (jnp.asarray(a, jnp.float32) for a in (near, forces, energy))
     member = Member(x, f, e, jnp.asarray(neighbors), jnp.asarray(receivers))
@@ -114,7 +114,7 @@ def _rows(
     capacity: int,
     r_max: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbours [f, r, slots], receivers [f, r] and shifts [f, r, slots, 3]; r is what the fullest frame needs."""
+    """Neighbours [f, r, slots], receivers [f, r] and shifts [f, r, slots, 3]; r is the largest number of rows."""
     frames, n = shape
     atom = frame * n + receiver
     degree = np.bincount(atom, minlength=frames * n)

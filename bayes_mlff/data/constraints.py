@@ -15,7 +15,7 @@ from bayes_mlff.data.key_words import array, says_nothing, tokens, told
 
 HELD: Final = {"fixed", "fix", "frozen", "freeze", "constrained", "fix_mask", "fixed_mask", "fixed_atoms"}
 MOVES: Final = {"move_mask", "selective_dynamics", "movable", "moveable", "mobile", "movemask", "move", "if_pos"}
-"""Columns that say which coordinates are held, or which are not; what ASE knows, it has made constraints of."""
+"""Columns for held or free coordinates that ASE does not turn into constraints."""
 
 SAID: Final = {*HELD, *MOVES, "constraint", "constraints"}
 
@@ -28,30 +28,30 @@ _MOVING: Final = {"mobile", "movable", "moveable", "moving", "unfixed", "unfroze
 _CHOOSING: Final = {"free", "active", "relax", "relaxed"}
 _CHOSEN: Final = {"atom", "atoms", "index", "indices", "idx", "ids", "mask", "list", "serial"}
 _NO_ATOMS: Final = {"core", "orbital", "orbitals", "out", "energy", "energies", "force", "forces"}
-"""Words of names: frozen cores, held-out frames and forces of constraints hold no atoms."""
+"""Words of names that do not refer to held atoms: frozen cores, held-out frames, forces of constraints."""
 
 AXES: Final = 1e-6
-"""How far a direction may be off the Cartesian axes that it is taken for."""
+"""Largest deviation of a direction from a Cartesian axis."""
 
 
 def held(atoms: ase.Atoms) -> np.ndarray | None:
     """Which coordinates are held.
 
     Args:
-      atoms: with constraints, or with columns that say the same.
+      atoms: with constraints, or with columns that state held coordinates.
 
     Returns:
       [n, 3] bool; None if all are free.
 
     Raises:
-      DataError: naming a constraint that is not a choice of Cartesian components of single atoms.
+      DataError: naming a constraint that does not fix Cartesian components of single atoms.
     """
     fixed = np.zeros((len(atoms), 3), bool)
     for constraint in atoms.constraints:
         try:
             fixed[_rows(constraint)] |= _mask(constraint, atoms)
         except IndexError as error:
-            raise DataError(f"structure: constraint {constraint!r} names atoms that are not there") from error
+            raise DataError(f"structure: constraint {constraint!r} names atoms that do not exist") from error
     for name, column in atoms.arrays.items():
         if name.lower() in SAID or _holds(name, column):
             fixed |= _column(name, column, len(atoms))
@@ -60,7 +60,7 @@ def held(atoms: ase.Atoms) -> np.ndarray | None:
             continue
         if _holds(str(name), value):
             raise DataError(
-                f"structure: {name}={told(value)} beside the atoms is not understood; "
+                f"structure: {name}={told(value)} as a remark is not understood; "
                 "allowed: a column move_mask (extended XYZ, T moves), or constraints of ASE in a .traj"
             )
     return fixed if fixed.any() else None
@@ -87,7 +87,7 @@ def zeroed(atoms: ase.Atoms) -> np.ndarray | None:
 
 
 def _holds(name: str, value: Any) -> bool:
-    """Whether a remark or column seems to hold something."""
+    """Whether a remark or column seems to hold atoms."""
     words = set(tokens(name))
     if words & _NO_ATOMS:
         return False
@@ -100,7 +100,7 @@ def _holds(name: str, value: Any) -> bool:
     if known not in SAID and not words & _HOLDING:
         return False
     if words & _CHOSEN and not words & {"n", "num", "number", "count", "mask"}:
-        # The atom 0 is one, too.
+        # Atom 0 is a valid index, too.
         first = not isinstance(value, str | bool | np.bool_) and values.dtype.kind in "iuf" and one
         return first or not says_nothing(value)
     return not says_nothing(value)
@@ -126,7 +126,7 @@ def _mask(constraint: Any, atoms: ase.Atoms) -> np.ndarray:
         return np.ones(3, bool)
     if isinstance(constraint, FixCartesian):
         return np.asarray(constraint.mask, bool)
-    # Along held cell vectors nothing moves: an atom keeps to the span of the others.
+    # No motion along held cell vectors: an atom stays in the span of the others.
     free = np.asarray(atoms.cell.array, float)[~np.asarray(constraint.mask, bool)]
     basis = np.linalg.svd(free)[2][: len(free)]
     onto = basis.T @ basis

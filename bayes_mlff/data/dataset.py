@@ -1,7 +1,7 @@
-"""The labelled frames of a run: an extended-XYZ file that only ever grows.
+"""The labelled frames of a run: an append-only extended-XYZ file.
 
-Numbers are written with as many digits as a float64 needs: a frame read back, also by ASE, is equal to the
-last bit. A frame is on the disk when `append` returns; a crash can only leave a torn last frame behind.
+Numbers are written with as many digits as a float64 needs: a frame read back, also by ASE, is bit-identical. A frame
+is on the disk when `append` returns; a crash can only leave an incomplete last frame.
 """
 
 import errno
@@ -28,16 +28,16 @@ RESERVE: Final = "label.reserve"
 
 
 class LabelRecord(NamedTuple):
-    """One label, and what the model and the triggers said before it was known."""
+    """One label, with the prediction of the model and the values of the triggers before the label was known."""
 
     structure: Structure
-    label: Label  # as the engine gave it, without offset
+    label: Label  # as returned by the engine, without offset
     step: int  # MD step; unique in a file
     time_fs: float
-    reason: str  # why the label was asked for
+    reason: str  # why the label was requested
     energy_offset: float  # eV, to be added to the label's energy
     pretrained_energy: float | None  # eV, of the pretrained model
-    engine_hash: str  # of the level of theory
+    engine_hash: str  # identifies the level of theory
     engine_seconds: float
     predicted_energy_mean: float | None = None  # eV
     predicted_energy_sigma: float | None = None  # eV
@@ -50,10 +50,10 @@ class LabelRecord(NamedTuple):
 
 
 class Recovery(NamedTuple):
-    """What `recover` found."""
+    """Result of `recover`."""
 
     frames_kept: int
-    bytes_removed: int  # 0 if the file was whole
+    bytes_removed: int  # 0 if the file was complete
 
 
 _FLOATS = ("time_fs", "energy_offset", "engine_seconds")
@@ -70,11 +70,11 @@ _OPTIONAL_MATRICES = ("predicted_stress_mean", "predicted_stress_sigma")
 
 
 def append(path: Path, record: LabelRecord, *, repeats: bool = False) -> None:
-    """Add one frame; it has reached the disk when this returns.
+    """Add one frame; it is on the disk when this function returns.
 
     Args:
-      path: the file, made if missing; its directory must exist.
-      record: a finite label of a step that the file does not have yet.
+      path: the file, created if missing; its directory must exist.
+      record: a finite label of a step that is not in the file yet.
       repeats: the file may hold a step several times.
 
     Raises:
@@ -101,22 +101,22 @@ def append(path: Path, record: LabelRecord, *, repeats: bool = False) -> None:
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Keep disk space for labels: `append` takes it when the disk is full, so that what was paid for finds room.
+    """Reserve disk space for labels: `append` uses it when the disk is full, so that no finished label is lost.
 
     Args:
-      folder: of the datasets; the space is a file in it.
+      folder: folder of the datasets; the space is reserved by a file in it.
       size: bytes.
 
     Raises:
-      OSError: if there is not so much space.
+      OSError: if there is not enough space.
     """
     path = folder / RESERVE
     if not path.exists() or path.stat().st_size != size:
-        durable.write_whole(path, os.urandom(size))  # what compresses to nothing would reserve nothing
+        durable.write_whole(path, os.urandom(size))  # random bytes, since file systems may compress others
 
 
 def release(folder: Path) -> bool:
-    """Give the reserved space back to the disk; False if there is none."""
+    """Release the reserved space; False if there is none."""
     try:
         (folder / RESERVE).unlink()
     except OSError:
@@ -130,7 +130,7 @@ def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list
     Args:
       path: the file.
       repeats: the file may hold a step several times.
-      unfinished: leave out a torn last frame, for a look at a file that is being written or was left by a kill.
+      unfinished: ignore an incomplete last frame, for files that are being written or were left by a kill.
 
     Raises:
       DataError: if the file is missing, ends in a torn frame (see `recover`) or wrongly holds a step twice, or a
@@ -151,7 +151,7 @@ def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list
 
 
 def recover(path: Path) -> Recovery:
-    """Cut off a last frame that a crash left unfinished; whole frames are never touched.
+    """Remove an incomplete last frame left by a crash; complete frames are never changed.
 
     Raises:
       DataError: if the file is missing or damaged anywhere else than at its end.
@@ -203,7 +203,7 @@ def _format(record: LabelRecord) -> str:
 
 
 def _comment_values(record: LabelRecord) -> dict[str, str]:
-    """What the comment line says beside the geometry, in writing order."""
+    """Values of the comment line besides the geometry, in writing order."""
     numbers: dict[str, float | None] = {"REF_energy": record.label.energy}
     numbers |= {name: getattr(record, name) for name in (*_FLOATS, *_OPTIONAL_FLOATS)}
     given = {name: float(value) for name, value in numbers.items() if value is not None}
@@ -220,7 +220,7 @@ def _comment_values(record: LabelRecord) -> dict[str, str]:
             continue
         if np.shape(matrix) != (3, 3) or not np.isfinite(matrix).all():
             raise DataError(f"record.{name}: got shape {np.shape(matrix)}; allowed: (3, 3) finite numbers")
-        # A plain list of nine numbers would come back from ASE as a vector.
+        # ASE would read a plain list of nine numbers as a vector.
         values[name] = f'"_JSON {json.dumps(np.asarray(matrix, np.float64).tolist())}"'
     for name in _TEXTS:
         escaped = getattr(record, name).replace("\\", "\\\\").replace('"', '\\"')
@@ -259,7 +259,7 @@ def _parse(where: str, text: str) -> LabelRecord:
 
 
 def _stored(structure: Structure) -> Structure:
-    """What of a structure belongs to its label: masses and held coordinates do not, the forces are the true ones."""
+    """The part of a structure that belongs to its label: no masses, no held coordinates (forces are unconstrained)."""
     geometry = Structure(*(getattr(structure, name) for name in GEOMETRY))
     state = structure.electronic
     return geometry._replace(electronic=ElectronicState(state.charge, state.multiplicity))
@@ -303,7 +303,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _write_durably(path: Path, content: bytes, size: int) -> None:
-    """Append and flush to the disk; a write that fails half-way is taken back."""
+    """Append and flush to the disk; a partial write is undone."""
     created = not path.exists()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

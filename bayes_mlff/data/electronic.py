@@ -1,4 +1,4 @@
-"""What a structure's file says about the electrons: charge, spin, initial moments and charges."""
+"""Electronic state stated by a structure's file: charge, spin, initial moments and charges."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ STATED: Final = {*CHARGE, *MULTIPLICITY, *UNPAIRED, *SPIN}
 """Keys of a file, in any case, that state charge or spin."""
 
 NEAR: Final = 0.5
-"""Initial charges may add up to so much more or less than the charge, e: populations of a calculation are rough."""
+"""Largest difference, e, of the sum of initial charges from the charge: calculated populations are inaccurate."""
 
 _RESULTS: Final = re.compile("energy|force|stress|virial|dipole|polari[sz]|magmom|hessian|sigma", re.IGNORECASE)
 _BOOKKEEPING: Final = {
@@ -35,18 +35,18 @@ _BOOKKEEPING: Final = {
 
 
 class ElectronicState(NamedTuple):
-    """What a reference method is told about the electrons, as far as it was stated; None or empty where it was not."""
+    """Electronic state that is passed to a reference method; None or empty if not stated."""
 
     charge: int | None = None  # of the whole structure, e
     multiplicity: int | None = None  # 2S + 1
     moments: np.ndarray | None = None  # [n] initial magnetic moments, μB
     charges: np.ndarray | None = None  # [n] initial charges, e
     tags: np.ndarray | None = None  # [n] int64, ASE's tags
-    info: Mapping[str, Plain] = {}  # further remarks of the file, which some calculators read
+    info: Mapping[str, Plain] = {}  # further remarks of the file that some calculators read
 
 
 class Stated(NamedTuple):
-    """Charge and spin in the words of a file; None where it says nothing."""
+    """Charge and spin as stated by a file; None if not stated."""
 
     charge: int | None
     multiplicity: int | None  # from a multiplicity or from a number of unpaired electrons
@@ -54,10 +54,10 @@ class Stated(NamedTuple):
 
 
 def stated(info: Mapping[Any, Any]) -> Stated:
-    """What the remarks of a file say of charge and spin.
+    """Charge and spin stated by the remarks of a file.
 
     Raises:
-      DataError: if a value is no whole number, or two keys contradict each other.
+      DataError: if a value is not a whole number, or two keys contradict each other.
     """
     unclear = [name for name in info if str(name).lower() in UNCLEAR]
     if unclear:
@@ -74,16 +74,16 @@ def stated(info: Mapping[Any, Any]) -> Stated:
 
 
 def from_atoms(atoms: ase.Atoms) -> ElectronicState:
-    """What an ASE object says about its electrons.
+    """Electronic state of an ASE object.
 
-    Results of a calculation (moments, charges) are no initial values and are left out; so are moments and charges
+    Results of a calculation (moments, charges) are not initial values and are ignored; so are moments and charges
     that are all zero.
 
     Args:
       atoms: `info` may state charge and spin; see docs/inputs.md for the keys.
 
     Raises:
-      DataError: if something is impossible, contradicts something else, or cannot be told; see `check`.
+      DataError: if a value is impossible, contradicts another one, or is ambiguous; see `check`.
     """
     words = stated(atoms.info)
     numbers = np.array(atoms.numbers, np.int64)
@@ -116,12 +116,12 @@ def to_atoms(state: ElectronicState, atoms: ase.Atoms) -> None:
 
 
 def multiplicity(words: Stated, numbers: np.ndarray) -> int | None:
-    """Spin multiplicity in the words of a file.
+    """Spin multiplicity 2S + 1 from the keys of a file.
 
-    `spin` means 2S + 1 where the number of electrons allows it, and no unpaired electron where it is 0.
+    `spin` means 2S + 1 if the number of electrons allows it; 0 means no unpaired electron.
 
     Raises:
-      DataError: if `spin` contradicts the multiplicity, or can only be 2S or nothing at all.
+      DataError: if `spin` contradicts the multiplicity, or cannot be 2S + 1.
     """
     spin, known = words.spin, words.multiplicity
     if spin is None:
@@ -142,7 +142,7 @@ def multiplicity(words: Stated, numbers: np.ndarray) -> int | None:
 
 
 def check(state: ElectronicState, numbers: np.ndarray) -> None:
-    """Refuse an electronic state that no structure of these atoms [n] can have.
+    """Refuse an electronic state that is impossible for these atoms [n].
 
     Raises:
       DataError: if the number of electrons does not allow charge or multiplicity, arrays are not [n] finite numbers,
@@ -177,7 +177,7 @@ def _of_charge(charge: int | None) -> str:
 
 
 def _one(info: Mapping[Any, Any], keys: tuple[str, ...], least: int | None = None) -> int | None:
-    """The whole number that is stated under one or several of some keys."""
+    """The whole number that is stated under one or several of the given keys."""
     found = {name: _whole(name, value, least) for name, value in info.items() if str(name).lower() in keys}
     if len(set(found.values())) > 1:
         raise DataError(f"structure: {shown(found)} contradict each other")
@@ -185,7 +185,7 @@ def _one(info: Mapping[Any, Any], keys: tuple[str, ...], least: int | None = Non
 
 
 def _whole(name: str, value: Any, least: int | None) -> int:
-    """A number, also as text with a sign."""
+    """A whole number, also from text with a sign."""
     value = value.item() if isinstance(value, np.generic | np.ndarray) and np.size(value) == 1 else value
     text = str(value).strip()
     try:
@@ -199,7 +199,7 @@ def _whole(name: str, value: Any, least: int | None) -> int:
 
 
 def _column(atoms: ase.Atoms, name: str, words: str) -> np.ndarray | None:
-    """An array of one number for each atom; None if there is none or it is zero."""
+    """Array of one number per atom; None if there is none or all are zero."""
     if name not in atoms.arrays:
         return None
     values = np.asarray(atoms.arrays[name])
@@ -213,12 +213,12 @@ def _column(atoms: ase.Atoms, name: str, words: str) -> np.ndarray | None:
 
 
 def unread(info: Mapping[Any, Any], state: ElectronicState) -> list[str]:
-    """Names of remarks that neither took effect nor go on to a calculator."""
+    """Names of remarks that neither took effect nor are passed to a calculator."""
     return sorted(str(k) for k in info if k not in state.info and str(k).lower() not in STATED | _BOOKKEEPING)
 
 
 def _plain(info: Mapping[Any, Any]) -> dict[str, Plain]:
-    """Remarks that a calculator could read: single values that are no results and no bookkeeping."""
+    """Remarks that a calculator could read: single values that are neither results nor bookkeeping."""
     plain = {}
     for name, given in info.items():
         known, value = str(name).lower(), given.item() if isinstance(given, np.generic) else given

@@ -1,7 +1,7 @@
 """The reader of extended-XYZ files: what one claims is held against its text before ASE reads it.
 
-ASE takes the file at its word: it looks for as many lines and columns as a header names, drops whatever follows an
-empty line, pads no row but cuts long ones, and takes a key that is spelt wrongly for a remark.
+ASE trusts the file: it reads as many lines and columns as a header states, drops everything after an empty line,
+truncates long rows, and treats a misspelt key as a remark.
 """
 
 import bz2
@@ -23,13 +23,13 @@ from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
 
 SPELT: Final = {name.lower(): name for name in ("Lattice", "Properties", "pbc")}
-"""Keys that ASE knows in this spelling only."""
+"""Keys that ASE recognises only in this spelling."""
 
 ISOTOPES: Final = {"D": 2.014101777844, "T": 3.016049281320}
 """Symbols of hydrogen's isotopes, amu: AME2020, Wang et al. 2021, Chinese Phys. C 45, 030003."""
 
 UNREADABLE: Final = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
-"""What a file that is no text, or no compressed one, raises."""
+"""Exceptions raised for a file that is not text, or not compressed as its suffix says."""
 
 _OPENERS: Final = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -41,12 +41,12 @@ class Frame(NamedTuple):
 
     text: str
     index: int  # from 0
-    line: int  # of the file where it begins, from 0
+    line: int  # line of the file where it begins, from 0
     count: int  # frames of the file
 
 
 def open_text(path: Path) -> IO[str]:
-    """A text file in UTF-8, also one that is compressed as its suffix .gz, .bz2 or .xz says."""
+    """Open a UTF-8 text file, compressed if its suffix is .gz, .bz2 or .xz."""
     opener = _OPENERS.get(path.suffix)
     return path.open(encoding="utf-8") if opener is None else opener(path, "rt", encoding="utf-8")
 
@@ -108,7 +108,7 @@ def comment_values(line: str, where: str) -> dict[str, Any]:
 
 
 def read_frame(path: Path, index: int) -> Frame:
-    """One frame of a file of any length, checked, without holding the others in memory; it may be compressed.
+    """Read and check one frame of a file of any length without keeping the others in memory; it may be compressed.
 
     Args:
       path: an existing file.
@@ -118,7 +118,7 @@ def read_frame(path: Path, index: int) -> Frame:
       The frame; without text if there are fewer frames.
 
     Raises:
-      DataError: if the file is no text, a frame is incomplete, or the one asked for does not hold what it claims.
+      DataError: if the file is not text, a frame is incomplete, or the requested frame does not match its header.
     """
     kept: deque[tuple[str, int, int]] = deque(maxlen=-index if index < 0 else 1)
     count = 0
@@ -140,7 +140,7 @@ def read_frame(path: Path, index: int) -> Frame:
 
 
 def _frames(file: IO[str], source: str) -> Iterator[tuple[str, int]]:
-    """Text and first line of each frame, as long as each has the lines that its first one claims."""
+    """Text and first line of each frame, as long as each has the number of lines that its header states."""
     line, index = 0, 0
     ahead = file.readline()
     while ahead:

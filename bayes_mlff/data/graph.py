@@ -1,4 +1,4 @@
-"""Padded graphs: what a model sees of a structure, with shapes that do not change during a run."""
+"""Padded graphs: the input of a model, with shapes that do not change during a run."""
 
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def pad_slots(graph: Graph, capacity: int) -> Graph:
 
 
 def padded(graph: Graph, atoms: int, slots: int) -> Graph:
-    """One graph with room for so many atoms and neighbour slots of each; numpy arrays, so that nothing is compiled."""
+    """One graph padded to so many atoms and neighbour slots per atom; numpy arrays, so that nothing is compiled."""
     by_slot = dict.fromkeys(("neighbors", "shifts", "edge_mask"), (atoms, slots))
     sizes = dict.fromkeys(("positions", "species", "node_mask"), (atoms,)) | by_slot
 
@@ -63,7 +63,7 @@ def padded(graph: Graph, atoms: int, slots: int) -> Graph:
 
 
 def exact_dot(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Matrix product of coordinates, which GPUs would otherwise round to three digits (TF32)."""
+    """Matrix product of coordinates in full precision; GPUs would otherwise round to three digits (TF32)."""
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -73,7 +73,7 @@ def volume(cell: jax.Array) -> jax.Array:
 
 
 def flatten_neighbors(graphs: Graph) -> jax.Array:
-    """Neighbour indices of a batch seen as one disjoint graph of b·n atoms.
+    """Neighbour indices of a batch that is treated as one disjoint graph of b·n atoms.
 
     Args:
       graphs: b structures of n padded atoms each.

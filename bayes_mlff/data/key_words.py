@@ -1,4 +1,4 @@
-"""Names of remarks and columns of a structure's file, and what they seem to mean."""
+"""Interpretation of the names of remarks and columns in a structure's file."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _METHOD: Final = re.compile(
     r"|channel|component|nspin|ispin|transfer|spinor|energ|force|discharge|recharge|temperature",
     re.IGNORECASE,
 )
-"""Names of settings and results that have to do with charge or spin, but do not state them."""
+"""Names of settings and results that concern charge or spin, but do not state them."""
 
 _CHARGE: Final = re.compile(r"charge|(^|_)(chg|chrg)(_|$)|^(total_|tot_|net_)?q(_?tot(al)?)?$", re.IGNORECASE)
 _ELECTRONS: Final = re.compile(
@@ -36,17 +36,17 @@ _NONE: Final = ("", "no", "none", "off", "false", "f", "n/a", "[]")
 
 
 def tokens(name: str) -> list[str]:
-    """Words of a name in lower case: `fixedAtoms` and `fixed_atoms` are fixed, atoms."""
+    """Words of a name in lower case: `fixedAtoms` and `fixed_atoms` give `fixed`, `atoms`."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", str(name))]
 
 
 def says_nothing(value: Any) -> bool:
-    """True of None, False, zeros, and words and lists of none."""
+    """True for None, False, zeros, words for none, and lists of these."""
     return not any(bool(x) and str(x).strip().lower() not in _NONE for x in array(value).ravel().tolist())
 
 
 def array(value: Any) -> np.ndarray:
-    """A value as an array, of Python objects where it is none of numbers or texts."""
+    """A value as an array; an array of Python objects if it is not made of numbers or texts."""
     try:
         return np.asarray(value)
     except ValueError:  # lists of unequal lengths
@@ -54,12 +54,12 @@ def array(value: Any) -> np.ndarray:
 
 
 def is_result(name: str) -> bool:
-    """Whether a name is that of populations or of a label."""
+    """Whether a name is that of a label or of calculated populations."""
     return _POPULATIONS.search(str(name)) is not None
 
 
 def number(value: Any) -> float | None:
-    """The one number that a value is, also as text such as `+1` and `2-`; None if it is none."""
+    """A value as one number, also from text such as `+1` and `2-`; None if it is not a number."""
     if isinstance(value, np.ndarray | np.generic) and np.size(value) == 1:
         value = value.reshape(-1)[0].item()
     if isinstance(value, bool):
@@ -71,19 +71,19 @@ def number(value: Any) -> float | None:
 
 
 def told(value: Any) -> str:
-    """A value as a file has it."""
+    """A value as written in a file."""
     return shown(value.item() if isinstance(value, np.generic) else value)
 
 
 def check_electrons(
     info: Mapping[Any, Any], known: set[str], protons: int, charge: int | None, multiplicity: int | None
 ) -> None:
-    """Refuse remarks that seem to state charge or spin in words that are not understood, unless they fit what is known.
+    """Refuse unknown remarks that seem to state charge or spin, unless they agree with the known state.
 
     Args:
       info: remarks of a file.
-      known: names, in lower case, that are understood.
-      protons: of all nuclei.
+      known: understood names, in lower case.
+      protons: total number in all nuclei.
       charge: as stated, e.
       multiplicity: as stated.
 
@@ -110,5 +110,5 @@ def check_electrons(
         if (stated is not None and not fits) or (says and (charge is None or multiplicity is None)):
             raise DataError(
                 f"structure: {name}={told(value)} seems to state {words} and is not understood; allowed: charge=... "
-                "and multiplicity=... in its place, or structure.charge and structure.multiplicity that fit it"
+                "and multiplicity=... instead, or structure.charge and structure.multiplicity that agree with it"
             )

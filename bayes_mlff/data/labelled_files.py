@@ -1,4 +1,4 @@
-"""Labelled frames of any structures from files that ASE reads, plain or compressed, and what these say."""
+"""Read labelled frames of any structures, plain or compressed, with ASE, and the units and states that they give."""
 
 import bz2
 import gzip
@@ -28,15 +28,15 @@ FORMATS: Final = {".xyz": "extxyz", ".extxyz": "extxyz", ".traj": "traj", ".db":
 """ASE's names of formats by suffix."""
 COMPRESSED: Final[dict[str, Callable[[Path], IO[bytes]]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # pyright: ignore[reportAssignmentType]
 MOST_BYTES: Final = 8 << 30
-"""Of a file once it is unpacked, and of memory that reading may take."""
+"""Largest size, bytes, of an uncompressed file, and of the memory for reading it."""
 USUAL: Final = ("REF_energy", "REF_forces", "REF_stress")
-"""Keys of labels that are looked for where none are named."""
+"""Keys of labels that are used if none are configured."""
 COMPUTED: Final = ("energy", "forces", "stress")
-"""Names of the same among the results of a calculator; `free_energy`, to which forces belong, goes before energy."""
+"""The same among calculator results; `free_energy` takes precedence, since forces are its negative gradient."""
 
 
 class LabelKeys(NamedTuple):
-    """What holds which label; None: the usual key, or in a file without any of these the results of a calculator."""
+    """Keys of the labels; None: the usual key, or, in a file without any of these, the results of a calculator."""
 
     energy: str | None = None
     forces: str | None = None
@@ -44,23 +44,23 @@ class LabelKeys(NamedTuple):
 
 
 class LabelledStructure(NamedTuple):
-    """A structure and what the reference says about it."""
+    """A structure and its label."""
 
     structure: Structure
     label: Label
 
 
 class LabelledFile(NamedTuple):
-    """All frames of a file and what it says about them."""
+    """All frames of a file, with the stated units and states."""
 
-    frames: list[LabelledStructure]  # in the units of the file; `structure.fixed` where atoms are held
-    keys: LabelKeys  # what the labels were taken from
-    units: dict[str, str]  # that the file states, see `units_of`
-    states: list[State]  # charge and spin that each frame states
+    frames: list[LabelledStructure]  # in the units of the file; `structure.fixed` is set if atoms are held
+    keys: LabelKeys  # keys of the labels used
+    units: dict[str, str]  # as stated by the file, see `units_of`
+    states: list[State]  # charge and spin as stated by each frame
 
 
 def known_suffix(path: Path) -> bool:
-    """True if the name says that this module reads the file."""
+    """True if this module reads files with the suffix of this name."""
     return _inner(path).suffix in FORMATS
 
 
@@ -73,8 +73,7 @@ def read_labelled(path: Path, keys: LabelKeys | None = None, *, energies_optiona
       energies_optional: frames without an energy are read, too.
 
     Returns:
-      The frames in file order, geometries not checked since their unit is not known; the energy is nan where there is
-      none.
+      The frames in file order. Geometries are not checked, since their unit is not known; a missing energy is nan.
 
     Raises:
       DataError: if the file is unreadable or empty, a frame (named by its index, from 0) lacks a label, or frames
@@ -131,13 +130,13 @@ def read_extxyz(
 
 
 def _structure(atoms: ase.Atoms) -> Structure:
-    """Geometry and held coordinates; momenta, moments and constraints of other kinds say nothing about labels."""
+    """Geometry and held coordinates; momenta, moments and other constraints do not affect labels."""
     geometry = (np.array(atoms.numbers, np.int64), np.array(atoms.positions, np.float64), atoms.cell.array.copy())
     return Structure(*geometry, np.array(atoms.pbc, bool), fixed=constraints.zeroed(atoms))
 
 
 def _keys(asked: LabelKeys, present: list[dict[str, Any]]) -> LabelKeys:
-    """Names to look for: one origin for all that is not named, so that two levels of theory are not mixed."""
+    """Keys to look for: one source for all keys that are not configured, so that levels of theory are not mixed."""
     keyed = any(name in values for values in present for name in USUAL[:2])
     computed = any(name in values for values in present for name in COMPUTED[:2])
     names: list[str] = list(USUAL if keyed or not computed else COMPUTED)
@@ -147,7 +146,7 @@ def _keys(asked: LabelKeys, present: list[dict[str, Any]]) -> LabelKeys:
 
 
 def _present(atoms: ase.Atoms) -> dict[str, Any]:
-    """Everything that a frame holds by name; that of a calculator goes before, as ASE takes it out of the rest."""
+    """All values of a frame by name; those of a calculator first, since ASE removes them from the rest."""
     computed = {} if atoms.calc is None else atoms.calc.results
     rows = [atoms.info.get(name) for name in ("data", "key_value_pairs")]  # of a row of a database
     inner = {str(k): v for row in rows if isinstance(row, Mapping) for k, v in row.items()}
@@ -204,9 +203,9 @@ def _read(path: Path, kind: str, name: str) -> list[ase.Atoms]:
 
 
 def _rows(path: Path, kind: str) -> list[ase.Atoms]:
-    """Rows of a database with their key-value pairs and data, and what the database says of units, in `info`."""
+    """Rows of a database; `info` has their key-value pairs and data, and the units stated by the database."""
     if kind == "db":
-        # ASE would add its tables to a file that has none.
+        # ASE would add its tables to a file without any.
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchall():
                 raise ValueError("no database of ASE")
@@ -215,7 +214,7 @@ def _rows(path: Path, kind: str) -> list[ase.Atoms]:
     found = []
     for row in database.select():
         atoms = row.toatoms(add_additional_information=True)
-        # A row computes what it calls charge from initial charges and hides a key of this name.
+        # A row's attribute `charge` is the sum of initial charges and hides a key of this name.
         pairs = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
         atoms.info |= said | {"key_value_pairs": pairs}
         found.append(atoms)
@@ -223,17 +222,17 @@ def _rows(path: Path, kind: str) -> list[ase.Atoms]:
 
 
 def _real(present: dict[str, Any], key: str | None, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A value as float64, if it is made of numbers; of any shape, or of the one given."""
+    """A value as float64 if it is made of numbers, of any shape or of the given one; else None."""
     value = present[str(key)]
     array = np.asarray(value)
-    array = array.reshape(()) if shape == () and array.shape == (1,) else array  # as databases hold numbers
+    array = array.reshape(()) if shape == () and array.shape == (1,) else array  # as databases store numbers
     if array.dtype.kind not in "fiu" or (shape is not None and array.shape != shape):
         raise DataError(f"{key} is {shown(value)}; allowed: {'a number' if shape == () else 'numbers'}")
     return array.astype(np.float64)
 
 
 def _full_stress(array: np.ndarray) -> np.ndarray:
-    """A [3, 3] stress from any of the shapes in use; another shape is left for `check_label` to refuse."""
+    """A [3, 3] stress from any common shape; `check_label` refuses other shapes."""
     if array.shape == (6,):
         return voigt_6_to_full_3x3_stress(array)
     return array.reshape(3, 3) if array.shape == (9,) else array

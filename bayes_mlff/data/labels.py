@@ -1,4 +1,4 @@
-"""What a reference calculation says about one structure."""
+"""Result of a reference calculation for one structure."""
 
 from typing import Final, NamedTuple
 
@@ -7,13 +7,13 @@ import numpy as np
 from bayes_mlff.core.errors import DataError
 
 LARGEST: Final = 1e12
-"""Of any energy, force or stress, so that squares are numbers in float32 too."""
+"""Largest energy, force or stress, so that squares do not overflow in float32."""
 
 
 class Label(NamedTuple):
     """Reference energy, forces and (where the engine has it) stress of one structure, float64."""
 
-    energy: float  # eV, whole structure, the one consistent with the forces
+    energy: float  # eV, whole structure; consistent with the forces
     forces: np.ndarray  # [n, 3] eV/Å
     stress: np.ndarray | None = None  # [3, 3] eV/Å³, tension positive (ASE sign)
 

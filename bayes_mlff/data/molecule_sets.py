@@ -1,4 +1,4 @@
-"""Labelled sets as others publish them: npz files of molecules."""
+"""Published labelled sets: npz files of molecules."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from bayes_mlff.data.structure import Structure, check
 
 
 class NpzKeys(NamedTuple):
-    """Which array of a file holds what; levels of theory share files, so the choice is always explicit."""
+    """Names of the arrays of a file. Files may contain several levels of theory, so the choice is always explicit."""
 
     numbers: str
     positions: str
@@ -97,7 +97,7 @@ def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> M
 
 
 class NpzRemarks(NamedTuple):
-    """What an npz file says beside its labels."""
+    """Information in an npz file besides its labels."""
 
     units: dict[str, str]  # see `units_of`
     states: list[State]  # charge and spin of each frame
@@ -108,8 +108,8 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
 
     Args:
       path: of the file.
-      frames: their number f.
-      atoms: their number n; arrays [n] or [f, n] of charges and spins are those of atoms and left out.
+      frames: number of frames, f.
+      atoms: number of atoms, n; arrays [n] or [f, n] of charges and spins are per-atom values and are ignored.
 
     Raises:
       DataError: if the file is unreadable, or such an array holds something else than one value or one of each frame.
@@ -126,7 +126,7 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
             and array.size not in (1, frames)
             and array.shape in ((atoms,), (frames, atoms), (frames, atoms, 1))
         ):
-            continue  # of single atoms
+            continue  # per-atom values
         if array.size not in (1, frames):
             raise DataError(f"{path}: {name} has shape {array.shape}; allowed: one number, or one for each frame")
         rows[counted[name]] = np.broadcast_to(array.ravel(), frames)
@@ -138,7 +138,7 @@ def read_npz_remarks(path: Path, frames: int, atoms: int) -> NpzRemarks:
 
 
 def _remark(path: Path, name: str) -> np.ndarray:
-    """An array that should be text; where it cannot be read, what it is instead."""
+    """Text of an array; if it is not text, a description of what it is."""
     try:
         return read_arrays(path, (name,))[0]
     except DataError:
@@ -146,7 +146,7 @@ def _remark(path: Path, name: str) -> np.ndarray:
 
 
 def stack(labelled: list[LabelledStructure]) -> MoleculeSet:
-    """One set of structures that have the same atoms in the same order, all crystals with stress or all molecules.
+    """One set from structures with the same atoms in the same order, all crystals with stress or all molecules.
 
     Raises:
       DataError: naming the first structure (from 0) that differs from the first one.

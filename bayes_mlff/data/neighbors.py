@@ -1,9 +1,9 @@
 """Neighbour lists: allocated on the host, updated inside jit, overflow reported as a bit.
 
-A list keeps lattice translations beside the indices, so that a cutoff longer than half the box, a tilted cell
-and a single-atom cell are treated alike. Positions are never wrapped: a stored translation stays true until
+A list stores lattice translations with the indices, so cutoffs longer than half the box, tilted cells
+and single-atom cells need no special treatment. Positions are never wrapped: a stored translation is valid until
 the next update. Edges within `r_max + skin` stay valid until some atom or cell vector has moved so far that a
-pair could have crossed the skin; `stale` says when, counting the deformation of the cell as motion.
+pair could have crossed the skin; `stale` detects this and includes the deformation of the cell.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure, check
 
 BLOCK: Final = 1 << 18
-"""Pairs that are looked at at once, some tens of bytes each."""
+"""Number of pairs that are evaluated together, some tens of bytes each."""
 
 BEYOND_NEAREST: Final = 0.501
-"""Cell heights between an atom and the farthest place of its nearest image, with room for rounding errors."""
+"""Largest distance of a nearest image, in cell heights, with a margin for rounding errors."""
 
 THINNER: Final = 0.05
-"""Part of its heights that a cell may lose before more images are needed than at first."""
+"""Fraction of its heights that a cell may lose before more images are needed."""
 
 
 class NeighborSpec(NamedTuple):
-    """What stays fixed while a list is updated inside jit; hashable."""
+    """Static description of a list that is updated inside jit; hashable."""
 
     r_max: float  # Å
     skin: float  # Å
     capacity: int  # neighbour slots per atom
-    images: tuple[int, int, int]  # m: the 2m - 1 nearest along each cell vector are searched; 0: does not repeat
+    images: tuple[int, int, int]  # m: the 2m - 1 nearest images along each cell vector are searched; 0: not periodic
 
     @property
     def reach(self) -> float:
@@ -52,7 +52,7 @@ class NeighborState(NamedTuple):
     graph: Graph
     reference: jax.Array  # [n, 3] Å, positions at the last update
     reference_cell: jax.Array  # [3, 3] Å
-    overflow: jax.Array  # [] bool, capacity or images no longer suffice: the list is incomplete
+    overflow: jax.Array  # [] bool, capacity or number of images is too small: the list is incomplete
 
 
 def species_index(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
@@ -79,7 +79,7 @@ def check_elements(numbers: np.ndarray, elements: tuple[int, ...]) -> None:
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Replace the vectors of directions that do not repeat by unit normals, so that the cell is never singular."""
+    """Replace the vectors of non-periodic directions by unit normals, so that the cell is never singular."""
     if not np.any(pbc):
         return np.eye(3)
     full = np.array(cell, np.float64)
@@ -91,7 +91,7 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 def image_range(cell: np.ndarray, pbc: np.ndarray, reach: float) -> tuple[int, int, int]:
     """Images of a pair that have to be searched along each cell vector, as in `NeighborSpec`.
 
-    Enough for cells that become a twentieth thinner, so that one that fluctuates is not too thin at once.
+    They are enough for cells that become 5 % thinner, so that a fluctuating cell does not immediately need more.
     """
     heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     needed = (1.0 + THINNER) * reach / heights + BEYOND_NEAREST
@@ -111,13 +111,13 @@ def allocate(
     """Build the first list on the host and fix its capacity.
 
     Args:
-      structure: what to start from.
+      structure: initial structure.
       elements: atomic numbers of the model's species.
       r_max: cutoff, Å.
       skin: extra radius within which edges are kept, Å.
-      slack: capacity is this many times the largest number of neighbours now.
+      slack: ratio of the capacity to the present largest number of neighbours.
       dtype: of the positions on the device.
-      origin: where these are counted from; by default near the atoms.
+      origin: origin of the positions on the device; by default near the atoms.
 
     Returns:
       The static description and the state for `update`.
@@ -151,9 +151,9 @@ def pairs(structure: Structure, cell: np.ndarray, reach: float) -> tuple[np.ndar
 
 
 def _gaps_closed(structure: Structure, cell: np.ndarray, reach: float) -> np.ndarray:
-    """Positions with the same pairs, without wide gaps along directions that do not repeat.
+    """Positions with the same pairs, without wide gaps along non-periodic directions.
 
-    Vesin divides space into boxes as large as the reach, and ends the process where there are too many of them.
+    Vesin divides space into boxes as large as the reach, and crashes if there are too many of them.
     """
     positions = np.array(structure.positions, np.float64)
     for axis in cell[~np.asarray(structure.pbc, bool)]:
@@ -206,8 +206,8 @@ def move(state: NeighborState, positions: jax.Array, cell: jax.Array) -> Neighbo
 def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
     """True once an edge shorter than r_max may be missing from the list.
 
-    With displacements d_i that remain after the affine deformation F of the cell is taken out, a pair now at
-    distance r was at most |F⁻¹|·r + 2·max|F⁻¹ d| apart when the list was built.
+    Let d_i be the displacements without the affine deformation F of the cell. A pair now at distance r was at most
+    |F⁻¹|·r + 2·max|F⁻¹ d| apart when the list was built.
     """
     deform = jnp.linalg.solve(state.reference_cell, state.graph.cell)
     back = jnp.linalg.inv(deform)
@@ -220,12 +220,12 @@ def stale(state: NeighborState, spec: NeighborSpec) -> jax.Array:
 
 @partial(jax.jit, static_argnames="spec")
 def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
-    """Search all neighbours anew, compiled: every pair of atoms, in its nearest images.
+    """Search all neighbours again, inside jit: every pair of atoms, in its nearest images.
 
-    The nearest image is found by rounding the fractional vector of a pair, wherever the atoms have drifted. An
-    image with fractional component f along a cell vector of height h is at least |f| h away, so that the 2m - 1
-    nearest along it hold all within reach as long as reach < (m - 1/2) h. Time grows with the square of the number
-    of atoms, memory linearly.
+    The nearest image is found by rounding the fractional vector of a pair, so atoms may have drifted anywhere. An
+    image with fractional component f along a cell vector of height h is at least |f| h away, so the 2m - 1
+    nearest images along it include all within reach as long as reach < (m - 1/2) h. Time grows with the square of the
+    number of atoms, memory linearly.
 
     Args:
       state: the graph with the positions to search for.
@@ -249,7 +249,7 @@ def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
     def search(i: jax.Array):
         apart = graph.positions - graph.positions[i][None, :]
         nearest = jnp.where(repeats, -jnp.round(fractional - fractional[i][None, :]), 0.0)
-        # Three products by hand fuse with what follows; a matrix product would not.
+        # Three explicit products are fused with the following operations; a matrix product would not be.
         apart = apart + jnp.sum(nearest[:, :, None] * graph.cell[None, :, :], axis=1)
         vectors = apart[:, None, :] + translations[None, :, :]
         itself = (indices == i)[:, None] & central[None, :]
@@ -275,7 +275,7 @@ def _image_grid(spec: NeighborSpec, dtype: jnp.dtype) -> jax.Array:
 
 
 def _in_blocks(search: Callable, n: int, at_once: int) -> Any:
-    """Results [n, ...] of a function of an index, for so many indices at once as memory allows."""
+    """Results [n, ...] of a function of an index, in blocks of indices that fit into memory."""
     blocks = -(-n // at_once)
     rows = -(-n // blocks)
     indices = jnp.minimum(jnp.arange(blocks * rows), n - 1).reshape(blocks, rows)

@@ -1,8 +1,8 @@
-"""Where coordinates are counted from, so that float32 holds them as well anywhere as near zero.
+"""Origin of coordinates, chosen so that float32 is accurate wherever a structure is.
 
-Forces depend on differences of positions only. Positions of some 10⁴ Å in float32 are off by 10⁻³ Å, and the forces of
-a stiff bond by a tenth of an eV/Å, without a sign of it. So a common offset and, of atoms that are cells apart, whole
-lattice translations are taken off in float64 first. Structures near zero keep their coordinates to the last bit.
+Forces depend on differences of positions only. In float32, positions of some 10⁴ Å have errors of 10⁻³ Å, and the
+forces of a stiff bond are silently wrong by 0.1 eV/Å. Therefore a common offset and, for atoms that are several cells
+apart, lattice translations are subtracted in float64 first. Coordinates of structures near zero do not change.
 """
 
 from typing import Any, Final, NamedTuple
@@ -12,24 +12,24 @@ import numpy as np
 from bayes_mlff.data.structure import Structure
 
 NEAR: Final = 4.0
-"""Offset over the size of the structure (at least 1 Å) up to which nothing is taken off: it costs two bits at most."""
+"""Largest offset, in sizes of the structure (at least 1 Å), that is not subtracted: it costs at most two bits."""
 
 SPREAD: Final = 2.0
-"""Cells over which atoms may be spread before they are counted from the same one."""
+"""Number of cells over which atoms may be spread before lattice translations are subtracted."""
 
 
 class Origin(NamedTuple):
-    """What is taken off the positions of a structure before they are rounded."""
+    """Offset that is subtracted from the positions of a structure before they are rounded to float32."""
 
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # Å
-    cells: tuple[tuple[int, int, int], ...] | None = None  # [n, 3] lattice translations; None: none of any atom
+    cells: tuple[tuple[int, int, int], ...] | None = None  # [n, 3] lattice translations, whole numbers; None: zero
 
     def local(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Positions [..., n, 3] Å as counted from here, float64; `cell` [..., 3, 3] Å is that of the moment."""
+        """Positions [..., n, 3] Å relative to this origin, float64; `cell` [..., 3, 3] Å is the present one."""
         return np.asarray(positions, np.float64) - self._offset(cell)
 
     def everywhere(self, local: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Positions [..., n, 3] Å, float64, of what is counted from here."""
+        """Absolute positions [..., n, 3] Å, float64, from positions relative to this origin."""
         return np.asarray(local, np.float64) + self._offset(cell)
 
     def moved(self, by: np.ndarray) -> "Origin":
@@ -55,9 +55,9 @@ class Origin(NamedTuple):
 
 
 def find(structure: Structure) -> Origin:
-    """The origin of a structure: zero, unless it is far from there or its atoms are cells apart.
+    """The origin of a structure: zero, unless the structure is far from zero or its atoms are several cells apart.
 
-    The median is near most of the atoms, even if some are far away.
+    Otherwise the median of the positions is used: it is near most of the atoms, even if some are far away.
     """
     positions, cells = np.asarray(structure.positions, np.float64), None
     repeats = np.asarray(structure.pbc, bool)
@@ -76,7 +76,7 @@ def find(structure: Structure) -> Origin:
 
 
 def drifted(local: np.ndarray) -> np.ndarray:
-    """How far, in whole Å [3], atoms have drifted from where they are counted from; zero along axes where that is near.
+    """Drift of the atoms from the origin, [3] whole Å; zero along axes where it is small.
 
     Args:
       local: [n, 3] Å.
@@ -86,6 +86,6 @@ def drifted(local: np.ndarray) -> np.ndarray:
 
 
 def _middle(positions: np.ndarray) -> tuple[np.ndarray, float]:
-    """Median [3] of positions [n, 3], and how far most are from it, at least 1 Å."""
+    """Median [3] of positions [n, 3], and the typical distance from it, at least 1 Å."""
     centre = np.median(positions, axis=0)
     return centre, max(1.0, float(np.median(np.max(np.abs(positions - centre), axis=1))))

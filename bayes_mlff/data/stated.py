@@ -19,15 +19,15 @@ UNIT_NAMES: Final = {
     "force": ("f", "force", "gradient", "grad"),
     "stress": ("stress", "stresse", "virial_stress"),
 }
-"""What units are of, the last words beside `unit` or `units` in any case, with or without an s."""
+"""Quantities that have units: the last words next to `unit` or `units`, in any case, singular or plural."""
 UNCLEAR_UNITS: Final = "unclear"
-"""Kind of all that seems to state a unit and is not understood."""
+"""Kind of keys that seem to state a unit but are not understood."""
 _OTHER: Final = {
     *("time", "timestep", "charge", "dipole", "moment", "mass", "masse", "temperature", "velocity", "velocitie"),
     *("momentum", "momenta", "magmom", "spin", "polarizability", "quadrupole", "frequency", "angle"),
     *("formula", "asymmetric", "asym", "repeat", "repeating", "sub", "building", "structural"),
 }
-"""Quantities whose units say nothing of labels, and units that are parts of a crystal or a molecule."""
+"""Quantities whose units do not concern labels, and "units" in the sense of parts of a crystal or molecule."""
 _USUAL: Final = {
     **dict.fromkeys(("ev", "electronvolt"), ("energy", "eV")),
     **dict.fromkeys(("a", "ang", "angstrom", "å"), ("position", "A")),
@@ -44,22 +44,22 @@ ENSEMBLES: Final = {
         for name in ("electron", "atomic", "au", "a.u.", "hartree", "atomic units")
     },
 }
-"""Meaning of a bare `units`, as LAMMPS and others use the words."""
+"""Meaning of the values of a bare `units`, as in LAMMPS and other programs."""
 
 
 WHOLE: Final = 0.05
-"""How far a sum of initial moments that means a number of electrons may be off it."""
+"""Largest deviation from a whole number of a sum of initial moments that means a number of electrons."""
 
 
 class State(NamedTuple):
-    """Charge and spin as a frame states them; None where it does not."""
+    """Charge and spin as a frame states them; None if it does not."""
 
     charge: float | None = None  # e
-    spin: tuple[str, float] | None = None  # name and value, since `spin` means 2S + 1 here and 2S there
+    spin: tuple[str, float] | None = None  # name and value, since `spin` means 2S + 1 in some files and 2S in others
 
 
 def names_unit(name: str) -> str | None:
-    """What a key states the unit of: a kind of `UNIT_NAMES`, "" of everything at once, `UNCLEAR_UNITS`; else None."""
+    """Quantity whose unit a key states: a kind of `UNIT_NAMES`, "" for all at once, `UNCLEAR_UNITS`; else None."""
     words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
     joined = "_".join(words)
     if "unit" not in joined or "unit_cell" in joined or "unitcell" in joined:
@@ -85,10 +85,10 @@ def _kind(words: list[str]) -> str | None:
 def units_of(values: Mapping[str, Any]) -> dict[str, str]:
     """Units that a frame or file states, by position, energy, force and stress.
 
-    What seems to state units but is not understood stands under `UNCLEAR_UNITS`, as text for a message.
+    Keys that seem to state units but are not understood are collected under `UNCLEAR_UNITS`, as text for a message.
 
     Raises:
-      DataError: if it states one twice and differently.
+      DataError: if one unit is stated twice with different values.
     """
     found: dict[str, str] = {}
     unclear: list[str] = []
@@ -102,7 +102,7 @@ def units_of(values: Mapping[str, Any]) -> dict[str, str]:
         elif kind == UNCLEAR_UNITS:
             kinds = {}
         if not kinds:
-            # A number beside a name that is not known counts something else, units of a formula for instance.
+            # A number under an unknown name counts something else, for instance formula units.
             if kind != UNCLEAR_UNITS or np.asarray(value).dtype.kind not in "biufc":
                 unclear.append(f"{name}={shown(value if text is None else text)}")
             continue
@@ -113,7 +113,7 @@ def units_of(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _flat_units(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values, those of a table of units, `units: {energy: eV}`, as `energy_unit`."""
+    """Keys and values; entries of a table of units, `units: {energy: eV}`, become `energy_unit`."""
     for name, value in values.items():
         if "unit" in name.lower() and isinstance(value, Mapping):
             yield from ((f"{key}_unit", inner) for key, inner in value.items())
@@ -122,7 +122,7 @@ def _flat_units(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _listed(text: str) -> dict[str, str]:
-    """Units of `eV, Angstrom`, the usual ones that cannot be mistaken; nothing if another is among them."""
+    """Units of a list such as `eV, Angstrom` if all are common and unambiguous; else nothing."""
     words = [word for word in re.split(r"[,;\s]+|\band\b", text.lower()) if word]
     return dict(_USUAL[word] for word in words) if all(word in _USUAL for word in words) else {}
 
@@ -131,11 +131,11 @@ def state_of(values: Mapping[str, Any], atoms: ase.Atoms | None = None) -> State
     """Charge and spin that a frame states.
 
     Args:
-      values: what it holds by name; columns, one value for each of several atoms, are nothing that is stated.
-      atoms: whose initial charges and, without periodic directions, initial moments speak where `values` do not.
+      values: values of the frame by name; per-atom columns do not count as statements.
+      atoms: its initial charges and, without periodic directions, initial moments are used if `values` state nothing.
 
     Raises:
-      DataError: if a number that it states is not one, or a charge or spin is there twice and differently.
+      DataError: if a stated number is not a number, or charge or spin is stated twice with different values.
     """
     count = 0 if atoms is None else len(atoms)
     lower = {
@@ -154,7 +154,7 @@ def state_of(values: Mapping[str, Any], atoms: ase.Atoms | None = None) -> State
 
 
 def _from_columns(state: State, atoms: ase.Atoms) -> State:
-    """What initial charges and moments say where nothing else does; zeros say nothing."""
+    """Charge and spin from initial charges and moments, if nothing else states them; zeros do not count."""
     charges = np.asarray(atoms.arrays.get("initial_charges", 0.0))
     if charges.dtype.kind in "fiu" and np.isfinite(charges).all() and charges.any():
         total = float(charges.sum())
@@ -170,18 +170,18 @@ def _from_columns(state: State, atoms: ase.Atoms) -> State:
         return state
     total = abs(float(moments.sum()))
     guess = state._replace(spin=("multiplicity", float(round(total)) + 1.0))
-    # Rough moments, of populations, say nothing where the electrons do not allow their sum.
+    # Inaccurate moments, from populations, are ignored if the number of electrons does not allow their sum.
     whole = abs(total - round(total)) < WHOLE
     return guess if whole or multiplicities(guess, atoms.numbers, periodic=False) else state
 
 
 def multiplicities(state: State, numbers: np.ndarray, *, periodic: bool) -> frozenset[float]:
-    """What 2S + 1 can be by what is stated, the lowest without; none where the electrons do not allow it.
+    """Possible values of 2S + 1; the lowest one if nothing is stated; empty if the number of electrons allows none.
 
     Args:
       state: of the frame; no charge counts as 0.
       numbers: atomic numbers of its atoms [n], without padding.
-      periodic: crystals can have any number of unpaired electrons in a cell.
+      periodic: crystals may have any number of unpaired electrons per cell.
     """
     electrons = int(np.sum(numbers)) - round(state.charge or 0.0)
     lowest = frozenset({1.0, 2.0}) if periodic else frozenset({1.0 + electrons % 2})
@@ -192,7 +192,7 @@ def multiplicities(state: State, numbers: np.ndarray, *, periodic: bool) -> froz
 
 
 def _meanings(name: str, value: float) -> frozenset[float]:
-    """2S + 1 in the words of a file; `spin` means it or 2S, other words S besides."""
+    """Possible values of 2S + 1 of a statement; `spin` means 2S + 1 or 2S, some other keys may also mean S."""
     if name in MULTIPLICITY:
         found = {value}
     elif name in SPIN:
@@ -205,7 +205,7 @@ def _meanings(name: str, value: float) -> frozenset[float]:
 
 
 def _text(value: Any) -> str | None:
-    """Text, or the one text that is there many times."""
+    """A text, or the common text of an array of equal texts."""
     array = np.asarray(value)
     if array.dtype.kind not in "US" or len(np.unique(array)) != 1:
         return None

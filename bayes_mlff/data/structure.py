@@ -14,10 +14,10 @@ from bayes_mlff.data.electronic import ElectronicState, Plain
 __all__ = ["GEOMETRY", "ElectronicState", "Plain", "Structure", "check", "from_ase", "geometry", "to_ase"]
 
 FARTHEST: Final = 1e5
-"""Largest coordinate, Å: beyond it float32 does not tell 0.01 Å."""
+"""Largest coordinate, Å: beyond it float32 does not resolve 0.01 Å."""
 
 SHORTEST: Final = 0.5
-"""Smallest length of a cell vector along which the structure repeats, Å."""
+"""Smallest length of a cell vector along a periodic direction, Å."""
 
 THINNEST: Final = 0.1
 """Smallest distance of its lattice planes, Å: neighbours are searched in some r_max / THINNEST images either way."""
@@ -32,9 +32,9 @@ class Structure(NamedTuple):
 
     numbers: np.ndarray  # [n] atomic numbers
     positions: np.ndarray  # [n, 3] Å
-    cell: np.ndarray  # [3, 3] Å, vectors are rows; zero rows along directions without a vector
+    cell: np.ndarray  # [3, 3] Å, vectors are rows; a row of zeros for a direction without a vector
     pbc: np.ndarray  # [3] bool
-    masses: np.ndarray | None = None  # [n] amu; None: ASE's standard ones
+    masses: np.ndarray | None = None  # [n] amu; None: standard masses of ASE
     fixed: np.ndarray | None = None  # [n, 3] True where a coordinate is held; None: nowhere
     electronic: ElectronicState = ElectronicState()
 
@@ -45,19 +45,19 @@ class Structure(NamedTuple):
 
 
 def from_ase(atoms: ase.Atoms, *, constraints: bool = True) -> Structure:
-    """Take everything out of an ASE object that a `Structure` holds.
+    """Convert an ASE object.
 
     Args:
       atoms: any ASE structure; results of a calculator are ignored.
-      constraints: take held coordinates; False ignores constraints of any kind, for whoever needs true forces only.
+      constraints: read held coordinates; False ignores all constraints, if only unconstrained forces are needed.
 
     Returns:
-      The structure, positions unwrapped as they came.
+      The structure; positions are not wrapped into the cell.
 
     Raises:
       DataError: if there are no atoms, a coordinate is not finite or beyond `FARTHEST`, an atomic number is not in
-        1..118, or a periodic direction has no cell vector, or one that is too short or too close to the others; if a
-        mass is not positive, a constraint is none of single Cartesian components, or charge and spin are impossible.
+        1..118, a periodic direction has no cell vector, or one that is too short or too close to the others, a
+        mass is not positive, a constraint does not fix single Cartesian components, or charge and spin are impossible.
     """
     structure = geometry(atoms)
     structure = structure._replace(
@@ -70,7 +70,7 @@ def from_ase(atoms: ase.Atoms, *, constraints: bool = True) -> Structure:
 
 
 def geometry(atoms: ase.Atoms) -> Structure:
-    """Take numbers, positions, cell and pbc alone.
+    """Convert atomic numbers, positions, cell and pbc only.
 
     Raises:
       DataError: see `from_ase`.
@@ -86,11 +86,11 @@ def geometry(atoms: ase.Atoms) -> Structure:
 
 
 def to_ase(structure: Structure, *, constraints: bool = False) -> ase.Atoms:
-    """Build an ASE object that says the same and has no calculator.
+    """Build the corresponding ASE object, without a calculator.
 
     Args:
       structure: what to convert.
-      constraints: with constraints that hold what is held, for files; a calculator's forces would be zero there.
+      constraints: add constraints for held coordinates, for files; they would set a calculator's forces to zero.
     """
     atoms = ase.Atoms(
         numbers=structure.numbers,
@@ -106,7 +106,7 @@ def to_ase(structure: Structure, *, constraints: bool = False) -> ase.Atoms:
 
 
 def _masses(atoms: ase.Atoms) -> np.ndarray | None:
-    """Masses of the atoms, if they are not ASE's standard ones."""
+    """Masses of the atoms, amu; None if they are ASE's standard ones."""
     if "masses" not in atoms.arrays:
         return None
     masses = np.array(atoms.arrays["masses"], np.float64)

@@ -1,4 +1,4 @@
-"""What a structure's file says that this package cannot take: placeholders are dropped, the rest is refused."""
+"""Statements of a structure's file that this package cannot use: placeholders are dropped, the rest is refused."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ COMPLETE: Final = {
     *("aims", "cif", "db", "eon", "extxyz", "gaussian-in", "gen", "gromacs", "json", "lammps-data", "lammps-dump-text"),
     *("mol", "proteindatabank", "sdf", "traj", "turbomole", "vasp", "xyz"),
 }
-"""Formats of which everything takes effect or is refused."""
+"""Formats for which every statement takes effect or is refused."""
 
 MOLECULAR: Final = (
     *("gamess-us-in", "gamess-us-out", "gamess-us-punch", "gaussian-out", "nwchem-in", "nwchem-out", "orca-output"),
@@ -33,10 +33,10 @@ SAYING: Final = {
     "turbomole": r"^[ \t]*\$(charge\b.*|alpha\s+shells|beta\s+shells|uhf\b)|\b(charge|unpaired)\s*=",
     "onetep-in": r"\b(charge|spin|species_constraints)\b",
 }
-"""Words of input files that ASE does not hand over."""
+"""Keywords of input files that ASE does not return."""
 
 LABELS: Final = {"gromacs": ("atomtypes", False), "dlp4": ("dlp4_labels", True), "dlp-history": ("dlp4_labels", True)}
-"""Columns with the names of atoms from which elements are guessed, and whether the symbol was cut off them."""
+"""Columns of atom names from which elements are guessed, and whether the symbol was removed from the name."""
 
 _TURBOMOLE: Final = r"\$(periodic|cell|lattice|e?field|electro|point_charges|embed|isotope|mass)"
 
@@ -44,11 +44,11 @@ OCCUPANCY: Final = ("occupancy", "occupancies", "occ", "site_occupancy")
 
 
 def check_input(path: Path, kind: str, given: Given) -> None:
-    """Refuse a file that states charge, spin or held atoms in words that ASE does not read.
+    """Refuse a file that states charge, spin or held atoms in keywords that ASE does not read.
 
     Raises:
-      ConfigError: naming the settings that say the same.
-      DataError: if no settings do.
+      ConfigError: naming the settings to use instead.
+      DataError: if there are no such settings.
     """
     if kind == "aims":
         _check_aims(path)
@@ -80,7 +80,7 @@ def _check_aims(path: Path) -> None:
             known = len(words) == 2 and words[1] in (".true.", ".false.", "x", "y", "z")
             if last == "lattice_vector" or not known:
                 raise DataError(
-                    f"structure: {shown(line.strip())} is not read; allowed: .true., .false., x, y or z behind an atom"
+                    f"structure: {shown(line.strip())} is not read; allowed: .true., .false., x, y or z after an atom"
                 )
             continue
         if words[0] in ("homogeneous_field", "multipole"):
@@ -89,7 +89,7 @@ def _check_aims(path: Path) -> None:
 
 
 def _check_turbomole(path: Path) -> None:
-    """Refuse cells, units, fields and flags that ASE drops."""
+    """Refuse cells, units, fields and flags that ASE ignores."""
     inside = False
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         words = line.split("#")[0].split()
@@ -103,31 +103,31 @@ def _check_turbomole(path: Path) -> None:
             if re.match(_TURBOMOLE, words[0], re.IGNORECASE):
                 raise DataError(
                     f"structure: {words[0]} is not read; allowed: molecules without fields in this format, "
-                    "a POSCAR or extended XYZ for what is periodic"
+                    "a POSCAR or extended XYZ for periodic structures"
                 )
         elif inside and words[4:] not in ([], ["f"]):
-            raise DataError(f"structure: line {number}: got {shown(line.strip())}; allowed: x y z symbol, and f behind")
+            raise DataError(f"structure: line {number}: got {shown(line.strip())}; allowed: x y z symbol, optionally f")
 
 
 def caveat(kind: str) -> tuple[str, ...]:
-    """What to say of a format of which not everything is known to arrive."""
+    """A warning for formats whose reader may not return everything."""
     if kind in COMPLETE:
         return ()
     return (
-        f"of the format {kind} only what is named here was read: charge, spin, masses, held atoms and velocities that "
-        "such a file may state beside that are not known",
+        f"of the format {kind} only the items named here were read: if such a file also states charge, spin, masses, "
+        "held atoms or velocities, these are not known",
     )
 
 
 def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
-    """Take away a cell that is a placeholder; returns what was done."""
+    """Remove a cell that is a placeholder; return sentences on what was done."""
     cell = np.asarray(atoms.cell.array, float)
     unit = kind == "proteindatabank" and np.allclose(cell, np.eye(3), atol=1e-6)
     if unit or (atoms.pbc.any() and not cell.any()):
         atoms.set_cell(np.zeros((3, 3)))
         atoms.pbc = False
         what = "1 x 1 x 1 Å" if unit else "of zero vectors"
-        return [f"the cell {what} is a placeholder and is left out: the structure is not periodic"]
+        return [f"the cell {what} is a placeholder and is dropped: the structure is not periodic"]
     if kind == "eon" and cell.any():
         atoms.pbc = True
         return ["the cell is periodic, as always in EON"]
@@ -135,11 +135,11 @@ def drop_dummy_cell(atoms: ase.Atoms, kind: str) -> list[str]:
 
 
 def check_said(atoms: ase.Atoms, kind: str) -> None:
-    """Refuse what would be lost without a word.
+    """Refuse statements that would be lost silently.
 
     Raises:
-      DataError: if sites are occupied in part, atoms have no element or an uncertain one, or there are velocities in
-        an unknown unit.
+      DataError: if sites are partially occupied, atoms have no element or an uncertain one, or velocities have an
+        unknown unit.
     """
     _check_occupancy(atoms)
     _check_elements(atoms, kind)
@@ -164,18 +164,18 @@ def _check_occupancy(atoms: ase.Atoms) -> None:
             if not whole:
                 rows = np.flatnonzero(np.abs(column - 1.0) > 1e-3) if column.dtype.kind in "fiub" else [0]
                 listed = ", ".join(f"atom {i} ({atoms.symbols[i]}) {column[i]}" for i in rows[:20])
-                raise DataError(f"structure: sites are occupied in part: {listed}; allowed: whole atoms only")
+                raise DataError(f"structure: sites are occupied in part: {listed}; allowed: full occupancy only")
         value = atoms.info.get(name)
         if isinstance(value, dict):
             sites: dict[Any, Any] = {k: v for k, v in value.items() if _partial(v)}
             if sites:
-                raise DataError(f"structure: sites are occupied in part: {shown(sites)}; allowed: whole atoms only")
+                raise DataError(f"structure: sites are occupied in part: {shown(sites)}; allowed: full occupancy only")
         elif value is not None and np.any(np.asarray(value) != 1):
-            raise DataError(f"structure: {name}={shown(value)} beside the atoms; allowed: whole atoms only")
+            raise DataError(f"structure: {name}={shown(value)} beside the atoms; allowed: full occupancy only")
 
 
 def _partial(species: Any) -> bool:
-    """Whether a site of ASE's `info['occupancy']` holds anything but one whole atom."""
+    """Whether a site of ASE's `info['occupancy']` is not occupied by exactly one atom."""
     return (
         not isinstance(species, dict) or len(species) != 1 or any(abs(float(x) - 1.0) > 1e-3 for x in species.values())
     )

@@ -1,4 +1,4 @@
-"""Crystallographic information files: sites of one species that are there, or a refusal that names the others."""
+"""Crystallographic information files: fully occupied sites of one species; other sites are refused by name."""
 
 import re
 import warnings
@@ -23,8 +23,8 @@ def read_cif(path: Path, index: int, given: Given) -> Raw:
     """The structure of one block of a CIF.
 
     Raises:
-      DataError: if a site is occupied in part or by several species, is one of alternatives, has magnetic moments or
-        hydrogen atoms without a place, or a label does not tell its element.
+      DataError: if a site is partially occupied, has several species or alternatives, magnetic moments or hydrogen
+        atoms without coordinates, or if the element of a label is unclear.
     """
     blocks = [block for block in parse_cif(str(path)) if _has_sites(block)]
     if not blocks:
@@ -60,7 +60,7 @@ def _labels(tags: dict[str, Any]) -> list[str]:
 
 
 def _column(tags: dict[str, Any], name: str, default: Any) -> list[Any]:
-    """Values of the sites; the default where there is none."""
+    """Values of the sites; the default for sites without a value."""
     given = tags.get(f"{_SITE}{name}", [default] * len(_labels(tags)))
     return [default if value in (".", "?", None) else value for value in given]
 
@@ -70,7 +70,9 @@ def _check_sites(tags: dict[str, Any]) -> None:
     occupied = zip(labels, _column(tags, "occupancy", 1.0), strict=True)
     partly = [f"{label} {value}" for label, value in occupied if abs(_number(value) - 1.0) > 1e-3]
     if partly:
-        raise DataError(f"structure: sites are occupied in part: {', '.join(partly[:20])}; allowed: whole atoms only")
+        raise DataError(
+            f"structure: sites are occupied in part: {', '.join(partly[:20])}; allowed: full occupancy only"
+        )
     for name, none, what in (
         ("disorder_group", (0, "0"), "is one of alternatives (disorder group"),
         ("attached_hydrogens", (0, "0"), "has hydrogen atoms without a place (attached hydrogens"),
@@ -78,7 +80,7 @@ def _check_sites(tags: dict[str, Any]) -> None:
     ):
         for label, value in zip(labels, _column(tags, name, none[0]), strict=True):
             if value not in none:
-                raise DataError(f"structure: site {label} {what} {value}); allowed: atoms with one place each")
+                raise DataError(f"structure: site {label} {what} {value}); allowed: atoms with one position each")
     moments = sorted(name for name in tags if name.startswith(("_atom_site_moment", "_atom_site_moment.")))
     if moments:
         raise DataError(f"structure: magnetic moments of a CIF ({moments[0]}) are not read; allowed: initial_magmoms")
@@ -115,14 +117,14 @@ def _symbol(name: str, *, sure: bool) -> str:
         symbol = short if short in known else letters[:1].upper()
         if symbol in known:
             return symbol
-    raise DataError(f"structure: site {shown(name)} does not tell its element; allowed: a type symbol such as Ca or C")
+    raise DataError(f"structure: site {shown(name)} has no clear element; allowed: a type symbol such as Ca or C")
 
 
 def _check_shared(said: list[str], labels: list[str], symbols: list[str]) -> None:
-    """Refuse sites that are the same place, as ASE's warnings say, of different species."""
+    """Refuse sites of different species at the same position, as reported by ASE's warnings."""
     for match in filter(None, map(_SAME.search, said)):
         a, b = int(match[1]), int(match[2])
         if symbols[a] != symbols[b]:
             raise DataError(
-                f"structure: sites {labels[a]} and {labels[b]} are the same place; allowed: one species each"
+                f"structure: sites {labels[a]} and {labels[b]} are at the same position; allowed: one species each"
             )

@@ -1,4 +1,4 @@
-"""The initial structure of a run from a file: what it says that changes the physics takes effect or is refused."""
+"""Initial structure of a run from a file: statements that change the physics take effect or are refused."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,13 +28,13 @@ from bayes_mlff.data.structure_lammps import read_data, read_dump
 from bayes_mlff.data.structure_settings import StructureSettings
 
 CLOSEST = 0.3
-"""Distance, Å, below which two atoms of a first structure are one atom twice, or not in Å."""
+"""Smallest distance of two atoms, Å; closer ones are duplicates, or not in Å."""
 
 DENSEST = 1.5
-"""Volume of a crystal for each atom, Å³, below which its cell is none: hydrogen at some 500 GPa."""
+"""Smallest volume of a crystal per atom, Å³: that of hydrogen at about 500 GPa."""
 
 MOST_CELLS = 20
-"""Cells over which unwrapped atoms of a first structure may be spread."""
+"""Largest number of cells over which unwrapped atoms of an initial structure may be spread."""
 
 READERS: Final[Mapping[str, Callable[[Path, int, Given], Raw]]] = {
     **structure_formats.READERS,
@@ -43,30 +43,30 @@ READERS: Final[Mapping[str, Callable[[Path, int, Given], Raw]]] = {
     "lammps-data": read_data,
     "lammps-dump-text": read_dump,
 }
-"""Formats with a reader of their own; the others are left to ASE's."""
+"""Formats with a reader in this package; ASE reads the others."""
 
 NUMBERED: Final = ("lammps-data", "lammps-dump-text")
-"""Formats that number the elements."""
+"""Formats in which elements are type numbers."""
 
 
 class InitialStructure(NamedTuple):
-    """What a file says about the start of a run."""
+    """Initial state of a run as read from a file."""
 
     structure: Structure
-    velocities: np.ndarray | None = None  # [n, 3] Å/fs; None: the file has none
-    remarks: tuple[str, ...] = ()  # what was taken, assumed or left out, one sentence each
+    velocities: np.ndarray | None = None  # [n, 3] Å/fs; None if the file has none
+    remarks: tuple[str, ...] = ()  # what was read, assumed or ignored, one sentence each
 
 
 def read(settings: StructureSettings, path: Path) -> InitialStructure:
     """Read one frame of a file.
 
     Args:
-      settings: which frame, and what the file does not say.
+      settings: frame index, and statements that the file lacks.
       path: an existing file.
 
     Raises:
       ConfigError: if ASE cannot read it, or a setting contradicts it.
-      DataError: if it is no structure from which dynamics can start, or says what would be lost; see docs/inputs.md.
+      DataError: if dynamics cannot start from it, or if a statement would be lost; see docs/inputs.md.
     """
     kind = structure_frames.format_of(path, settings.format)
     if settings.elements and kind not in NUMBERED:
@@ -81,7 +81,7 @@ def read(settings: StructureSettings, path: Path) -> InitialStructure:
 
 
 def _read(settings: StructureSettings, path: Path, kind: str) -> Raw:
-    """A frame as ASE's reader or one of this package gives it, within bounds of memory."""
+    """Read a frame with ASE's reader or one of this package, with a limit on memory."""
     given = Given(settings.elements, settings.charge, settings.multiplicity)
     try:
         with bounded_memory(MOST_BYTES):
@@ -102,13 +102,13 @@ def _read(settings: StructureSettings, path: Path, kind: str) -> Raw:
     except ImportError as error:
         allowed = f"a format whose packages are installed ({error})"
         raise ConfigError("structure.format", kind, allowed) from error
-    except Exception as error:  # ASE's readers raise whatever their authors took
+    except Exception as error:  # ASE's readers may raise any exception
         said = brief(f"{type(error).__name__}: {error}")
         raise ConfigError("structure", settings.file, f"a file that ASE reads as {kind} ({said})") from error
 
 
 def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure:
-    """Everything that a frame says, or a refusal."""
+    """The initial state stated by a frame; statements that cannot be used are refused."""
     atoms, remarks = raw.atoms, [*raw.warned]
     remarks += structure_checks.drop_dummy_cell(atoms, kind)
     structure_checks.check_said(atoms, kind)
@@ -132,7 +132,7 @@ def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure
 
 
 def _add_settings(info: dict[Any, Any], settings: StructureSettings, numbers: np.ndarray) -> None:
-    """Put charge and multiplicity of the settings beside what the file says of them, unless they contradict it."""
+    """Add charge and multiplicity of the settings, unless they contradict the file."""
     words = electronic.stated(info)
     for name, wanted, said in (
         ("charge", settings.charge, words.charge),
@@ -149,7 +149,7 @@ def _add_settings(info: dict[Any, Any], settings: StructureSettings, numbers: np
 
 
 def _check_start(found: Structure) -> None:
-    """Refuse a structure from which no dynamics can start."""
+    """Refuse a structure from which dynamics cannot start."""
     cell = neighbors.complete_cell(found.cell, found.pbc)
     lengths = ", ".join(f"{x:.4g}" for x in np.linalg.norm(found.cell, axis=1))
     hint = (

@@ -1,4 +1,4 @@
-"""XYZ and POSCAR files: what ASE's readers leave out of them, or misread, is read here or refused by name."""
+"""Readers of XYZ and POSCAR files: what ASE's readers ignore or misread is read here or refused by name."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ _TRUTH: Final = re.compile(r"\.?([TF])[A-Z]*\.?", re.IGNORECASE)
 
 
 class Given(NamedTuple):
-    """What a user says about a file that does not say it."""
+    """Settings that a user gives because the file does not state them."""
 
     elements: tuple[str, ...] = ()
     charge: int | None = None
@@ -34,14 +34,14 @@ class Given(NamedTuple):
 
 
 def set_masses(atoms: ase.Atoms, masses: np.ndarray, *, velocities: bool = False) -> None:
-    """Give atoms masses [n], amu; momenta are kept, or the velocities that they stood for."""
+    """Set masses [n], amu; keep momenta, or the velocities that belong to them."""
     if velocities and atoms.has("momenta"):
         atoms.arrays["momenta"] = atoms.get_velocities() * masses[:, None]
     atoms.arrays["masses"] = np.array(masses, np.float64)
 
 
 def read_xyz(path: Path, index: int, given: Given) -> Raw:
-    """A frame of an XYZ file, extended or plain."""
+    """Read a frame of an XYZ file, extended or plain."""
     frame = extxyz.read_frame(path, index)
     place(index, frame.count)
     lines = frame.text.split("\n")
@@ -88,7 +88,7 @@ def _bare_words(title: str, said: Mapping[str, Any]) -> str:
 
 
 def _check_title(title: str, given: Given) -> None:
-    """Refuse a comment line in which other units seem to be meant, or charge and spin, unless these are given."""
+    """Refuse a comment line that seems to mean other units, or charge and spin unless the settings give these."""
     if _BOHR.search(title):
         raise DataError(f"structure: the comment line {shown(title)} names units other than Å; allowed: positions in Å")
     if given.charge is not None and given.multiplicity is not None:
@@ -114,7 +114,7 @@ def _is_ion(word: str) -> bool:
 
 
 def _rename_isotopes(lines: list[str]) -> dict[int, float]:
-    """Write H for D and T in the lines of a frame, and return the masses of those atoms, amu."""
+    """Replace D and T by H in the lines of a frame, and return the masses of these atoms, amu."""
     fields = re.search(r"""Properties=["']?([^\s"']+)""", lines[1])
     columns = fields[1].split(":") if fields else ["species", "S", "1"]
     names, widths = columns[::3], [int(width) for width in columns[2::3]]
@@ -131,7 +131,7 @@ def _rename_isotopes(lines: list[str]) -> dict[int, float]:
 
 
 def read_poscar(path: Path, index: int, given: Given) -> Raw:
-    """A POSCAR or CONTCAR, with flags in any spelling of Fortran, isotopes, and velocities in Å/fs."""
+    """Read a POSCAR or CONTCAR, with flags in any Fortran spelling, isotopes, and velocities in Å/fs."""
     lines, warned = path.read_text(encoding="utf-8").split("\n"), []
     try:
         names = [] if lines[5].split()[0].isdigit() else lines[5].split()
@@ -141,11 +141,11 @@ def read_poscar(path: Path, index: int, given: Given) -> Raw:
         first = row + 2 if selective else row + 1
     except (IndexError, ValueError) as error:
         raise DataError(
-            "structure: not a POSCAR: cell, elements and numbers of atoms are not where it has them"
+            "structure: not a POSCAR: cell, elements and numbers of atoms are not at the expected places"
         ) from error
     if not names:
         warned.append(
-            f"elements are those of the title line {shown(lines[0].strip())}, as the file has no line of them"
+            f"elements are read from the title line {shown(lines[0].strip())}, since the file has no line of elements"
         )
     heavy = [ISOTOPES.get(_element(name)) for name in names]
     lines[5] = " ".join("H" if mass else name for name, mass in zip(names, heavy, strict=True)) or lines[5]
@@ -167,7 +167,7 @@ def _element(name: str) -> str:
 
 
 def _with_flags(line: str, number: int) -> str:
-    """A line of selective dynamics with T and F as ASE reads them."""
+    """A line of selective dynamics with flags T and F as ASE expects them."""
     words = line.split()
     flags = [_TRUTH.fullmatch(word) for word in words[3:6]]
     if len(flags) < 3 or not all(flags):

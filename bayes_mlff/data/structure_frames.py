@@ -1,4 +1,4 @@
-"""One frame of a structure's file through ASE's readers: of which format, which of how many, from compressed files."""
+"""Read one frame of a structure's file with ASE: format, frame index and compression."""
 
 import difflib
 import io
@@ -28,19 +28,19 @@ from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.extxyz import UNREADABLE
 
 MOST_BYTES: Final = 4 << 30
-"""Memory that reading a structure may take, and size of a compressed file once it is not: some formats reserve memory
+"""Largest memory for reading a structure, and largest size of an uncompressed file, bytes: some formats reserve memory
 for as many atoms as a header claims."""
 
 _DATABASES: Final = ("db", "json")
 
 
 class Raw(NamedTuple):
-    """What ASE's reader made of a frame."""
+    """A frame as returned by ASE's reader."""
 
     atoms: ase.Atoms
     index: int  # from 0
     count: int  # frames of the file
-    warned: tuple[str, ...]  # by the reader
+    warned: tuple[str, ...]  # from the reader
 
 
 def format_of(path: Path, wanted: str | None) -> str:
@@ -48,10 +48,10 @@ def format_of(path: Path, wanted: str | None) -> str:
 
     Args:
       path: an existing file.
-      wanted: the name or an extension that the user gave; None: found out from name and content.
+      wanted: format name or extension given by the user; None: determined from name and content.
 
     Raises:
-      ConfigError: if there is no such format, or none can be found out.
+      ConfigError: if there is no such format, or it cannot be determined.
     """
     readable = {name: form for name, form in ioformats.items() if form.can_read}
     if wanted is None:
@@ -64,7 +64,7 @@ def format_of(path: Path, wanted: str | None) -> str:
         except UNREADABLE as error:
             raise ConfigError("structure.file", str(path), f"a readable file ({error})") from error
         if kind not in readable:
-            raise ConfigError("structure.format", None, f"a format that ASE reads; '.{kind}' is none")
+            raise ConfigError("structure.format", None, f"a format that ASE reads; '.{kind}' is not one")
         return kind
     name = wanted.strip().lower()
     if name in readable:
@@ -79,10 +79,10 @@ def format_of(path: Path, wanted: str | None) -> str:
 
 @contextmanager
 def decompressed(path: Path) -> Iterator[Path]:
-    """The file itself, or a copy of it that is not compressed and goes by the name without .gz, .bz2 or .xz.
+    """The file itself, or an uncompressed temporary copy whose name lacks .gz, .bz2 or .xz.
 
     Raises:
-      ConfigError: if it is larger than `MOST_BYTES` when it is not compressed.
+      ConfigError: if the uncompressed file is larger than `MOST_BYTES`.
     """
     root, compression = get_compression(path.name)
     if compression is None:
@@ -96,7 +96,7 @@ def decompressed(path: Path) -> Iterator[Path]:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than `MOST_BYTES`."""
+    """A stream that refuses to return more than `MOST_BYTES`."""
 
     def __init__(self, source: IO[Any], path: Path):
         self._source, self._path, self._left = source, path, MOST_BYTES
@@ -110,16 +110,16 @@ class _Bounded(io.RawIOBase):
 
 
 def read(path: Path, kind: str, index: int) -> Raw:
-    """Read one frame; others are not held in memory where the format allows it.
+    """Read one frame; if the format allows it, other frames are not kept in memory.
 
     Args:
-      path: a file that is not compressed.
+      path: an uncompressed file.
       kind: ASE's name of its format.
       index: frame, from 0, or if negative from the end.
 
     Raises:
       DataError: if there is no such frame.
-      Exception: whatever ASE's reader raises.
+      Exception: any exception of ASE's reader.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -138,10 +138,10 @@ def read(path: Path, kind: str, index: int) -> Raw:
 
 
 def place(index: int, count: int) -> int:
-    """Number of a frame, from 0.
+    """Index of a frame, from 0.
 
     Raises:
-      ConfigError: if there are not so many.
+      ConfigError: if there are not enough frames.
     """
     if not -count <= index < count:
         raise ConfigError("structure.index", index, f"{-count} to {count - 1}, as the file has {count} frames")
@@ -165,7 +165,7 @@ def _from_database(path: Path, kind: str, index: int) -> tuple[ase.Atoms, int, i
         [row] = database.select(offset=number, limit=1)
         atoms = row.toatoms()
         atoms.info.update(row.get("data") or {})
-        # ASE's own attributes of a row, such as the sum of its initial charges, hide pairs of the same name.
+        # Attributes that ASE adds to a row, such as the sum of initial charges, hide pairs of the same name.
         atoms.info.update({name: vars(row)[name] for name in row.key_value_pairs})
         return atoms, number, count
 
@@ -182,7 +182,7 @@ def _from_iterator(path: Path, kind: str, index: int) -> tuple[ase.Atoms, int, i
 
 
 def from_text(text: str, path: Path, kind: str) -> Raw:
-    """Read the text of a file of one frame, which stands for that of a path."""
+    """Read a frame from the (modified) text of a file."""
     with tempfile.TemporaryDirectory(prefix="bayes-mlff-") as folder:
         copy = Path(folder) / path.name
         copy.write_text(text, encoding="utf-8")

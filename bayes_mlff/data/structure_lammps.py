@@ -1,4 +1,4 @@
-"""LAMMPS data files and dumps: elements, masses and units that they state, or a setting that does."""
+"""LAMMPS data files and dumps: elements, masses and units from the file or from settings."""
 
 import io
 import re
@@ -16,24 +16,24 @@ from bayes_mlff.data.structure_formats import Given, set_masses
 from bayes_mlff.data.structure_frames import Raw, place
 
 UNITS: Final = ("metal", "real")
-"""Units of LAMMPS with lengths in Å, which are assumed; velocities differ."""
+"""LAMMPS unit styles with lengths in Å, one of which is assumed; their units of velocity differ."""
 
 NEAR: Final = 0.3
-"""How far a mass may be from the standard one of the element that it tells, amu; hydrogen's isotopes apart."""
+"""Largest deviation, amu, of a mass from the standard one of the element it identifies; except hydrogen isotopes."""
 
 FAR: Final = 3.0
-"""From how far on a mass contradicts an element, amu."""
+"""Deviation, amu, above which a mass contradicts an element."""
 
 
 def elements(given: Given, count: int, kind: str) -> list[str]:
-    """The elements of types 1 to count, as the settings name them.
+    """The elements of types 1 to count from the settings.
 
     Raises:
-      ConfigError: if they are missing, too few or too many, or no chemical symbols.
+      ConfigError: if they are missing, too few or too many, or not chemical symbols.
     """
     if not given.elements:
         raise ConfigError(
-            "structure.elements", [], f"the elements of the {count} types, in their order; {kind} only numbers them"
+            "structure.elements", [], f"the elements of the {count} types, in order; {kind} has only type numbers"
         )
     if len(given.elements) != count:
         raise ConfigError("structure.elements", list(given.elements), f"{count}, one for each type of the file")
@@ -44,12 +44,12 @@ def elements(given: Given, count: int, kind: str) -> list[str]:
 
 
 def read_data(path: Path, index: int, given: Given) -> Raw:
-    """A LAMMPS data file; elements from the settings, type labels, or masses."""
+    """Read a LAMMPS data file; elements come from the settings, type labels, or masses."""
     text = path.read_text(encoding="utf-8")
     sections = _sections(text)
     counted = re.search(r"^\s*(\d+)\s+atom types", text, re.MULTILINE)
     if counted is None:
-        raise DataError("structure: not a data file of LAMMPS: it does not say how many atom types there are")
+        raise DataError("structure: not a data file of LAMMPS: it does not state the number of atom types")
     count = int(counted[1])
     unit = re.search(r"units\s*=\s*(\w+)", text.split("\n", 1)[0])
     warned = _check_unit(unit[1] if unit else None, "Velocities" in sections)
@@ -66,7 +66,7 @@ def read_data(path: Path, index: int, given: Given) -> Raw:
         names = [comments[t + 1] for t in range(count)]
     elif len(masses) == count:
         names = [_of_mass(masses[t + 1], t + 1) for t in range(count)]
-        warned.append(f"elements of the types are told from their masses: {', '.join(names)}")
+        warned.append(f"elements of the types are identified by their masses: {', '.join(names)}")
     else:
         names = elements(given, count, "a data file of LAMMPS without masses")
     atoms = read_lammps_data(
@@ -95,7 +95,7 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 
 def _type_masses(lines: list[str], labels: list[str]) -> tuple[dict[int, float], dict[int, str]]:
-    """Masses of the types, and elements that labels or comments behind the masses name."""
+    """Masses of the types, and elements from labels or from comments after the masses."""
     masses, named = {}, {}
     for line in lines:
         words, _, comment = line.partition("#")
@@ -117,7 +117,7 @@ def _of_mass(mass: float, kind: int | str) -> str:
         return "H"
     nearest = int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
     if abs(atomic_masses[nearest] - mass) > NEAR:
-        raise ConfigError("structure.elements", [], f"the elements: a mass of {mass:g} amu (type {kind}) tells none")
+        raise ConfigError("structure.elements", [], f"the elements: a mass of {mass:g} amu (type {kind}) fits none")
     return chemical_symbols[nearest]
 
 
@@ -135,7 +135,7 @@ def _check_unit(unit: str | None, velocities: bool) -> list[str]:
 
 
 def read_dump(path: Path, index: int, given: Given) -> Raw:
-    """One frame of a LAMMPS dump; elements from its own column, from masses, or from the settings."""
+    """Read one frame of a LAMMPS dump; elements come from its column, from masses, or from the settings."""
     text, number, count, unit = _dump_frame(path, index)
     header = re.search(r"^ITEM: ATOMS (.*)$", text, re.MULTILINE)
     if header is None:
@@ -149,7 +149,7 @@ def read_dump(path: Path, index: int, given: Given) -> Raw:
         rows.sort(key=lambda words: int(words[columns.index("id")]))
     claimed = re.search(r"^ITEM: NUMBER OF ATOMS\s+(\d+)", text, re.MULTILINE)
     if claimed is None or int(claimed[1]) != len(rows) or any(len(words) < len(columns) for words in rows):
-        raise DataError(f"structure: frame {number} does not hold the atoms and columns that it claims")
+        raise DataError(f"structure: frame {number} does not hold the atoms and columns that its header states")
     order = None
     if "element" not in columns and "mass" not in columns:
         if "type" not in columns:
@@ -170,7 +170,7 @@ def read_dump(path: Path, index: int, given: Given) -> Raw:
 
 
 def _dump_frame(path: Path, index: int) -> tuple[str, int, int, str | None]:
-    """Text of one frame, its number, the number of frames, and the units that are stated."""
+    """Text of one frame, its index, the number of frames, and the stated units."""
     kept: deque[tuple[list[str], int]] = deque(maxlen=-index if index < 0 else 1)
     count, unit, current = 0, None, []
     with path.open(encoding="utf-8") as file:

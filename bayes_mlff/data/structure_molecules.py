@@ -1,4 +1,4 @@
-"""PDB, Molfiles and Gaussian inputs: what ASE's readers leave out of them is read here or refused by name."""
+"""Readers of PDB, Molfiles and Gaussian inputs: what ASE's readers ignore is read here or refused by name."""
 
 import io
 import re
@@ -23,7 +23,7 @@ _LETTERS: Final = re.compile(r"[A-Za-z]+")
 
 
 def read_pdb(path: Path, index: int, given: Given) -> Raw:
-    """One model of a PDB file, with the cell that stands before the first, isotopes and formal charges."""
+    """Read one model of a PDB file, with the last cell before it, isotopes and formal charges."""
     head: list[str] = []
     models: list[list[str]] = [[]]
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -32,7 +32,7 @@ def read_pdb(path: Path, index: int, given: Given) -> Raw:
         elif line.startswith("END") or (line.startswith("MODEL") and models[-1]):
             models.append([])
         elif line.startswith(("CRYST1", "ORIGX")):
-            # Some programs repeat the cell before each model: the last one that precedes a model is its own.
+            # Some programs repeat the cell before each model: the last cell before a model belongs to it.
             head.append((len(models), line))  # type: ignore[arg-type]
     filled = [i for i, model in enumerate(models) if model]
     if not filled:
@@ -52,7 +52,7 @@ def read_pdb(path: Path, index: int, given: Given) -> Raw:
         set_masses(atoms, np.array([ISOTOPES.get(e, m) for e, m in zip(elements, masses, strict=True)]))
     occupancy = atoms.arrays.get("occupancy")
     if occupancy is not None and not occupancy.any():
-        del atoms.arrays["occupancy"]  # as programs write that do not know it
+        del atoms.arrays["occupancy"]  # written by programs that do not know the charge
     formal = [_formal(line[78:80]) for line in chosen]
     if any(formal):
         atoms.info["charge"] = sum(formal)
@@ -60,7 +60,7 @@ def read_pdb(path: Path, index: int, given: Given) -> Raw:
 
 
 def _pdb_element(line: str) -> str:
-    """Chemical symbol of an atom: that of columns 77 and 78, or the name, if it can only mean one element."""
+    """Chemical symbol of an atom: from columns 77 and 78, or from the name if that is unambiguous."""
     stated = line[76:78].strip().capitalize()
     if stated in atomic_numbers or stated in ISOTOPES:
         return stated
@@ -77,22 +77,22 @@ def _pdb_element(line: str) -> str:
 
 
 def _check_alternatives(lines: list[str]) -> None:
-    """Refuse atoms that are there several times, as alternatives."""
+    """Refuse atoms with alternate locations."""
     several = sorted({line[16] for line in lines} - {" "})
     if len(several) > 1:
         raise DataError(
-            f"structure: alternate locations {', '.join(several)} of atoms; allowed: one place for each atom"
+            f"structure: alternate locations {', '.join(several)} of atoms; allowed: one position for each atom"
         )
 
 
 def _formal(text: str) -> int:
-    """Formal charge from '1+', '2-', '+1' or nothing."""
+    """Formal charge, e, from '1+', '2-', '+1' or an empty field."""
     found = re.fullmatch(r"(\d?)([+-])(\d?)", text.strip())
     return 0 if found is None else int(found[2] + (found[1] or found[3] or "1"))
 
 
 def read_molfile(path: Path, index: int, given: Given) -> Raw:
-    """A molecule of an MDL Molfile or SDF of version V2000, with formal charges and isotopes."""
+    """Read a molecule of an MDL Molfile or SDF of version V2000, with formal charges and isotopes."""
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     blocks = [block for block in re.split(r"^\$\$\$\$.*\n?", text, flags=re.MULTILINE) if block.strip()]
     if not blocks:
@@ -119,7 +119,7 @@ def read_molfile(path: Path, index: int, given: Given) -> Raw:
         masses = raw.atoms.get_masses()
         masses[list(heavy)] = list(heavy.values())
         set_masses(raw.atoms, masses)
-    old = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}  # codes in columns 37 to 39 of atoms
+    old = {1: 3, 2: 2, 3: 1, 5: -1, 6: -2, 7: -3}  # charge codes in columns 37 to 39 of atom lines
     coded = [old.get(int(line[36:39].strip() or 0), 0) for line in lines[4 : 4 + n]]
     total = sum(listed["CHG"].values()) if listed["CHG"] else sum(coded)
     if listed["CHG"] or any(coded):
@@ -128,7 +128,7 @@ def read_molfile(path: Path, index: int, given: Given) -> Raw:
 
 
 def _properties(lines: list[str], name: str) -> dict[int, int]:
-    """Values of atoms, from 0, in the lines 'M  NAM'."""
+    """Values by atom index, from 0, in the lines 'M  NAM'."""
     found: dict[int, int] = {}
     for line in lines:
         if line.startswith(f"M  {name}"):
@@ -138,7 +138,7 @@ def _properties(lines: list[str], name: str) -> dict[int, int]:
 
 
 def read_gaussian(path: Path, index: int, given: Given) -> Raw:
-    """A Gaussian input with its charge, multiplicity and isotopes."""
+    """Read a Gaussian input with its charge, multiplicity and isotopes."""
     with path.open(encoding="utf-8") as file:
         atoms: Any = read_gaussian_in(file, attach_calculator=True)
     stated = atoms.calc.parameters

@@ -1,4 +1,4 @@
-"""What was taken from a structure's file, in sentences that a run prints before it begins."""
+"""Sentences on what was read from a structure's file, which a run prints before it starts."""
 
 import ase
 import numpy as np
@@ -14,7 +14,7 @@ from bayes_mlff.data.structure import Structure
 _TAKEN = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges", "occupancy", *SAID}
 
 HEAVIER = 0.05
-"""Deviation of a mass from the standard one, amu, from which on it is worth a word."""
+"""Deviation of a mass from the standard one, amu, above which it is printed."""
 
 
 def describe(structure: Structure, velocities: np.ndarray | None, words: Stated | None = None) -> list[str]:
@@ -33,7 +33,7 @@ def describe(structure: Structure, velocities: np.ndarray | None, words: Stated 
 
 
 def unused(atoms: ase.Atoms, state: ElectronicState) -> list[str]:
-    """What the file has beside that."""
+    """Contents of the file that are not used."""
     lines = []
     columns = sorted(name for name in atoms.arrays if name.lower() not in _TAKEN)
     if columns:

@@ -1,4 +1,4 @@
-"""Remarks and columns beside the atoms that change the physics, but are not where this package reads them."""
+"""Remarks and columns that change the physics but are not in a place that this package reads."""
 
 import re
 from typing import Any, Final
@@ -20,7 +20,7 @@ VELOCITY: Final = (
 """Columns of velocities."""
 
 MASS: Final = ("mass", "atomic_mass", "atomic_masses", "atom_mass")
-"""Columns that are taken for `masses`."""
+"""Columns that are read as `masses`."""
 
 _ISOTOPES: Final = {"isotope", "isotopes"}
 _CELL: Final = {"cell", "box", "cellpar", "celldisp", "lattice", "supercell"}
@@ -33,7 +33,7 @@ _NOT_LISTS: Final = {
     *("orbit", "energy", "energies"),
 }
 _RESULTS: Final = ("magmoms", "charges", "magmom")
-"""What ASE takes for results under these very names."""
+"""Names that ASE reads as results of a calculation."""
 
 _ANGSTROM: Final = re.compile(r"\s*(a|å|ang|angstroms?|ångströms?)\.?\s*", re.IGNORECASE)
 _OTHER_LENGTH: Final = re.compile(
@@ -46,7 +46,7 @@ _LENGTHS: Final = (*UNIT_NAMES["position"], "box")
 
 
 def check(atoms: ase.Atoms) -> None:
-    """Take columns of masses under other names, and refuse what would be lost.
+    """Read columns of masses under other names, and refuse statements that would be lost.
 
     Raises:
       DataError: naming the remark or the column.
@@ -101,7 +101,7 @@ def _check_column(atoms: ase.Atoms, name: str, column: np.ndarray) -> None:
 
 
 def _check_unit(atoms: ase.Atoms, name: str, value: Any) -> None:
-    """Refuse lengths that are said not to be in Å, and units of momenta and masses."""
+    """Refuse lengths in a stated unit other than Å, and stated units of momenta and masses."""
     key = name.lower()
     if _FRACTIONS.search(key) and not set(tokens(name)) & {"energy"} and value is True:
         raise DataError(f"structure: {name}={told(value)} is not read; allowed: positions in Å")
@@ -126,7 +126,7 @@ def _check_unit(atoms: ase.Atoms, name: str, value: Any) -> None:
 
 
 def _check_box(atoms: ase.Atoms, name: str, value: Any) -> None:
-    """Refuse cells and external fields beside the atoms."""
+    """Refuse cells and external fields given as remarks."""
     words, key = set(tokens(name)), name.lower()
     if says_nothing(value):
         return
@@ -151,7 +151,7 @@ def _same_cell(atoms: ase.Atoms, values: np.ndarray) -> bool:
 
 
 def _check_list(atoms: ase.Atoms, name: str, value: Any) -> None:
-    """Refuse what belongs in a column: moments, charges, masses, isotopes, velocities."""
+    """Refuse lists that should be columns: moments, charges, masses, isotopes, velocities."""
     words, key = set(tokens(name)), name.lower()
     if says_nothing(value):
         return

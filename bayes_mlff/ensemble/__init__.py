@@ -1,1 +1,1 @@
-"""Predictions of several posterior samples, and how far to trust them."""
+"""Predictions of several posterior samples, and their calibrated uncertainty."""

@@ -1,4 +1,4 @@
-"""Online calibration of the energy uncertainty by the errors met at interventions.
+"""Online calibration of the energy uncertainty by the errors observed at interventions.
 
 The error of the total energy is modelled as e ~ N(0, sigma²/lambda) with a Gamma(a, b) prior on the
 precision factor lambda. After n interventions with z = e/sigma and S = sum z² the posterior is
@@ -24,7 +24,7 @@ class Calibration(NamedTuple):
 
     a: float  # prior shape, positive
     b: float  # prior rate, positive
-    n: Real  # interventions so far; not a whole number once older ones are forgotten
+    n: Real  # number of interventions; not a whole number if older ones are down-weighted
     s: Real  # sum of (error/sigma)²
 
 
@@ -54,8 +54,8 @@ def update(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, decay: flo
       state: calibration before this intervention.
       error: eV, predicted minus reference total energy, from the ensemble before it learnt this label.
       sigma: eV, the uncalibrated standard deviation of that prediction.
-      decay: in (0, 1]; n and S are multiplied by it first. 1 weighs all interventions alike; below 1 the
-        weights fall exponentially over about 1/(1 - decay) interventions, so that the calibration follows a
+      decay: in (0, 1]; n and S are multiplied by it first. 1 gives all interventions the same weight; below 1 the
+        weights decrease exponentially over about 1/(1 - decay) interventions, so that the calibration follows a
         drifting miscalibration.
 
     Returns:
@@ -73,12 +73,12 @@ def update(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, decay: flo
 
 
 def scale(state: Calibration) -> Real:
-    """Factor s on sigma by which errors are thought to be spread, see the head of this module."""
+    """Scale s of the Student t distribution of error/sigma, see the head of this module."""
     return _scalar(_scale(state))
 
 
 def restart(state: Calibration, z: ArrayLike) -> Calibration:
-    """Forget all interventions but some.
+    """Restart from the prior with some of the interventions only.
 
     Args:
       state: calibration whose prior is kept.
@@ -100,7 +100,7 @@ def exceedance_probability(state: Calibration, sigma: ArrayLike, threshold: Arra
     """Probability that the absolute error of the total energy is above a threshold.
 
     P(|e| > eps) = I_x(nu/2, 1/2) with x = nu/(nu + tau²), tau = eps/(sigma s), where I is the regularised
-    incomplete beta function (Abramowitz & Stegun 1964, 26.7.1 and 26.5.2). It gives the tail itself and keeps
+    incomplete beta function (Abramowitz & Stegun 1964, 26.7.1 and 26.5.2). It computes the tail directly and keeps
     its relative accuracy for small sigma and large n, where a hypergeometric series overflows.
 
     Args:
@@ -117,7 +117,7 @@ def exceedance_probability(state: Calibration, sigma: ArrayLike, threshold: Arra
     nu = _degrees(state)
     tau2 = np.square(_positive("threshold", threshold) / (_positive("sigma", sigma) * _scale(state)))
     outer, inner = nu / (nu + tau2), tau2 / (nu + tau2)
-    # Whichever of x and 1 - x is small must be computed as such: 1 - x would round it away.
+    # The smaller one of x and 1 - x must be computed directly: 1 - x would lose it by rounding.
     tail = np.where(inner < 0.5, special.betaincc(0.5, nu / 2, inner), special.betainc(nu / 2, 0.5, outer))
     return _scalar(tail)
 
@@ -140,12 +140,12 @@ def critical_sigma(state: Calibration, threshold: ArrayLike, *, confidence: floa
 
 
 def largest_critical_sigma(a: float, b: float, decay: float, *, confidence: float = 0.95) -> float:
-    """What `critical_sigma` over the threshold rises to after endless interventions without any error.
+    """Limit of `critical_sigma` divided by the threshold after infinitely many interventions without error.
 
     Args:
       a: prior shape.
       b: prior rate.
-      decay: of `update`; with 1 nothing is forgotten and there is no bound.
+      decay: as in `update`; with 1 there is no finite limit.
       confidence: in (0, 1).
     """
     if decay == 1.0:
@@ -154,7 +154,7 @@ def largest_critical_sigma(a: float, b: float, decay: float, *, confidence: floa
 
 
 def interval(state: Calibration, sigma: ArrayLike, *, confidence: float = 0.95) -> Real:
-    """Half width of the central interval that holds the error with the given probability.
+    """Half width of the central interval that contains the error with the given probability.
 
     Args:
       state: calibration before the intervention in question.
@@ -250,6 +250,6 @@ def _positive(name: str, value: ArrayLike) -> np.ndarray:
 
 
 def _scalar(value: ArrayLike) -> Real:
-    """A plain float where there is one number, so that states and results go into JSON and logs."""
+    """A plain float for a single number, so that states and results can be written to JSON and logs."""
     array = np.asarray(value, np.float64)
     return float(array) if array.ndim == 0 else array

@@ -1,4 +1,4 @@
-"""How good predictions and their uncertainties are; errors are predicted minus reference, of any shape."""
+"""Metrics of predictions and their uncertainties; errors are predicted minus reference, of any shape."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from scipy import special
 
 
 class Coverage(NamedTuple):
-    """How often the truth was inside central intervals."""
+    """Share of true values inside central predictive intervals."""
 
     level: np.ndarray  # [l] nominal probability
     observed: np.ndarray  # [l] share of truths inside
     lower: np.ndarray  # [l] lower end of the binomial confidence interval of the share
     upper: np.ndarray  # [l] upper end
-    count: int  # truths
+    count: int  # number of true values
 
 
 class Share(NamedTuple):
@@ -30,7 +30,7 @@ class Binned(NamedTuple):
     """Mean log likelihood by intervals of absolute error."""
 
     edges: np.ndarray  # [k + 1] unit of the error; interval i is [edges[i], edges[i + 1])
-    mll: np.ndarray  # [k] nats; nan where an interval is empty
+    mll: np.ndarray  # [k] nats; nan for an empty interval
     count: np.ndarray  # [k]
 
 
@@ -132,7 +132,7 @@ def auc_roc(error: ArrayLike, sigma: ArrayLike, threshold: float) -> float:
       threshold: in the unit of the error.
 
     Returns:
-      1 if sigma separates the two classes, 0.5 if it says nothing.
+      1 if sigma separates the two classes, 0.5 if it carries no information.
 
     Raises:
       ValueError: as `mean_log_likelihood`, or if all errors are on one side of the threshold.

@@ -1,4 +1,4 @@
-"""One predictive distribution out of the predictions of K posterior samples."""
+"""Predictive distribution from the predictions of K posterior samples."""
 
 from typing import NamedTuple
 
@@ -42,8 +42,8 @@ def combine(
         [b] of each.
       stress_sigma: eV/Å³, positive; the likelihood's fixed standard deviation of a stress component; needed
         where the prediction has a stress, without effect elsewhere.
-      allow_single_chain: accept K = 1. The variance between chains is then 0: sigma is the likelihood's alone
-        and says nothing of what the model does not know.
+      allow_single_chain: accept K = 1. The variance between chains is then 0: sigma is that of the likelihood only
+        and does not include the model's uncertainty.
 
     Returns:
       Means and standard deviations (not variances), in the prediction's dtype.
@@ -72,7 +72,7 @@ def combine(
 
 
 def _mixture(mean: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation over the leading axis; sigma has that axis too, or is one number."""
+    """Mean and standard deviation over the leading axis; sigma has this axis, too, or is one number."""
     difference = mean - mean[:1]
     within = jnp.square(sigma) if sigma.ndim == 0 else jnp.mean(jnp.square(sigma), axis=0)
     between = jnp.var(difference, axis=0, ddof=1) if mean.shape[0] > 1 else jnp.zeros_like(mean[0])

@@ -10,18 +10,18 @@ from bayes_mlff.ensemble.metrics import Share
 
 
 def structure_share(hits: ArrayLike, structures: ArrayLike, *, confidence: float = 0.95) -> Share:
-    """Share of hits with an interval that takes whole structures as independent.
+    """Share of hits with a confidence interval that treats only whole structures as independent.
 
-    Force components of one structure share their errors, so that an interval that counts each of them is too narrow.
-    The exact binomial interval is taken with an effective number of trials in place of all scalars (Korn & Graubard
-    1998, Surv. Methodol. 24, 193), see `effective_trials`.
+    The errors of the force components of one structure are correlated, so an interval that counts each of them is too
+    narrow. The exact binomial interval is used with an effective number of trials (Korn & Graubard 1998, Surv.
+    Methodol. 24, 193), see `effective_trials`.
 
-    In simulations of beta-binomial hits with 27 scalars a structure, 5 to 40 structures, shares of 0.5 to 0.95 and
-    correlations up to 0.3, intervals of 95 % hold the truth in 93 % or more; at 0.6 in about 89 % or more.
+    In simulations of beta-binomial hits with 27 scalars per structure, 5 to 40 structures, shares of 0.5 to 0.95 and
+    correlations up to 0.3, 95 % intervals contain the truth in at least 93 %; at 0.6 in at least about 89 %.
 
     Args:
       hits: m scalars, each 0 or 1.
-      structures: which structure each scalar belongs to, m integers; at least two of them.
+      structures: structure index of each scalar, m integers; at least two structures.
       confidence: of the interval, in (0, 1).
 
     Raises:
@@ -42,19 +42,19 @@ def structure_share(hits: ArrayLike, structures: ArrayLike, *, confidence: float
 
 
 def log_factor_error(error: ArrayLike, sigma: ArrayLike, structures: ArrayLike, *, confidence: float = 0.95) -> float:
-    """How far the logarithm of `metrics.rescale_factor` may be off, whole structures taken as independent.
+    """Uncertainty of the logarithm of `metrics.rescale_factor`; only whole structures count as independent.
 
-    That is half the logarithm of a ratio of two sums over structures, Σ e² over Σ σ²; its variance is that of the
-    ratio to first order, m/(m - 1) Σ (e²/Σe² - σ²/Σσ²)²/4 over m structures, and Student's t allows for few of them.
+    This logarithm is half that of a ratio of two sums over structures, Σ e² over Σ σ². Its variance follows from the
+    ratio to first order, m/(m - 1) Σ (e²/Σe² - σ²/Σσ²)²/4 over m structures; Student's t allows for small m.
 
-    In simulations of 5 to 20 structures of 27 normal errors, correlated by up to 0.3, whose size varies between
-    structures by a factor that sigma does not know, with a standard deviation of its logarithm of up to 0.3, intervals
-    of 95 % hold the truth in 90 % or more; of 0.5, in 85 % or more.
+    In simulations of 5 to 20 structures of 27 normal errors with correlations up to 0.3, the size of the errors varied
+    between structures by a factor that sigma does not know. If the standard deviation of the logarithm of this factor
+    is up to 0.3, 95 % intervals contain the truth in at least 90 %; with 0.5, in at least 85 %.
 
     Args:
       error: m errors.
       sigma: m positive standard deviations, same unit.
-      structures: which structure each scalar belongs to, m integers; at least 2.
+      structures: structure index of each scalar, m integers; at least 2 structures.
       confidence: of the interval, in (0, 1).
 
     Returns:
@@ -81,21 +81,21 @@ def _by_structure(values: np.ndarray, structures: np.ndarray) -> list[np.ndarray
 
 
 def effective_trials(hits: Sequence[np.ndarray] | np.ndarray, confidence: float) -> float:
-    """Number of independent scalars that would tell as much about a share.
+    """Number of independent scalars that determine a share with the same accuracy.
 
-    That is the n scalars of m structures over the design effect n Var(p)/(p (1 - p)), which is 1 for independent
-    scalars, and k for equal ones of k each. The variance of the share p of all scalars is that of a ratio of two sums
-    over structures, with h hits among k scalars in each, m/(m - 1) Σ (h - p k)²/n². To the m - 1 differences between
-    structures that it is estimated from one is added that says k, as few structures can agree by chance, and the square
-    of Student's t over the normal quantile allows for what the estimate is unsure of. Where structures differ in k, its
-    mean over the scalars, Σ k²/n, takes its place.
+    It is the n scalars of m structures divided by the design effect n Var(p)/(p (1 - p)), which is 1 for independent
+    scalars, and k if all k scalars of each structure are equal. The variance of the share p of all scalars is that of a
+    ratio of two sums over structures, with h hits among k scalars in each, m/(m - 1) Σ (h - p k)²/n². Since few
+    structures can agree by chance, the design effect is averaged over the m - 1 differences between structures and one
+    additional value of k. The square of Student's t over the normal quantile allows for the uncertainty of the
+    estimate. If structures differ in k, its mean over the scalars, Σ k²/n, is used.
 
     Args:
-      hits: of each of m structures, [k] each 0 or 1.
-      confidence: of the interval that it is for, in (0, 1).
+      hits: for each of m structures, [k] values 0 or 1.
+      confidence: of the interval for which it is used, in (0, 1).
 
     Returns:
-      From n/k, which is m where all have equally many scalars, to n; n/k where all hits are alike.
+      A value from n/k, which is m if all structures have the same number of scalars, to n; n/k if all hits are equal.
     """
     m, sizes = len(hits), np.array([len(each) for each in hits], np.float64)
     found = np.array([np.sum(each) for each in hits], np.float64)

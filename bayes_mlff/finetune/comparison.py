@@ -1,4 +1,4 @@
-"""Methods, numbers of training frames and seeds side by side: their fits, a table and figures."""
+"""Comparison of methods, numbers of training frames and seeds: the fits, a table and figures."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
 
 
 class Comparison(NamedTuple):
-    """Force components of the same frames after fits that differ in method, training frames and seed."""
+    """Errors of the force components of the same frames after fits that differ in method, training frames and seed."""
 
     compared_on: str  # test or validation
     frames: int
@@ -28,14 +28,14 @@ class Comparison(NamedTuple):
     pretrained: dict[str, float]  # rmse_kcal_mol_a and mae_kcal_mol_a before fine-tuning
     # method, m, seed, `tables.numbers`, coverage_95_consistent, sampling_seconds, mll_by_error, directory
     fits: list[dict[str, Any]]
-    stopped: dict[str, str]  # what ended the others, by the names of their directories
+    stopped: dict[str, str]  # errors that ended the other fits, by the names of their directories
 
 
 class _Job(NamedTuple):
-    """One fit to be done."""
+    """One fit of a comparison."""
 
-    config: FinetuneConfig  # as its directory states it
-    metrics: dict[str, Any] | None  # contents of metrics.json if it was done before
+    config: FinetuneConfig  # as stored in its directory
+    metrics: dict[str, Any] | None  # contents of metrics.json if the fit is already complete
 
 
 def compare(
@@ -47,35 +47,35 @@ def compare(
     base: Path = Path(),
     observer: Observer | None = None,
 ) -> Comparison:
-    """Fit every method to every number of training frames with every seed, and put the results side by side.
+    """Fit every method with every number of training frames and every seed, and compare the results.
 
-    Every fit has a directory in that of the results, named like `sghmc-m10-s0`, as `fit` leaves it. A complete one is
-    skipped, an interrupted one continued. At last `comparison.md`, `comparison.json`, `comparison.png` and
-    `likelihood_by_error.png` are written, for the test set, else the validation set; of the fits asked for, no others.
+    Each fit writes its files to a subdirectory of the results directory, named like `sghmc-m10-s0`. A complete fit is
+    skipped, an interrupted one continued. Then `comparison.md`, `comparison.json`, `comparison.png` and
+    `likelihood_by_error.png` are written for the requested fits only, on the test set or else the validation set.
 
     Args:
-      config: what all fits share; of its `method`, `data.frames` and `seed` those that are not given here are used.
-      methods: names.
+      config: settings of all fits; its `method`, `data.frames` and `seed` are used if not given here.
+      methods: names of methods.
       sizes: numbers of training frames.
-      seeds: of everything that is random, including which frames of the training file are learnt from; left out, the
-        configuration says which.
+      seeds: seeds of everything that is random, including the choice of training frames; if left out, these are
+        chosen by the configuration.
       base: directory against which relative paths are resolved.
       observer: told about progress.
 
     Returns:
-      The results; fits that came to a chain that is no longer finite are named under `stopped`.
+      The results; fits that stopped because a chain became non-finite are listed under `stopped`.
 
     Raises:
       ConfigError, DataError, WeightsError, RunDirectoryError: before anything is computed, if a fit cannot work, its
-        directory holds another one, or an entry is there twice; doubts about units, in the first fit with any.
-      RunStoppedError: if no fit came to an end.
+        directory holds another one, or an entry is given twice; for doubtful units, in the first fit concerned.
+      RunStoppedError: if no fit was completed.
     """
     observer = observer or Silent()
     jobs = _jobs(config, methods, sizes, seeds, base)
     done: dict[str, dict[str, Any]] = {}
     stopped: dict[str, str] = {}
     for number, (name, job) in enumerate(jobs.items(), 1):
-        observer.say(f"{number} of {len(jobs)}: {name}" + ("" if job.metrics is None else " was done before"))
+        observer.say(f"{number} of {len(jobs)}: {name}" + ("" if job.metrics is None else " is already complete"))
         if job.metrics is not None:
             done[name] = job.metrics
             continue
@@ -99,13 +99,13 @@ def _jobs(
     seeds: Sequence[int] | None,
     base: Path,
 ) -> dict[str, _Job]:
-    """What is to be done, by the names of directories, all checked."""
+    """All fits by the names of their directories, checked."""
     for key, values in (("methods", methods), ("sizes", sizes), ("seeds", seeds)):
         if values is not None and (not values or len({str(value) for value in values}) < len(values)):
             raise ConfigError(key, list(values), "one or more entries, each once")
     data = config.data
     if not any((data.test, data.test_frames, data.validation, data.validation_frames)):
-        raise ConfigError("data.test", None, "frames to compare on: data.test, data.test_frames or those of validation")
+        raise ConfigError("data.test", None, "a set to compare on: data.test(_frames) or data.validation(_frames)")
     every = config.model_dump(mode="json")
     wanted = [
         configuration.parse(_changed(every, method, size, seed, draw=seeds is not None))
@@ -133,13 +133,13 @@ def _jobs(
 
 
 def _changed(raw: dict[str, Any], method: str, size: int | None, seed: int, *, draw: bool) -> dict[str, Any]:
-    """Settings of one fit; `draw` has its frames drawn with the seed."""
+    """Settings of one fit; with `draw`, its seed also selects the training frames."""
     data = raw["data"] | {"frames": size} | ({"frames_seed": seed} if draw else {})
     return raw | {"data": data, "method": method, "seed": seed}
 
 
 def _done_before(config: FinetuneConfig, inputs: str, path: Path) -> dict[str, Any] | None:
-    """Contents of metrics.json if the fit was done and evaluated with the same settings, labels and model."""
+    """Contents of metrics.json if the fit is complete, with the same settings, labels and model; else None."""
     file = path / "metrics.json"
     if not file.is_file():
         return None
@@ -149,7 +149,7 @@ def _done_before(config: FinetuneConfig, inputs: str, path: Path) -> dict[str, A
 
 
 def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Comparison:
-    """Put together contents of metrics.json by the names of directories."""
+    """Collect the contents of metrics.json by the names of directories."""
     first = next(iter(done.values()))
     shown = "test" if "test" in first else "validation"
     forces = {name: metrics[shown]["fine_tuned"]["forces_kcal_mol_a"] for name, metrics in done.items()}
@@ -173,13 +173,13 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
 
 
 def table(made: Comparison) -> list[list[str]]:
-    """Cells of a comparison, titles in the first row, the pretrained model in the second."""
+    """Cells of the comparison table: titles in the first row, the pretrained model in the second."""
     titles, *others = tables.rows(made.fits, COLUMNS)
     return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], COLUMNS)], *others]
 
 
 def pooled(intervals: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """`mll_by_error` of several fits with the same intervals, as if their components were those of one."""
+    """`mll_by_error` of the pooled components of several fits with the same intervals."""
     joined = []
     for rows_of_one in zip(*intervals, strict=True):
         count = sum(row["count"] for row in rows_of_one)

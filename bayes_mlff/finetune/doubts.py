@@ -1,4 +1,4 @@
-"""Doubts about labels that the pretrained model, or the labels among themselves, contradict."""
+"""Checks of labels against the pretrained model, and of energies against forces."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -22,46 +22,46 @@ from bayes_mlff.models.energetics import Prediction
 
 FRAMES_TO_DOUBT: Final = 8
 COMPONENTS_TO_DOUBT: Final = 100
-"""Frames of a set, and force components, with fewer of which chance can make labels resemble another unit."""
+"""Number of frames of a set, and of force components, below which labels may resemble another unit by chance."""
 FORCES_TO_DOUBT: Final = 0.1
-"""RMS of the predicted force components, eV/Å, below which frames are too near a minimum to say anything."""
+"""RMS of the predicted force components, eV/Å, below which frames are too near a minimum for a verdict."""
 GRADIENTS_TO_DOUBT: Final = 0.7
-"""The same for their sign where no energies confirm it: near a minimum, and a model has its own, signs mean little."""
+"""The same for the sign of the forces without energies: near a minimum, signs depend on the model's own minimum."""
 VANISHING: Final = 0.1
-"""RMS of the predicted force components of a frame, eV/Å, from which forces that are all exactly zero are none."""
+"""RMS of the predicted force components of a frame, eV/Å, above which exact zeros cannot be true forces."""
 SAME_ENERGY: Final = 1e-7
-"""eV, within which energies are the same."""
+"""Largest difference, eV, of energies that count as equal."""
 DIFFERENT_ENERGY: Final = 0.02
-"""eV, range of predicted energies from which those of a composition cannot all be the same."""
+"""Range of the predicted energies of a composition, eV, above which the labels cannot all be equal."""
 UNRELATED: Final = 0.5
-"""Correlation of differences of energies with work below which labels do not belong together ..."""
+"""Correlation of energy differences with work below which labels are inconsistent ..."""
 RELATED: Final = 0.75
-"""... where the model's own correlate better than this, so that frames are near enough to tell."""
+"""... if the model's own values correlate better than this, so that frames are close enough for a verdict."""
 MOST_GROUPS: Final = 50
-"""Compositions of a set that are checked by themselves, the most frequent."""
+"""Largest number of compositions of a set that are checked separately, the most frequent ones."""
 FAR_APART: Final = ("eV/A", "kcal/mol/A", "kJ/mol/A", "hartree/bohr")
 ENERGIES_FAR_APART: Final = ("eV", "kcal/mol", "kJ/mol", "hartree")
-"""Units that a model can tell apart whose forces and energies are too small by half."""
+"""Units that can be told apart even with a model whose forces and energies are too small by half."""
 CLEARLY_OFF: Final = 1.3
-"""How far from 1 all likely ratios of differences of energies to work have to be; the least wrong unit is 1.9 off."""
+"""Factor from 1 beyond which the whole interval of the ratio is refused; the closest wrong unit gives 1.9."""
 EXPLAINS: Final = 1.25
-"""Within which factor of a ratio a reason for it has to be."""
+"""Largest factor between a ratio and the value that an explanation predicts."""
 
 
 def check_set(
     prediction: Prediction, frames: Frames, units: Units, name: str, *, by_model: bool = True
 ) -> dict[str, Ratio | Untested]:
-    """All checks of a set, and those of every composition with enough frames, which may be of different origins.
+    """All checks of a set and of every composition with enough frames, since compositions may have different sources.
 
     Args:
       prediction: of the pretrained model, fields [1, f, ...].
       frames: labels, converted.
       units: of the file.
       name: of the set.
-      by_model: whether labels that the model contradicts are refused, too.
+      by_model: also refuse labels that contradict the model.
 
     Returns:
-      By name, of the set and of compositions in it, differences of energies over the work of the forces.
+      Ratio of energy differences to the work of the forces, by name of the set and of the compositions in it.
 
     Raises:
       DataError: naming what is wrong.
@@ -76,7 +76,7 @@ def check_set(
                 text = f"{name}, {len(index)} frames of {Symbols(numbers[numbers > 0]).get_chemical_formula()}"
                 parts[text] = taken(prediction, index), frames.take(index)
     found = {}
-    # The compositions first, since they say more.
+    # Compositions first, since their errors are more specific.
     for text, (predicted, used) in sorted(parts.items(), key=lambda item: item[0] == name):
         found[text] = check_work(predicted, used, units, text)
         if by_model:
@@ -90,9 +90,9 @@ def taken(prediction: Prediction, index: np.ndarray) -> Prediction:
 
 
 def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
-    """Refuse forces of a frame that are all exactly zero and energies that are all the same, where the model differs.
+    """Refuse frames with all forces exactly zero, and compositions with equal energies, unless the model agrees.
 
-    By symmetry it agrees with forces that vanish in perfect crystals, and with energies of copies that are rotated.
+    The model agrees if forces vanish by symmetry, as in perfect crystals, or if frames are rotated copies.
 
     Raises:
       DataError: naming the first such frame.
@@ -105,7 +105,7 @@ def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
     if len(zero):
         raise DataError(
             f"data.{name}: the forces of {len(zero)} of {frames.size} frames are all exactly zero (first frame "
-            f"{zero[0]} of those used), which by the pretrained model they are not; allowed: forces of every frame, or "
+            f"{zero[0]} of those used), but the pretrained model predicts others; allowed: forces of every frame, or "
             "data.doubtful_units: allow"
         )
     if frames.energy is None:
@@ -115,22 +115,22 @@ def check_values(prediction: Prediction, frames: Frames, name: str) -> None:
         if len(index) > 2 and np.ptp(frames.energy[index]) < SAME_ENERGY and spread > DIFFERENT_ENERGY:
             raise DataError(
                 f"data.{name}: the energies of all {len(index)} frames with the atoms of frame {index[0]} are the same "
-                f"({frames.energy[index[0]]:.6g} eV), which by the pretrained model span {spread:.3g} eV; allowed: "
-                "the energy of every frame, targets: forces in a file without energies, or data.doubtful_units: allow"
+                f"({frames.energy[index[0]]:.6g} eV), but the pretrained model predicts a range of {spread:.3g} eV; "
+                "allowed: the energy of every frame, targets: forces without energies, or data.doubtful_units: allow"
             )
 
 
 def check_units(
     prediction: Prediction, frames: Frames, units: Units, name: str, work: Ratio | Untested | None = None
 ) -> None:
-    """Doubt units by which the labels of a set are far from the predictions of the pretrained model.
+    """Refuse units if the labels agree far better with the pretrained model in another unit.
 
     Args:
       prediction: of the pretrained model, fields [1, f, ...].
       frames: labels, converted from the stated units.
       units: of the file.
       name: of the set.
-      work: differences of energies over work; where it is positive the sign of the forces is not doubted.
+      work: ratio of energy differences to work; if it is positive, the sign of the forces is not questioned.
 
     Raises:
       DataError: naming the key, its value and the unit that fits far better.
@@ -160,18 +160,18 @@ def check_units(
         if unit is not None:
             raise DataError(
                 f"data.{key}: got {got}, but by the pretrained model the labels of data.{name} look like {unit} "
-                "(a minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
+                "(minus: gradients in place of forces); allowed: the unit of the file, or data.doubtful_units: allow"
             )
 
 
 def _around_compositions(numbers: np.ndarray, *energies: np.ndarray) -> list[np.ndarray]:
-    """Each of the energies [f] around their median among the frames of a composition, of those that have several."""
+    """Energies minus the median of their composition, for compositions with several frames."""
     groups = [index for index in alike(np.sort(numbers, axis=1)) if len(index) > 1]
     return [np.concatenate([[], *(x[index] - np.median(x[index]) for index in groups)]) for x in energies]
 
 
 def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) -> Ratio | Untested:
-    """Refuse energies and forces that do not belong together.
+    """Refuse energies and forces that are inconsistent with each other.
 
     Args:
       prediction: of the pretrained model, fields [1, f, ...].
@@ -180,10 +180,10 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
       name: of the set.
 
     Returns:
-      Differences of energies over the work of the forces; or why the set cannot tell.
+      Ratio of energy differences to the work of the forces; or why it cannot be determined.
 
     Raises:
-      DataError: naming the ratio and what would explain it.
+      DataError: naming the ratio and possible explanations.
     """
     if frames.energy is not None and frames.size < FRAMES_TO_DOUBT:
         return Untested(f"there are fewer than {FRAMES_TO_DOUBT} frames")
@@ -191,10 +191,10 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
     if isinstance(found, Untested):
         if found.model > RELATED and found.labels < UNRELATED:
             raise DataError(
-                f"data.{name}: energies and forces of near frames do not belong together: differences of energies "
-                f"correlate with the work of the forces by {found.labels:.2f}, those of the pretrained model at the "
-                f"same frames by {found.model:.2f}; allowed: energies and forces of one potential energy surface, in "
-                "the same order and units in all frames, or data.doubtful_units: allow"
+                f"data.{name}: energies and forces of nearby frames are inconsistent: the correlation of energy "
+                f"differences with the work of the forces is {found.labels:.2f}, but that of the pretrained model at "
+                f"the same frames is {found.model:.2f}; allowed: energies and forces of one potential energy surface, "
+                "in the same order and units in all frames, or data.doubtful_units: allow"
             )
         return found
     if not _clearly_off(found):
@@ -202,10 +202,10 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
     total = work_ratio(frames._replace(energy=frames.energy * frames.atoms), prediction)  # pyright: ignore
     explained = explanations(found, units)
     if isinstance(total, Ratio) and abs(np.log(abs(total.value))) < np.log(EXPLAINS) and total.value > 0.0:
-        explained.insert(0, "energies per atom, which are to be multiplied by the number of atoms")
+        explained.insert(0, "energies per atom, which have to be multiplied by the number of atoms")
     because = f"as {' or '.join(explained[:3])} would be" if explained else "which no unit explains"
     raise DataError(
-        f"data.{name}: differences of energies are {found.value:.3g} times the work of the forces between near frames "
+        f"data.{name}: energy differences are {found.value:.3g} times the work of the forces between nearby frames "
         f"(95 % interval {found.lower:.3g} to {found.upper:.3g}, {found.pairs} pairs), {because}; allowed: energies "
         f"and forces of one potential energy surface (read in {units.energy}, {units.forces}, positions in "
         f"{units.positions}), or data.doubtful_units: allow"
@@ -217,7 +217,7 @@ def _clearly_off(found: Ratio) -> bool:
 
 
 def explanations(found: Ratio, units: Units) -> list[str]:
-    """Units or a sign by which the ratio would be near 1, the nearest first."""
+    """Units or a sign that would bring the ratio near 1, the best one first."""
 
     def nearest(factors: Mapping[str, float], stated: str, power: int) -> list[tuple[float, str]]:
         sizes = {unit: abs(np.log(abs(found.value) * (x / factors[stated]) ** power)) for unit, x in factors.items()}

@@ -1,4 +1,4 @@
-"""Charge and spin of labelled frames: one potential energy surface has one of each."""
+"""Charge and spin of labelled frames, which must be the same for all: they select the potential energy surface."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,13 +16,14 @@ def common_state(files: Mapping[str, LabelledSet]) -> dict[str, float]:
     A frame that states nothing counts as neutral and in its lowest spin.
 
     Args:
-      files: by the names of their keys.
+      files: labelled files by configuration key.
 
     Returns:
-      `charge`, and `spin`, `multiplicity` or whatever the files call it; without what no frame states.
+      `charge`, and the spin under the name that the files use (`spin`, `multiplicity`, ...); what no frame states is
+      missing.
 
     Raises:
-      DataError: naming two frames that differ, or one whose electrons do not allow its spin.
+      DataError: naming two frames that differ, or one whose spin is impossible for its number of electrons.
     """
     rows = [
         _Row(f"data.{name}, frame {index}", state, numbers[numbers > 0], bool(pbc.any()))
@@ -64,8 +65,8 @@ def _check_possible(row: _Row) -> None:
         charge = row.state.charge or 0.0
         electrons = int(row.numbers.sum()) - round(charge)
         raise DataError(
-            f"{row.where} {_said_spin(row)}, which {electrons} electrons (charge {charge:g}) cannot have; allowed: "
-            "charge and spin that go together, or data.electronic_states: allow"
+            f"{row.where} {_said_spin(row)}, which {electrons} electrons (charge {charge:g}) cannot have; "
+            "allowed: a spin that fits the charge, or data.electronic_states: allow"
         )
 
 

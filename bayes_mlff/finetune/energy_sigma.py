@@ -1,7 +1,7 @@
-"""σ of energies that are not learnt: they follow from the forces, and only their level was fitted.
+"""σ of energies that are not learnt: they follow from the forces, and only atomic reference energies were fitted.
 
-How far samples differ in such energies says next to nothing about the error of any one frame. What is measured is the
-scatter of the training energies around their fitted level, and the error on validation frames, where there are some.
+The spread of the samples in such energies says almost nothing about the error of a frame. Instead, σ is measured as the
+scatter of the training energies after this fit, and by the error on validation frames if there are any.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from bayes_mlff.finetune.evaluate import Quality
 from bayes_mlff.posterior.likelihood import PerAtom
 
 CENTRAL = 0.95
-"""Probability of the interval that is to hold as much whatever the number of frames is."""
+"""Probability of the interval whose coverage should not depend on the number of frames."""
 
 
 def scatter(error: np.ndarray, atoms: np.ndarray, fitted: int, least: float | PerAtom) -> float | PerAtom | None:
@@ -20,11 +20,11 @@ def scatter(error: np.ndarray, atoms: np.ndarray, fitted: int, least: float | Pe
     Args:
       error: [f] eV, mean of the samples minus reference, after the fit.
       atoms: [f] numbers of atoms.
-      fitted: number of fitted constants, counting linearly independent ones only.
-      least: smallest value, whose kind, total or per atom, the result has.
+      fitted: number of linearly independent fitted constants.
+      least: smallest value; the result is of the same kind, total or per atom.
 
     Returns:
-      The value, None if there are no more frames than constants.
+      The standard deviation; None if there are no more frames than constants.
     """
     left = len(error) - fitted
     if left < 1:
@@ -35,7 +35,7 @@ def scatter(error: np.ndarray, atoms: np.ndarray, fitted: int, least: float | Pe
 
 
 def allowance(frames: int) -> float:
-    """Factor on a σ that so many errors were used for, by which its normal 95 % interval is that of Student's t."""
+    """Factor on a σ from so many errors that makes its normal 95 % interval equal to that of Student's t."""
     tail = 0.5 + 0.5 * CENTRAL
     return float(stats.t.ppf(tail, frames) / stats.norm.ppf(tail))
 
@@ -45,11 +45,11 @@ def factor(validation: Quality | None, scaled: float, left: int) -> float:
 
     Args:
       validation: errors on the validation frames; None without any.
-      scaled: factor by which the mean square of σ is that of these errors.
-      left: training frames less the constants fitted to them.
+      scaled: factor that makes the mean square of σ equal to that of these errors.
+      left: number of training frames minus that of the constants fitted to them.
 
     Returns:
-      Infinity if nothing was measured.
+      The factor; infinity if there are no errors to estimate it from.
     """
     if validation is not None:
         return scaled * allowance(len(validation.error))

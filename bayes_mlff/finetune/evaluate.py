@@ -1,4 +1,4 @@
-"""Predictions of labelled frames by every sample, and how good they and their σ are."""
+"""Predictions of labelled frames by every sample, and metrics of the predictions and their σ."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from bayes_mlff.posterior.likelihood import of_structures
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 ERROR_EDGES = (0.0, 0.25, 0.5, 1.0, 2.0, float("inf"))
-"""Intervals of force errors, in units of what counts as a large error."""
+"""Edges of the intervals of force errors, in units of a large error."""
 Single = Callable[[jax.Array, Graph], Prediction]
 """One set of weights [p] and a batch of graphs; compiled."""
 
@@ -31,13 +31,13 @@ class Quality(NamedTuple):
     reference: np.ndarray  # [m]
     error: np.ndarray  # [m]
     sigma: np.ndarray | None  # [m]
-    frame: np.ndarray  # [m] ascending, which frame a scalar belongs to
+    frame: np.ndarray  # [m] ascending, index of the frame of each scalar
 
 
 class Outcome(NamedTuple):
     """Observables of one set of frames."""
 
-    energy: Quality | None  # eV, total, of frames whose level is known; None without any; σ is None if it is not known
+    energy: Quality | None  # eV, total, of frames with a known energy zero; None if there are none
     forces: Quality  # eV/Å, components
     stress: Quality | None  # eV/Å³, six components; None where not labelled or not predicted
 
@@ -49,7 +49,7 @@ def predict(single: Single, params: jax.Array, graphs: Graph, batch: int) -> Pre
       single: compiled model.
       params: [c, p].
       graphs: leaves [f, ...].
-      batch: frames at once.
+      batch: number of frames that are evaluated together.
 
     Returns:
       Fields [c, f, ...], float64 on the host.
@@ -71,13 +71,13 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
     """Compare predictions [c, f, ...] of an ensemble's samples with the labels.
 
     Args:
-      prediction: energies as the network gives them.
+      prediction: of the network, without atomic reference energies.
       frames: labels.
       ensemble: atomic reference energies, factors on σ and σ of the likelihood.
-      with_sigma: False leaves σ out, for models whose σ means nothing.
+      with_sigma: False leaves σ out, for models whose σ has no meaning.
     """
     atomic = ensemble.atomic_reference_energy(frames.numbers)
-    shared = np.mean(atomic, axis=0)  # large: added after the moments, which may be taken in float32
+    shared = np.mean(atomic, axis=0)  # large, so added after the moments, which may be float32
     own = prediction._replace(energy=prediction.energy + (atomic - shared[None]))
     stress_sigma = ensemble.stress_sigma_ev_a3
     single = prediction.energy.shape[0] == 1
@@ -128,7 +128,7 @@ def rescaling(validation: Outcome) -> SigmaFactors:
 
 
 class FactorErrors(NamedTuple):
-    """How far the logarithms of the factors on σ may be off, half-widths of 95 % intervals; None where not known."""
+    """Uncertainty of the logarithms of the factors on σ: half-widths of 95 % intervals; None if not known."""
 
     energy: float | None = None
     forces: float | None = None
@@ -136,7 +136,7 @@ class FactorErrors(NamedTuple):
 
 
 def factor_errors(validation: Outcome) -> FactorErrors:
-    """Errors of the factors of `rescaling`, which few frames of a validation set decide."""
+    """Uncertainty of the factors of `rescaling`, due to the small number of validation frames."""
 
     def half_width(quality: Quality | None) -> float | None:
         if quality is None or quality.sigma is None or not quality.error.any() or quality.frame[0] == quality.frame[-1]:
@@ -150,9 +150,9 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErro
     """Metrics of every observable, for a JSON file: kcal/mol, kcal/mol/Å and GPa.
 
     Args:
-      result: errors, and σ where there is one.
-      large_error_kcal_mol_a: force errors that σ should point to.
-      errors: of the factors on σ, where these come from other frames.
+      result: errors, and σ if there is one.
+      large_error_kcal_mol_a: size of the force errors that σ should detect.
+      errors: uncertainty of the factors on σ, if these come from other frames.
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
@@ -198,10 +198,10 @@ def _numbers(quality: Quality, unit: float, log_error: float | None, threshold: 
 def _coverage_intervals(
     deviations: np.ndarray, inside: metrics.Coverage, frame: np.ndarray, log_error: float | None
 ) -> dict[str, dict]:
-    """95 % intervals of the observed shares, by nominal level; one frame shows no correlation."""
+    """95 % intervals of the coverage, by nominal level; a single frame gives no estimate of the correlation."""
     intervals = {}
     for level, observed, low, high in zip(LEVELS, inside.observed, inside.lower, inside.upper, strict=True):
-        within = np.abs(deviations) / stats.norm.ppf(0.5 + 0.5 * level)  # in units of what the level allows
+        within = np.abs(deviations) / stats.norm.ppf(0.5 + 0.5 * level)  # in units of the half-width of the interval
         found = intervals[f"{level:g}"] = {"binomial": [float(low), float(high)]}
         if frame[0] == frame[-1]:
             continue
@@ -218,7 +218,7 @@ def _coverage_intervals(
 
 
 def _by_error(error: np.ndarray, sigma: np.ndarray, threshold: float) -> list[dict]:
-    """Mean log likelihood in intervals of the absolute error; None where an interval is empty or has no end."""
+    """Mean log likelihood in intervals of the absolute error; None for an empty or unbounded value."""
     edges = [threshold * edge for edge in ERROR_EDGES]
     split = metrics.mean_log_likelihood_by_error(error, sigma, edges)
     return [

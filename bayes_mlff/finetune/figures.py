@@ -1,4 +1,4 @@
-"""Figures of a fine-tuning, and of several side by side. Numbers in, PNG bytes out."""
+"""Figures of one fine-tuning, and of the comparison of several: each function turns numbers into PNG bytes."""
 
 from typing import Any, Final
 
@@ -21,11 +21,11 @@ NAMES: Final = {
     "deep-ensemble": "deep ensemble",
     "scratch": "SGHMC from scratch",
 }
-"""Of the methods, in the order of legends."""
+"""Names of the methods, in the order of legends."""
 MOST_POINTS = 20_000
-"""Of a scatter plot; more are thinned evenly."""
+"""Largest number of points of a scatter plot; more are thinned evenly."""
 SIGNED_LOG_BELOW: Final = -10.0
-"""Mean log likelihood from which on the differences of greater ones could not be seen on a linear axis."""
+"""Mean log likelihood below which the axis is logarithmic: a linear one would hide differences of larger values."""
 
 
 def parity(forces: Quality, zero_shot: Quality | None) -> bytes:
@@ -120,9 +120,9 @@ def likelihood_by_error(methods: dict[str, list[dict[str, Any]]], title: str | N
 
 
 def comparison(entries: list[dict[str, Any]], before: float | None = None) -> bytes:
-    """Likelihood and detection of large errors against error, and where sizes differ error against size, as PNG.
+    """Likelihood and AUC-ROC against error, and error against number of frames if there are several, as PNG.
 
-    Marks are means over seeds, bars their range.
+    Markers are means over seeds, bars their range.
 
     Args:
       entries: of fits, with `method`, `m`, `rmse_kcal_mol_a`, `mll` and `auc_roc`, which may be None.
@@ -155,17 +155,17 @@ def comparison(entries: list[dict[str, Any]], before: float | None = None) -> by
         for axis in logarithmic:
             plain_log(axis)
         for right in others:
-            if sizes[-1] < 5 * sizes[0]:  # or else ticks would be at fractions of frames
+            if sizes[-1] < 5 * sizes[0]:  # otherwise ticks would be at fractions of frames
                 right.set_xticks(sizes)
         if all(e["auc_roc"] is None for e in entries):
             middle.text(0.5, 0.5, "no large errors, or only such", transform=middle.transAxes, ha="center")
-        # Where sizes differ, likelihood falls with the error: that corner is free.
+        # With several sizes the likelihood decreases with the error: this corner is free.
         left.legend(fontsize=8, loc="lower left" if several else "best")
         return png(figure)
 
 
 def _against(axes: Axes, entries: list[dict[str, Any]], horizontal: str, vertical: str, method: str) -> None:
-    """Means over seeds of two numbers, with the range of the vertical one, for every size where it is known."""
+    """Means over seeds of two quantities, with the range of the vertical one, for each number of frames."""
     sizes = sorted({e["m"] for e in entries if e[vertical] is not None})
     if not sizes:
         return

@@ -1,4 +1,4 @@
-"""What labelled sets must be like; each check names the set and the frames that are not."""
+"""Checks of labelled sets; each error names the set and the frames."""
 
 from typing import Final
 
@@ -14,24 +14,24 @@ from bayes_mlff.finetune.label_units import FORCE_UNITS, POSITION_UNITS, Units
 from bayes_mlff.finetune.labelled import Frames
 
 LARGEST_FORCE: Final = 10.0
-"""RMS force component above which the unit is doubted, eV/Å; 300 to 1000 K give 0.5 to 3."""
+"""RMS force component, eV/Å, above which the unit is questioned; values at 300 to 1000 K are 0.5 to 3."""
 CLOSEST_PAIR: Final = 0.5
-"""Distance of two atoms below which positions are not in Å."""
+"""Distance of two atoms below which positions cannot be in Å."""
 SHORTEST_BOND: Final = 0.75
 LONGEST_BOND: Final = 1.4
-"""Distances of nearest neighbours over sums of covalent radii within which a unit of positions is not doubted."""
+"""Range of nearest-neighbour distances over sums of covalent radii in which the unit is not questioned."""
 USUAL_BOND: Final = (0.8, 1.3)
-"""Within which another unit explains them."""
+"""Range of the median ratio in which another unit counts as an explanation."""
 BOND_FRAMES: Final = 200
 FEW_FRAMES: Final = 0.1
-"""Part of the frames of a set; of more than these, or of two frames, the unit of positions is refused."""
+"""Fraction of the frames of a set: with more implausible frames than this, or with two, the unit is refused."""
 NOBLE: Final = (2, 10, 18, 36, 54, 86)
 SAME_GEOMETRY: Final = 1e-3
-"""Å by which no coordinate and no component of the cell differs between geometries that count as one."""
+"""Largest difference, Å, of any coordinate or cell component between geometries that count as equal."""
 
 
 def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str, keys: LabelKeys) -> None:
-    """Refuse a file of which some frames have energies and others not, or that lacks stress that is to be learnt.
+    """Refuse a file in which only some frames have energies, or that lacks the stress if it is a target.
 
     Raises:
       DataError: naming key, the first such frame and what it lacks.
@@ -51,7 +51,7 @@ def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str
 
 
 def same_labels(sets: dict[str, Frames]) -> None:
-    """Refuse sets of which some have energies and others not.
+    """Refuse sets of which only some have energies.
 
     Raises:
       DataError: naming two such sets.
@@ -66,15 +66,15 @@ def same_labels(sets: dict[str, Frames]) -> None:
 
 
 def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
-    """Refuse forces and distances that no unit of these can explain.
+    """Refuse forces and distances that are implausible, as from a wrong unit.
 
     Args:
-      frames: labels, converted.
-      key: of the configuration that names the file.
-      large_forces: whether forces above any that are usual are accepted.
+      frames: labels, converted to Å, eV and eV/Å.
+      key: configuration key that names the file.
+      large_forces: accept forces above the usual range.
 
     Raises:
-      DataError: naming key, and the frame where it is one.
+      DataError: naming the key, and the frame if it is a single one.
     """
     rms = frames.force_rms
     if rms > LARGEST_FORCE and not large_forces:
@@ -94,14 +94,15 @@ def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
 
 
 def bond_lengths(frames: Frames, units: Units, key: str) -> None:
-    """Refuse a unit of positions by which atoms are no neighbours, where another one makes them so.
+    """Refuse a unit of positions with implausible nearest-neighbour distances, if another unit gives usual ones.
 
     Distances of nearest neighbours over the sums of their covalent radii are near 1 in molecules, crystals and metals;
-    noble gases are left out. A unit is only refused if nearly all atoms of all frames say so, or of single frames with
-    at least three atoms, unless other frames of the composition lie between these and usual ones: bonds that stretch.
+    noble gases are left out. A unit is refused only if nearly all atoms of all frames are implausible, or those of
+    single frames with at least three atoms. Single frames are accepted if other frames of the composition lie between
+    them and the usual distances, as along a stretched bond.
 
     Raises:
-      DataError: naming key, the unit and the one that fits, and the first frame where it is not all.
+      DataError: naming the key, the unit and the one that fits, and the first frame unless all are concerned.
     """
     rows = {int(index): _bond_ratios(frames, index) for index in _spread(frames.size, BOND_FRAMES)}
     rows = {index: ratios for index, ratios in rows.items() if len(ratios)}
@@ -124,7 +125,7 @@ def bond_lengths(frames: Frames, units: Units, key: str) -> None:
 
 
 def _other_unit(ratios: np.ndarray, units: Units) -> tuple[str, float] | None:
-    """A unit in which atoms would be neighbours, and the median ratio in it, where nearly all are not."""
+    """If nearly all ratios are implausible: a unit with a usual median ratio, and this ratio; else None."""
     middle, low, high = np.median(ratios), np.quantile(ratios, 0.05), np.quantile(ratios, 0.95)
     if not (high < SHORTEST_BOND or low > LONGEST_BOND):
         return None
@@ -135,7 +136,7 @@ def _other_unit(ratios: np.ndarray, units: Units) -> tuple[str, float] | None:
 
 
 def _in_another_unit(frames: Frames, rows: dict[int, np.ndarray], units: Units) -> dict[int, tuple[str, float]]:
-    """Of frames, by index, of three atoms or more that seem to be in another unit, this and the median ratio in it."""
+    """Frames, by index, with three or more atoms that seem to be in another unit: this unit and the median ratio."""
     found = {
         index: other
         for index, ratios in rows.items()
@@ -153,18 +154,18 @@ def _in_another_unit(frames: Frames, rows: dict[int, np.ndarray], units: Units) 
 
 
 def _spread(size: int, most: int) -> np.ndarray:
-    """Indices of so many frames, evenly."""
+    """Indices of at most so many frames, evenly spaced."""
     return np.unique(np.linspace(0, size - 1, min(size, most)).astype(int))
 
 
 def _bond_ratios(frames: Frames, index: int) -> np.ndarray:
-    """Distance to the nearest atom over the sum of covalent radii, of atoms that have one within reach."""
+    """Nearest-neighbour distance over the sum of covalent radii, for atoms with a neighbour within reach."""
     structure = frames.structure(index)
     if len(structure.numbers) == 1 and not structure.pbc.any():
         return np.zeros(0)
     cell = neighbors.complete_cell(structure.cell, structure.pbc)
     volume = abs(np.linalg.det(cell)) if structure.pbc.all() else np.inf
-    # Wide enough for bonds in bohr that are taken for those in Å, and not for all pairs of a cell taken for nm.
+    # Large enough for bonds in bohr read as Å, but not so large that a cell read as nm needs all pairs.
     reach = float(np.clip(2.0 * (volume / len(structure.numbers)) ** (1.0 / 3.0), 1.0, 12.0))
     first, second, shift = neighbors.pairs(structure, cell, reach)
     apart = structure.positions[second] - structure.positions[first] + shift @ cell
@@ -177,7 +178,7 @@ def _bond_ratios(frames: Frames, index: int) -> np.ndarray:
 
 
 def no_duplicates(sets: dict[str, Frames]) -> None:
-    """Refuse geometries of the same atoms that are the same, within a set or in two of them.
+    """Refuse duplicate geometries of the same atoms, within a set or in two sets.
 
     Raises:
       DataError: naming the sets and frames.
@@ -198,15 +199,15 @@ def no_duplicates(sets: dict[str, Frames]) -> None:
 
 
 def _close(geometries: np.ndarray, index: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of geometries, the later one first, that are the same."""
+    """Pairs of equal geometries, the later one first."""
     some = geometries[index]
-    # The nearest two of every frame, one of which is mostly the frame itself.
+    # The two nearest entries of every frame; one of them is usually the frame itself.
     _, near = KDTree(some).query(some, k=2, p=np.inf, distance_upper_bound=SAME_GEOMETRY)
     pairs = [(i, j) for i, row in enumerate(np.asarray(near)) for j in map(int, row) if j not in (i, len(some))]
     return {(int(index[max(pair)]), int(index[min(pair)])) for pair in pairs}
 
 
 def alike(rows: np.ndarray) -> list[np.ndarray]:
-    """Indices, ascending, of the rows of [m, k] that are equal, for every different row."""
+    """Groups of equal rows of [m, k]: their indices, ascending, for each distinct row."""
     group = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
     return np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])

@@ -16,23 +16,23 @@ from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.finetune.reading import read_file
 
 SPARE: Final = 50
-"""Most frames that are not used but kept to check labels by."""
+"""Largest number of unused training frames that are kept for the checks of the labels."""
 
 
 def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
     """Read and check all sets of a configuration.
 
     Args:
-      config: its paths, keys, units and number of frames.
+      config: paths, keys, units and number of frames.
       base: directory against which relative paths are resolved.
 
     Returns:
-      The sets, padded to the atoms of the largest frame of all; of the training set only the frames to use.
+      The sets, padded to the largest number of atoms of any frame; the training set has only the frames to use.
 
     Raises:
-      ConfigError: if a file has another suffix, or there are fewer frames than asked for.
-      DataError: if a label is missing or not finite, a number cannot be in the unit stated, stress is to be learnt and
-        a frame of any set lacks it or does not repeat in three directions, or a geometry is there twice; the message
+      ConfigError: if a file has another suffix, or there are fewer frames than requested.
+      DataError: if a label is missing or not finite, a number is implausible in the stated unit, stress is a target and
+        a frame of any set lacks it or is not periodic in three directions, or a geometry is duplicated; the message
         names the set and the frames. Energies may be missing from all frames of all sets if forces are the targets.
     """
     data = config.data
@@ -60,7 +60,7 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
 
 
 def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
-    """Disjoint sets drawn from the training file: those asked for by their number of frames, and what is left."""
+    """Disjoint sets drawn from the training file: the requested numbers of frames, and the rest."""
     counts = {"validation": data.validation_frames or 0, "test": data.test_frames or 0}
     taken = sum(counts.values())
     if taken == 0:
@@ -79,7 +79,7 @@ def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:
 
 
 def _choose(size: int, data: DataConfig) -> np.ndarray:
-    """Indices, ascending, of the frames to learn from."""
+    """Indices, ascending, of the training frames to use."""
     count = size if data.frames is None else data.frames
     if count > size:
         raise ConfigError("data.frames", count, f"at most the {size} frames of {data.train} that are left")
@@ -102,8 +102,8 @@ def graphs(
       dtype: of the positions.
 
     Returns:
-      By name, leaves [f, ...] with the atoms that the frames are padded to and as many neighbour slots as the fullest
-      atom of any frame of any set needs.
+      Graphs by name of the set, leaves [f, ...]; the number of neighbour slots is the largest number of neighbours
+      of any atom in any set.
 
     Raises:
       DataError: if the model does not know an element.

@@ -1,4 +1,4 @@
-"""Forces of atoms that were held: codes write zeros for them, which are no labels."""
+"""Forces of held atoms: many codes write zeros for them, which must not be used as labels."""
 
 from typing import Final
 
@@ -9,22 +9,22 @@ from bayes_mlff.finetune.frame_checks import alike
 from bayes_mlff.finetune.labelled import Frames
 
 LARGE: Final = 0.05
-"""RMS force, eV/Å, of the other atoms of a frame above which exact zeros are no sign of a minimum."""
+"""RMS force, eV/Å, of the other atoms above which exact zeros cannot be explained by a minimum."""
 
 
 def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, list[str]]:
-    """Frames that know nothing of the forces which a constraint has set to zero.
+    """Mask the forces that a constraint has set to zero.
 
-    Components are masked that are held and exactly zero, and atoms whose forces are exactly zero in all frames of the
-    same atoms while those of others are large. A true force of a held atom, which is not zero, is used.
+    Masked are force components that are held and exactly zero, and atoms whose forces are exactly zero in all frames
+    with the same atoms in the same order while those of other atoms are large. Non-zero forces of held atoms are used.
 
     Args:
       frames: labels.
-      held: [f, n, 3] coordinates that constraints of the file hold; None if there are none.
-      key: of the configuration that names the set.
+      held: [f, n, 3] coordinates that are held according to the file; None if there are none.
+      key: configuration key that names the set.
 
     Returns:
-      The frames, and what was masked.
+      The frames, and sentences on what was masked.
 
     Raises:
       DataError: if no force is left.
@@ -34,24 +34,24 @@ def masked(frames: Frames, held: np.ndarray | None, key: str) -> tuple[Frames, l
     if held is not None:
         unknown |= held & zero
         if unknown.any():
-            remarks.append(f"{key}: {_counted(unknown)} of held atoms are exactly zero in the file and not learnt from")
+            remarks.append(f"{key}: {_counted(unknown)} of held atoms are exactly zero in the file and are not used")
         used = np.count_nonzero((held & ~zero).any(axis=-1))
         if used:
-            remarks.append(f"{key}: {used} forces of held atoms are not zero in the file and learnt from")
+            remarks.append(f"{key}: {used} forces of held atoms are not zero in the file and are used")
     unmarked = _always_zero(frames, zero) & ~unknown
     if unmarked.any():
         atoms = np.flatnonzero(unmarked.any(axis=(0, 2)))
         shown = ", ".join(map(str, atoms[:8])) + (", ..." if len(atoms) > 8 else "")
         remarks.append(
-            f"{key}: forces of atoms {shown} are exactly zero in every frame, as of held atoms, though no constraint "
-            f"is stated: {_counted(unmarked)} are not learnt from"
+            f"{key}: forces of atoms {shown} are exactly zero in every frame, as of held atoms, although the file "
+            f"states no constraint: {_counted(unmarked)} are not used"
         )
     unknown |= unmarked
     if not unknown.any():
         return frames, remarks
     result = frames._replace(without_forces=unknown)
     if not result.known_forces.any():
-        raise DataError(f"{key}: all forces are zeros of held atoms; allowed: forces of atoms that are free")
+        raise DataError(f"{key}: all forces are zeros of held atoms; allowed: files with forces of free atoms")
     return result, remarks
 
 
@@ -60,7 +60,7 @@ def _counted(mask: np.ndarray) -> str:
 
 
 def _always_zero(frames: Frames, zero: np.ndarray) -> np.ndarray:
-    """[f, n, 3] forces that are zero in all frames of the same atoms, where those of the other atoms are large."""
+    """[f, n, 3] True for forces that are zero in all frames of the same atoms while those of other atoms are large."""
     found = np.zeros(zero.shape, bool)
     for index in alike(frames.numbers):
         still = zero[index].all(axis=(0, 2))

@@ -1,4 +1,4 @@
-"""What makes a fine-tuning the same one: its settings, and the labels and the model that they name."""
+"""Identity of a fine-tuning: its settings, and the labels and the model that they name."""
 
 import hashlib
 from pathlib import Path
@@ -20,7 +20,7 @@ UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
-    """The configuration as the directory of the results states it: with what the architecture decides."""
+    """The configuration as stored in the results directory: with the values that the architecture sets."""
     update: dict[str, Section] = {
         "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)})
     }
@@ -48,17 +48,18 @@ def check_output(config: FinetuneConfig, path: Path) -> None:
     if found:
         named = "; ".join(f"{c.key} {shown(c.before)}, got {shown(c.after)}" for c in found)
         raise RunDirectoryError(
-            f"{path}: holds a fine-tuning with {named}; allowed: the settings that it holds, or another output"
+            f"{path}: holds a fine-tuning with {named}; allowed: the same settings, or another output"
         )
 
 
 def _lasting(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration without what may change: what concerns only the evaluation or checks, or is not used.
+    """The configuration without settings that may change: those of evaluation and checks, and unused ones.
 
-    The steps between checkpoints may for samplers; optimisers choose their best parameters after as many.
+    The steps between checkpoints may change for samplers, but not for optimisers, which select their best parameters
+    at these steps.
     """
     checks = dict.fromkeys(("doubtful_units", "duplicates", "electronic_states"), "refuse")
-    # The digest of the labels says whether they are read in the same units; earlier versions stated the usual ones.
+    # The digest of the labels covers their units, which earlier versions stored even if they were the default.
     unsaid = dict.fromkeys((*UNITS, "xyz_energy_key", "xyz_forces_key", "xyz_stress_key"))
     data: DataConfig = config.data.model_copy(update={"test": None, **checks, **unsaid})
     default = FinetuneConfig.model_fields
@@ -75,7 +76,7 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:
-    """SHA-256 of labels, architecture and, where a method begins with them, pretrained weights."""
+    """SHA-256 of labels, architecture and, if the method starts from them, pretrained weights."""
     total = hashlib.sha256(sets.digest().encode())
     total.update(potential.config.model_dump_json().encode())
     if with_weights:
@@ -84,7 +85,7 @@ def digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:
 
 
 def inputs_digest(sets: DataSets, potential: Potential) -> str:
-    """SHA-256 of all that a configuration names by its path: the labels of every set and the pretrained model."""
+    """SHA-256 of all inputs that a configuration names by path: labels of every set and the pretrained model."""
     total = hashlib.sha256(digest(sets, potential, with_weights=True).encode())
     if sets.test is not None:
         total.update(DataSets(sets.test, None, None).digest().encode())

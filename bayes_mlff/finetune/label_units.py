@@ -1,4 +1,4 @@
-"""Units of labelled files: those that a configuration or a file names, and the one that fits predictions best."""
+"""Units of labelled files: from the configuration or the file, and the unit that fits predictions best."""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ STRESS_UNITS: Final = {
     "hartree/bohr^3": units.HARTREE / units.BOHR**3,
 }
 STRESS_SIGNS: Final = {"tension": 1.0, "compression": -1.0}
-"""By what is positive in the file."""
+"""Sign of the stress, by what is positive in the file."""
 
 _NAMES: Final = {
     "position": {
@@ -65,18 +65,19 @@ class Units(NamedTuple):
 
 
 def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> Units:
-    """Units of a file: what the configuration says, else what the file says, else Å, eV, eV/Å and eV/Å³.
+    """Units of a file: from the configuration, else from the file, else Å, eV, eV/Å and eV/Å³.
 
-    Where a file says those of positions and energies alone, that of forces is their ratio.
+    If the file states a unit of energy but none of forces, that of forces is energy over position.
 
     Args:
       data: the configuration.
-      stated: what the file says, by `position`, `energy`, `force` and `stress`.
-      path: of the file.
-      key: of the configuration that names the file.
+      stated: units that the file states, by `position`, `energy`, `force` and `stress`.
+      path: path of the file, for messages.
+      key: configuration key that names the file.
 
     Raises:
-      DataError: if the configuration contradicts the file, or a unit that it alone states is not known.
+      DataError: if the configuration contradicts the file, or if the file states an unknown unit and the configuration
+        none.
     """
     kinds = {"position": "positions_unit", "energy": "energy_unit", "force": "forces_unit", "stress": "stress_unit"}
     usual = {"position": "A", "energy": "eV", "force": "eV/A", "stress": "eV/A^3"}
@@ -86,7 +87,7 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
         wanted, text = getattr(data, name), stated.get(kind)
         found = None if text is None else parse(kind, text)
         if text is not None and found is None and wanted is None:
-            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} to say it")
+            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} sets it")
         if found is not None and wanted is not None and found != wanted:
             raise DataError(f"data.{name}: got {wanted}, but {path} states {found}; allowed: {found}, or leave it out")
         if kind == "force" and text is None and wanted is None and "energy" in stated:
@@ -94,14 +95,14 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
         taken[kind] = wanted or found or usual[kind]
         if wanted is None:
             (assumed if found is None else from_file).append(f"{kind} {taken[kind]}")
-    remarks = [f"{key}: units as the file states them: {', '.join(from_file)}"] if from_file else []
+    remarks = [f"{key}: units stated by the file: {', '.join(from_file)}"] if from_file else []
     needed = [text for text in assumed if not text.startswith("stress")]
-    remarks += [f"{key}: units that nothing states, taken as {', '.join(needed)}"] if needed else []
+    remarks += [f"{key}: units that nothing states, assumed: {', '.join(needed)}"] if needed else []
     return Units(taken["position"], taken["energy"], taken["force"], taken["stress"], data.stress_sign, tuple(remarks))
 
 
 def parse(kind: str, text: str) -> str | None:
-    """Our name of a unit of `position`, `energy`, `force` or `stress` as others write it; None if it is not known."""
+    """Name in this package of a unit of `position`, `energy`, `force` or `stress` in any spelling; None if unknown."""
     word = re.sub(r"/\(([^()]+)[*·/]([^()*·/]+)\)$", r"/\1/\2", re.sub(r"\s", "", text).lower())
     word = re.sub(r"[*·]", "", word)
     if kind == "stress":
@@ -119,21 +120,21 @@ def parse(kind: str, text: str) -> str | None:
 def likelier(
     labels: np.ndarray, predicted: np.ndarray, factors: Mapping[str, float], stated: str, *, times: float
 ) -> str | None:
-    """The unit that fits predictions so much better than the stated one that this must be a mistake.
+    """A unit that fits predictions so much better than the stated one that the stated one must be a mistake.
 
-    The distance of labels y of a frame, converted, from predictions p is |y - p|²/(|y|² + |p|²): 1 - ρ where they are
-    as large and correlated with ρ, near 1 where one is much larger, 1 + ρ where the sign is wrong. The median over
-    frames counts, so that a model that is poor, or wild in some frames, raises no doubt.
+    The distance of converted labels y of a frame from predictions p is |y - p|²/(|y|² + |p|²): 1 - ρ if both have the
+    same size and correlation ρ, near 1 if one is much larger, 1 + ρ if the sign is wrong. The median over frames is
+    used, so a poor model, or one that fails in some frames, causes no doubt.
 
     Args:
       labels: converted from the stated unit, [f, ...].
       predicted: of the same shape and in the same unit.
-      factors: by unit, those that labels in it are multiplied by; the stated one is among them.
+      factors: conversion factor of the labels by unit, including the stated unit.
       stated: unit of the file according to the configuration.
-      times: how much smaller the distance of another unit has to be.
+      times: required ratio of the distance in the stated unit to that in another one.
 
     Returns:
-      Its name, None if there is no such one.
+      The name of the unit; None if there is no such unit.
     """
     y, p = (x.reshape(len(x), -1) for x in (labels, predicted))
 

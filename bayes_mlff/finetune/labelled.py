@@ -1,4 +1,4 @@
-"""Labelled frames of any atoms as padded arrays, and the sets that a fine-tuning has of them."""
+"""Labelled frames of any composition as padded arrays, and the sets of a fine-tuning."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bayes_mlff.finetune.label_units import Units
 
 
 class Frames(NamedTuple):
-    """Labelled frames of any atoms, all padded to the same number of them; float64, on the host."""
+    """Labelled frames of any composition, padded to the same number of atoms; float64, on the host."""
 
     numbers: np.ndarray  # [f, n] atomic numbers, 0 on padding
     pbc: np.ndarray  # [f, 3] bool
@@ -20,7 +20,7 @@ class Frames(NamedTuple):
     energy: np.ndarray | None  # [f] eV; None if not labelled
     forces: np.ndarray  # [f, n, 3] eV/Å, 0 on padding
     stress: np.ndarray | None  # [f, 3, 3] eV/Å³, tension positive; None unless every frame has it
-    without_forces: np.ndarray | None = None  # [f, n, 3] True where the file says nothing of the force; None: nowhere
+    without_forces: np.ndarray | None = None  # [f, n, 3] True where the force component is unknown; None: all are known
 
     @property
     def size(self) -> int:
@@ -45,7 +45,7 @@ class Frames(NamedTuple):
 
     @property
     def known_forces(self) -> np.ndarray:
-        """[f, n, 3] False on padding and where a component of the force is not known."""
+        """[f, n, 3] False on padding and for unknown force components."""
         atoms = np.repeat(self.node_mask[..., None], 3, axis=-1)
         return atoms if self.without_forces is None else atoms & ~self.without_forces
 
@@ -59,7 +59,7 @@ class Frames(NamedTuple):
         return Frames(*(None if array is None else array[index] for array in self))  # pyright: ignore[reportArgumentType]
 
     def resized(self, atoms: int) -> "Frames":
-        """The same with room for so many atoms, at least as many as the largest frame has."""
+        """The same frames padded to so many atoms, at least the number of the largest frame."""
 
         def resize(x: np.ndarray) -> np.ndarray:
             cut = x[:, :atoms]
@@ -72,37 +72,37 @@ class Frames(NamedTuple):
 
 
 class DataSets(NamedTuple):
-    """What is learnt from, what σ is scaled on, and what is only predicted."""
+    """Training set, validation set (σ is scaled on it) and test set (only predicted)."""
 
     train: Frames
     validation: Frames | None
     test: Frames | None
-    units: Mapping[str, Units] = {}  # of the files that the sets are from, by name
-    state: Mapping[str, float] = {}  # charge and spin that all frames state, by name
-    remarks: tuple[str, ...] = ()  # what was taken from the files, and assumed
-    spare: Frames | None = None  # frames of the training file that are not used, some, unpadded, to check labels by
+    units: Mapping[str, Units] = {}  # of the files, by name of the set
+    state: Mapping[str, float] = {}  # charge and spin that all frames share, by key
+    remarks: tuple[str, ...] = ()  # sentences on what was read from the files and what was assumed
+    spare: Frames | None = None  # some unused frames of the training file, unpadded, for the checks of the labels
 
     def named(self) -> dict[str, Frames]:
-        """Those that exist, by the names of their keys in the configuration."""
+        """The existing sets by the names of their keys in the configuration."""
         pairs = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: frames for name, frames in pairs.items() if frames is not None}
 
     @property
     def atomic_numbers(self) -> np.ndarray:
-        """Of all elements that are in any set, ascending."""
+        """Atomic numbers of all elements in any set, ascending."""
         found = np.unique(np.concatenate([frames.numbers.ravel() for frames in self.named().values()]))
         return found[found > 0]
 
     def digest(self) -> str:
-        """SHA-256 of what is learnt from and chosen by: atoms, pbc, geometries and all labels, with their shapes.
+        """SHA-256 of the training and validation sets: atoms, pbc, geometries and all labels, with their shapes.
 
-        It does not depend on padding, which follows other sets, too.
+        It does not depend on padding, which also depends on the other sets.
         """
         total = hashlib.sha256()
         for frames in (self.train, self.validation):
             if frames is None:
                 continue
-            # What was not there in earlier versions counts only where it is.
+            # Fields that earlier versions did not have are included only if present.
             every = frames.resized(int(frames.atoms.max()))
             for array in every if every.without_forces is not None else every[:-1]:
                 total.update(b"none" if array is None else f"{array.dtype} {array.shape}".encode())

@@ -19,30 +19,30 @@ from bayes_mlff.posterior.transfer import prior_mean
 
 ITERATIONS: Final = 1000
 PRECISIONS: Final = (1e-6, 1e12)
-"""Within which the prior precision and the factors on the noise precisions are sought."""
+"""Search range of the prior precision and of the factors on the noise precisions."""
 
 
 class Curvature(NamedTuple):
-    """What the labels of one kind say about k weights, in units of the likelihood's σ."""
+    """Gauss-Newton data of the labels of one kind for k weights, in units of the likelihood's σ."""
 
-    gram: np.ndarray  # [k, k] Σ over labels of the outer product of the Jacobian row
+    gram: np.ndarray  # [k, k] sum over labels of the outer products of Jacobian rows
     square: float  # Σ of squared residuals
-    count: int  # labels, scalars
+    count: int  # number of scalar labels
 
 
 class Evidence(NamedTuple):
-    """Precisions that make the labels most probable, and the posterior covariance that they give."""
+    """Precisions that maximise the evidence, and the resulting posterior covariance."""
 
     prior_precision: float  # of each weight
     noise_factors: tuple[float, ...]  # on 1/σ² of each kind of label
-    effective: float  # number of weights that the labels determine, 0 to k
+    effective: float  # effective number of weights determined by the labels, 0 to k
     covariance: np.ndarray  # [k, k]
 
 
 def curvatures(
     predict: PredictFn, likelihood: Likelihood, labels: TrainingSet, params: jax.Array, index: np.ndarray
 ) -> tuple[Curvature, ...]:
-    """Gauss-Newton matrices and residuals of energies, forces and stress, of those that are labelled.
+    """Gauss-Newton matrices and residuals of energies, forces and stress, as far as these are labelled.
 
     Args:
       predict: model of flat weights [p].
@@ -121,17 +121,18 @@ def samples(
     potential: Potential, params: jax.Array, index: np.ndarray, found: Evidence, forces_kind: int, count: int,
     key: jax.Array,
 ) -> jax.Array:  # fmt: skip
-    """Draw sets of weights [count, p] from the posterior; key is used up.
+    """Draw sets of weights [count, p] from the posterior; the key must not be used again.
 
-    Their mean is the optimum exactly and their covariance (with count - 1) that of the posterior on average: from
-    independent draws their mean is subtracted. The noise factor of the forces is put into the last bias of the σ head.
+    The mean of independent draws is subtracted, so the mean of the samples is exactly the optimum, and their covariance
+    (with count - 1) is on average that of the posterior. The noise factor of the forces is included in the last bias of
+    the σ head.
 
     Args:
       potential: architecture.
       params: [p] optimised weights.
       index: [k] places of the weights that are uncertain.
-      found: their posterior.
-      forces_kind: which of its noise factors is that of the forces.
+      found: posterior of these weights.
+      forces_kind: index of the noise factor of the forces.
       count: number of samples, at least 2.
       key: of the draws.
     """
@@ -146,7 +147,7 @@ def approximate(
     potential: Potential, predict: PredictFn, likelihood: Likelihood, labels: TrainingSet, params: jax.Array,
     *, count: int, key: jax.Array,
 ) -> tuple[jax.Array, Evidence]:  # fmt: skip
-    """Samples [count, p] of the last layer's posterior around optimised weights [p], and how it was chosen.
+    """Samples [count, p] of the last layer's posterior around optimised weights [p], and the chosen precisions.
 
     The prior is centred on the pretrained weights.
     """
@@ -158,7 +159,7 @@ def approximate(
 
 
 def fitted(likelihood: Likelihood, labels: TrainingSet, found: Evidence) -> Likelihood:
-    """σ/√b of energies and stress, with the noise factors b of their labels; σ itself of what has no labels."""
+    """σ/√b of energies and stress, with the noise factors b of their labels; σ itself if there are no labels."""
     factors = list(found.noise_factors)
     energy = factors.pop(0) if bool(labels.has_energy[0]) else 1.0
     stress = factors[1] if len(factors) > 1 else 1.0

@@ -7,18 +7,18 @@ import numpy as np
 from bayes_mlff.finetune.labelled import Frames
 
 LARGE: Final = 0.1
-"""Net force or torque over what independent forces of that size add up to, above which something is missing."""
+"""Net force or torque above which a warning is given, relative to the sum of independent forces of that size."""
 
 
 def net(frames: Frames) -> dict[str, float]:
-    """How large the net force and, of molecules, the net torque are, root mean squares over frames.
+    """Root mean square over frames of the net force and, for molecules, of the net torque.
 
-    Frames with forces that are not known are left out.
+    Frames with unknown force components are left out.
 
     Returns:
-      `force_ev_a` and `torque_ev`, around the mean position of the atoms, of frames that do not repeat;
-      `force_relative` and `torque_relative`, over the root of the summed squares of the forces, and of lever times
-      force; without what no frame has.
+      `force_ev_a`, and for non-periodic frames `torque_ev` around the mean position of the atoms;
+      `force_relative` and `torque_relative`, the same divided by the root of the summed squares of the forces, and
+      of lever arm times force. Quantities that no frame has are missing.
     """
     whole = (frames.known_forces == frames.node_mask[..., None]).all(axis=(1, 2))
     found: dict[str, float] = {}
@@ -44,16 +44,16 @@ def _ratio(total: np.ndarray, size: np.ndarray) -> float:
 
 
 def sentences(found: dict[str, float], key: str) -> list[str]:
-    """What is said of a set: its numbers, and a warning where they are large."""
+    """Sentences about a set: its net force and torque, and a warning if they are large."""
     if not found:
         return []
-    parts = [f"{found['force_ev_a']:.3g} eV/Å ({found['force_relative']:.2%} of what independent forces add up to)"]
+    parts = [f"{found['force_ev_a']:.3g} eV/Å ({found['force_relative']:.2%} of the sum of independent forces)"]
     if "torque_ev" in found:
         parts.append(f"net torque {found['torque_ev']:.3g} eV ({found['torque_relative']:.2%})")
     said = [f"{key}: net force {', '.join(parts)}"]
     if max(found["force_relative"], found.get("torque_relative", 0.0)) > LARGE:
         said.append(
-            f"warning: {key}: the forces do not add up to zero: an external field, missing atoms, constraints or "
-            "inaccurate forces; a potential of positions alone cannot learn that part"
+            f"warning: {key}: the forces do not add up to zero. Possible causes are an external field, missing atoms, "
+            "constraints or inaccurate forces; a potential of positions alone cannot learn this part"
         )
     return said

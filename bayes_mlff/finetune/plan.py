@@ -1,4 +1,4 @@
-"""What a method means: the moves of the chains, their prior, where they start and when they are sampled."""
+"""Translation of a method into sampler settings: update rule, prior, starting points and sample steps of the chains."""
 
 from itertools import pairwise
 from math import gcd
@@ -32,13 +32,13 @@ from bayes_mlff.sghmc.transform import Sghmc, sghmc
 
 
 class Plan(NamedTuple):
-    """Everything about the chains but the data."""
+    """All settings of the chains except the data."""
 
     transform: Sghmc
-    prior: GaussianPrior  # over flat parameters [p]; of infinite scale where a method has none
+    prior: GaussianPrior  # over flat parameters [p]; its scale is infinite for methods without a prior
     chains: int
-    sample_steps: tuple[int, ...]  # ascending step counts after which every chain is sampled
-    chunk: int  # steps of a stretch, at most; the last one before a sample may be shorter
+    sample_steps: tuple[int, ...]  # ascending step counts at which a sample of every chain is stored
+    chunk: int  # largest number of steps of a stretch; the last one before a sample may be shorter
     thin: int  # steps between entries of the traces and between adjustments; divides the chunk and every sample step
 
     def stretch_end(self, step: int) -> int:
@@ -63,8 +63,8 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
 def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[int, int]:
     """Chunk and thin of a plan: stretches of equal length unless that makes them less than half of checkpoint_steps.
 
-    Chains whose noise levels are adjusted are so every `thin` steps, which therefore must not depend on the steps
-    between checkpoints.
+    Stretches of equal length need only one compilation. Noise levels are adjusted every `thin` steps, so `thin` must
+    not depend on the number of steps between checkpoints for chains with adjusted noise levels.
     """
     common, most = gcd(*sample_steps), config.checkpoint_steps
     even = largest_divisor(common, most)
@@ -78,7 +78,7 @@ def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[i
 
 
 def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn, thin: int) -> Adjust | None:
-    """Noise levels during the cold steps of parallel chains; None for all other methods.
+    """Function that adjusts the noise levels during the cold steps of parallel chains; None for all other methods.
 
     Args:
       config: method and sampler.
@@ -145,13 +145,14 @@ def first_parameters(
 ) -> jax.Array:
     """Starting points [c, p] of the chains.
 
-    Random weights for the methods without pretrained ones, with σ heads that begin near `force_rms_ev_a`, the RMS force
-    component of the training frames: a σ far below the error would make the first gradients so large that AMSGrad,
-    which remembers the largest, keeps all later steps small. Otherwise the pretrained weights, with `initial_spread`
-    times the scale of the prior added for parallel chains, and σ heads drawn from the prior.
+    Methods without pretrained weights start from random ones. Their force σ starts near `force_rms_ev_a`, the RMS
+    force component of the training frames: if σ were far below the error, the first gradients would be so large that
+    AMSGrad, which remembers the largest, would keep all later steps small. Other methods start from the pretrained
+    weights; parallel chains add noise of `initial_spread` times the scale of the prior. Their σ heads are drawn from
+    the prior.
     """
     if config.from_random_weights:
-        # Seeds may be traced: they become keys only.
+        # Seeds may be traced values, since they are only used as keys.
         seeds = jax.random.randint(key, (chains,), 0, jnp.iinfo(jnp.int32).max, jnp.int32)
 
         def draw(seed: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""One labelled file as frames in Å, eV and eV/Å, with what was taken from it and what was assumed."""
+"""Read one labelled file as frames in Å, eV and eV/Å, and report what was read and what was assumed."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,23 +24,23 @@ from bayes_mlff.finetune.label_units import (
 )
 from bayes_mlff.finetune.labelled import Frames
 
-SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, these also with .gz, .bz2 or .xz behind"
+SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, the latter also followed by .gz, .bz2 or .xz"
 
 
 class LabelledSet(NamedTuple):
-    """Frames of one file and what it says of them."""
+    """Frames of one file and the units, charges and spins that it states."""
 
     frames: Frames
-    units: Units  # that the numbers of the file are in
-    states: list[State]  # charge and spin that each frame states
-    remarks: list[str]  # what was taken and assumed, one sentence each
+    units: Units  # of the numbers in the file
+    states: list[State]  # charge and spin as stated by each frame
+    remarks: list[str]  # what was read and what was assumed, one sentence each
 
 
 class _Raw(NamedTuple):
     """Frames in the units of their file."""
 
     frames: Frames
-    held: np.ndarray | None  # [f, n, 3] coordinates that were held
+    held: np.ndarray | None  # [f, n, 3] held coordinates
     units: dict[str, str]
     states: list[State]
     remarks: list[str]
@@ -55,9 +55,9 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
       key: of the configuration that names the file.
 
     Raises:
-      ConfigError: if its name says no format that is read.
+      ConfigError: if the suffix of its name is not that of a supported format.
       DataError: if a label is missing or not finite, a unit contradicts the configuration, or stress is to be learnt
-        and a frame lacks it or does not repeat in three directions.
+        and a frame lacks it or is not periodic in three directions.
     """
     if path.suffix == ".npz":
         raw = _npz(path, config)
@@ -83,7 +83,7 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
 
 
 def _understood(raw: _Raw, config: FinetuneConfig, path: str, key: str) -> None:
-    """Refuse what seems to state units, unless these are known without it."""
+    """Refuse a key that seems to state units but is not understood, unless the configuration gives the units."""
     unclear = raw.units.get(UNCLEAR_UNITS)
     if unclear is None:
         return
@@ -144,7 +144,7 @@ def _converted(frames: Frames, units: Units) -> Frames:
 
 
 def _stack(labelled: list[LabelledStructure]) -> Frames:
-    """One set of structures, padded to the atoms of the largest."""
+    """One set of structures, padded to the number of atoms of the largest one."""
     rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
     most = max(len(numbers) for numbers, *_ in rows)
     numbers, positions, forces = (
@@ -160,5 +160,5 @@ def _stack(labelled: list[LabelledStructure]) -> Frames:
 
 
 def _known(energies: np.ndarray) -> np.ndarray | None:
-    """Energies, if they are not those of a file without."""
+    """Energies [f] eV; None if the file has none."""
     return None if np.isnan(energies).any() else energies

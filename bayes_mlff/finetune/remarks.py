@@ -1,4 +1,4 @@
-"""Sentences on what labels are like and which energies are known, for the output of a fine-tuning."""
+"""Sentences for the output of a fine-tuning: properties of the labels, and which energies are known."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,17 +11,17 @@ from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.work import Ratio, Untested
 
 OFF: Final = 1.05
-"""How far from 1 an interval may end."""
+"""Factor from 1 within which the ends of an interval cause no warning."""
 WIDE: Final = 1.5
-"""Upper over lower end of an interval of the ratio of a set that says too little."""
+"""Ratio of the upper to the lower end of an interval above which a warning says that the set is inconclusive."""
 
 
 def of_labels(sets: DataSets, work: Mapping[str, Ratio | Untested]) -> list[str]:
-    """What was taken from the files and assumed, the state of the frames, work and net forces.
+    """What was read and assumed, charge and spin of the frames, energies against work, and net forces.
 
     Args:
-      sets: as read.
-      work: by the names of the sets, differences of energies over work.
+      sets: labelled sets as read.
+      work: by name of the set, ratio of energy differences to the work of the forces.
     """
     state = ", ".join(f"{name} {value:g}" for name, value in sets.state.items())
     said = [*sets.remarks, *([f"all frames: {state}"] if state else [])]
@@ -37,26 +37,26 @@ def of_labels(sets: DataSets, work: Mapping[str, Ratio | Untested]) -> list[str]
 
 
 def _of_work(name: str, ratio: Ratio | Untested, *, whole: bool) -> list[str]:
-    """The ratio of a set, with a warning where it is not 1, or why there is none; of compositions only warnings."""
+    """The ratio of a set with a warning if it is not 1, or why there is none; for compositions only warnings."""
     if isinstance(ratio, Untested):
-        reason = f"data.{name}: that energies and forces belong together could not be tested, because {ratio.reason}"
+        reason = f"data.{name}: the consistency of energies and forces could not be tested, because {ratio.reason}"
         few = "; nor were units compared with the pretrained model" if "fewer than 8 frames" in ratio.reason else ""
         return [reason + few] if whole else []
     doubtful = ratio.upper < 1.0 / OFF or ratio.lower > OFF or ratio.upper > WIDE * ratio.lower
     if not (whole or doubtful):
         return []
     return [
-        f"{'warning: ' if doubtful else ''}data.{name}: differences of energies are {ratio.value:.3f} times the work "
+        f"{'warning: ' if doubtful else ''}data.{name}: energy differences are {ratio.value:.3f} times the work "
         f"of the forces (1 is right; 95 % interval {ratio.lower:.3f} to {ratio.upper:.3f}, {ratio.pairs} pairs)"
-        + ("; are all labels of one origin, in the same units?" if doubtful else "")
+        + ("; do all labels have the same source and units?" if doubtful else "")
     ]
 
 
 def of_energies(ensemble: Ensemble, sets: DataSets) -> list[str]:
-    """Sets whose energies nothing in the training set determines, and a σ that nothing measures."""
+    """Sets whose energy zero the training set does not determine, and energies whose σ could not be estimated."""
     said = []
     if not np.isfinite(ensemble.factors.energy):
-        said.append("energies are not learnt, and too few frames tell how wrong they are: their σ is infinite")
+        said.append("energies are not learnt, and too few frames estimate their errors: their σ is infinite")
     for name, used in sets.named().items():
         outside = np.count_nonzero(~ensemble.knows_energy(used.numbers))
         if used.energy is not None and outside:

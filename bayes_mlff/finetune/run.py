@@ -1,4 +1,4 @@
-"""From a configuration to a fine-tuned ensemble with its metrics and figures in one directory."""
+"""Fine-tune as a configuration says, and write the ensemble with its metrics and figures to one directory."""
 
 import json
 import time
@@ -52,8 +52,8 @@ class Task(NamedTuple):
     graphs: dict[str, Graph]  # by the names of the sets
     potential: Potential  # pretrained, for the elements of the frames
     single: evaluate.Single
-    pretrained: dict[str, Prediction]  # by the names of the sets, of the pretrained weights; fields [1, f, ...]
-    work: dict[str, Ratio | Untested]  # by sets and compositions in them, differences of energies over work
+    pretrained: dict[str, Prediction]  # by name of the set, predictions of the pretrained weights; fields [1, f, ...]
+    work: dict[str, Ratio | Untested]  # by set and composition in it, ratio of energy differences to work
 
 
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
@@ -90,7 +90,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
             f"no energies in the data ({keys}): the samples have the atomic reference energies of the pretrained model"
         )
     if task.sets.validation is None:
-        observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
+        observer.say("no validation frames: σ is not scaled; set data.validation or data.validation_frames to scale it")
     directory = _open(task.config, base / config.output)
     try:
         return _work(task, directory, observer)
@@ -117,7 +117,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
         for name, used in sets.named().items():
             work |= doubts.check_set(before[name], used, sets.units[name], name, by_model=by_model)
         spare = _with_spare(sets)
-        if spare is not None:  # a few frames say little of the unit of their file
+        if spare is not None:  # a few frames are not enough to test the unit of their file
             graph = frames.graphs({"": spare}, elements, r_max)[""]
             predicted = evaluate.predict(single, flat, graph, batch)
             found = doubts.check_set(predicted, spare, sets.units["train"], "train", by_model=by_model)
@@ -126,7 +126,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
 
 
 def _with_spare(sets: DataSets) -> Frames | None:
-    """Frames to learn from, where they are fewer than checks need, with others of their file of the same elements."""
+    """Training frames; if checks need more, other frames of the file with the same elements are added."""
     train, spare = sets.train, sets.spare
     if train.size >= doubts.FRAMES_TO_DOUBT or spare is None:
         return None
@@ -167,7 +167,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         reference = atomic_energies.atomic_reference_energy(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
     above = partial(atomic_energies.offsets, potential.config, numbers=train.numbers, reference_ev=reference)
     offset = above(energy)
-    # Random networks know no atomic reference energies: their labels are given a mean of zero.
+    # Random networks have no atomic reference energies: their labels are shifted to a mean of zero.
     learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
@@ -194,7 +194,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
-        # Forces leave every sample constants of integration of its own.
+        # Forces do not determine the energy zero of a sample.
         offsets = above(predicted("train").energy)
         if train.energy is not None:
             atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
@@ -249,7 +249,7 @@ def _sample(
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of the starting points, of the chains and of draws around their end."""
+    """Random keys of the starting points, of the chains and of draws around their end."""
     start, chains, draws = jax.random.split(jax.random.key(config.seed), 3)
     return start, chains, draws
 
@@ -257,7 +257,7 @@ def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _last_layer(
     task: Task, likelihood: Likelihood, labels: TrainingSet, optimised: Sampled
 ) -> tuple[Sampled, Likelihood, dict[str, Any]]:
-    """Draws from the posterior of the last layer in place of the optimised weights, σ of the labels, and its choice."""
+    """Draws from the posterior of the last layer around the optimum, σ of the labels, and the chosen precisions."""
     began = time.perf_counter()
     predict = ensembles.flat_predictor(task.potential.config, with_stress=task.config.learns_stress)
     drawn, found = laplace.approximate(
@@ -288,7 +288,7 @@ def _report(
     chosen: dict[str, Any],
     path: Path,
 ) -> None:
-    """Write the figures, and at last metrics.json with what the method chose: where it is, all else is there, too."""
+    """Write the figures, then metrics.json with the choices of the method: its presence means that all is complete."""
     limit = task.config.large_error_kcal_mol_a
     results: dict = {
         "method": task.config.method,

@@ -1,4 +1,4 @@
-"""Running the chains in compiled stretches, each followed by a checkpoint, so that a kill costs one stretch."""
+"""Run the chains in compiled stretches, each followed by a checkpoint, so that a kill loses at most one stretch."""
 
 import time
 from functools import partial
@@ -26,7 +26,7 @@ from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_ch
 
 
 class Observer(Protocol):
-    """Who is told how far a fine-tuning is."""
+    """Receiver of progress reports of a fine-tuning."""
 
     def say(self, text: str) -> None:
         """One line of text."""
@@ -42,7 +42,7 @@ class Observer(Protocol):
 
 
 class State(NamedTuple):
-    """All that a checkpoint needs to go on."""
+    """Content of a checkpoint: all that is needed to continue."""
 
     params: jax.Array  # [c, p]
     chains: ChainState
@@ -52,7 +52,7 @@ class State(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """One entry a stretch."""
+    """Quantities that are recorded once per stretch."""
 
     step: int
     potential: float  # per datum, mean over chains, end of the stretch
@@ -61,11 +61,11 @@ class Trace(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What a run of the chains ends with."""
+    """Result of running the chains."""
 
     samples: jax.Array  # [s * c, p]
     trace: list[Trace]
-    seconds: float  # over all sessions
+    seconds: float  # summed over all sessions
 
 
 class Validate(Protocol):
@@ -115,11 +115,11 @@ def run(
 ) -> Sampled:
     """Run all steps of a plan, from the newest checkpoint if there is one.
 
-    A run that was interrupted ends with the same bits as one that was not.
+    The result of an interrupted and continued run is bit-identical to that of an uninterrupted one.
 
     Args:
-      config: batch size.
-      plan: moves, prior and sample steps.
+      config: settings; the batch size is used.
+      plan: update rule, prior and sample steps.
       predict: model of flat weights.
       likelihood: fixed standard deviations.
       training_set: labels.
@@ -129,7 +129,7 @@ def run(
       digest: of labels and pretrained model; a checkpoint made with others is refused.
       observer: told about progress.
       validate: makes optimisers keep each member's best parameters; samplers ignore it.
-      adjust: of parameters and likelihood between steps.
+      adjust: function that adjusts parameters and likelihood between steps.
 
     Raises:
       RunStoppedError: if a chain is no longer finite.
@@ -173,9 +173,9 @@ def run(
 def _stretch(
     config: FinetuneConfig, plan: Plan, advance: dict[int, ChainDevices], state: State, labels: TrainingSet, end: int
 ) -> tuple[jax.Array, ChainState, Info]:
-    """Chains at step `end`, and what the last call showed.
+    """Chains at step `end`, and the diagnostics of the last call.
 
-    A stretch shorter than the chunk is made of calls of `thin` steps, so that there are two compilations at most.
+    A stretch shorter than the chunk is made of calls of `thin` steps, so there are at most two compilations.
     """
     params, chains, info, step = state.params, state.chains, None, int(state.step)
     each = plan.chunk if end - step == plan.chunk else plan.thin
@@ -188,7 +188,7 @@ def _stretch(
 
 
 def _first(plan: Plan, start: jax.Array, key: jax.Array, folder: Path, digest: str, observer: Observer):
-    """State to go on from, its trace and the seconds spent before."""
+    """State from which to continue, its trace and the seconds spent before."""
     chains = init_chains(start, key, plan.transform)
     samples = jnp.full((len(plan.sample_steps), *start.shape), jnp.nan, start.dtype)
     best = jnp.full((plan.chains,), jnp.inf, start.dtype)
@@ -217,12 +217,12 @@ def _check_digest(found: str, wanted: str, folder: Path) -> None:
     if found != wanted:
         raise RunDirectoryError(
             f"{folder}: its checkpoints were made with other labels, elements of any set or pretrained model than the "
-            "files of data and model hold now; restore those, or choose another output"
+            "present files contain; restore these files, or choose another output"
         )
 
 
 def _keep(state: State, plan: Plan, error: np.ndarray | None) -> State:
-    """Take the samples that are due; with validation errors [c], those parameters that are better than before."""
+    """Store the samples that are due; given validation errors [c], keep the best parameters of each member."""
     if error is not None:
         new = jnp.asarray(error, state.best.dtype)
         better = new < state.best

@@ -1,11 +1,11 @@
-"""Numbers of fine-tunings side by side: one entry for each, and tables of their means over seeds."""
+"""Compare fine-tunings in numbers: one entry for each, and tables of their means over seeds."""
 
 from typing import Any, Final
 
 import numpy as np
 
 Columns = dict[str, tuple[str, str]]
-"""Keys of entries and formats of their values, `"of"` to count how many are true, by the titles of columns."""
+"""By column title: key of the entries and format of the values; `"of"` counts how many are true."""
 
 COLUMNS: Final[Columns] = {
     "RMSE": ("rmse_kcal_mol_a", ".3f"),
@@ -36,7 +36,7 @@ def numbers(forces: dict[str, Any]) -> dict[str, float | None]:
 
 
 def coverage_consistent(forces: dict[str, Any]) -> bool | None:
-    """Whether the share within the 95 % interval is 95 % as far as few validation frames can tell.
+    """Whether the coverage of the 95 % interval is consistent with 95 %, given the number of validation frames.
 
     Args:
       forces: with `coverage_intervals`, as metrics.json has them.
@@ -69,7 +69,7 @@ def rows(entries: list[dict[str, Any]], columns: Columns) -> list[list[str]]:
 
 
 def cells(entries: list[dict[str, Any]], columns: Columns) -> list[str]:
-    """Means or counts of the columns over entries, a dash where none has a value."""
+    """Means or counts of the columns over entries; a dash if no entry has a value."""
     known = [([e[key] for e in entries if e.get(key) is not None], form) for key, form in columns.values()]
     return [_cell(values, form) for values, form in known]
 

@@ -1,7 +1,7 @@
-"""Whether energies and forces belong together: differences of energies against the work of the forces between frames.
+"""Consistency of energies and forces: energy differences against the work of the forces between frames.
 
-Between two near frames ΔE = -½(F_i + F_j)·ΔR + t, where the error t of the trapezoid is of third order in ΔR. That
-of the pretrained model at the same two frames, which is known, says what t of the labels is like.
+For two nearby frames ΔE = -½(F_i + F_j)·ΔR + t, where the error t of the trapezoidal rule is of third order in ΔR.
+The known t of the pretrained model at the same two frames is an estimate of that of the labels.
 """
 
 from typing import Final, NamedTuple
@@ -13,36 +13,36 @@ from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
 
 FRAMES: Final = 400
-"""Frames of a kind, evenly chosen, among which near ones are sought."""
+"""Largest number of frames of one composition, evenly spaced, among which nearby pairs are searched."""
 NEAREST: Final = 3
 PAIRS: Final = 8
-"""Fewest pairs that say something."""
+"""Smallest number of pairs from which a ratio is computed."""
 MOST_NUMBERS: Final = 1 << 25
-"""Of distances that are held to find near frames."""
+"""Largest number of distances kept in memory to find nearby frames."""
 HELD: Final = 1e-3
-"""Å that atoms may have moved whose forces are not known."""
+"""Largest displacement, Å, of atoms whose forces are not known."""
 SAME_CELL: Final = 1e-6
 RESAMPLES: Final = 400
 FEW: Final = 12
 CORRELATED: Final = (0.9, 0.5)
-"""Correlation of differences of energies with work, below which frames are too far apart for a verdict: of fewer frames
-than `FEW`, among which chance may correlate what the model does not explain, and of more."""
+"""Correlation of energy differences with work below which frames are too far apart for a verdict: for fewer frames
+than `FEW`, where a high correlation may be due to chance, and for more."""
 
 
 class Ratio(NamedTuple):
-    """Differences of energies over work, 1 where they belong together."""
+    """Ratio of energy differences to work; 1 if energies and forces are consistent."""
 
     value: float
-    lower: float  # of an interval that holds 95 %, of resampled frames, and allows for errors of both
+    lower: float  # of the 95 % interval from resampled frames, allowing for errors of both
     upper: float
     pairs: int
 
 
 class Untested(NamedTuple):
-    """Why differences of energies and work cannot be compared, with correlations of the two, NaN if there are none."""
+    """Why energy differences and work cannot be compared, with their correlations (NaN if unknown)."""
 
     reason: str  # completes "could not be tested, because ..."
-    labels: float = np.nan  # the greater of those with and without the error of the trapezoid
+    labels: float = np.nan  # the greater one of those with and without the error of the trapezoidal rule
     model: float = np.nan  # of the model's own energies with the work of its own forces, at the same pairs
 
 
@@ -59,23 +59,24 @@ class _Pairs(NamedTuple):
 
     @property
     def error(self) -> np.ndarray:
-        """Of the trapezoid with the model's forces, eV."""
+        """Error of the trapezoidal rule with the model's forces, eV."""
         return self.model_energy - self.model_work
 
 
 def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | Untested:
-    """Ratio of differences of energies to work.
+    """Ratio of energy differences to work.
 
-    Pairs are weighted by 1/(d0⁶ + d⁶), as the variance of t grows; d0 is such that several count. The interval reaches
-    from the lower end of the regression of ΔE on work to the upper end of the inverse one of work on ΔE, between which
-    the truth lies whatever part of the scatter is whose (Frisch 1934); both are resampled by frames.
+    Pairs are weighted by 1/(d0⁶ + d⁶), since the variance of t grows with d⁶; d0 is chosen so that several pairs
+    count. The interval reaches from the lower end of the regression of ΔE on work to the upper end of the inverse
+    regression of work on ΔE. The true ratio lies between the two, however the scatter is divided between energies and
+    work (Frisch 1934). Both are resampled by frames.
 
     Args:
       frames: labels with energies.
       prediction: of a model, fields [1, f, ...].
 
     Returns:
-      Why there is none if there are too few near frames, or they say nothing.
+      The ratio, or the reason why there is none: too few nearby frames, or frames that are inconclusive.
     """
     if frames.energy is None:
         return Untested("there are no energies")
@@ -109,7 +110,7 @@ def work_ratio(frames: Frames, prediction: Prediction) -> Ratio | Untested:
 
 
 def _slopes(pairs: _Pairs, weights: np.ndarray) -> tuple[float, float, float, float]:
-    """Geometric mean of two slopes, these of ΔE on work and inverse, and the correlation, all without t."""
+    """Geometric mean of two slopes, the slopes of ΔE on work and inverse, and the correlation, all corrected for t."""
     x, y, t = pairs.work, pairs.energy, pairs.error
     size = np.sum(weights * t * t)
     if size > 0.0:
@@ -122,7 +123,7 @@ def _slopes(pairs: _Pairs, weights: np.ndarray) -> tuple[float, float, float, fl
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
-    """Of x and y around zero; NaN where one of them vanishes."""
+    """Correlation of x and y around zero; NaN if one of them vanishes."""
     size = float(np.sqrt(np.sum(weights * x * x) * np.sum(weights * y * y)))
     return float(np.sum(weights * x * y)) / size if size > 0.0 else np.nan
 

@@ -12,7 +12,7 @@ Params = Any
 
 
 class NodeOutput(NamedTuple):
-    """What a network says about each atom."""
+    """Per-atom outputs of a network."""
 
     energy: jax.Array  # [n] eV
     force_sigma: jax.Array  # [n] eV/Å, standard deviation of each force component
@@ -32,8 +32,8 @@ class NodeFn(Protocol):
     ) -> NodeOutput:
         """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k].
 
-        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i holds slots of atom
-        receivers[i], of which an atom may have any number of rows.
+        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i has slots of atom
+        receivers[i]. An atom may have any number of rows.
         """
         ...
 
@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
 
     energy: jax.Array  # [b] eV
     forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding
-    stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None where not asked for
+    stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None if not requested
     force_sigma: jax.Array  # [b, n] eV/Å, standard deviation of each force component; one on padding
 
 

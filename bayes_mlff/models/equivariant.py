@@ -2,7 +2,7 @@
 
 Keeping the channels last makes every contraction a small dense matrix product over contiguous memory. The
 algebra (Clebsch-Gordan coefficients, spherical harmonics, irreps) comes from e3nn-jax; normalisations are
-those of e3nn (Geiger and Smidt 2022, arXiv:2207.09453), so that its weights can be taken over unchanged.
+those of e3nn (Geiger and Smidt 2022, arXiv:2207.09453), so that its weights can be used unchanged.
 """
 
 import math
@@ -57,7 +57,7 @@ class Path(NamedTuple):
 
 
 def edge_irrep(l: int, with_parity: bool = True) -> str:
-    """Irrep of the edge harmonics of degree l; even for any l if parity is not told apart."""
+    """Irrep of the edge harmonics of degree l; even for any l if parity is not distinguished."""
     return f"{l}{'o' if l % 2 and with_parity else 'e'}"
 
 
@@ -114,7 +114,7 @@ def xplor_cutoff(x: jax.Array, start: float) -> jax.Array:
 
 
 class ScaledDense(nn.Module):
-    """Matrix product with unit-variance weights scaled by gain/sqrt(inputs), so that one prior width suits all."""
+    """Matrix product with unit-variance weights scaled by gain/sqrt(inputs), so that one prior width fits all."""
 
     features: int
     gain: float = 1.0
@@ -133,12 +133,12 @@ class ScaledDense(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense layers with SiLU between them; the gain makes up for the nonlinearity."""
+    """Dense layers with SiLU between them; the gain compensates for the nonlinearity."""
 
     widths: tuple[int, ...]
     use_bias: bool = False
     gain: float = math.sqrt(2.0)
-    activation: bool = True  # without it the layers follow each other directly, with a gain of 1
+    activation: bool = True  # if False, the layers follow each other directly, with a gain of 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -170,7 +170,7 @@ class SelfConnection(nn.Module):
     """Mix the channels of each irrep with weights that are linear in the element embedding."""
 
     out: tuple[tuple[str, int], ...]
-    declared_width: int | None = None  # of the embedding that the weights are normalised for, if not that given
+    declared_width: int | None = None  # embedding width used for the normalisation; None: the actual one
 
     @nn.compact
     def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
@@ -223,10 +223,10 @@ class Convolution(nn.Module):
           harmonics: [r, k, 2l+1] of each irrep.
           radial: [r, k, bessels].
           neighbors: [r, k] sender of each slot.
-          receivers: [r] ascending, the atom that each row of slots belongs to; None: row i belongs to atom i.
+          receivers: [r] ascending, atom index of each row of slots; None: row i belongs to atom i.
 
         Returns:
-          `{irrep: [n, 2l+1, channels summed over the paths that lead there]}`.
+          `{irrep: [n, 2l+1, channels]}` with the channels of all paths to this irrep.
         """
         widths = [x[p.node].shape[-1] for p in self.paths]
         layers = (*self.radial_widths, sum(widths))
@@ -250,12 +250,12 @@ class Convolution(nn.Module):
 def combine(path: Path, sender: jax.Array, harmonic: jax.Array, weight: jax.Array) -> jax.Array:
     """Message of one path summed over neighbours.
 
-    Where one of the three degrees is zero the coupling is a multiple of the identity, which saves a product.
+    If one of the three degrees is zero, the coupling is a multiple of the identity, which saves a product.
 
     Args:
       path: which irreps are combined.
       sender: [n, k, 2l1+1, u] features of the neighbours.
-      harmonic: [n, k, 2l2+1] edge harmonics; that of l2 = 0 is one by its normalisation and is not read.
+      harmonic: [n, k, 2l2+1] edge harmonics; for l2 = 0 they are one by normalisation and are not read.
       weight: [n, k, u] radial weights, zero on padded slots.
 
     Returns:
@@ -275,7 +275,7 @@ def combine(path: Path, sender: jax.Array, harmonic: jax.Array, weight: jax.Arra
 
 
 class Gate(nn.Module):
-    """Activations of scalars, and of the other irreps times an activated even scalar (Weiler et al. 2018)."""
+    """Activation of scalars; other irreps are multiplied by an activated even scalar (Weiler et al. 2018)."""
 
     scalars: tuple[tuple[str, int], ...]
     gated: tuple[tuple[str, int], ...]

@@ -1,4 +1,4 @@
-"""Where certain layers of a network are in its flat weights."""
+"""Indices of certain layers of a network in its flat weights."""
 
 from typing import cast
 
@@ -13,25 +13,25 @@ from bayes_mlff.models.potential import Potential
 
 
 def last_readout(potential: Potential) -> np.ndarray:
-    """Places [k] of the weights of the last linear layer of the (last) energy readout."""
+    """Indices [k] of the weights of the last linear layer of the (last) energy readout."""
     return _places(potential, architectures.of(potential.config).last_layer(potential.config))
 
 
 def last_sigma_bias(potential: Potential) -> np.ndarray:
-    """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `SIGMA_UNIT`."""
+    """Index [1] of the last bias of the σ head: the logarithm of the force σ in units of `SIGMA_UNIT`."""
     return _places(potential, last_bias(potential.config))
 
 
 def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float) -> jax.Array:
-    """Flat weights [..., p] with the last bias of the σ head at the logarithm of a force σ, eV/Å."""
+    """Flat weights [..., p] with the last bias of the σ head set for a given force σ, eV/Å."""
     return params.at[..., last_sigma_bias(potential)].set(float(np.log(sigma_ev_a / SIGMA_UNIT)))
 
 
 def _places(potential: Potential, path: tuple[str, ...]) -> np.ndarray:
-    """Places of the parameter at a path.
+    """Indices, in the flat weights, of the parameter at a path.
 
     Raises:
-      KeyError: if the network has none there.
+      KeyError: if the network has no such parameter.
     """
     leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))  # annotated as nested
     if path not in leaves:

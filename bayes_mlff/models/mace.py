@@ -34,7 +34,7 @@ def outputs(config: MACEConfig, i: int) -> tuple[str, ...]:
 
 
 class Edges(NamedTuple):
-    """What the blocks know of the edges."""
+    """Edge features that the blocks use."""
 
     harmonics: Features  # {irrep: [r, k, 2l+1]}
     radial: jax.Array  # [r, k, bessels], zero on padding
@@ -114,8 +114,8 @@ class MACE(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
-          receivers: with it the first axis of vectors, neighbors and edge_mask counts rows of slots rather than
-            atoms, and this [rows], ascending, says whose slots they are.
+          receivers: [rows], ascending, the atom of each row of slots. If given, the first axis of vectors, neighbors
+            and edge_mask counts rows instead of atoms.
 
         Returns:
           Energies without those of the isolated atoms, eV, and σ of force components, eV/Å.

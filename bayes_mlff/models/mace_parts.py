@@ -10,7 +10,7 @@ import numpy as np
 from bayes_mlff.models.equivariant import MLP, SILU_NORM, Features, Path, combine, coupling, degree, paths
 
 FEW_ELEMENTS = 8
-"""Up to this many elements the first messages are summed by element of the sender, which saves nine tenths of them."""
+"""Largest number of elements for which the first messages are summed by element of the sender, which saves 90 %."""
 
 
 def message_paths(node: tuple[str, ...], l_max: int, targets: tuple[str, ...]) -> tuple[Path, ...]:
@@ -55,10 +55,10 @@ class Messages(nn.Module):
           harmonics: [r, k, 2l+1] of each irrep.
           radial: [r, k, bessels], zero on padded slots.
           neighbors: [r, k] sender of each slot.
-          receivers: [r] ascending, the atom that each row of slots belongs to; None: row i belongs to atom i.
+          receivers: [r] ascending, atom index of each row of slots; None: row i belongs to atom i.
 
         Returns:
-          `{irrep: [n, 2l+1, u · paths that lead there]}`.
+          `{irrep: [n, 2l+1, u · number of paths to this irrep]}`.
         """
         n, _, u = x[self.paths[0].node].shape
         hidden, matrix = Edges(self.radial_widths, u * len(self.paths), name="radial")(radial)
@@ -72,10 +72,10 @@ class Messages(nn.Module):
 
 
 class ElementMessages(nn.Module):
-    """The same sum where the features of a sender follow from its element alone.
+    """The same sum if the features of a sender depend only on its element.
 
     Edges are then summed for each element of the sender, harmonic and hidden radial feature before the last layer
-    of the radial network is applied: once for each atom and element in the place of each edge.
+    of the radial network is applied: once per atom and element instead of once per edge.
     """
 
     paths: tuple[Path, ...]

@@ -3,8 +3,8 @@
 An atom's features x (one irrep of each degree 0..l_max, natural parity) are multiplied with themselves up to
 `correlation` times, and every equivariant product is weighted by element and channel. MACE writes the products of
 one order as U[w, i, j, k, p] x_i x_j x_k, where p counts ways of coupling the factors one after the other. Most
-of these ways differ only in the order of the factors and give the same product or none. The weights keep MACE's
-form, [elements, p, channels], so that they and their prior can be taken over; what is evaluated is a smallest set
+of these ways differ only in the order of the factors and give the same product or zero. The weights keep MACE's
+form, [elements, p, channels], so that they and their prior can be used unchanged. Evaluated is a minimal set
 of independent products, whose weights are linear in MACE's.
 """
 
@@ -21,13 +21,13 @@ import numpy as np
 from bayes_mlff.models.equivariant import Features, degree
 
 TOLERANCE = 1e-8
-"""Below this a product is a combination of others; coefficients are of order one."""
+"""Residual below which a product is a linear combination of others; coefficients are of order one."""
 
 
 OPPOSITE = frozenset(
     {(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (1, 6, 6), (3, 4, 6), (4, 4, 5), (4, 5, 6), (5, 5, 5), (5, 6, 6)}
 )
-"""Degrees whose couplings have the other sign in e3nn-jax than in e3nn 0.4.4, which mace-torch is built on."""
+"""Degrees whose couplings have opposite signs in e3nn-jax and in e3nn 0.4.4, which mace-torch uses."""
 
 
 class Term(NamedTuple):
@@ -40,10 +40,10 @@ class Term(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """How MACE's products of one order and output degree follow from independent ones."""
+    """Relation of MACE's products of one order and output degree to independent ones."""
 
     terms: tuple[Term, ...]  # independent products
-    matrix: np.ndarray  # [terms, p]: their weights from MACE's
+    matrix: np.ndarray  # [terms, p]: matrix from MACE's weights to theirs
 
 
 def natural(l: int) -> str:
@@ -64,7 +64,7 @@ def couplings(l_max: int, order: int) -> tuple[tuple[tuple[int, int], np.ndarray
 
     Returns:
       Pairs of ((degree, parity), coefficients [2l+1, d, ..., d]) with d = (l_max+1)², ascending in (degree, parity);
-      ways with the same result stand in the order in which they arise. Component normalisation.
+      ways with the same result keep the order of their construction. Component normalisation.
     """
     d = (l_max + 1) ** 2
     if order == 1:
@@ -83,7 +83,7 @@ def couplings(l_max: int, order: int) -> tuple[tuple[tuple[int, int], np.ndarray
 
 @lru_cache
 def generalized_coupling(l_max: int, l_out: int, order: int) -> np.ndarray:
-    """MACE's U for the natural irrep of degree l_out: [2l_out+1, d, ..., d, p] with p = 0 if there is no way."""
+    """MACE's U for the natural irrep of degree l_out: [2l_out+1, d, ..., d, p]; p = 0 if no coupling exists."""
     ways = [tensor for ir, tensor in couplings(l_max, order) if ir == (l_out, (-1) ** l_out)]
     if not ways:
         return np.zeros((2 * l_out + 1, *((l_max + 1) ** 2,) * order, 0))
@@ -93,7 +93,7 @@ def generalized_coupling(l_max: int, l_out: int, order: int) -> np.ndarray:
 def symmetrized(tensor: np.ndarray) -> np.ndarray:
     """Coefficients [2l+1, d, ..., d, p] averaged over the order of their factors, as a matrix [numbers, p].
 
-    Only that part is seen by products of a vector with itself.
+    Only this part contributes to products of a vector with itself.
     """
     order = tensor.ndim - 2
     orders = list(itertools.permutations(range(1, order + 1)))
@@ -214,7 +214,7 @@ class ProductBasis(nn.Module):
             if order > 1:
                 terms, matrix = reduction(self.l_max, l, order)
                 weight = jnp.einsum("rp,epc->erc", jnp.asarray(matrix, dtype), weight)
-            # A product with the one-hot element, as the transpose of a gather would be a scatter.
+            # A product with the one-hot element instead of a gather, whose transpose would be a scatter.
             atoms = (one_hot @ weight.reshape(elements, -1)).reshape(-1, len(terms), channels)
             plan[order] = {term: atoms[:, i, :] for i, term in enumerate(terms)}
         return plan
@@ -258,7 +258,7 @@ def _contract(
         if l_out == 0:
             total = total + jnp.sum(by_middle[l3] * x[l3], axis=0, keepdims=True) * float(wigner(l3, l3, 0)[0, 0, 0])
             continue
-        # Couple the weighted squares first to what the last factor is missing: few components, one product.
+        # Couple the weighted squares to the degree that the last factor needs first: few components, one product.
         c = np.concatenate([wigner(m, l3, l_out).reshape(2 * m + 1, -1) for m in by_middle], axis=0)
         rows = _matmul(c.T, jnp.concatenate(list(by_middle.values())))
         rows = rows.reshape(2 * l3 + 1, 2 * l_out + 1, *rows.shape[1:])

@@ -77,7 +77,7 @@ class Interaction(nn.Module):
     def _connection(
         self, out: tuple[tuple[str, int], ...], x: Features, embedding: jax.Array, species: jax.Array
     ) -> Features:
-        """What of the block's input is added before the gate."""
+        """The part of the block's input that is added before the gate."""
         kind, name = self.config.self_connection, "self_connection"
         if kind == "linear":
             return EquivariantLinear(out, name=name)(x)
@@ -108,8 +108,8 @@ class NequIP(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
-          receivers: with it the first axis of vectors, neighbors and edge_mask counts rows of slots rather than
-            atoms, and this [rows], ascending, says whose slots they are.
+          receivers: [rows], ascending, the atom of each row of slots. If given, the first axis of vectors, neighbors
+            and edge_mask counts rows instead of atoms.
 
         Returns:
           Energies without the shifts of isolated atoms, eV, and σ of force components, eV/Å.

@@ -14,7 +14,7 @@ from bayes_mlff.models.energetics import NodeOutput, Params
 
 
 def network(config: ArchitectureConfig) -> nn.Module:
-    """The network that a configuration describes."""
+    """Build the network of a configuration."""
     return architectures.of(config).network(config)
 
 
@@ -38,10 +38,10 @@ class Potential:
         return network(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
 
     def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-        """The weights as one vector [p], and the way back."""
+        """The weights as one vector [p], and the inverse function."""
         return ravel_pytree(self.params)
 
     def isolated_energy(self, numbers: np.ndarray) -> float:
-        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy comes on top."""
+        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy is added to it."""
         table = dict(zip(self.config.elements, self.config.energy_shifts, strict=True))
         return float(sum(table[int(z)] for z in numbers))

@@ -1,7 +1,7 @@
-"""Whether JAX computes right numbers here: checked once for every version and device, before anything depends on it.
+"""Check that JAX computes correct numbers on this machine, once for every version and device.
 
-Shipped models are evaluated in float32 and compared with float64 values that are shipped too, and operations that were
-compiled wrongly by some releases are repeated; see `selfcheck_operations` and `scripts/make_selfcheck_reference.py`.
+Shipped models are evaluated in float32 and compared with shipped float64 values, and operations that some releases
+compiled wrongly are tested; see `selfcheck_operations` and `scripts/make_selfcheck_reference.py`.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ TOLERANCE: Final = 2e-4
 """Largest deviation in units of the largest component; float32 deviates by some 1e-5 on a CPU."""
 
 ACCELERATOR_TOLERANCE: Final = 3e-2
-"""The same where products of float32 numbers may be rounded to ten bits on the way."""
+"""The same for devices that may round factors of float32 products to ten bits."""
 
 TIMEOUT_S: Final = 120.0
-"""Of the process that repeats the operations."""
+"""Time limit of the process that tests the operations."""
 
 
 class Case(NamedTuple):
-    """A structure and what a shipped model says about it in float64."""
+    """A structure and the float64 prediction of a shipped model for it."""
 
     model: str  # name of a shipped model
     structure: Structure
@@ -52,10 +52,10 @@ def ensure(say: Callable[[str], None] | None = None) -> bool:
     """Check this installation, unless it has been checked before.
 
     Args:
-      say: told in a line that a check takes place.
+      say: receives a line of text if a check is made.
 
     Returns:
-      True if it was checked now, False if before.
+      True if it was checked now, False if it had been checked before.
 
     Raises:
       BrokenInstallationError: naming versions, device and deviation, if numbers are wrong.
@@ -103,7 +103,7 @@ def check() -> dict[str, float]:
 
 
 def cases() -> list[Case]:
-    """What is stored."""
+    """The stored structures and reference values."""
     return [
         Case(
             stored["model"],
@@ -130,7 +130,7 @@ def deviation(case: Case) -> float:
 
 
 def evaluate(model: str, structure: Structure, dtype: type) -> Prediction:
-    """What a shipped model says about one structure, a batch of one."""
+    """Prediction of a shipped model for one structure, as a batch of one."""
     elements = tuple(int(z) for z in np.unique(structure.numbers))
     potential = registry.restrict(registry.load(model, dtype=dtype), elements)
     config = potential.config
@@ -140,7 +140,7 @@ def evaluate(model: str, structure: Structure, dtype: type) -> Prediction:
 
 
 def _operations() -> list[str]:
-    """What is wrong about single operations; on a CPU, where releases crash or hang, another process says it."""
+    """Failures of single operations; on a CPU they are tested in another process, since some releases crash or hang."""
     if jax.default_backend() != "cpu":
         return selfcheck_operations.failures()
     command = [sys.executable, str(selfcheck_operations.__file__)]
@@ -156,7 +156,7 @@ def _operations() -> list[str]:
 
 
 def _installation() -> dict[str, str]:
-    """What the numbers depend on."""
+    """Versions and device on which the numbers depend."""
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else _processor()
     return {
@@ -170,7 +170,7 @@ def _installation() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor that code is compiled for, which JAX calls just cpu; machines can share a home folder."""
+    """The processor type, which JAX calls just cpu; different machines can share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

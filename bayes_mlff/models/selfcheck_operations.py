@@ -1,7 +1,7 @@
-"""Operations that releases of JAX are known to have compiled wrongly, on whole numbers, where every digit is known.
+"""Tests of operations that some releases of JAX compiled wrongly, with whole numbers, whose results are exact.
 
-This file needs JAX and NumPy only. Run as a program it prints what is wrong, one line each: some releases crash or hang
-here, which must not happen to the process that asks.
+This file needs only JAX and NumPy. Run as a program it prints one line for each failure. It is a separate program
+because some releases crash or hang here.
 """
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def failures() -> list[str]:
-    """What is computed wrongly, a phrase each; factors fit into ten bits, so that any kind of product is exact."""
+    """Failed operations, one phrase each; factors fit into ten bits, so that products are exact on any device."""
     checks = (_matrix_vector(), _matrix_vector_gradient(), *map(_reduction, range(6, 9)))
     return [what for what, right in checks if not right]
 

@@ -1,1 +1,1 @@
-"""Prior, likelihood and the per-datum potential that the sampler sees."""
+"""Prior, likelihood and the per-datum potential of the sampler."""

@@ -36,7 +36,7 @@ class UpdateChains(Protocol):
         *,
         batch_axis: str | None = None,
     ) -> tuple[Params, ChainState, Info]:
-        """Restart momentum, mass and schedule and run K = n_steps; one sample a chain at the end.
+        """Restart momentum, mass and schedule and run K = n_steps; the result is one sample per chain.
 
         With `batch_axis`, inside `jax.shard_map`, the devices along that axis share each minibatch.
         """
@@ -44,7 +44,7 @@ class UpdateChains(Protocol):
 
 
 class OtfChains(NamedTuple):
-    """`init` once a run; `update` after each label. Both map values to values."""
+    """Pure functions: `init` is called once per run, `update` after each label."""
 
     init: InitChains
     update: UpdateChains
@@ -75,7 +75,7 @@ def otf_chains(
 
     Args:
       predict: model.
-      prior: prior; its arrays are arguments of the compiled function, not constants in it.
+      prior: prior over the weights; its arrays are arguments of the compiled function, not constants in it.
       likelihood: fixed standard deviations.
       step_size: γ0, the first step size; see `Architecture.step_size`.
       batch_size: labels of a minibatch.
@@ -85,14 +85,14 @@ def otf_chains(
       freeze_mass_after: steps after which the mass is constant; None adapts it throughout.
       eps: ε of the mass.
       thin: steps between entries of the traces and between levels; must divide the steps of an update.
-      chain_axis: 'vmap', or 'map' for one chain after the other; by default what suits the device.
-      at_once: labels of a minibatch that are evaluated together; by default what suits the device.
-      level: applied every `thin` steps until the temperature rises; None keeps the likelihood as it is.
+      chain_axis: 'vmap', or 'map' for one chain after the other; the default depends on the device.
+      at_once: labels of a minibatch that are evaluated together; the default depends on the device.
+      level: adjustment of the noise levels every `thin` steps until the temperature rises; None: no adjustment.
 
     Returns:
       `init(params [c, ...], key) -> state` and
       `update(params, state, training_set, n_steps=2000, batch_axis=None) -> (params, state, info)`. `update`
-      compiles once for each n_steps and for each shape of the training set, however many labels it holds. It
+      compiles once for each n_steps and for each shape of the training set, whatever its number of labels. It
       needs at least one label, else `info.finite` is False.
 
     Raises:

@@ -16,7 +16,7 @@ NORM_FLOOR = 0.01
 
 
 class FitState(NamedTuple):
-    """Everything a checkpoint needs to continue."""
+    """State of the optimisation: all that a checkpoint needs to continue."""
 
     params: jax.Array  # [p] flat weights
     average: jax.Array  # [p] exponential moving average of the weights
@@ -25,7 +25,7 @@ class FitState(NamedTuple):
 
 
 class FitInfo(NamedTuple):
-    """Mean over the steps of one call; not fed back."""
+    """Diagnostics: means over the steps of one call."""
 
     loss: jax.Array  # []
     force_mae: jax.Array  # [] eV/Å
@@ -81,12 +81,12 @@ def make_fit(
     average_decay: float = 0.999,
     steps_per_call: int = 200,
 ):
-    """Compile a stretch of training.
+    """Compile a function that makes `steps_per_call` training steps.
 
-    The loss is that of the forces plus `energy_weight` times a Huber loss (δ = 0.2) of the energy error per square
-    root of an atom, frames of every member weighing the same. That of an atom's force error e is |e|²/3 ("mse") or
-    |e|/3 ("norm"), which outliers sway less. For crystals `stress_weight` times a Huber loss (δ = 0.02) of the
-    stress times the volume per atom (eV) is added.
+    The loss is that of the forces plus `energy_weight` times a Huber loss (δ = 0.2) of the energy error divided by the
+    square root of the number of atoms; all frames have the same weight. The loss of an atom's force error e is |e|²/3
+    ("mse") or |e|/3 ("norm"), which is less sensitive to outliers. For crystals, `stress_weight` times a Huber loss
+    (δ = 0.02) of the stress times the volume per atom (eV) is added.
 
     Args:
       node_fn: network.

@@ -1,4 +1,4 @@
-"""How probable a label is, given what one set of parameters predicts."""
+"""Likelihood of labels, given the predictions of one set of parameters."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from bayes_mlff.models.energetics import Prediction
 
 
 class PerAtom(NamedTuple):
-    """Standard deviation of a total energy that grows in proportion to the number of atoms."""
+    """Standard deviation of a total energy that is proportional to the number of atoms."""
 
     sigma: float | jax.Array  # eV/atom
 
@@ -27,7 +27,7 @@ class Likelihood(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """Reference values of a batch of structures; masked entries may hold anything."""
+    """Reference values of a batch of structures; masked entries may have any value."""
 
     energy: jax.Array  # [b] eV
     forces: jax.Array  # [b, n, 3] eV/Å
@@ -35,17 +35,17 @@ class Labels(NamedTuple):
     node_mask: jax.Array  # [b, n] bool, False on padding
     has_energy: jax.Array  # [b] bool
     has_stress: jax.Array  # [b] bool
-    has_forces: jax.Array | None = None  # [b, n, 3] bool; None: those of all atoms
+    has_forces: jax.Array | None = None  # [b, n, 3] bool; None: the forces of all atoms
 
     @property
     def known_forces(self) -> jax.Array:
-        """Which force components are labelled, [b, n, 1] where all of an atom are or are not, else [b, n, 3]."""
+        """Mask of the labelled force components: [b, n, 1] if it is the same for x, y, z, else [b, n, 3]."""
         atoms = self.node_mask[..., None]
         return atoms if self.has_forces is None else atoms & self.has_forces
 
 
 def of_structures(sigma: EnergySigma, atoms: Any) -> Any:
-    """Standard deviation of the total energies, eV, of structures with so many atoms: an integer, or integers [b]."""
+    """Standard deviation of the total energies, eV, of structures with the given numbers of atoms ([] or [b])."""
     return sigma.sigma * atoms if isinstance(sigma, PerAtom) else sigma
 
 
@@ -59,7 +59,7 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
     Args:
       likelihood: fixed standard deviations.
       prediction: mean energies, forces and stress, and σ_i; structures along the first axis.
-      labels: reference values and what of them exists.
+      labels: reference values and masks of those that exist.
 
     Returns:
       [b] in the prediction's dtype. Densities per eV, (eV/Å) and (eV/Å³).
@@ -84,12 +84,12 @@ def log_likelihood(likelihood: Likelihood, prediction: Prediction, labels: Label
 
 
 def count_atoms(node_mask: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Number of atoms [b] of structures with masks [b, n], as a number that σ can be multiplied by."""
+    """Number of atoms [b] of structures with masks [b, n], in a floating-point type."""
     return jnp.sum(node_mask, axis=-1, dtype=dtype)
 
 
 def _log_normal(mean: jax.Array, value: jax.Array, sigma: jax.Array | float, mask: jax.Array) -> jax.Array:
-    """log N(value; mean, sigma²), zero with zero gradient where masked, whatever `value` holds there."""
+    """log N(value; mean, sigma²); zero with zero gradient for masked entries, whatever their value is."""
     sigma = jnp.asarray(sigma, mean.dtype)
     residual = jnp.where(mask, mean - value.astype(mean.dtype), 0.0)
     density = -0.5 * (residual / sigma) ** 2 - jnp.log(sigma) - 0.5 * math.log(2.0 * math.pi)

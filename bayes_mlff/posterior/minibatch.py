@@ -1,4 +1,4 @@
-"""Which labels a step sees: priority sampling of the newest, with weights that keep it unbiased."""
+"""Minibatches: priority sampling of the newest label, with weights that keep the estimate unbiased."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Minibatch(NamedTuple):
     """Indices into the training set and weights such that E[Σ_i w_i f(index_i)] = (1/n) Σ_j f(j)."""
 
     indices: jax.Array  # [b] int32, always below the count
-    weights: jax.Array  # [b] >= 0; zero on slots that are not used
+    weights: jax.Array  # [b] >= 0; zero for unused slots
 
 
 def draw_probability(
@@ -19,8 +19,8 @@ def draw_probability(
 ) -> jax.Array:
     """Probability q with which one of the b draws picks each index, for n > b.
 
-    q(newest) = 1/b, so that a minibatch holds it once on average; q(other) = (1 - 1/b)/(n - 1). With b = 1
-    that would never show the others, so all have 1/n.
+    q(newest) = 1/b, so that a minibatch contains it once on average; q(other) = (1 - 1/b)/(n - 1). With b = 1
+    the others would never be drawn, so all have 1/n.
 
     Args:
       indices: [...] below n.
@@ -42,12 +42,12 @@ def draw(
 ) -> Minibatch:
     """Choose the labels of one step.
 
-    For n <= b: all n labels with weight 1/n; the b - n slots left over repeat one of them with weight 0. For
+    For n <= b: all n labels with weight 1/n; the remaining b - n slots repeat one of them with weight 0. For
     n > b: b independent draws with replacement from `draw_probability`, each with weight 1/(n b q); without a
-    newest label q = 1/n, which has the least variance for labels that are alike.
+    newest label q = 1/n, which has the smallest variance for similar labels.
 
     Args:
-      key: used up here.
+      key: random key; it must not be used again.
       count: [] int32, n >= 1, traced.
       newest: [] int32, index of the newest label, traced; None if no label is preferred.
       batch_size: b >= 1, static.

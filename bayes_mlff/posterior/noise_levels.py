@@ -1,4 +1,4 @@
-"""σ of energies, forces and stress that follow the errors on the training set while chains are cold."""
+"""Noise levels of cold chains: σ of energies, forces and stress are set to the errors on the training set."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -15,14 +15,14 @@ from bayes_mlff.posterior.training_set import labels_of
 from bayes_mlff.sghmc.run import Adjust
 
 MOST: Final = 64
-"""Labels that levels are taken from, spread evenly over the training set if it holds more."""
+"""Largest number of labels for an adjustment, evenly spaced over the training set if it has more."""
 
 
 LevelFn = Callable[[Params, Observations], tuple[Params, Likelihood]]
 
 
 class _Sums(NamedTuple):
-    """Over labels, in the dtype of the parameters; squares in units of σ² of forces, eV² (eV²/atom²) and (eV/Å³)²."""
+    """Sums over labels in the dtype of the parameters; squares in units of force σ², eV² (eV²/atom²) and (eV/Å³)²."""
 
     forces: jax.Array
     thirds: jax.Array  # of labelled force components
@@ -37,24 +37,24 @@ class _Sums(NamedTuple):
 def noise_levels(
     predict: PredictFn, sigma_bias: np.ndarray, batch_size: int, *, floor_ev_a: float, at_once: int | None = None
 ) -> LevelFn:
-    """Build the function that takes every σ of a chain from its errors on the training set.
+    """Build the function that sets every σ of a chain from its errors on the training set.
 
-    Where errors are far above σ, gradients are far larger than later on; the AMSGrad mass, which forgets nothing, keeps
-    all later steps small, and the few numbers with the smallest σ, the energies, are learnt at the cost of the many
-    forces. The σ of the forces comes from the network: of all weights the one that multiplies it is set to where, all
-    others given, the likelihood is highest, so that the mean of (ΔF/σ)² is 1. The σ of energy and stress are fixed by
-    the likelihood: the root mean square error, per atom where that σ is, takes their place where it is larger.
+    If errors are far above σ, the first gradients are far larger than later ones. The AMSGrad mass never decreases, so
+    it would keep all later steps small, and the few values with the smallest σ, the energies, would be learnt at the
+    cost of the many forces. The σ of the forces comes from the network: the one weight that multiplies it is set to the
+    maximum of the likelihood, which makes the mean of (ΔF/σ)² equal to 1. The σ of energy and stress are fixed in the
+    likelihood: they are replaced by the root mean square error (per atom if σ is per atom) if this is larger.
 
     Args:
       predict: model of flat weights; with stress if the likelihood has a stress σ.
-      sigma_bias: place [1] in the flat weights of the logarithm of a factor of all force σ.
-      batch_size: labels evaluated together unless at_once or the caches of the device say fewer.
+      sigma_bias: index [1] in the flat weights of the logarithm of a common factor of all force σ.
+      batch_size: labels evaluated together, unless at_once or the caches of the device demand fewer.
       floor_ev_a: smallest geometric mean of force σ, eV/Å: few labels can be fitted exactly.
       at_once: labels evaluated together; by default as many of `batch_size` as suit the device.
 
     Returns:
       `(params [p], observations) -> (params [p], likelihood)` for one chain, with that weight changed. The set must
-      hold a label.
+      contain a label.
     """
 
     def level(params: Params, observations: Observations) -> tuple[Params, Likelihood]:
@@ -113,15 +113,15 @@ def _at_least(sigma: float | jax.Array, squares: jax.Array, count: jax.Array) ->
 
 
 def window(steps: int, cold_steps: int) -> int:
-    """Steps between two levels: a divisor of all steps, at most 50 and at least two of them while cold."""
+    """Steps between two adjustments: a divisor of all steps, at most 50, with at least two intervals while cold."""
     return largest_divisor(steps, min(50, cold_steps // 2 or 50))
 
 
 def while_cold(level: LevelFn, cold_steps: int, thin: int) -> Adjust:
-    """Level before each window of `thin` steps that ends at temperature 0: later it would change the law.
+    """Adjust before each window of `thin` steps that ends at temperature 0; later it would change the posterior.
 
-    The levels of energy and stress are multiplied by the part of the cold steps that is left, so that they fall to the
-    σ of the likelihood: energies are to be learnt, too, and a weight that jumps would make for long steps.
+    The errors of energy and stress are multiplied by the fraction of the cold steps that is left, so that their σ
+    decreases to that of the likelihood. Energies are learnt, too, and no sudden change of a weight causes large steps.
     """
 
     def adjust(params: Params, step: jax.Array, observations: Observations) -> tuple[Params, Observations]:

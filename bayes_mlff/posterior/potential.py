@@ -14,11 +14,11 @@ from bayes_mlff.posterior.prior import GaussianPrior, log_density
 from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 
 CACHED_SLOTS = 400
-"""Neighbour slots whose work the caches of a CPU core hold; more structures than that at once are slower."""
+"""Number of neighbour slots whose data fit into the caches of a CPU core; larger groups are slower."""
 
 
 class Observations(NamedTuple):
-    """Labels, and how exactly they are to be met."""
+    """Labels and the noise levels of the likelihood."""
 
     training_set: TrainingSet
     likelihood: Likelihood  # of floats, or of arrays [] that may be traced
@@ -46,11 +46,11 @@ def potential(
       prior: prior over those params.
       likelihood: fixed standard deviations.
       batch_size: b.
-      prefer_newest: draw the newest label more often; without it all labels are drawn alike.
+      prefer_newest: draw the newest label more often; without it all labels have the same probability.
 
     Returns:
-      `(params, key, training_set) -> U []` for one chain, differentiable in params. `key` is used up by the
-      draw. The set must hold a label: an empty one gives a potential that is not finite.
+      `(params, key, training_set) -> U []` for one chain, differentiable in params. `key` must not be used
+      again. The set must contain a label: the potential of an empty set is not finite.
     """
 
     def evaluate(params: Params, key: jax.Array, training_set: TrainingSet) -> jax.Array:
@@ -73,16 +73,16 @@ def potential_and_gradient(
 ) -> Callable[[Params, jax.Array, Observations], tuple[jax.Array, Params]]:
     """Build U of `potential` together with its gradient, evaluated a few structures at a time.
 
-    The likelihood comes with the labels, since cold chains change it.
+    The likelihood is an argument together with the labels, since cold chains change it.
 
     Args:
       predict: model; as for `potential`.
       prior: prior over its params.
       batch_size: b.
       prefer_newest: draw the newest label more often.
-      at_once: structures evaluated together; by default as many as suit the device. While there are fewer labels
-        than b, groups that would hold copies of weight zero only are left out.
-      batch_axis: name of a mesh axis whose devices share the groups out among them; all of them get the sum. Only
+      at_once: structures evaluated together; the default depends on the device. While there are fewer labels
+        than b, groups of structures with weight zero are left out.
+      batch_axis: name of a mesh axis over whose devices the groups are distributed; all devices get the sum. Only
         for use inside `jax.shard_map`.
 
     Returns:
@@ -96,7 +96,7 @@ def potential_and_gradient(
         if batch_axis is not None:
             here, devices = jax.lax.axis_index(batch_axis), jax.lax.axis_size(batch_axis)
         group = at_once or preferred_group(-(-batch_size // devices), training_set)
-        batch = jax.tree.map(lambda x: jnp.pad(x, (0, -batch_size % group)), batch)  # with copies of weight zero
+        batch = jax.tree.map(lambda x: jnp.pad(x, (0, -batch_size % group)), batch)  # padded with copies of weight zero
 
         def data_term(params: Params, first: jax.Array) -> jax.Array:
             indices = jax.lax.dynamic_slice_in_dim(batch.indices, first, group)
@@ -119,7 +119,7 @@ def potential_and_gradient(
 
 
 def preferred_group(share: int, training_set: TrainingSet) -> int:
-    """Structures evaluated together by a device that has `share` of them to do."""
+    """Number of structures that a device with `share` structures evaluates together."""
     if jax.default_backend() != "cpu":
         return share
     _, atoms, slots = training_set.graphs.neighbors.shape

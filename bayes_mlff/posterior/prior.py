@@ -38,7 +38,7 @@ def log_density(prior: GaussianPrior, params: Params) -> jax.Array:
 
 
 def sample(prior: GaussianPrior, key: jax.Array) -> Params:
-    """Draw one set of parameters, shaped and typed as the mean; `key` is used up."""
+    """Draw one set of parameters, shaped and typed as the mean; `key` must not be used again."""
     leaves, treedef = jax.tree.flatten(prior.mean)
     keys = jax.tree.unflatten(treedef, list(jax.random.split(key, len(leaves))))
 

@@ -1,4 +1,4 @@
-"""Labelled structures in device arrays that do not change shape while they fill."""
+"""Labelled structures in device arrays of fixed capacity, so that a new label does not change shapes."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from bayes_mlff.posterior.likelihood import Labels
 class TrainingSet(NamedTuple):
     """The first `count` of `cap` slots hold labels, oldest first; floating-point entries of the rest are NaN.
 
-    NaN makes a read of an unused slot visible in the sampler's `finite` flag instead of passing for a label.
+    With NaN, the sampler's `finite` flag reveals if an unused slot is read by mistake.
     """
 
     graphs: Graph  # leaves [cap, ...]
@@ -24,7 +24,7 @@ class TrainingSet(NamedTuple):
     has_energy: jax.Array  # [cap] bool
     has_stress: jax.Array  # [cap] bool
     count: jax.Array  # [] int32
-    has_forces: jax.Array | None = None  # [cap, n, 3] bool; None: those of all atoms
+    has_forces: jax.Array | None = None  # [cap, n, 3] bool; None: the forces of all atoms
 
     @property
     def capacity(self) -> int:
@@ -39,7 +39,7 @@ def allocate(example: Graph, capacity: int, *, some_forces: bool = False) -> Tra
       example: one graph whose shapes [n, ...] and dtypes every later one must have; labels take the dtype
         of its positions, so in float32 energies should be given relative to a reference near the model's.
       capacity: slots, at least 1.
-      some_forces: there are structures of which only some components of the forces are known.
+      some_forces: allow structures with unknown force components.
 
     Returns:
       A set of count 0.
@@ -78,9 +78,9 @@ def append(
       training_set: a set with a free slot.
       graph: one structure, shaped as the example of `allocate`.
       energy: eV, or None if unknown.
-      forces: [n, 3] eV/Å; padded atoms may hold anything.
+      forces: [n, 3] eV/Å; values of padded atoms are ignored.
       stress: [3, 3] eV/Å³, tension positive, or None if unknown.
-      has_forces: [n, 3] which components of the forces are known, for a set of `some_forces`; None: all.
+      has_forces: [n, 3] mask of the known force components, for a set with `some_forces`; None: all.
 
     Returns:
       The set with the structure as its newest; same shapes, so nothing downstream recompiles.
@@ -118,7 +118,7 @@ def append(
 
 
 def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = None) -> TrainingSet:
-    """Enlarge the set; consumers compile again for the new shapes.
+    """Enlarge the set; functions that use it compile again for the new shapes.
 
     Args:
       training_set: any set.

@@ -1,4 +1,4 @@
-"""The transfer prior: around the weights of a pretrained model."""
+"""The transfer prior: a normal distribution around the weights of a pretrained model."""
 
 from typing import cast
 
@@ -38,8 +38,8 @@ def around_prior_mean(
 ) -> jax.Array:
     """Draws [c, p] from a prior around pretrained weights, narrowed by the factor `spread`.
 
-    Weights of the σ head are drawn from the prior itself: at exactly zero the head is a saddle point of its own
-    weights, which gradients do not leave.
+    Weights of the σ head are drawn from the prior itself: exactly zero is a saddle point of its own weights, where all
+    their gradients vanish.
     """
     leaves = _leaves(potential.params)
     factors = {k: np.full(np.shape(v), 1.0 if k[0] == HEAD else spread) for k, v in leaves.items()}
@@ -49,4 +49,4 @@ def around_prior_mean(
 
 
 def _leaves(params: Params) -> dict[tuple[str, ...], jax.Array]:
-    return cast(dict[tuple[str, ...], jax.Array], flatten_dict(params))  # flax annotates the leaves as nested
+    return cast(dict[tuple[str, ...], jax.Array], flatten_dict(params))  # the annotation of flax is for nested leaves

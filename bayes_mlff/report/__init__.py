@@ -1,1 +1,1 @@
-"""A run in figures and tables."""
+"""Report of a run: figures and tables."""

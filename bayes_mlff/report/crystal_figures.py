@@ -1,7 +1,7 @@
-"""What the report of a crystal shows besides the general figures: bonds, cell, temperature and pressure along the run.
+"""Additional figures for crystals: bonds, cell, temperature and pressure along the run.
 
 A perovskite's B atom is a transition metal whose six nearest anions are well apart from the seventh. Each of its six
-bonds is followed through the run, whatever box the atoms are wrapped into, so that it can be averaged over time.
+bonds is followed through the run, however the atoms are wrapped into the cell, so that it can be averaged over time.
 """
 
 from typing import Final, NamedTuple
@@ -28,7 +28,7 @@ _SETTLING: Final = 0.2
 
 
 class Octahedra(NamedTuple):
-    """The six bonds of every B atom of a perovskite; which atoms they join stays the same through the run."""
+    """The six bonds of every B atom of a perovskite; the bonded atoms stay the same through the run."""
 
     pair: str  # as in "Mn-O"
     time_fs: np.ndarray  # [f]
@@ -36,7 +36,7 @@ class Octahedra(NamedTuple):
 
 
 class SegmentMean(NamedTuple):
-    """Bonds in a stretch of constant temperature."""
+    """Mean bonds in a segment of constant temperature."""
 
     temperature_k: float
     begin_fs: float
@@ -48,8 +48,8 @@ def octahedra(trajectory: Trajectory) -> Octahedra | None:
     """Follow the bonds that the B atoms have in the first frame; a bond is never exchanged for a shorter one.
 
     Args:
-      trajectory: of any cell; between first and any other frame a bond vector changes by less than half the
-        reduced cell.
+      trajectory: frames of any cell; a bond vector may change by less than half the reduced cell between the first
+        and any other frame.
 
     Returns:
       Distances of every bond, or None if the crystal has no such atoms.
@@ -84,16 +84,16 @@ def short_middle_long(distance: np.ndarray) -> np.ndarray:
 
 
 def mean_distances(bonds: Octahedra, begin_fs: float, end_fs: float) -> np.ndarray | None:
-    """Short, middle and long distance [3] Å of the bonds averaged over time; None without a frame from begin to end.
+    """Short, middle and long distance [3] Å of the time-averaged bonds; None if there is no frame from begin to end.
 
-    Every bond is averaged before they are sorted: thermal motion alone does not make them unequal.
+    Each bond is averaged before sorting, so that thermal motion alone does not make the bonds unequal.
     """
     inside = (bonds.time_fs >= begin_fs) & (bonds.time_fs <= end_fs)
     return short_middle_long(bonds.distance[inside].mean(axis=0)) if inside.any() else None
 
 
 def segment_means(bonds: Octahedra, schedule: Schedule) -> list[SegmentMean]:
-    """Mean bonds in each segment of constant temperature that has begun, without its first fifth."""
+    """Mean bonds in each started segment of constant temperature, without its first fifth."""
     means, last = [], float(bonds.time_fs[-1])
     ends = np.minimum(schedule.end_fs, last)
     begins = schedule.begin_fs + _SETTLING * (ends - schedule.begin_fs)
@@ -113,7 +113,7 @@ def moving_average(time_fs: np.ndarray, values: np.ndarray, window_fs: float) ->
       window_fs: fs.
 
     Returns:
-      Times [g] around which the whole window lies in the run, and the means [g, ...] there.
+      Times [g] whose whole window lies inside the run, and the means [g, ...].
     """
     half = 0.5 * window_fs * (1.0 + 1e-9)
     slack = 1e-9 * window_fs
@@ -143,7 +143,7 @@ def bonds_panel(bonds: Octahedra, schedule: Schedule | None, label_time_fs: np.n
         _mark(axes, schedule, bonds.time_fs, label_time_fs)
         figure.legend(loc="outside upper center", ncols=4)
         caption = (
-            f"Pairs of the six bonds of an atom. Thin: sorted in every frame, so that thermal motion parts them. "
+            f"Pairs of the six bonds of an atom. Thin: sorted in every frame, so that thermal motion separates them. "
             f"Thick: each bond averaged over {window / 1e3:.3g} ps, then sorted; equal octahedra have one distance."
         )
         return Panel(title, caption, png(figure))
@@ -179,7 +179,7 @@ def cell_panel(
             _mark(axes, schedule, trajectory.time_fs, label_time_fs)
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         rows[2].set_xlabel("time / ps")
-        cubic = " Lengths are divided as said, so that a cubic crystal has one." if any(divisors) else ""
+        cubic = " Lengths are divided as labelled, so that they are equal for a cubic crystal." if any(divisors) else ""
         caption = f"Thin: every frame. Thick: averages over {window / 1e3:.3g} ps.{cubic}"
         return Panel(title, caption, png(figure))
 
@@ -189,10 +189,10 @@ def lattice(cells: np.ndarray, *, pseudo_cubic: bool) -> tuple[np.ndarray, np.nd
 
     Args:
       cells: [f, 3, 3] Å, rows.
-      pseudo_cubic: the cells are √2 x √2 x 2 ones; the longest axis of the first is the doubled one.
+      pseudo_cubic: the cells are √2 x √2 x 2 cells; the longest axis of the first frame is the doubled one.
 
     Returns:
-      Lengths [f, 3] Å, angles [f, 3] degrees, and what each length has been divided by, "" for nothing.
+      Lengths [f, 3] Å, angles [f, 3] degrees, and the divisor of each length as text, "" for none.
     """
     lengths = np.linalg.norm(cells, axis=-1)
     after, last = np.roll(cells, -1, axis=1), np.roll(cells, -2, axis=1)
@@ -209,8 +209,8 @@ def conditions_panel(thermo: ThermoSeries, schedule: Schedule | None, *, at_pres
 
     Args:
       thermo: logged steps; without known pressures only the temperature is shown.
-      schedule: None if nothing is held.
-      at_pressure: the run holds the schedule's pressure, not only its temperature.
+      schedule: scheduled temperature and pressure; None for NVE.
+      at_pressure: whether the pressure of the schedule is controlled, too.
     """
     title = "Temperature and pressure"
     if thermo.time_fs.size < 2:
@@ -245,7 +245,7 @@ def conditions_panel(thermo: ThermoSeries, schedule: Schedule | None, *, at_pres
 
 
 def _six(scaled: np.ndarray, cell: np.ndarray, metal: int, anions: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Atoms [6] and scaled vectors [6, 3] of the six nearest anions in a reduced cell; None if they are not apart."""
+    """Atoms [6] and scaled vectors [6, 3] of the six nearest anions in a reduced cell; None if the seventh is close."""
     vectors = scaled[anions] - scaled[metal]
     vectors -= np.round(vectors)
     shifts = np.indices((5, 5, 5)).reshape(3, -1).T - 2
@@ -268,7 +268,7 @@ def _window(time_fs: np.ndarray) -> float:
 
 
 def _cut(schedule: Schedule, target: np.ndarray, end_fs: float) -> np.ndarray:
-    """Values [m, 2] of a schedule at the ends of its segments, the one that is running ended at `end_fs`."""
+    """Values [m, 2] of a schedule at the ends of its segments; the present segment ends at `end_fs`."""
     length = schedule.end_fs - schedule.begin_fs
     share = np.where(np.isfinite(length), np.clip((end_fs - schedule.begin_fs) / length, 0.0, 1.0), 0.0)
     return np.stack([target[:, 0], target[:, 0] + share * (target[:, 1] - target[:, 0])], axis=1)

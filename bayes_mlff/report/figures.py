@@ -1,6 +1,6 @@
-"""Figures of a run: each function turns arrays into one panel, or says in a sentence why it cannot.
+"""Figures of a run: each function turns arrays into one panel, or into a sentence that says why there is none.
 
-Arrays come in eV, fs and degrees; the axes show kcal/mol, meV/atom and ps. Nothing here reads a file.
+Arrays are in eV, fs and degrees; the axes show kcal/mol, meV/atom and ps. No function here reads a file.
 """
 
 from typing import Final, NamedTuple
@@ -25,7 +25,7 @@ _LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 
 
 class Panel(NamedTuple):
-    """A titled figure with its caption, or a sentence in place of the figure."""
+    """A titled figure with its caption, or a sentence instead of the figure."""
 
     title: str
     text: str  # caption, or why there is no figure
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 def labels_panel(
     labels: LabelSeries, *, threshold_ev: float, n_atoms: int, end_fs: float = 0.0, schedule: Schedule | None = None
 ) -> Panel:
-    """Error of every label against the threshold and the interval predicted before the call; labels up to the end."""
+    """Error of every label with the threshold and the interval predicted before the call; number of labels."""
     title = "Errors at the labels"
     if labels.error_ev.size == 0:
         return Panel(title, "No label has been predicted before its reference calculation yet.")
@@ -70,7 +70,7 @@ def labels_panel(
         bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         for axes in (top, bottom):
             mark_segments(axes, schedule, 1e3 * end)
-        caption = "Bars that leave the frame are cut. An error is predicted minus reference total energy."
+        caption = "Bars beyond the frame are cut off. An error is predicted minus reference total energy."
         return Panel(title, caption, png(figure))
 
 
@@ -110,7 +110,7 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             f"σ is multiplied by {labels.sigma_factor:.3g}, the root of the most probable variance factor "
-            f"after the last label. Errors below {floor:.1g} kcal/mol are drawn there."
+            f"after the last label. Smaller errors are drawn at {floor:.1g} kcal/mol."
         )
         return Panel(title, caption, png(figure))
 
@@ -147,7 +147,7 @@ def coverage_panel(labels: LabelSeries, validation_pit: np.ndarray | None) -> Pa
 
 
 def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray, *, schedule: Schedule | None = None) -> Panel:
-    """Uncertainty and the critical one along the run."""
+    """Uncertainty and critical uncertainty along the run."""
     title = "Uncertainty along the run"
     if thermo.time_fs.size < 2:
         return Panel(title, "Fewer than two steps have been logged.")
@@ -162,7 +162,7 @@ def sigma_panel(thermo: ThermoSeries, label_time_fs: np.ndarray, *, schedule: Sc
         axes.set(yscale="log", xlabel="time / ps", ylabel="uncalibrated σ / kcal/mol")
         plain_log(axes.yaxis)
         figure.legend(loc="outside upper center", ncols=3)
-        caption = "Line and band: mean and range within stretches of the run. A label is asked for above red."
+        caption = "Line and band: mean and range within stretches of the run. Labels are requested above the red line."
         return Panel(title, caption, png(figure))
 
 
@@ -211,7 +211,7 @@ def angle_panel(angles: AngleSeries) -> Panel:
 
 
 def parity_panel(validation: Validation | None, *, threshold_ev: float) -> Panel:
-    """Random frames: predicted against reference energies before and after fine-tuning, and the residuals."""
+    """Random frames: predicted against reference energies, and residuals, before and after fine-tuning."""
     title = "Random frames"
     if validation is None or validation.reference_ev.size < 2:
         return Panel(title, "No random frames of this run have been labelled.")
@@ -249,7 +249,7 @@ def label_ticks(axes: Axes, label_time_fs: np.ndarray) -> None:
 
 
 def mark_segments(axes: Axes, schedule: Schedule | None, last_fs: float) -> None:
-    """Ends of segments as lines, with the temperatures above axes in the first row; nothing for a single segment."""
+    """Lines at the ends of segments, with temperatures above axes in the first row; nothing for a single segment."""
     if schedule is None or schedule.begin_fs.size < 2:
         return
     place = axes.get_subplotspec()
@@ -308,7 +308,7 @@ def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, 
 
 
 def band(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str, *, stretches: int = 400) -> None:
-    """A line where there are few points, else mean and range within stretches: nothing is overplotted."""
+    """A line for few points, else mean and range within stretches, so that nothing is overplotted."""
     if x.size <= 2 * stretches:
         axes.plot(x, y, color=color, linewidth=0.9, label=label)
         return

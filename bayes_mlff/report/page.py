@@ -1,4 +1,4 @@
-"""What a run did, from its directory: one self-contained HTML page."""
+"""Report of a run, made from its directory: one self-contained HTML page."""
 
 import base64
 import contextlib
@@ -26,7 +26,7 @@ from bayes_mlff.runs.thermo_log import ThermoSeries
 __all__ = ["RunSummary", "WallTime", "summary", "write_report"]
 
 MOST_FRAMES: Final = 4000
-"""Frames of the trajectory that figures are drawn from."""
+"""Largest number of trajectory frames used in figures."""
 
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1d2127;background:#f4f5f7;margin:0}
@@ -46,9 +46,9 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
 
     Args:
       run_dir: the directory of a finished or running run.
-      threshold_ev: error of the total energy that should not be exceeded, eV.
+      threshold_ev: largest acceptable error of the total energy, eV.
       title: heading; any text.
-      run: what has been read from the directory, if it has.
+      run: content of the directory, if it has already been read.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -99,9 +99,9 @@ def _end(time_fs: np.ndarray) -> float:
 
 
 def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:
-    """Labels as arrays, and the calibration after the last one, None if it cannot be replayed.
+    """Labels as arrays, and the calibration after the last one; None if the calibration cannot be replayed.
 
-    The replay counts only if it finds every critical sigma that the run stored with its labels.
+    The replay is accepted only if it reproduces every critical sigma that the run stored with its labels.
     """
     known = [r for r in run_data.predicted(run.records) if _limit(r)]
     error = run_data.errors(known)
@@ -132,7 +132,7 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
         sigma_ev=sigma,
-        half_width_ev=threshold_ev * sigma / stored,  # the limit is where the half width is the threshold
+        half_width_ev=threshold_ev * sigma / stored,  # at the limit the half width equals the threshold
         audit=np.array([r.reason == "audit" for r in known], bool),
         pit=None if state is None else pit,
         sigma_factor=factor,
@@ -177,7 +177,7 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
         return []
     schedule = run_data.schedule(run)
     dynamics = run.config.dynamics
-    # The logged pressure is the mean over three directions, of which a barostat of some cell vectors holds a part.
+    # The logged pressure is the mean over three directions; a barostat of some cell vectors controls only part of them.
     at_pressure = dynamics.ensemble == "npt" and len(dynamics.barostat.free) == 3
     held = crystal_figures.conditions_panel(run.thermo, schedule, at_pressure=at_pressure)
     try:
@@ -192,7 +192,7 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
 
 
 def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
-    """What of a long run the figures show; nothing if they show all."""
+    """A note on which part of a long run the figures show; empty if they show all of it."""
     said = []
     if run.rows is not None and run.rows > len(run.steps):
         said.append(
@@ -200,7 +200,7 @@ def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
             "them are not drawn, but the σ of every label is)"
         )
     if (run_dir / "trajectory.extxyz").is_file() and run.rows is not None:
-        with contextlib.suppress(RunDirectoryError):  # the figure says what is wrong with it
+        with contextlib.suppress(RunDirectoryError):  # the figure states what is wrong
             stored = trajectory.frames(run_dir / "trajectory.extxyz").count
             if stored > MOST_FRAMES:
                 said.append(f"{MOST_FRAMES} of {stored} frames, evenly spaced")
@@ -208,7 +208,7 @@ def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
 
 
 def _with_labels(run: RunData) -> ThermoSeries:
-    """Logged steps for the figure of σ: where they are not all there, with the σ of the labels among them."""
+    """Logged steps for the figure of σ; if they are only a part, the steps of the labels are added."""
     known = [r for r in run.records if _limit(r)]
     if run.rows is None or run.rows <= len(run.steps) or not known:
         return run.thermo
@@ -266,7 +266,7 @@ def _clock(seconds: float) -> str:
 
 
 def _page(title: str, rows: list[tuple[str, str]], panels: list[Panel], run: RunData) -> str:
-    """The HTML text; everything that is not fixed here is escaped."""
+    """The HTML text; all variable text is escaped."""
     escape = html.escape
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     sections = ""

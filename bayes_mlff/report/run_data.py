@@ -20,15 +20,15 @@ from bayes_mlff.runs.validation import Validation
 
 
 class LabelSeries(NamedTuple):
-    """Labels that were predicted before they were known: all but the one that defines the energy offset."""
+    """Labels with a prediction made before they were known: all but the one that defines the energy offset."""
 
     time_fs: np.ndarray  # [l]
     error_ev: np.ndarray  # [l] predicted minus reference
     sigma_ev: np.ndarray  # [l] uncalibrated standard deviation
     half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence
-    audit: np.ndarray  # [l] bool, asked for at random and not by the trigger
-    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if it cannot be replayed
-    sigma_factor: float | None  # calibrated over uncalibrated sigma at the end of the run
+    audit: np.ndarray  # [l] bool, requested at random and not by the trigger
+    pit: np.ndarray | None  # [l] predictive distribution function at the error; None if not replayable
+    sigma_factor: float | None  # ratio of calibrated to uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
 
 
@@ -43,11 +43,11 @@ class AngleSeries(NamedTuple):
 
 
 class RunData(NamedTuple):
-    """A run directory in memory."""
+    """Content of a run directory."""
 
     log: RunLog
     config_text: str
-    config: RunConfig  # in force, that is, with which the run last went on
+    config: RunConfig  # settings in force, with which the run last continued
     records: list[LabelRecord]
 
     @property
@@ -91,7 +91,7 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
 
     Args:
       run_dir: the directory of the run.
-      threshold_ev: error of the total energy that should not be exceeded, eV.
+      threshold_ev: largest acceptable error of the total energy, eV.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -102,7 +102,7 @@ def summary(run_dir: Path, *, threshold_ev: float) -> RunSummary:
 
 
 def read(run_dir: Path) -> RunData:
-    """Read what a run has written so far.
+    """Read all files that a run has written so far.
 
     Raises:
       RunDirectoryError: if this is no run directory or a file in it is unreadable.
@@ -134,12 +134,12 @@ def settings_of(config: RunConfig) -> Settings:
 
 
 def schedule(run: RunData) -> Schedule | None:
-    """Temperatures and pressures that the thermostat and the barostat held; None for NVE."""
+    """Scheduled temperatures and pressures of thermostat and barostat; None for NVE."""
     return None if run.config.dynamics.ensemble == "nve" else run.config.dynamics.conditions()
 
 
 def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
-    """Labels whose error tests the model: not those that define the energy offset."""
+    """Labels whose error tests the model: all but those that define the energy offset."""
     return [r for r in records if r.reason != "initial" and r.predicted_energy_mean is not None]
 
 

@@ -1,4 +1,4 @@
-"""Is the model trained? The answer, what it rests on, and what is missing for a yes."""
+"""Verdict on whether the model is trained, with the evidence and the conditions that are not met."""
 
 from typing import Final, NamedTuple
 
@@ -9,25 +9,25 @@ from bayes_mlff.otf.audits import Statement
 from bayes_mlff.report.run_log import RunLog
 
 MIN_AUDITS: Final = 10
-"""Fewer do not tell a sound model from one that is wrong every fourth time (0 of 10: at most 31 % at 95 %)."""
+"""Fewer audits cannot exclude a model that is wrong in every fourth case (0 of 10: at most 31 % at 95 %)."""
 
 QUIET_PER_PS: Final = 1.0
-"""Labels that the trigger asks for, per picosecond, of a run that has mostly learnt."""
+"""Largest number of labels per picosecond, requested by the trigger, for a run that is called trained."""
 
 
 class Verdict(NamedTuple):
-    """A run judged by its second half and by its audits since the calibration was last raised."""
+    """Evaluation of the second half of a run, and of its audits since the calibration was last raised."""
 
     trained: bool
-    missing: tuple[str, ...]  # why not; empty if trained
+    missing: tuple[str, ...]  # conditions that are not met; empty if trained
     recent_ps: float  # length of the second half
-    recent_per_ps: float  # labels that the trigger asked for, in the second half
-    earlier_per_ps: float  # in the first
-    statement: Statement  # of the audits since the calibration was last raised
+    recent_per_ps: float  # labels requested by the trigger in the second half
+    earlier_per_ps: float  # in the first half
+    statement: Statement  # audits since the calibration was last raised
     audits: int  # all
-    raised: int  # how often audits raised the calibration
+    raised: int  # number of times that audits raised the calibration
     rollbacks: int
-    refused: int  # labels that were not believed
+    refused: int  # rejected labels
 
 
 def judge(run: RunLog) -> Verdict:
@@ -55,7 +55,7 @@ def judge(run: RunLog) -> Verdict:
         )
     if current.coverage is not None:
         missing += [
-            f"the {level:.0%} interval holds {observed:.0%} of the audits"
+            f"the {level:.0%} interval contains {observed:.0%} of the audits"
             for level, observed, upper in zip(
                 current.coverage.level, current.coverage.observed, current.coverage.upper, strict=True
             )
@@ -63,7 +63,7 @@ def judge(run: RunLog) -> Verdict:
         ]
     if half_ps > 0.0 and recent / half_ps > QUIET_PER_PS:
         missing.append(
-            f"{recent / half_ps:.3g} labels per ps asked for in the second half, at most {QUIET_PER_PS:g} expected"
+            f"{recent / half_ps:.3g} labels per ps requested in the second half, at most {QUIET_PER_PS:g} expected"
         )
     if run.settings.min_steps_between_labels and half_ps > 0.0:
         late_steps = run.steps > middle
@@ -75,7 +75,7 @@ def judge(run: RunLog) -> Verdict:
         missing.append(f"{_count(late, 'roll-back')} in the second half")
     doubted = sum(r.step > middle for r in run.refused)
     if doubted:
-        missing.append(f"{_count(doubted, 'label')} not believed in the second half")
+        missing.append(f"{_count(doubted, 'label')} rejected in the second half")
     return Verdict(
         trained=not missing,
         missing=tuple(missing),
@@ -114,11 +114,11 @@ def rows(verdict: Verdict) -> list[tuple[str, str]]:
     raised = f"; the calibration was raised {_count(v.raised, 'time')}" if v.raised else ""
     return [
         ("Verdict", sentence(v)),
-        ("Labels asked for per ps", per_ps),
+        ("Labels requested per ps", per_ps),
         ("Audits", f"{v.audits}{raised}"),
         ("Audit pass rate", passed),
         ("Coverage of predicted intervals, audits only", covered),
-        ("Roll-backs, labels not believed", f"{v.rollbacks}, {v.refused}"),
+        ("Roll-backs, rejected labels", f"{v.rollbacks}, {v.refused}"),
     ]
 
 

@@ -1,1 +1,1 @@
-"""Public test batteries for models, samplers and structures."""
+"""Public test batteries for models, and structures and faulty engines for tests."""

@@ -1,7 +1,7 @@
-"""Reference methods that fail as planned, to see what a run makes of it.
+"""Reference methods that fail as planned, to test how a run reacts.
 
 `FaultyCalculator` is an ASE calculator for configurations, inside the process of the run or in a worker; it also counts
-what was paid for. `FaultyEngine` wraps an engine and can lie in ways that an ASE calculator cannot.
+the calculations. `FaultyEngine` wraps an engine and can return wrong results that an ASE calculator cannot.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ EngineFault = Literal["crash", "hang", "nan", "shape", "stale", "unconverged", "
 
 
 class FaultyCalculator(Calculator):
-    """Another ASE calculator that fails at the calls named in a file, and counts all calls in another.
+    """Wrap an ASE calculator: fail at the calls named in one file, and log all calls to another.
 
     Both files are in one folder: `faults.json` maps numbers of calls, counted over all processes from 1 ("*": all
     others), to faults; it is read at every call and may be missing. `calls.jsonl` gets a line when a call begins and
@@ -60,15 +60,15 @@ class FaultyCalculator(Calculator):
         module, _, name = calculator.partition(":")
         self._inner = getattr(importlib.import_module(module), name)(**(arguments or {}))
         self._folder, self._delay_s = Path(os.environ.get(START, ".")) / folder, delay_s
-        self._stale = ""  # geometry that got old results
+        self._stale = ""  # geometry that received old results
         self._previous: tuple[ase.Atoms, dict[str, Any]] | None = None
         self.implemented_properties = list(self._inner.implemented_properties)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
-        """Compute, or fail as planned."""
+        """Calculate, or fail as planned."""
         assert atoms is not None
         geometry = fingerprint(atoms.positions)
-        if geometry == self._stale and self._previous is not None:  # ASE asks again: the old geometry is not this one
+        if geometry == self._stale and self._previous is not None:  # called again, as the old geometry differs
             self.atoms, self.results = self._previous
             return
         number = 1 + sum(not call["done"] for call in calls(self._folder))
@@ -109,24 +109,24 @@ class FaultyCalculator(Calculator):
 
 
 def fingerprint(positions: np.ndarray) -> str:
-    """Name of a geometry [n, 3] Å that no other one has."""
+    """Unique name of a geometry [n, 3] Å."""
     return hashlib.sha256(np.ascontiguousarray(positions, np.float64).tobytes()).hexdigest()[:16]
 
 
 def calls(folder: Path) -> list[dict[str, Any]]:
-    """Lines that a `FaultyCalculator` has logged; a torn last one is left out."""
+    """Lines that a `FaultyCalculator` has logged, without an incomplete last line."""
     path = folder / CALLS
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def plan(folder: Path, faults: Mapping[int | str, CalculatorFault]) -> None:
-    """Write what a `FaultyCalculator` is to do wrong, by the number of the call; nothing for an empty mapping."""
+    """Write the planned faults of a `FaultyCalculator`, by the number of the call; nothing for an empty mapping."""
     (folder / FAULTS).write_text(json.dumps({str(number): fault for number, fault in faults.items()}))
 
 
 class FaultyEngine:
-    """An engine that fails, or lies, at some of its calls.
+    """An engine that fails, or returns wrong results, at some of its calls.
 
     Faults: `crash` (RuntimeError), `hang`, `nan`, `shape`, `stale` (the answer before, geometry included),
     `unconverged` (says so, but gives numbers), `failed`, `retry`, `licence` (the three errors of engines).
@@ -139,7 +139,7 @@ class FaultyEngine:
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
-        """Everything but labels is the engine's own."""
+        """Forward everything but labels to the wrapped engine."""
         return getattr(self._engine, name)
 
     def __enter__(self) -> "FaultyEngine":

@@ -1,4 +1,4 @@
-"""What every potential must fulfil, as a class of tests to inherit.
+"""Requirements of every potential, as a class of tests to inherit.
 
     class TestMyModel(ModelBattery):
         @pytest.fixture(scope="class")
@@ -6,9 +6,9 @@
         def model(cls) -> Model:
             return Model(node_fn, params, elements=(1, 6, 8), r_max=4.0)
 
-The tests want float64 (`jax_enable_x64`). They compare virials V·S: in directions without periodicity the
-cell is completed by unit normals, so that V·S is the slope of the energy along all six strains for molecules
-and slabs too, though their stress as such has no meaning.
+The tests need float64 (`jax_enable_x64`). They compare virials V·S: in non-periodic directions the
+cell is completed by unit normals, so that V·S is the derivative of the energy along all six strains for molecules
+and slabs too, although their stress has no physical meaning.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ class Model(NamedTuple):
 
 
 class Observables(NamedTuple):
-    """What a potential says about one structure, without padding."""
+    """Prediction of a potential for one structure, without padding."""
 
     energy: np.ndarray  # [] eV
     forces: np.ndarray  # [n, 3] eV/Å
@@ -52,7 +52,7 @@ class Observables(NamedTuple):
 
 
 def padded_graph(structure: Structure, elements: tuple[int, ...], r_max: float, atoms: int, slots: int) -> Graph:
-    """One structure in float64 with `atoms` places for atoms and `slots` places for neighbours.
+    """One structure in float64, padded to `atoms` atoms and `slots` neighbour slots.
 
     Raises:
       ValueError: if it does not fit.
@@ -73,7 +73,7 @@ def padded_graph(structure: Structure, elements: tuple[int, ...], r_max: float, 
 
 
 class Evaluator:
-    """A compiled model that takes structures, and counts how often it was traced."""
+    """A compiled model that evaluates structures and counts how often it was traced."""
 
     def __init__(self, model: Model, *, atoms: int = 10):
         self.model, self.atoms, self.traces = model, atoms, 0
@@ -93,7 +93,7 @@ class Evaluator:
         return self.model.node_fn(params, vectors, species, neighbors, edge_mask, receivers)
 
     def __call__(self, batch: list[Structure], *, atoms: int = 0, slots: int = 0) -> list[Observables]:
-        """Evaluate structures as one batch; `atoms` and `slots` are padding beyond the usual."""
+        """Evaluate structures as one batch; `atoms` and `slots` are additional padding."""
         shape = (self.atoms + atoms, self.slots + slots)
         graphs = [padded_graph(s, self.model.elements, self.model.r_max, *shape) for s in batch]
         stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *graphs)
@@ -107,13 +107,13 @@ class Evaluator:
         ]
 
     def pair(self, first: Structure, second: Structure) -> tuple[Observables, Observables]:
-        """Evaluate two structures in the one shape that most tests share."""
+        """Evaluate two structures in the shape that most tests share, to avoid compilations."""
         a, b = self([first, second])
         return a, b
 
 
 def assert_same(got: Observables, expected: Observables, *, scale: float = 0.0) -> None:
-    """Compare observables that are equal in exact arithmetic; `scale` is a least size to be relative to."""
+    """Compare observables that are equal in exact arithmetic; `scale` is the smallest scale for relative errors."""
     for name in Observables._fields:
         a, b = getattr(got, name), getattr(expected, name)
         size = max(scale, float(np.abs(b).max()), float(np.abs(expected.forces).max()), 1e-6)
@@ -169,7 +169,7 @@ class ModelBattery:
     @PROPERTY
     @hypothesis.given(seed=SEEDS, rotation=structures.rotations())
     def test_rotation_and_inversion(self, evaluate: Evaluator, seed: int, rotation: np.ndarray) -> None:
-        """Energy and σ stay, forces and virial turn along, under proper and improper rotations."""
+        """Under proper and improper rotations energy and σ are invariant; forces and virial rotate."""
         structure = sample(seed, evaluate.model.elements)
         before, after = evaluate.pair(structure, rotated(structure, rotation))
         turned = before._replace(forces=before.forces @ rotation.T, virial=rotation @ before.virial @ rotation.T)
@@ -200,18 +200,18 @@ class ModelBattery:
         assert np.abs(before.forces.sum(axis=0)).max() < tolerances.SYMMETRY * size
 
     def test_batch_equals_singles(self, evaluate: Evaluator) -> None:
-        """A structure's companions in a batch do not matter."""
+        """The result for a structure does not depend on the other structures of the batch."""
         batch = list(examples(evaluate.model.elements).values())
         for first, second in zip(batch, batch[1:] + batch[:1], strict=True):
             assert_same(evaluate.pair(first, second)[0], evaluate([first])[0])
 
     def test_padding(self, evaluate: Evaluator) -> None:
-        """Unused places for atoms and neighbours change nothing."""
+        """Padding of atoms and neighbours changes nothing."""
         for structure in examples(evaluate.model.elements).values():
             assert_same(evaluate([structure], atoms=3, slots=7)[0], evaluate.pair(structure, structure)[1])
 
     def test_separate_molecules_add_up(self, evaluate: Evaluator) -> None:
-        """Two molecules out of each other's reach know nothing of each other."""
+        """Two molecules beyond the cutoff do not interact."""
         rng = np.random.default_rng(5)
         first, second = (structures.random_molecule(rng, 5, evaluate.model.elements) for _ in range(2))
         a, b = evaluate.pair(first, second)
@@ -244,7 +244,7 @@ class ModelBattery:
             assert abs(slope - np.sum(exact.virial * strain)) < tolerances.SLOPE * size
 
     def test_smooth_at_the_cutoff(self, evaluate: Evaluator) -> None:
-        """Energy and forces of a pair vanish smoothly at r_max, and the pair is forgotten beyond."""
+        """Energy and forces of a pair vanish smoothly at r_max, and there is no interaction beyond."""
         r_max, numbers = evaluate.model.r_max, np.array(evaluate.model.elements[:2])
 
         def pair(distance: float) -> Structure:
@@ -260,7 +260,7 @@ class ModelBattery:
         assert steps[0] > 2.0 * tolerances.CUTOFF_RATIO * steps[1]
 
     def test_isolated_atoms(self, evaluate: Evaluator) -> None:
-        """An atom alone has the same energy in any cell and anywhere, and feels no force."""
+        """An isolated atom has the same energy in any cell and at any position, and no force."""
         for number in evaluate.model.elements:
             free = Structure(np.array([number]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
             boxed = Structure(np.array([number]), np.full((1, 3), 3.7), 40.0 * np.eye(3), np.ones(3, bool))
@@ -280,7 +280,7 @@ class ModelBattery:
         assert_same(eight, expected)
 
     def test_one_compilation(self, evaluate: Evaluator) -> None:
-        """Neither moved atoms nor a new neighbour list of the same shape compile anything anew."""
+        """Moved atoms or a new neighbour list of the same shape cause no new compilation."""
         model = evaluate.model
         spec, state = allocate(examples(model.elements)["crystal"], model.elements, model.r_max, dtype=np.float64)
         rng, updates, before = np.random.default_rng(1), [], evaluate.traces

@@ -1,4 +1,4 @@
-"""Structures that tests of potentials need: a molecule, a tilted crystal, a slab, and random ones."""
+"""Structures for tests of potentials: a molecule, a tilted crystal, a slab, and random ones."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -48,9 +48,9 @@ def slab(numbers: tuple[int, int] = (6, 8), *, layers: int = 3, vacuum: float = 
     """A rock-salt-like slab on an oblique surface cell, periodic in the plane only.
 
     Args:
-      numbers: atomic numbers of the two kinds that alternate.
+      numbers: atomic numbers of the two alternating elements.
       layers: atomic layers.
-      vacuum: added to the third cell vector, Å; the third direction does not repeat.
+      vacuum: added to the third cell vector, Å; the third direction is not periodic.
 
     Returns:
       The structure, with 2 · layers atoms displaced from their sites.
@@ -74,7 +74,7 @@ def supercell(structure: Structure, repeats: tuple[int, int, int]) -> Structure:
 
 
 def random_crystal(rng: np.random.Generator, n: int, elements: tuple[int, ...], *, wrapped: bool = True) -> Structure:
-    """A dense crystal in a tilted cell, without atoms closer than `BOND` where room allows.
+    """A dense crystal in a tilted cell, without atoms closer than `BOND` if the volume allows it.
 
     Args:
       rng: source of randomness.

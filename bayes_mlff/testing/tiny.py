@@ -1,4 +1,4 @@
-"""The smallest network that still sends messages; what tests train, save and damage."""
+"""The smallest network with message passing, for tests that train, save or damage a model."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from bayes_mlff.models.config import NequIPConfig
 
 
 def tiny_nequip(elements: tuple[int, ...], **changes: Any) -> NequIPConfig:
-    """One block of two scalars and two vectors, with energies of a few tens of meV.
+    """NequIP with one block of two scalars and two vectors; its energies are a few tens of meV.
 
     Args:
       elements: atomic numbers, ascending.
-      changes: fields of the configuration that are to be others.
+      changes: other values of fields of the configuration.
     """
     defaults: dict[str, Any] = {
         "r_max": 3.0,

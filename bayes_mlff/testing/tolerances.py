@@ -1,4 +1,4 @@
-"""How far two ways of computing the same number in float64 may lie apart."""
+"""Tolerances for two ways of computing the same number in float64."""
 
 from typing import Final
 

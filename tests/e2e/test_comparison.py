@@ -154,7 +154,7 @@ def test_other_test_frames_are_predicted_anew_without_sampling(copied, fitted, m
         ({"sizes": [0]}, {}, ConfigError, r"data\.frames: got 0; .*greater"),
         ({"seeds": [1, -1]}, {}, ConfigError, r"seed.*: got -1; .*greater"),
         ({"seeds": [1, 1]}, {}, ConfigError, r"seeds: got \[1, 1\]"),
-        ({}, {"test": None, "validation": None}, ConfigError, r"data\.test: got None; allowed: frames to compare on"),
+        ({}, {"test": None, "validation": None}, ConfigError, r"data\.test: got None; allowed: a set to compare on"),
         ({}, {"energies_key": "energy"}, DataError, "no array energy"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Published weights that are downloaded when they are first asked for, and checked ever after.
+"""Published weights that are downloaded at first use and checked at every later use.
 
-Nothing published states the SHA-256 of these files. That of the first download is recorded beside it, and a file that
-does not have it any more is refused. The files are read without running anything they contain.
+The SHA-256 of these files is not published. That of the first download is recorded beside the file, and a file whose
+checksum has changed is refused. The files are read without executing anything they contain.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ CHUNK: Final = 1 << 20
 """Bytes read at once."""
 
 LARGEST: Final = 2 << 30
-"""Bytes above which an answer is not taken to be weights."""
+"""Largest accepted size of a download, bytes."""
 
 TIMEOUT_S: Final = 30.0
-"""Of a connection that gives nothing."""
+"""Time limit of a connection that sends no data."""
 
 
 class Download(NamedTuple):
@@ -49,14 +49,14 @@ def fetch(
     Args:
       name: a key of `catalogue`.
       key: dotted configuration key, for the error message.
-      say: told what is downloaded, from where and under which licence.
-      catalogue: what there is.
+      say: receives a line that states what is downloaded, from where and under which licence.
+      catalogue: available models.
 
     Returns:
-      Its path and SHA-256.
+      Path and SHA-256 of the file.
 
     Raises:
-      ConfigError: naming what to do, if there is no connection.
+      ConfigError: if there is no connection; it says what to do.
       WeightsError: if the file is not the one that was downloaded first.
     """
     origin, folder = catalogue[name], cache_folder()

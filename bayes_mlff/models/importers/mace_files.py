@@ -1,8 +1,8 @@
-"""MACE models in mace-torch's own files, in and out.
+"""Read and write MACE models in mace-torch's own files.
 
-Reading needs neither PyTorch nor mace-torch and runs nothing that a file contains, see `torch_pickle`. A `.model` file
-is a pickled module; to write one, a template is opened by PyTorch itself, which runs whatever program its author put
-there and so needs `trust=True`, and mace-torch.
+Reading needs neither PyTorch nor mace-torch and executes nothing that a file contains, see `torch_pickle`. A `.model`
+file is a pickled module. To write one, PyTorch itself opens a template, which executes any program that the template
+contains. Writing therefore needs `trust=True`, and mace-torch.
 """
 
 import importlib
@@ -24,7 +24,7 @@ FIRST: dict[str, Literal["plain", "residual"]] = {
     "RealAgnosticInteractionBlock": "plain",
     "RealAgnosticResidualInteractionBlock": "residual",
 }
-"""Kinds of first interactions by the name of their class."""
+"""Kinds of first interactions by class name."""
 
 DEFAULTS = {
     "apply_cutoff": True,
@@ -35,7 +35,7 @@ DEFAULTS = {
     "use_last_readout_only": False,
     "use_so3": False,
 }
-"""Attributes of a model that would change its form if they had another value; old models lack them."""
+"""Required attribute values of a model: others would change its form; old models lack these attributes."""
 
 
 def read_model(path: Path) -> Imported:
@@ -49,7 +49,7 @@ def read_model(path: Path) -> Imported:
 
     Raises:
       ConfigError: if there is no such file.
-      WeightsError: if it is no model, or one of a form that is not supported.
+      WeightsError: if it is not a model, or has an unsupported form.
     """
     _check_file(path)
     module = torch_pickle.read(path, inert=torch_pickle.INERT)
@@ -63,7 +63,7 @@ def read_model(path: Path) -> Imported:
 
 
 def read_state(path: Path, config: MACEConfig) -> Imported:
-    """Read a file of tensors, as `torch.save(model.state_dict())` and mace-torch's checkpoints hold them.
+    """Read a file of tensors, as written by `torch.save(model.state_dict())` or in mace-torch's checkpoints.
 
     Args:
       path: a state dictionary, or a dictionary with one under the key 'model'.
@@ -85,11 +85,11 @@ def write_models(
     """Write fine-tuned weights as `.model` files, one for each chain.
 
     Args:
-      config: the architecture, for all elements of the template or some, whose weights are replaced.
-      chains: the parameters of each chain; their σ heads have no place in the files.
-      template: the `.model` file that the fine-tuning started from.
-      paths: where to write each chain.
-      trust: run the programs that the template contains.
+      config: the architecture, for all or some elements of the template; the weights of these are replaced.
+      chains: the parameters of each chain; their σ heads are not written.
+      template: the `.model` file from which the fine-tuning started.
+      paths: output path of each chain.
+      trust: allow that programs in the template are executed.
 
     Raises:
       ConfigError: without `trust`, if there is no template or if there is not one path for each chain.
@@ -165,7 +165,7 @@ def describe(module: Any) -> MACEConfig:
 
 
 def _irreps(irreps: Any) -> e3nn.Irreps:
-    """Irreps of e3nn, which may be inert: tuples of a multiplicity and a tuple of degree and parity."""
+    """Irreps of e3nn, or of inert objects: tuples of a multiplicity and a tuple of degree and parity."""
     if isinstance(irreps, Inert):
         terms = [item.args[0] for item in irreps.args[0]]
         return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
@@ -173,7 +173,7 @@ def _irreps(irreps: Any) -> e3nn.Irreps:
 
 
 def _name(activation: Any) -> str:
-    """Name of the function that e3nn has normalised."""
+    """Name of the activation that e3nn has normalised."""
     return str(getattr(getattr(activation, "f", activation), "__name__", activation))
 
 
@@ -193,7 +193,7 @@ def _check_file(path: Path) -> None:
 
 
 def _torch() -> Any:
-    """PyTorch, set up by mace-torch where that is installed."""
+    """Import PyTorch, set up by mace-torch if that is installed."""
     try:
         if importlib.util.find_spec("mace"):
             importlib.import_module("mace")

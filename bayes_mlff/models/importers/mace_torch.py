@@ -1,6 +1,6 @@
 """Weights of mace-torch's ScaleShiftMACE in the layout of this package, and the way back.
 
-Normalisations are the same. e3nn keeps the matrices of a layer one after the other in a flat vector; the
+Normalisations are the same. e3nn stores the matrices of a layer one after the other in a flat vector; the
 self-connection holds its element axis in the middle. MACE's couplings U are part of its state: where they are
 those of `mace_product.generalized_coupling`, the weights of products are taken over as they are; where they are
 another basis of the same products (reduced Clebsch-Gordan), weights are mapped linearly, in float64.
@@ -43,11 +43,11 @@ NOT_WEIGHTS = re.compile(
 """Entries of a state that hold no weights: masks, coupling coefficients, and biases and weights of size 0."""
 
 SAME_COUPLING = 1e-5
-"""Couplings that differ by less are the same: they are of order one, and stored in single precision."""
+"""Largest difference of equal couplings: they are of order one and stored in single precision."""
 
 
 class Entry(NamedTuple):
-    """A stretch of one array of the source that is one array of the target."""
+    """A contiguous part of one source array that is one array of the target."""
 
     source: str
     start: int
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Weights [elements, p, channels] of the products of one order, and the couplings that they belong to."""
+    """Weights [elements, p, channels] of the products of one order, and the corresponding couplings."""
 
     source: str
     coupling: str
@@ -135,7 +135,7 @@ def to_mace(params: Params, config: MACEConfig, state: State) -> dict[str, np.nd
 
 
 def entries(config: MACEConfig) -> list[Entry]:
-    """Say which stretch of which entry of the state is which parameter, apart from the products."""
+    """Map parts of the entries of the state to parameters, except for the products."""
     elements, width = config.declared_elements, config.width
     found = [Entry("node_embedding.linear.weight", 0, (elements, width), "embedding", 0)]
     targets = tuple(natural(l) for l in range(config.max_ell + 1))
@@ -174,7 +174,7 @@ def entries(config: MACEConfig) -> list[Entry]:
 
 
 def products(config: MACEConfig) -> list[Product]:
-    """The weights of products; orders in which a degree cannot be reached have none."""
+    """The weights of products; orders that cannot give a degree have none."""
     found = []
     for i in range(config.num_interactions):
         for j, ir in enumerate(outputs(config, i)):
@@ -193,7 +193,7 @@ def _product_weight(prefix: str, order: int, correlation: int) -> str:
 
 
 def _stack(source: str, prefix: str, parts: Sequence[tuple[str, tuple[int, ...], int | None]]) -> list[Entry]:
-    """Matrices that lie one after the other in one flat entry."""
+    """Matrices that are stored one after the other in one flat entry."""
     start, found = 0, []
     for target, shape, axis in parts:
         found.append(Entry(source, start, shape, prefix + target, axis))
@@ -202,10 +202,10 @@ def _stack(source: str, prefix: str, parts: Sequence[tuple[str, tuple[int, ...],
 
 
 def _basis_change(state: State, config: MACEConfig, product: Product) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Matrices that take the source's weights to ours and back; None where they are the same.
+    """Matrices that convert the source's weights to ours and back; None if the couplings are equal.
 
     Raises:
-      WeightsError: if the source's couplings are no basis of the same products.
+      WeightsError: if the source's couplings are not a basis of the same products.
     """
     ours = generalized_coupling(config.max_ell, product.degree, product.order)
     source = np.asarray(state[product.coupling], np.float64)
@@ -220,7 +220,7 @@ def _basis_change(state: State, config: MACEConfig, product: Product) -> tuple[n
 
 
 def _checked(state: State, config: MACEConfig) -> np.ndarray:
-    """Position of the configuration's elements in the state, once the state belongs to the configuration."""
+    """Check that the state belongs to the configuration; return the positions of its elements in the state."""
     numbers = np.ravel(state.get("atomic_numbers", np.zeros(0, int))).astype(int)
     missing = sorted(set(config.elements) - set(numbers.tolist()))
     if len(numbers) != config.declared_elements or missing:
@@ -253,7 +253,7 @@ def _checked(state: State, config: MACEConfig) -> np.ndarray:
 
 
 def _without_effect(config: MACEConfig) -> set[str]:
-    """Weights that multiply couplings of zero: mace-torch keeps a place for orders that cannot reach a degree."""
+    """Weights that multiply zero couplings: mace-torch has entries for orders that cannot give a degree."""
     used = {product.source for product in products(config)}
     every = {
         _product_weight(f"products.{i}.symmetric_contractions.contractions.{j}.", order, config.correlation)
@@ -265,7 +265,7 @@ def _without_effect(config: MACEConfig) -> set[str]:
 
 
 def _constants(config: MACEConfig, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Entries of a state that the configuration states too."""
+    """Constants of a state that must agree with the configuration."""
     r_max = np.array([config.r_max])
     return {
         "atomic_numbers": numbers,

@@ -1,4 +1,4 @@
-"""Checkpoints of SevenNet: found in the installed package `sevenn`, read without PyTorch, converted once.
+"""Checkpoints of SevenNet from the installed package `sevenn`, read without PyTorch and converted once.
 
 Reading runs nothing that a checkpoint contains, see `torch_pickle`. The package itself is never imported.
 """
@@ -17,9 +17,9 @@ from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 
 
 class Origin(NamedTuple):
-    """Where a published model is found."""
+    """Location of a published model."""
 
-    path: str  # below the folder of the package
+    path: str  # path relative to the folder of the package
     sha256: str  # of the checkpoint
 
 
@@ -37,18 +37,18 @@ CHECKPOINTS = {
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint says about its model."""
+    """Content of a checkpoint."""
 
     settings: dict[str, Any]  # SevenNet's configuration
     state: dict[str, np.ndarray]  # its weights
 
 
 def find(name: str, key: str) -> Path:
-    """The checkpoint of a model of `CHECKPOINTS` in the installed package.
+    """Find the checkpoint of a model of `CHECKPOINTS` in the installed package.
 
     Raises:
       ConfigError: naming `key`, if the package is not installed.
-      WeightsError: if its checkpoint is not the one that this package was tested with.
+      WeightsError: if its checkpoint is not the one with which this package was tested.
     """
     spec = importlib.util.find_spec("sevenn")
     folders = list(spec.submodule_search_locations or []) if spec else []
@@ -63,10 +63,10 @@ def find(name: str, key: str) -> Path:
 
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint without running anything it contains.
+    """Read a checkpoint without executing anything it contains.
 
     Raises:
-      WeightsError: if it is no checkpoint, holds something else than tensors, or names a program.
+      WeightsError: if it is not a checkpoint, contains other objects than tensors, or names a program.
     """
     content = torch_pickle.read(path)
     missing = {"config", "model_state_dict"} - set(content if isinstance(content, dict) else ())

@@ -2,12 +2,12 @@
 
 SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857) is a NequIP network with other choices: the element
 embedding is a linear map of the one-hot element, every block has a self-connection, radial networks have e3nn's
-gain, the readout is linear, and parity need not be told apart. Beside what `torch_weights` lists,
+gain, the readout is linear, and parity need not be distinguished. Besides the differences listed in `torch_weights`,
 
 - Bessel frequencies are stored in 1/Å;
-- since version 0.11 the columns of a radial network are sorted by what their path leads to; before, they follow
+- since version 0.11 the columns of a radial network are sorted by the output irrep of their path; before, they follow
   the node irreps;
-- the coupling coefficients of old versions of e3nn, stored along, may have the opposite sign, which then goes into
+- the stored coupling coefficients of old versions of e3nn may have the opposite sign, which is then applied to
   the columns of their paths.
 """
 
@@ -42,7 +42,7 @@ from bayes_mlff.models.importers.torch_weights import (
 from bayes_mlff.models.nequip import NequIP
 
 RESCALE = "rescale_atomic_energy"
-"""Where the state keeps energy scales and shifts."""
+"""Prefix of energy scales and shifts in the state."""
 
 NOT_WEIGHTS = re.compile(
     r".*\.output_mask"
@@ -67,7 +67,7 @@ REQUIRED = {
     "use_modality": False,
     "use_oeq": False,
 }
-"""Settings of SevenNet that must have these values where they are given."""
+"""Settings of SevenNet that must have these values if they are given."""
 
 CONNECTIONS = {"nequip": "element", "linear": "linear"}
 """Kinds of self-connections by SevenNet's name."""
@@ -78,7 +78,7 @@ class Description(NamedTuple):
 
     config: NequIPConfig
     source: Source
-    by_output: bool  # whether the columns of radial networks are sorted by what their path leads to
+    by_output: bool  # whether the columns of radial networks are sorted by the output irrep of their path
 
 
 def describe(settings: Mapping[str, Any], state: State) -> Description:
@@ -158,8 +158,8 @@ def from_sevennet(state: State, description: Description) -> Params:
       description: the architecture, and how the source declares it.
 
     Returns:
-      Parameters for `NequIP(description.config)` as numpy arrays in the dtype of the state's weights, which JAX
-      would not keep where its 64-bit numbers are switched off.
+      Parameters for `NequIP(description.config)` as numpy arrays in the dtype of the state's weights. JAX would
+      reduce float64 to float32 unless 64-bit numbers are enabled.
 
     Raises:
       WeightsError: naming every entry of the state without a place, every parameter without a source, every
@@ -190,7 +190,7 @@ def from_sevennet(state: State, description: Description) -> Params:
 
 
 def layout(description: Description) -> tuple[list[Block], list[Layer]]:
-    """Which stretch of which entry of the state is which parameter, and the blocks of the network.
+    """Map from parts of the entries of the state to parameters, and the blocks of the network.
 
     Raises:
       WeightsError: if elements or hidden irreps of source and configuration differ.
@@ -219,7 +219,7 @@ def layout(description: Description) -> tuple[list[Block], list[Layer]]:
 
 
 def _current(state: State, layers: list[Layer]) -> dict[str, np.ndarray]:
-    """The state with radial weights that belong to the coupling coefficients of this package."""
+    """The state with radial weights converted to the coupling coefficients of this package."""
     result = {k: np.asarray(v) for k, v in state.items()}
     for i, layer in enumerate(layers):
         last = f"{i}_convolution.weight_nn.layer{layer.config.radial_depth}.weight"
@@ -239,7 +239,7 @@ def _current(state: State, layers: list[Layer]) -> dict[str, np.ndarray]:
 
 
 def _irreps(settings: Mapping[str, Any]) -> tuple[int, str, list[str]]:
-    """Channels of the embedding, hidden irreps in the source's order, and what is not supported about them."""
+    """Channels of the embedding, hidden irreps in the source's order, and messages on unsupported ones."""
     channel, layers = int(settings["channel"]), settings["num_convolution_layer"]
     manual = settings.get("irreps_manual", False)
     if manual is False:
@@ -255,31 +255,31 @@ def _irreps(settings: Mapping[str, Any]) -> tuple[int, str, list[str]]:
 
 
 def _or_default(settings: Mapping[str, Any], name: str) -> int:
-    """A highest degree, for which a negative number means that of `lmax`."""
+    """A highest degree; a negative number means that of `lmax`."""
     given = int(settings.get(name, -1))
     return given if given > 0 else int(settings["lmax"])
 
 
 def _version(settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Version of SevenNet that wrote a checkpoint; development versions count as what precedes them."""
+    """Version of SevenNet that wrote a checkpoint; development versions count as the preceding release."""
     numbers = re.findall(r"\d+", str(settings["version"]).split(".dev", maxsplit=1)[0])
     found = tuple(int(n) for n in numbers[:3])
     return (*found[:2], -1) if ".dev" in str(settings["version"]) else found
 
 
 def _per_element(values: np.ndarray, types: Mapping[int, int]) -> tuple[float, ...]:
-    """Numbers of the elements in ascending order; a single one is that of all."""
+    """Values of the elements in ascending order; a single value applies to all."""
     table = np.broadcast_to(np.ravel(values).astype(np.float64), (len(types),))
     return tuple(float(table[types[z]]) for z in sorted(types))
 
 
 def _types(config: NequIPConfig, source: Source) -> np.ndarray:
-    """Place of each element of the configuration in the source."""
+    """Index of each element of the configuration in the source."""
     return np.array([source.type_names.index(chemical_symbols[z]) for z in config.elements])
 
 
 def _constants(config: NequIPConfig, source: Source) -> dict[str, np.ndarray]:
-    """Entries of a state that the configuration states too."""
+    """Constants of a state that must agree with the configuration."""
     position = np.argsort(_types(config, source))
     found = {
         f"{RESCALE}.scale": np.array(config.energy_scales)[position],

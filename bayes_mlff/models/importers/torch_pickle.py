@@ -1,7 +1,7 @@
-"""Files written by `torch.save`, read without PyTorch and without running anything they contain.
+"""Read files written by `torch.save` without PyTorch and without executing anything they contain.
 
-Such a file is a zip archive of a pickle and raw numbers. Unpickling runs whatever program a file names; here tensors
-become arrays, objects of the packages in `INERT` become `Inert` ones, which keep what was stored and do nothing, and
+Such a file is a zip archive of a pickle and raw numbers. Plain unpickling executes any program that a file names. Here
+tensors become arrays, objects of the packages in `INERT` become `Inert` objects, which only store their data, and
 every other name that is not in `ALLOWED` is an error. No package that a file names is imported.
 """
 
@@ -19,31 +19,31 @@ import numpy as np
 from bayes_mlff.core.errors import READER_ERRORS, WeightsError
 
 LARGEST_PICKLE: Final = 1 << 28
-"""Bytes of the pickle, which holds everything but the numbers of tensors."""
+"""Largest size, bytes, of the pickle, which contains everything but the numbers of tensors."""
 
 LARGEST_STORAGE: Final = 1 << 31
-"""Bytes of the numbers of one tensor; those of a compressed archive can be a thousand times more than it has."""
+"""Largest size, bytes, of one tensor; a compressed archive can expand to a thousand times its size."""
 
 INERT: Final = ("torch", "e3nn", "mace")
 """Packages whose classes and functions are kept by name only."""
 
 
 class Storage(NamedTuple):
-    """A stretch of numbers that tensors are views of."""
+    """A block of numbers of which tensors are views."""
 
     values: np.ndarray  # [any]
 
 
 class Inert:
-    """What takes the place of an object: its name, what it was made of and its attributes.
+    """Replacement of an object: its name, arguments and attributes.
 
-    Those of a module are found as PyTorch finds them; a list of modules or parameters can be counted and indexed.
+    Attributes of a module are found as in PyTorch; a list of modules or parameters has a length and can be indexed.
     """
 
     args: tuple[Any, ...] = ()
 
     def __new__(cls, *args: Any) -> "Inert":
-        """Keep what the object was made of."""
+        """Store the arguments of the object."""
         made = super().__new__(cls)
         made.args = args
         return made
@@ -52,12 +52,12 @@ class Inert:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        """Keep attributes."""
+        """Store the attributes."""
         if isinstance(state, dict):
             self.__dict__.update({k: v for k, v in state.items() if isinstance(k, str) and not k.startswith("__")})
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute that is registered as parameter, buffer or module."""
+        """An attribute registered as parameter, buffer or module."""
         for group in ("_parameters", "_buffers", "_modules"):
             found = self.__dict__.get(group) or {}
             if name in found:
@@ -73,7 +73,7 @@ class Inert:
         return len(self._items())
 
     def __bool__(self) -> bool:
-        """True, however many items there are."""
+        """True, whatever the number of items."""
         return True
 
     def __iter__(self) -> Iterator[Any]:
@@ -85,7 +85,7 @@ class Inert:
         return [value for group in groups for value in group.values()]
 
     def state(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """Parameters and lasting buffers by name, as `state_dict` gives them."""
+        """Parameters and persistent buffers by name, as in `state_dict`."""
         passing = self.__dict__.get("_non_persistent_buffers_set") or set()
         found = {f"{prefix}{k}": v for k, v in (self.__dict__.get("_parameters") or {}).items()}
         buffers = self.__dict__.get("_buffers") or {}
@@ -105,7 +105,7 @@ def read(path: Path, *, inert: tuple[str, ...] = ()) -> Any:
       inert: packages whose names are accepted.
 
     Raises:
-      WeightsError: if it is no such file, or names a program that is not known.
+      WeightsError: if it is not such a file, or names an unknown program.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -130,7 +130,7 @@ def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tupl
 
 
 class _Kind:
-    """The type of an array's numbers; NumPy's own would take any state from the pickle."""
+    """The dtype of an array; NumPy's own class would accept any state from the pickle."""
 
     def __init__(self, text: str, *_: object):
         self.dtype = np.dtype(text)
@@ -138,15 +138,15 @@ class _Kind:
             raise pickle.UnpicklingError(f"an array of {text!r}; allowed: numbers")
 
     def __setstate__(self, state: Any) -> None:
-        """Take the order of bytes."""
+        """Set the byte order."""
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array(np.ndarray):
-    """An array whose numbers come as bytes."""
+    """An array whose data are given as bytes."""
 
     def __setstate__(self, state: Any) -> None:
-        """Take shape, type, order and numbers."""
+        """Set shape, dtype, order and data."""
         version, shape, kind, fortran, content = state
         if not isinstance(kind, _Kind) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("an array of something else than numbers")
@@ -159,7 +159,7 @@ def _array(*_: object) -> np.ndarray:
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """Bytes, which pickles of protocol 2 keep as text."""
+    """Bytes from text, as pickles of protocol 2 store them."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes are encoded as {encoding!r}; allowed: 'latin1'")
     return text.encode(encoding)
@@ -173,7 +173,7 @@ ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
     "numpy.core.multiarray._reconstruct": _array,
     "numpy._core.multiarray._reconstruct": _array,
     "numpy.dtype": _Kind,
-    "numpy.ndarray": "ndarray",  # only handed to `_reconstruct`, which has no use for it
+    "numpy.ndarray": "ndarray",  # only passed to `_reconstruct`, which ignores it
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     "torch.device": lambda kind, *_: str(kind),
@@ -184,11 +184,11 @@ ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
     "torch.IntStorage": "<i4",
     "torch.BoolStorage": "?",
 }
-"""What a file may name, and what takes its place."""
+"""Names that a file may contain, and their replacements."""
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles numbers, text, containers and inert objects, and nothing else."""
+    """Unpickler for numbers, text, containers and inert objects only."""
 
     def __init__(self, archive: zipfile.ZipFile, source: str, inert: tuple[str, ...]):
         names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -204,17 +204,17 @@ class _Reader(pickle.Unpickler):
             raise WeightsError(f"{source}: {names[0]} has {size} bytes; allowed: {LARGEST_PICKLE}")
         content = archive.read(names[0])
         for operation, argument, _ in pickletools.genops(content):
-            # The unpickler takes memory for as many objects as the largest number names.
+            # The unpickler allocates memory for as many objects as the largest index.
             if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
                 raise WeightsError(f"{source}: {names[0]} remembers object {argument} in {len(content)} bytes")
         super().__init__(io.BytesIO(content))
 
     def find_class(self, module: str, name: str) -> Any:
-        """What takes the place of a name."""
+        """The replacement of a name."""
         full = f"{module}.{name}"
         if full in ALLOWED:
             known = ALLOWED[full]
-            # A function of its own for every mention: a pickle can set attributes of what it names.
+            # A new function for each use, since a pickle can set attributes of named objects.
             return known if isinstance(known, str | type) else lambda *args, call=known: call(*args)
         if module.split(".", maxsplit=1)[0] not in self.inert:
             names = ", ".join((*sorted(ALLOWED), *(f"{package}.*" for package in self.inert)))
@@ -224,7 +224,7 @@ class _Reader(pickle.Unpickler):
         return self.classes[full]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The numbers that lie beside the pickle: `('storage', type, file, device, size)`."""
+        """Numbers stored next to the pickle: `('storage', type, file, device, size)`."""
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str) or not str(key).isdigit():
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")

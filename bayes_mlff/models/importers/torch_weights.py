@@ -37,7 +37,7 @@ from bayes_mlff.models.nequip import NequIP
 State = Mapping[str, np.ndarray]
 
 PREFIX = "model.func."
-"""Where `NequIPGNNModel` and `FullNequIPGNNModel` keep the network."""
+"""Prefix of the network in `NequIPGNNModel` and `FullNequIPGNNModel`."""
 
 NOT_WEIGHTS = re.compile(
     r"model\._empty"
@@ -51,14 +51,14 @@ NOT_WEIGHTS = re.compile(
 
 
 class Source(NamedTuple):
-    """How the PyTorch model was declared, as far as its state does not say."""
+    """Declaration of the PyTorch model, as far as its state does not contain it."""
 
     type_names: tuple[str, ...]  # chemical symbols in the order of its types
-    hidden_irreps: str  # its `feature_irreps_hidden` of all blocks but the last, in the declared order
+    hidden_irreps: str  # `feature_irreps_hidden` of all blocks but the last, in the declared order
 
 
 class Names(NamedTuple):
-    """What the entries of one interaction block are called in the source."""
+    """Names of the entries of one interaction block in the source."""
 
     radial: tuple[str, ...]  # weights of the radial network, layer by layer
     linear_in: str
@@ -67,7 +67,7 @@ class Names(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A stretch of one array of the source that fills one array of the target."""
+    """A contiguous part of one source array that fills one array of the target."""
 
     source: str
     start: int
@@ -152,7 +152,7 @@ def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State
 
 
 def layout(config: NequIPConfig, source: Source) -> list[Block]:
-    """Say which stretch of which entry of the state is which parameter.
+    """Map parts of the entries of the state to parameters.
 
     Raises:
       WeightsError: if elements or hidden irreps of source and configuration differ.
@@ -177,7 +177,7 @@ def layout(config: NequIPConfig, source: Source) -> list[Block]:
 
 
 def cut(state: State, block: Block) -> np.ndarray:
-    """The parameter, or part of one, that a block describes."""
+    """The parameter, or part of a parameter, of a block."""
     size = int(np.prod(block.shape))
     part = np.asarray(state[block.source]).reshape(-1)[block.start : block.start + size]
     return part.reshape(block.shape)[block.rows][..., block.columns]
@@ -194,8 +194,8 @@ class Layer:
         Args:
           config: the architecture.
           inputs: irreps of the node features in the source's order.
-          wanted: irreps that the block should put out, in the source's order.
-          by_output: whether the radial network serves paths in the order of what they lead to.
+          wanted: output irreps of the block, in the source's order.
+          by_output: whether the columns of the radial network are sorted by the output irrep of their path.
         """
         self.config, self.inputs = config, inputs
         reachable = {p.out for p in self._paths(tuple(inputs), tuple(wanted))}
@@ -206,7 +206,7 @@ class Layer:
         self.before_gate = dict(sorted(self.outputs.items(), key=lambda item: (degree(item[0]), parity(item[0]))))
         self.before_gate["0e"] += sum(gated.values())
         self.routes = list(self._paths(tuple(inputs), tuple(self.before_gate)))
-        """Paths in the order of the radial network's columns, each as many as its node irrep has channels."""
+        """Paths in the order of the radial network's columns; each has one column per channel of its node irrep."""
         if by_output:
             self.routes.sort(key=lambda p: (degree(p.out), parity(p.out)))
 
@@ -272,7 +272,7 @@ def _reorder(parts: list, order: Sequence) -> np.ndarray:
 
 
 def whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
-    """A matrix that is an entry of its own."""
+    """A matrix that is a separate entry."""
     return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
 
 
@@ -293,7 +293,7 @@ def mlp(sources: Sequence[str], target: str, widths: tuple[int, ...], columns: n
 def _stack(
     source: str, parts: Sequence[tuple[str, tuple[int, ...], np.ndarray | None, np.ndarray | None]]
 ) -> list[Block]:
-    """Matrices that lie one after the other in one flat entry."""
+    """Matrices that are stored one after the other in one flat entry."""
     start, blocks = 0, []
     for target, shape, rows, columns in parts:
         every_row, every_column = np.arange(shape[0]), np.arange(shape[-1])
@@ -312,7 +312,7 @@ def _stack(
 
 
 def declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
-    """Hidden irreps in the source's order, once they are known to be those of the configuration."""
+    """Check that the hidden irreps are those of the configuration; return them in the source's order."""
     hidden = [(str(ir), mul) for mul, ir in e3nn.Irreps(source.hidden_irreps)]
     symbols = [chemical_symbols[z] for z in config.elements]
     if sorted(source.type_names) != sorted(symbols):
@@ -323,24 +323,24 @@ def declared_order(config: NequIPConfig, source: Source) -> dict[str, int]:
 
 
 def _unfitting(state: State, blocks: list[Block], config: NequIPConfig, source: Source) -> list[str]:
-    """Everything that keeps a state from belonging to a configuration."""
+    """All differences between a state and a configuration."""
     return misfits(state, sizes_of(blocks), _constants(config, source), NOT_WEIGHTS)
 
 
 def sizes_of(blocks: list[Block]) -> dict[str, int]:
-    """How many numbers each entry of the source has."""
+    """Number of values of each entry of the source."""
     return {block.source: block.start + int(np.prod(block.shape)) for block in blocks}
 
 
 def misfits(
     state: State, sizes: Mapping[str, int], constants: Mapping[str, np.ndarray], ignored: re.Pattern[str]
 ) -> list[str]:
-    """Every entry of a state that is missing, without a place, of another size or another constant.
+    """Every entry of a state that is missing, unknown, of another size or a different constant.
 
     Args:
       state: the state dictionary.
-      sizes: how many numbers each entry of weights has.
-      constants: entries that must have the values given.
+      sizes: number of values of each entry of weights.
+      constants: entries that must have the given values.
       ignored: names of other entries that may be there; those named weight or bias must then be empty.
     """
     problems = [f"missing {k}" for k in (*sizes, *constants) if k not in state]
@@ -358,7 +358,7 @@ def misfits(
 
 
 def _constants(config: NequIPConfig, source: Source) -> dict[str, np.ndarray]:
-    """Entries of a state that the configuration states too."""
+    """Constants of a state that must agree with the configuration."""
     position = [config.elements.index(chemical_symbols.index(name)) for name in source.type_names]
     return {
         f"{PREFIX}edge_norm._rmax_recip": np.array([1.0 / config.r_max]),

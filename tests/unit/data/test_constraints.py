@@ -65,7 +65,7 @@ def test_every_other_constraint_is_refused_by_its_name(constraint):
 
 
 def test_atoms_that_are_not_there_are_named():
-    with pytest.raises(DataError, match="names atoms that are not there"):
+    with pytest.raises(DataError, match="names atoms that do not exist"):
         held(FixAtoms([7]))
 
 

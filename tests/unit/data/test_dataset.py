@@ -125,10 +125,10 @@ def test_a_tear_at_any_byte_of_the_last_frame_is_found_and_removed(tmp_path):
     data = path.read_bytes()
     for size in range(whole + 1, len(data)):
         path.write_bytes(data[:size])
-        with pytest.raises(DataError, match="frame 1 is torn"):
+        with pytest.raises(DataError, match="frame 1 is incomplete"):
             dataset.read(path)
         if size % 50 == 0:
-            with pytest.raises(DataError, match="torn"):
+            with pytest.raises(DataError, match="incomplete"):
                 dataset.append(path, make_record(3))
         assert dataset.recover(path) == Recovery(1, size - whole)
         assert path.read_bytes() == data[:whole]
@@ -286,7 +286,7 @@ def test_a_look_at_a_file_that_is_being_written_leaves_the_last_frame_out(tmp_pa
     before = path.read_bytes()
     assert [r.step for r in dataset.read(path, unfinished=True)] == [1]
     assert path.read_bytes() == before
-    with pytest.raises(DataError, match="torn"):
+    with pytest.raises(DataError, match="incomplete"):
         dataset.read(path)
 
 

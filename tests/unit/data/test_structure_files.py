@@ -115,7 +115,7 @@ def test_numbered_elements_are_asked_for_and_checked():
 def test_placeholders_of_cells_are_left_out(name, cell):
     found = case(name)
     assert not found.structure.pbc.any() and not found.structure.cell.any()
-    assert f"the cell {cell} is a placeholder and is left out: the structure is not periodic" in said(found)
+    assert f"the cell {cell} is a placeholder and is dropped: the structure is not periodic" in said(found)
 
 
 def test_the_frame_taken_is_named():
@@ -306,8 +306,8 @@ def test_a_format_whose_package_is_missing_is_named(tmp_path, monkeypatch):
 
 def test_formats_of_which_not_everything_is_known_say_so(tmp_path):
     bulk("Cu").write(tmp_path / "a.xsf")
-    assert "of the format xsf only what is named here was read" in read(tmp_path / "a.xsf").remarks[-1]
-    assert "only what is named" not in said(case("fixed.xyz"))
+    assert "of the format xsf only the items named here were read" in read(tmp_path / "a.xsf").remarks[-1]
+    assert "only the items named" not in said(case("fixed.xyz"))
 
 
 def test_a_file_with_an_at_sign_goes_by_its_whole_name(tmp_path):

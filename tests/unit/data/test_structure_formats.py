@@ -84,7 +84,7 @@ def test_isotopes_of_a_poscar_move_as_fast_as_the_file_says(tmp_path):
 
 def test_elements_of_the_title_line_are_named(tmp_path):
     found = read(tmp_path / "POSCAR", slab().replace(" Cu \n", "", 1))
-    assert "elements are those of the title line 'Cu', as the file has no line of them" in found.remarks
+    assert "elements are read from the title line 'Cu', since the file has no line of elements" in found.remarks
 
 
 BOX = "CRYST1   20.000   20.000   20.000  90.00  90.00  90.00 P 1           1\n"
@@ -244,7 +244,7 @@ def test_sites_of_a_cif_that_are_no_whole_atoms_are_refused(tmp_path, tag, secon
 @pytest.mark.parametrize("place", ["0.1 0.2 0.3", "0.9 0.8 0.7", "1.1 0.2 0.3"])
 def test_several_species_on_one_site_are_refused(tmp_path, place):
     """Also where symmetry or translation makes it the same."""
-    with pytest.raises(DataError, match="sites A1 and O1 are the same place"):
+    with pytest.raises(DataError, match="sites A1 and O1 are at the same position"):
         read(tmp_path / "a.cif", crystal(place=place))
 
 
@@ -261,7 +261,7 @@ def test_whole_sites_with_occupancies_are_atoms(tmp_path):
 def test_labels_tell_the_element_or_are_refused(tmp_path, label, number):
     text = crystal("").replace("_atom_site_type_symbol\n", "").replace("A1 ", f"{label} ").replace("O1 O", "O1")
     if number is None:
-        with pytest.raises(DataError, match=f"site '{label}' does not tell its element"):
+        with pytest.raises(DataError, match=f"site '{label}' has no clear element"):
             read(tmp_path / "a.cif", text)
     else:
         assert read(tmp_path / "a.cif", text).structure.numbers[0] == number
@@ -277,10 +277,10 @@ def copper(mass: str = "", units: str = "", velocities: bool = False) -> str:
 def test_masses_of_lammps_tell_elements_and_isotopes(tmp_path):
     found = read(tmp_path / "a.lammps-data", copper("63.546"))
     assert found.structure.numbers.tolist() == [29] * 4
-    assert "elements of the types are told from their masses: Cu" in found.remarks
+    assert "elements of the types are identified by their masses: Cu" in found.remarks
     found = read(tmp_path / "a.lammps-data", copper("2.014"))
     assert found.structure.numbers.tolist() == [1] * 4 and "masses of H: 2.014 amu (4 atoms)" in found.remarks
-    with pytest.raises(ConfigError, match=r"structure\.elements.*a mass of 100\.5 amu \(type 1\) tells none"):
+    with pytest.raises(ConfigError, match=r"structure\.elements.*a mass of 100\.5 amu \(type 1\) fits none"):
         read(tmp_path / "a.lammps-data", copper("100.5"))
     with pytest.raises(DataError, match=r"type 1 is called O and has a mass of 63\.546"):
         read(tmp_path / "a.lammps-data", copper("63.546 # O"))
@@ -383,7 +383,7 @@ def test_turbomole_aims_and_eon(tmp_path):
     for wrong in ("constrain_relaxation .TRUE.\n", "homogeneous_field 0 0 1\n"):
         with pytest.raises(DataError, match="is not read"):
             read(tmp_path / "geometry.in", text + wrong)
-    with pytest.raises(DataError, match=r"is not read; allowed: .* behind an atom"):
+    with pytest.raises(DataError, match=r"is not read; allowed: .* after an atom"):
         read(tmp_path / "geometry.in", text.replace("5\natom", "5\nconstrain_relaxation .true.\natom"))
     atoms = molecule("NH3")
     atoms.set_masses([14.0, 2.0, 2.0, 2.0])

@@ -45,7 +45,7 @@ def xyz(folder: Path, comment: str, *columns: str) -> Path:
 )  # fmt: skip
 def test_remarks_that_hold_atoms_are_refused(tmp_path, remark):
     name = remark.split("=")[0]
-    with pytest.raises(DataError, match=f"structure: {name}=.* beside the atoms is not understood"):
+    with pytest.raises(DataError, match=f"structure: {name}=.* as a remark is not understood"):
         read(xyz(tmp_path, f"{PLAIN} {remark}"))
 
 

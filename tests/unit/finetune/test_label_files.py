@@ -44,7 +44,7 @@ def test_a_file_that_states_bohr_and_hartree_is_read_in_them():
     for field in ("positions", "energy", "forces"):
         np.testing.assert_allclose(getattr(stated.train, field), getattr(good.train, field), rtol=2e-8, atol=1e-8)
     assert any("position bohr, energy hartree, force hartree/bohr" in remark for remark in stated.remarks)
-    assert any("nothing states, taken as position A, energy eV, force eV/A" in remark for remark in good.remarks)
+    assert any("nothing states, assumed: position A, energy eV, force eV/A" in remark for remark in good.remarks)
     same = read(CASES / "et_bohr_all.npz", positions_unit="bohr", energy_unit="hartree", forces_unit="hartree/bohr")
     assert same.digest() == stated.digest()
     for key, wrong, right in (("positions_unit", "A", "bohr"), ("energy_unit", "eV", "hartree")):

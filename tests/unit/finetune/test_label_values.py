@@ -63,7 +63,7 @@ def test_labels_of_other_frames_or_of_several_origins_are_refused(change):
     used = ethanol()
     energy, forces = change(used.energy, used.forces)
     wrong = used._replace(energy=energy, forces=forces)
-    with pytest.raises(DataError, match="energies and forces of near frames do not belong together"):
+    with pytest.raises(DataError, match="energies and forces of nearby frames are inconsistent"):
         check(used, wrong, by_model=False)
 
 

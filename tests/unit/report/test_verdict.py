@@ -69,13 +69,13 @@ BUSY = tuple(range(15_000, 15_006))
 @pytest.mark.parametrize(
     ("data", "phrase"),
     [
-        (run(labels=()), "nothing has been labelled"),
+        (run(labels=()), "no structure has been labelled"),
         (run(events=[audit(100 * i) for i in range(9)]), "only 9 audits, 10 are needed"),
         (run(events=[audit(7, raised=True)]), "only 0 audits since the calibration was raised"),
         (run(labels=(0, *BUSY)), "1.2 labels per ps"),
         (run(events=[audit(i, error=0.03 if i < 6 else 0.0) for i in range(19)]), "6 of 19 trusted audits are above"),
-        (run(events=[audit(i, pit=0.999) for i in range(19)]), "the 95% interval holds 0%"),
-        (run(refused=(19_000,)), "1 label not believed"),
+        (run(events=[audit(i, pit=0.999) for i in range(19)]), "the 95% interval contains 0%"),
+        (run(refused=(19_000,)), "1 label rejected"),
         (run(events=[*run().events, {"event": "rolled_back", "time": 0.0, "step": 12_000}]), "1 roll-back in"),
     ],
 )
