@@ -10,8 +10,8 @@ class Scan(NamedTuple):
     """A file cut into frames."""
 
     frames: list[str]
-    whole_bytes: int  # where the last whole frame ends
-    torn_bytes: int  # what follows it
+    whole_bytes: int  # end of the last complete frame
+    torn_bytes: int  # rest after it
 
 
 def scan(path: Path) -> Scan:
@@ -23,7 +23,7 @@ def scan(path: Path) -> Scan:
         end = _frame_end(data, start, f"{path}: frame {len(frames)}")
         if end is None:
             torn = data[start:]
-            # A tear leaves the beginning of one frame, perhaps with zeros that the file system filled in.
+            # An interrupted write leaves the beginning of one frame, perhaps with zeros filled in by the file system.
             if torn.count(b"Properties=") > 1:
                 raise DataError(f"{path}: frame {len(frames)} does not end where its number of atoms says")
             return Scan(frames, start, len(torn))
@@ -51,9 +51,9 @@ def _frame_end(data: bytes, start: int, where: str) -> int | None:
 
 
 def refuse_torn(path: Path, found: Scan) -> None:
-    """Raise a DataError if the last frame is torn."""
+    """Raise a DataError if the last frame is incomplete."""
     if found.torn_bytes:
         raise DataError(
-            f"{path}: frame {len(found.frames)} is torn after {found.torn_bytes} bytes, as a crash leaves it; "
+            f"{path}: frame {len(found.frames)} is incomplete after {found.torn_bytes} bytes, as after a crash; "
             "recover the dataset first"
         )
