@@ -9,7 +9,8 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import ConfigError, RunStoppedError
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune import figures, frames, identity, sampling, tables
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer

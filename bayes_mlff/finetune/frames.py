@@ -11,7 +11,8 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, padded
 from bayes_mlff.finetune import electronic, frame_checks
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.finetune.reading import read_file
 

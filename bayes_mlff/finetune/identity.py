@@ -10,7 +10,8 @@ from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig, ParallelSampler
+from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
+from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.transfer import first_step_size, prior_scale

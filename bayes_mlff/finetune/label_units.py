@@ -8,7 +8,7 @@ import numpy as np
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import DataError, shown
-from bayes_mlff.finetune.config import DataConfig
+from bayes_mlff.finetune.data_config import DataConfig
 
 POSITION_UNITS: Final = {"A": 1.0, "bohr": units.BOHR, "nm": 10.0}
 ENERGY_UNITS: Final = {

@@ -131,11 +131,11 @@ def of(config: ArchitectureConfig) -> Architecture[Any]:
     """The row of the architecture that a configuration is of.
 
     Raises:
-      ConfigError: if there is none.
+      ValueError: if there is none.
     """
     row = ARCHITECTURES.get(config.architecture)
     if row is None:
-        raise ConfigError("architecture", config.architecture, f"one of {sorted(ARCHITECTURES)}")
+        raise ValueError(f"architecture: got {config.architecture!r}; allowed: one of {sorted(ARCHITECTURES)}")
     return row
 
 
@@ -169,7 +169,9 @@ def written_format(config: ArchitectureConfig) -> tuple[FileFormat, Writer]:
         if form.write is not None:
             return form, form.write
     able = sorted(row.name for row in ARCHITECTURES.values() if any(form.write for form in row.formats))
-    raise ConfigError("architecture", config.architecture, f"one of {able}, if there is a template of another program")
+    raise ConfigError(
+        "--template", None, f"none for the architecture {config.architecture!r}: there are files for {able} only"
+    )
 
 
 def published() -> dict[str, Published]:

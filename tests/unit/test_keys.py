@@ -23,7 +23,7 @@ UNITS = {
     "_gib": "GiB", "_mb": "MB", "_ev": "eV", "_s": "s", "_hartree": "hartree", "_kcal_mol_a3": "kcal/mol/Å³",
     "_kcal_mol_a": "kcal/mol/Å", "_kcal_mol_atom_ps": "kcal/mol per atom and ps",
 }  # fmt: skip
-ARGUMENTS = {"config", "check", "path"}
+ARGUMENTS = {"config", "check", "path", "output"}
 """Arguments of commands, which have no dashes."""
 FILES = {"ensemble"}
 """What a function was given the path of."""
