@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import jax
-import jax_md  # noqa: F401 (its import computes, which the strict settings below would refuse)
 import matplotlib
 import pytest
+
+from tests.support import light_jax_md  # noqa: F401
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is

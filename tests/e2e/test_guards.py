@@ -415,6 +415,7 @@ def test_no_audits_if_switched_off(open_session, tmp_path):
     assert engine.calls == 1
 
 
+@pytest.mark.usefixtures("compiled_afresh")
 def test_audits_and_guards_compile_nothing(open_session, tmp_path, count_compilations):
     problem = make_problem()
     session = open_session(tmp_path / "run", engine_of(problem), problem)
