@@ -121,7 +121,7 @@ class _Reader:
             self._read_new(part)
         self._say(b">")
 
-    def _read_new(self, part: Any) -> None:
+    def _read_new(self, part: Any) -> None:  # noqa: PLR0912 (one line for each kind of thing)
         match part:
             case jax.Array() if jax.numpy.issubdtype(part.dtype, jax.dtypes.prng_key):
                 self.read(np.asarray(jax.random.key_data(part)))
