@@ -4,9 +4,11 @@ import atexit
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -54,6 +56,17 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child process
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     _get_compile_options(1, 1)  # XLA reads its flags once; from here on they are those of child processes
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests of modules that do not import JAX themselves")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick` no list has to be kept: who calls JAX imports it."""
+    if config.getoption("--quick") and collection_path.name.startswith("test_"):
+        return re.search(r"^ *(import|from) jax", collection_path.read_text(), re.MULTILINE) is not None or None
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -2,6 +2,8 @@
 
 Every run builds its functions afresh, so that JAX traces and lowers the same network for every test. Here a function is
 known by what it is made of: code, closures and arguments. One whose parts are not all understood is compiled as usual.
+Replaced functions of the package, which the code finds by their names, are not seen: tests that plant such faults in
+what is compiled need `afresh`.
 """
 
 import contextlib
