@@ -104,6 +104,14 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def _content(cell: types.CellType) -> Any:
+    """What a function has from around it; nothing yet if that is still to be defined."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
 class _Reader:
     """Spells out what things are made of."""
 
@@ -130,7 +138,7 @@ class _Reader:
             case np.ndarray() | jax.Array():
                 self._say(f"{part.dtype}{part.shape}".encode() + np.asarray(part).tobytes())
             case types.FunctionType():
-                cells = [cell.cell_contents for cell in part.__closure__ or ()]
+                cells = [_content(cell) for cell in part.__closure__ or ()]
                 self._each(part.__module__, part.__code__, cells, part.__defaults__, part.__kwdefaults__)
             case types.CodeType():
                 self._each(part.co_qualname, part.co_code, part.co_consts, part.co_names)
