@@ -4,6 +4,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.structure import Structure, from_ase, to_ase
+from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.config import NequIPConfig
@@ -19,6 +20,7 @@ from bayes_mlff.sghmc.transform import sghmc
 
 __all__ = [
     "Calibration",
+    "EnsembleCalculator",
     "GaussianPrior",
     "Graph",
     "Label",

@@ -147,14 +147,21 @@ def report(path: RunPath) -> None:
 def export(
     path: RunPath,
     output: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    what: Annotated[
+        str | None,
+        typer.Option(
+            help="ensemble (one file for EnsembleCalculator), chains (of each a model to start from; the default) or "
+            " model (of each chain a .model file of mace-torch; the default with --template)."
+        ),
+    ] = None,
     template: Annotated[
-        Path | None, typer.Option(help="The .model file that the run started from: write .model files for mace-torch.")
+        Path | None, typer.Option(help="The .model file that the run started from, for --what model.")
     ] = None,
     trust: Annotated[bool, typer.Option(help="Run the programs that the template contains.")] = False,
 ) -> None:
-    """Write the weights of each chain to a file: a model to start from, or with --template one of mace-torch."""
-    written = runner.export(path, output, template=template, trust=trust)
-    make_console().print(f"wrote {len(written)} chains to {output}")
+    """Write what a run has learnt at its last checkpoint: the ensemble in one file, or one file for each chain."""
+    written = runner.export(path, output, what=what, template=template, trust=trust)
+    make_console().print(f"wrote {', '.join(each.name for each in written)} to {output}")
 
 
 @app.command()

@@ -23,7 +23,7 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import advice, beginning, cost, systems
+from bayes_mlff.otf import advice, artefact, beginning, cost, systems
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -183,9 +183,9 @@ def report(path: Path) -> Path:
     return reporting.write_report(path, threshold_ev=run.threshold_ev, title=title, run=run)
 
 
-def export(path: Path, folder: Path, *, template: Path | None, trust: bool) -> list[Path]:
-    """Write the chains of a run to files; see `exporting.export`."""
-    return exporting.export(path, starts.read(path).potential, folder, template=template, trust=trust)
+def export(path: Path, folder: Path, *, what: str | None, template: Path | None, trust: bool) -> list[Path]:
+    """Write what a run has learnt to files; see `exporting.export`."""
+    return exporting.export(path, starts.read(path).potential, folder, what=what, template=template, trust=trust)
 
 
 def _problem(
@@ -258,7 +258,10 @@ def _work(
 def _take_leave(directory: RunDirectory, interruption: Interruption, reason: str) -> None:
     """What is still to be done where the process ends in the middle of something."""
     directory.log("interrupted", step=interruption.step, reason=reason)
-    directory.close()
+    try:
+        artefact.publish(directory)
+    finally:
+        directory.close()
     if not hosts.first():
         shutil.rmtree(directory.path, ignore_errors=True)
 

@@ -25,6 +25,21 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def link(source: Path, target: Path) -> bool:
+    """Give a file a second name, in place of what had that name; it has reached the disk when this returns.
+
+    Returns:
+      False if the file system cannot do it; then perhaps nothing has that name.
+    """
+    try:
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+    except OSError:
+        return False
+    sync_folder(target.parent)
+    return True
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, where they are missing; they have reached the disk when this returns.
 

@@ -1,10 +1,10 @@
-"""ASE calculator of a fine-tuned ensemble: means, calibrated σ and what every sample says."""
+"""ASE calculator of a fine-tuned ensemble, of a run or of labels: means, calibrated σ, what every sample says."""
 
 import math
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import ase
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core import units
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
@@ -27,6 +28,8 @@ from bayes_mlff.posterior.likelihood import of_structures
 VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 """Rows and columns of xx yy zz yz xz xy."""
 
+PROBABILITY = "probability_above_threshold"
+
 
 class OutsideTrainingWarning(UserWarning):
     """An energy was asked for of a composition whose atomic reference energies no label determines."""
@@ -35,20 +38,30 @@ class OutsideTrainingWarning(UserWarning):
 class EnsembleCalculator(Calculator):
     """Predictive distribution of all samples for any structures of the fine-tuned elements; eV, eV/Å, eV/Å³.
 
-    Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
-    `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
-    set asked for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt
-    order xx yy zz yz xz xy, tension positive. The energy of a composition that is no linear combination of
-    labelled ones has an infinite `energy_sigma` and an `OutsideTrainingWarning`, once a calculator; its forces can be
-    used.
+    Energies are on the scale of the reference. Beside `energy`, `free_energy` (the same), `forces` and (for three
+    periodic directions) `stress`, `results` holds
+
+    - `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6]: standard deviations, calibrated as far as
+      `calibrated` says: by the errors that a run met (of its energies alone), or by a validation set.
+    - `energy_sigma_uncalibrated`: that of the ensemble as it is, which the trigger of a run compares with its limit.
+    - `probability_above_threshold`: that the absolute error of the energy is above `threshold`; of a run by the
+      distribution with which its trigger decides. Only where there is a threshold.
+    - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: of the c samples.
+
+    Voigt order xx yy zz yz xz xy, tension positive. The energy of a composition that is no linear combination of
+    labelled ones has an infinite `energy_sigma`, a probability of 1 and an `OutsideTrainingWarning`, once a
+    calculator; its forces can be used. The calibration of a run was made with its own composition.
 
     Args:
-      ensemble: from `fit`, or the path of an `ensemble.safetensors`.
+      ensemble: from `fit`; or the path of an `ensemble.safetensors`, of the directory of a run or of a fine-tuning.
+      threshold: error of the total energy such as "0.5 kcal/mol" or "1 meV/atom"; by default that of the run. What a
+        fine-tuning has learnt has none.
       dtype: of the arithmetic; float64 needs `jax_enable_x64`.
       skin_angstrom: neighbours are searched anew only once something has moved that far.
 
     Raises:
-      ConfigError, WeightsError: from `ensemble.load`.
+      ConfigError, WeightsError: from `ensemble.load`; ConfigError if the threshold is no energy, or from `get_property`
+        if a probability is asked for without one.
       DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`,
         initial charges or, of molecules, initial moments state another charge or spin than the labelled frames, which
         are neutral and in the lowest spin where they state none. What states nothing is taken for the same state.
@@ -56,18 +69,44 @@ class EnsembleCalculator(Calculator):
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
         "energy", "free_energy", "forces", "stress", "energy_sigma", "forces_sigma", "stress_sigma",
-        "chain_energy", "chain_forces", "chain_stress",
+        "energy_sigma_uncalibrated", PROBABILITY, "chain_energy", "chain_forces", "chain_stress",
     ]  # fmt: skip
 
-    def __init__(self, ensemble: Ensemble | Path | str, *, dtype: type = jnp.float32, skin_angstrom: float = 0.5):
+    def __init__(
+        self,
+        ensemble: Ensemble | Path | str,
+        *,
+        threshold: str | None = None,
+        dtype: type = jnp.float32,
+        skin_angstrom: float = 0.5,
+    ):
         super().__init__()
         self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
+        online = self.ensemble.online
+        self.threshold = online.threshold if threshold is None and online is not None else threshold
+        if self.threshold is not None:
+            units.parse_energy(self.threshold, n_atoms=1, key="threshold")
         self._dtype, self._skin = jnp.dtype(dtype), skin_angstrom
         self._samples = self.ensemble.samples.astype(self._dtype)
         self._warned = False
         self._spec: NeighborSpec | None = None
         self._list: NeighborState | None = None
         self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress"))
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """Which of `energy`, `forces` and `stress` have a σ that errors have calibrated."""
+        factors = self.ensemble.factors._asdict()
+        known = {name for name, factor in factors.items() if factor != 1.0}
+        return tuple(name for name in factors if name in known or (name == "energy" and self.ensemble.online))
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A result by name, see the class."""
+        if name == PROBABILITY and self.threshold is None:
+            raise ConfigError(
+                "threshold", None, "an error of the total energy, EnsembleCalculator(..., threshold='20 meV')"
+            )
+        return super().get_property(name, atoms, allow_calculation)
 
     def calculate(
         self,
@@ -129,6 +168,8 @@ class EnsembleCalculator(Calculator):
         ensemble, what = self.ensemble, ase.Atoms(structure.numbers).get_chemical_formula()
         if not bool(ensemble.knows_energy(structure.numbers)):
             self.results["energy_sigma"] = math.inf
+            if PROBABILITY in self.results:
+                self.results[PROBABILITY] = 1.0
             labelled = ensemble.compositions is not None and len(ensemble.compositions) > 0
             why = (
                 "its composition is no linear combination of labelled ones"
@@ -136,6 +177,11 @@ class EnsembleCalculator(Calculator):
                 else "no labelled frame has an energy"
             )
         elif not math.isfinite(ensemble.factors.energy):
+            if ensemble.online is not None:
+                self._warn(
+                    f"{what}: the run has met too few errors for a finite energy_sigma; the probability is known"
+                )
+                return
             why = "energies were not learnt, and too few frames tell how wrong they are"
         elif ensemble.compositions is None:
             self._warn(f"{what}: the file does not say for which compositions it knows the atomic reference energies")
@@ -148,7 +194,7 @@ class EnsembleCalculator(Calculator):
         if self._warned:
             return
         self._warned = True
-        warnings.warn(text, OutsideTrainingWarning, stacklevel=6)
+        warnings.warn(text, OutsideTrainingWarning, stacklevel=7)
 
     def _allocate(self, structure: Structure) -> None:
         architecture = self.ensemble.architecture
@@ -168,17 +214,21 @@ class EnsembleCalculator(Calculator):
 
     def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
         atomic = float(np.mean(self.ensemble.atomic_reference_energy(structure.numbers)))
-        factors = self.ensemble.factors
+        factors, sigma = self.ensemble.factors, float(moments.energy_sigma[0])
         energy = float(moments.energy_mean[0]) + atomic
         results: dict[str, float | np.ndarray] = {
             "energy": energy,
             "free_energy": energy,
-            "energy_sigma": float(moments.energy_sigma[0]) * factors.energy,
+            "energy_sigma": sigma * factors.energy,
+            "energy_sigma_uncalibrated": sigma,
             "forces": _host(moments.forces_mean[0]),
             "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,
             "chain_energy": _host(each.energy[:, 0]) + atomic,
             "chain_forces": _host(each.forces[:, 0]),
         }
+        if self.threshold is not None:
+            threshold_ev = units.parse_energy(self.threshold, n_atoms=len(structure.numbers), key="threshold")
+            results[PROBABILITY] = self.ensemble.exceedance_probability(sigma, threshold_ev)
         if moments.stress_mean is not None and moments.stress_sigma is not None and each.stress is not None:
             results["stress"] = _host(moments.stress_mean[0])[VOIGT]
             results["stress_sigma"] = _host(moments.stress_sigma[0])[VOIGT] * factors.stress

@@ -1,26 +1,34 @@
-"""A fine-tuned model: all samples, and what turns their predictions into calibrated ones; one file on disk."""
+"""A fine-tuned model: all samples, and what turns their predictions into calibrated ones; one file on disk.
+
+Fine-tunings on labels that exist and runs on the fly write the same file. They differ in what calibrates their σ: a
+validation set gives factors, and the errors that a run met give Student's t, which its trigger uses.
+"""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
+from scipy import stats
 
-from bayes_mlff.core.durable import sync
+from bayes_mlff.core import durable, units
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
-from bayes_mlff.ensemble import atomic_energies
+from bayes_mlff.ensemble import atomic_energies, calibration, files
+from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
-FORMAT: Final = 3
+FORMAT: Final = 4
+CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
+"""Key of the configuration's text by format, where it was another than `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
 """Key of an energy σ that is one per atom."""
 
@@ -33,6 +41,20 @@ class SigmaFactors(NamedTuple):
     stress: float = 1.0
 
 
+class OnlineCalibration(NamedTuple):
+    """What the errors that a run met say of its energies, and what it asks of them."""
+
+    state: Calibration  # takes the σ of the ensemble, not calibrated
+    threshold: str  # error of the total energy, with its unit; perhaps per atom
+    confidence: float  # with which an error is to be below the threshold
+
+    @property
+    def energy_factor(self) -> float:
+        """Standard deviation of the predictive distribution over σ; infinite where that has no finite one."""
+        known = self.state.a + self.state.n / 2 > 1.0
+        return float(np.sqrt(calibration.map_factor(self.state))) if known else float("inf")
+
+
 class Ensemble(NamedTuple):
     """K fine-tuned samples of one architecture."""
 
@@ -42,9 +64,11 @@ class Ensemble(NamedTuple):
     factors: SigmaFactors
     energy_sigma_ev: float | PerAtom  # of the likelihood
     stress_sigma_ev_a3: float  # of the likelihood
-    config_text: str  # YAML of the fine-tuning
+    config_text: str  # YAML of the fine-tuning or the run
     compositions: np.ndarray | None = None  # [r, e] linearly independent ones with labelled energies; None: unknown
     state: Mapping[str, float] | None = {}  # charge and spin of the labelled frames, as these state them; None: unknown
+    online: OnlineCalibration | None = None  # of a run; None: the factors are all that calibrates
+    provenance: Mapping[str, str] = {}  # where it comes from, for people: run, step, labels
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Model of one flat set of weights [p]; energies without isolated atoms and offset."""
@@ -60,6 +84,19 @@ class Ensemble(NamedTuple):
           [c, ...], by sample.
         """
         return atomic_energies.atomic_reference_energy(self.architecture, self.offset_ev, numbers)
+
+    def exceedance_probability(self, sigma_ev: float, threshold_ev: float) -> float:
+        """Probability that the absolute error of a total energy is above a threshold.
+
+        Of a run by Student's t, as its trigger has it; else by a normal distribution with σ times `factors.energy`.
+
+        Args:
+          sigma_ev: standard deviation over the samples, not calibrated, eV.
+          threshold_ev: eV.
+        """
+        if self.online is not None:
+            return float(calibration.exceedance_probability(self.online.state, sigma_ev, threshold_ev))
+        return float(2.0 * stats.norm.sf(threshold_ev / (sigma_ev * self.factors.energy)))
 
     def labelled_state(self) -> State | None:
         """Charge and spin that the labelled frames state; None if nobody knows, or they were allowed to differ."""
@@ -107,15 +144,26 @@ def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> Pr
 
 
 def save(ensemble: Ensemble, path: Path) -> None:
-    """Write one safetensors file, whole or not at all."""
+    """Write one safetensors file, whole or not at all.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    durable.write_whole(path, serialised(ensemble))
+
+
+def serialised(ensemble: Ensemble) -> bytes:
+    """What `save` writes."""
     metadata = {
         "format": str(FORMAT),
         "config": ensemble.architecture.model_dump_json(),
         "factors": json.dumps(ensemble.factors._asdict()),
         **_of_energy_sigma(ensemble.energy_sigma_ev),
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
-        "finetune": ensemble.config_text,
+        "configuration": ensemble.config_text,
+        "provenance": json.dumps(dict(ensemble.provenance)),
         **({} if ensemble.state is None else {"state": json.dumps(dict(ensemble.state))}),
+        **({} if ensemble.online is None else {"online": json.dumps(_of_online(ensemble.online))}),
     }
     arrays = {
         "samples": np.array(ensemble.samples, order="C"),
@@ -123,10 +171,20 @@ def save(ensemble: Ensemble, path: Path) -> None:
     }
     if ensemble.compositions is not None:
         arrays["compositions"] = np.array(ensemble.compositions, np.int64, order="C")
-    unfinished = path.with_name(path.name + ".writing")
-    save_file(arrays, unfinished, metadata=metadata)
-    sync(unfinished)
-    unfinished.replace(path)
+    return to_bytes(arrays, metadata=metadata)
+
+
+def _of_online(online: OnlineCalibration) -> dict[str, Any]:
+    return {**online._asdict(), "state": [float(x) for x in online.state]}
+
+
+def same(left: Ensemble, right: Ensemble) -> bool:
+    """True if two ensembles predict the same to the last bit and were made with the same settings."""
+    arrays = ("samples", "offset_ev", "compositions")
+    if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, "provenance"}):
+        return False
+    pairs = [(getattr(left, name), getattr(right, name)) for name in arrays]
+    return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
 
 
 def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
@@ -136,15 +194,17 @@ def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
 def load(path: Path) -> Ensemble:
     """Read a file written by `save`.
 
-    In those of format 1 the offset of a sample is one for all structures; only those of format 3 say which compositions
-    it holds for.
+    In those of format 1 the offset of a sample is one for all structures; those of formats 1 and 2 do not say which
+    compositions it holds for.
+
+    Args:
+      path: a file, or the directory of a run or a fine-tuning; see `files.find`.
 
     Raises:
       ConfigError: if there is no such file.
       WeightsError: if it is no ensemble, of a newer format, or does not fit the architecture that it states.
     """
-    if not path.is_file():
-        raise ConfigError("ensemble", str(path), "the path of an ensemble.safetensors file")
+    path = files.find(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -157,7 +217,7 @@ def load(path: Path) -> Ensemble:
         raise WeightsError(f"{path}: format {metadata['format']}; this version reads up to {FORMAT}")
     try:
         stated = _stated(metadata)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         what = brief(f"{type(error).__name__}: {error}")
         raise WeightsError(f"{path}: metadata that cannot be read ({what}); allowed: a fine-tuned ensemble") from error
     architecture = stated.architecture
@@ -177,17 +237,12 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
     """An ensemble with what the metadata say, without samples.
 
     Raises:
-      ArithmeticError, AttributeError, KeyError, TypeError, ValueError: if they lack something, or it is not what it
-        should be.
+      ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError: if they lack something, or it is
+        not what it should be.
     """
     if int(metadata["format"]) < 1:
         raise ValueError(f"format {metadata['format']}")
     factors = SigmaFactors(**{name: float(value) for name, value in json.loads(metadata["factors"]).items()})
-    state = (
-        {str(name): float(value) for name, value in json.loads(metadata["state"]).items()}
-        if "state" in metadata
-        else None
-    )
     return Ensemble(
         architectures.read_config(metadata["config"]),
         jnp.zeros((0, 0)),
@@ -195,6 +250,22 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         factors,
         PerAtom(float(metadata[PER_ATOM])) if PER_ATOM in metadata else float(metadata["energy_sigma_ev"]),
         float(metadata["stress_sigma_ev_a3"]),
-        metadata["finetune"],
-        state=state,
+        metadata[CONFIGURATION.get(int(metadata["format"]), "configuration")],
+        state=_numbers(metadata["state"]) if "state" in metadata else None,
+        online=_online(json.loads(metadata["online"])) if "online" in metadata else None,
+        provenance={str(k): str(v) for k, v in json.loads(metadata.get("provenance", "{}")).items()},
     )
+
+
+def _numbers(text: str) -> dict[str, float]:
+    return {str(name): float(value) for name, value in json.loads(text).items()}
+
+
+def _online(stated: Mapping[str, Any]) -> OnlineCalibration:
+    a, b, n, s = (float(x) for x in stated["state"])
+    threshold, confidence = str(stated["threshold"]), float(stated["confidence"])
+    units.parse_energy(threshold, n_atoms=1)
+    known = calibration.init(a, b)._replace(n=n, s=s)
+    if not (0.0 <= n < np.inf and 0.0 <= s < np.inf and 0.0 < confidence < 1.0):
+        raise ValueError(f"online: {dict(stated)}")
+    return OnlineCalibration(known, threshold, confidence)

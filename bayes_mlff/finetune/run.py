@@ -13,7 +13,7 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.ensemble import atomic_energies
+from bayes_mlff.ensemble import atomic_energies, files
 from bayes_mlff.ensemble import saved as ensembles
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
@@ -206,7 +206,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         ensemble = ensemble._replace(factors=ensemble.factors._replace(energy=scaled))
     for remark in remarks.of_energies(ensemble, task.sets):
         observer.say(remark)
-    ensembles.save(ensemble, directory.path / "ensemble.safetensors")
+    ensembles.save(ensemble, directory.path / files.NAME)
     observer.say("predicting")
     outcomes = {name: evaluate.outcome(predicted(name), used, ensemble) for name, used in task.sets.named().items()}
     _report(task, ensemble, outcomes, ensemble_of(pretrained, offset), sampled, chosen, directory.path)

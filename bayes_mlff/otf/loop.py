@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import EngineFailedError, RunDirectoryError, RunStoppedError
+from bayes_mlff.core.errors import (
+    EngineError,
+    EngineFailedError,
+    RunDirectoryError,
+    RunInterruptedError,
+    RunStoppedError,
+)
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.engines.engine import Engine
@@ -14,7 +20,7 @@ from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
 from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import audits, calibrating, criteria, crowding, guards, storm
+from bayes_mlff.otf import artefact, audits, calibrating, criteria, crowding, guards, storm
 from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.dynamics import Dynamics, Ran
 from bayes_mlff.otf.first_state import first_state
@@ -45,6 +51,7 @@ class Session:
         self._dynamics = Dynamics(problem)
         self._reference = Reference(problem, engine, run, self.interruption)
         self._recording = recording(problem)
+        self._artefact = artefact.Artefact(problem.config, problem.potential, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
@@ -84,7 +91,9 @@ class Session:
         self.run.truncate(metadata["sizes"])
         self.engine.restore_state(device.engine.tobytes() or None)
         self.run.log("resumed", step=host.step)
-        return RunState(device, host)
+        state = RunState(device, host)
+        self._artefact.keep(state, self._reference.labelled)
+        return state
 
     # -- the loop ---------------------------------------------------------------------------------------------
 
@@ -98,13 +107,16 @@ class Session:
         """
         n_steps = self.problem.config.n_steps
         self.run.log("run_started", step=state.host.step, n_steps=n_steps)
-        while state.host.step < n_steps:
-            self.interruption.check(state.host.step, n_steps)
-            try:
+        try:
+            while state.host.step < n_steps:
+                self.interruption.check(state.host.step, n_steps)
                 state = self.advance(state)
-            except RunStoppedError as error:
+        except (RunStoppedError, RunInterruptedError, EngineError) as error:
+            if isinstance(error, RunStoppedError):
                 self.run.log("stopped", step=state.host.step, reason=str(error))
-                raise
+            artefact.publish(self.run)
+            raise
+        artefact.publish(self.run)
         self.run.log("finished", step=state.host.step, labels=int(state.device.training_set.count))
         return state
 
@@ -248,6 +260,7 @@ class Session:
     def _commit(self, state: RunState) -> None:
         metadata = state.host.to_json() | {"sizes": self.run.sizes()}
         with self.interruption.patience(SAVING_S):
+            self._artefact.keep(state, self._reference.labelled)
             checkpoint.write(self.run.checkpoints, state.host.step, state.device, metadata)
 
     def _engine_state(self) -> np.ndarray:

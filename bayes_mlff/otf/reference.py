@@ -57,6 +57,11 @@ class Reference:
             raise ConfigError("engine", self._engine.description, allowed)
         return records
 
+    @property
+    def labelled(self) -> Structure:
+        """A structure of the run with the electronic state of its labels, if there are any."""
+        return next((r.structure for r in self.labels.values()), self._problem.structure)
+
     def calls_before(self, step: int) -> list[LabelRecord]:
         """Everything that was paid for before a step, refused labels too, in order of time."""
         paid = [*self.labels.values(), *self.refused]

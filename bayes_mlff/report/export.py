@@ -1,16 +1,20 @@
-"""The weights that a run has learnt, as files that other programs start from."""
+"""What a run has learnt as files that other programs use or start from."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
-import jax.numpy as jnp
+import numpy as np
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.ensemble import files, saved
+from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.models import architectures, registry
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.runs import checkpoint
+from bayes_mlff.otf import artefact
 
-PARAMETERS = ".params"
-"""Where a checkpoint has the weights of the chains, [c, p]."""
+What = Literal["ensemble", "chains", "model"]
+"""One file for `EnsembleCalculator`; a model of each chain; a `.model` file of mace-torch of each chain."""
 
 
 def export(
@@ -18,42 +22,68 @@ def export(
     potential: Potential,
     folder: Path,
     *,
+    what: str | None = None,
     template: Path | None = None,
     trust: bool = False,
 ) -> list[Path]:
-    """Write each chain of a run's newest checkpoint to a file of its own; together they are the committee.
+    """Write what a run knew at its newest checkpoint.
 
     Args:
       run: directory of the run.
       potential: the model that it was started from, for its elements; with a template the files know all of the
         template's.
-      folder: where to write `chain_0` and so on; made if it is missing.
-      template: the `.model` file of mace-torch that the run started from; without one, safetensors files are written
-        that `model` in a configuration takes.
+      folder: where to write `ensemble.safetensors`, or `chain_0` and so on; made if it is missing.
+      what: see `What`; by default `model` with a template, and `chains` without.
+      template: the `.model` file of mace-torch that the run started from.
       trust: run the programs that the template contains.
 
     Returns:
-      The files. Their energies have the origin of the pretrained model: the reference's plus the offset of the run.
+      The files. Their energies have the origin of the reference, but for those of `.model` files: these keep the
+      isolated atoms of the template, so that their energies are those of the reference plus the offset of the run.
 
     Raises:
       RunDirectoryError: if there is no intact checkpoint.
-      ConfigError: if there is something in the folder, or if there is a template without trust, or for
-        an architecture that is not written as files of another program.
+      ConfigError: if there is something in the folder, or `.model` files are asked for and there is no template, no
+        trust or no writer for the architecture.
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("output", str(folder), "a new or an empty folder")
-    arrays, metadata, _ = checkpoint.newest(run / "checkpoints")
-    _, unravel = potential.flat()
-    chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
+    what = what or ("chains" if template is None else "model")
+    _check(what, potential.config, template)
+    learnt = artefact.read(run, potential)
     folder.mkdir(parents=True, exist_ok=True)
-    if template is not None:
-        form, write = architectures.written_format(potential.config)
-        paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(chains))]
-        write(potential.config, chains, template, paths, trust=trust)
-        return paths
-    paths = [folder / f"chain_{i}.safetensors" for i in range(len(chains))]
-    about = {"run": run.name, "step": str(metadata["step"]), "offset_ev": repr(metadata["offset_ev"])}
-    for params, path in zip(chains, paths, strict=True):
-        registry.save(Potential(potential.config, params), path, about)
+    if what == "ensemble":
+        saved.save(learnt, folder / files.NAME)
+        return [folder / files.NAME]
+    if what == "chains":
+        return _chains(learnt, folder)
+    unravel = saved.unraveller(potential.config)[1]
+    assert template is not None  # see `_check`
+    form, write = architectures.written_format(potential.config)
+    paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(learnt.samples))]
+    write(potential.config, [*map(unravel, learnt.samples)], template, paths, trust=trust)
+    return paths
+
+
+def _check(what: str, config: ArchitectureConfig, template: Path | None) -> None:
+    if what not in get_args(What):
+        raise ConfigError("--what", what, f"one of {', '.join(get_args(What))}")
+    if what != "model" and template is not None:
+        raise ConfigError("--template", str(template), f"none with --what {what}, which needs none")
+    if what != "model":
+        return
+    architectures.written_format(config)
+    if template is None:
+        raise ConfigError("--template", None, "the .model file of mace-torch that the run started from")
+
+
+def _chains(learnt: Ensemble, folder: Path) -> list[Path]:
+    """Models that `model` of a configuration takes, with the offset of the run among their isolated atoms."""
+    unravel, paths = saved.unraveller(learnt.architecture)[1], []
+    for i, flat in enumerate(learnt.samples):
+        shifts = np.array(learnt.architecture.energy_shifts) - learnt.offset_ev[i]
+        config = learnt.architecture.model_copy(update={"energy_shifts": tuple(map(float, shifts))})
+        paths.append(folder / f"chain_{i}.safetensors")
+        registry.save(Potential(config, unravel(flat)), paths[-1], dict(learnt.provenance))
     return paths

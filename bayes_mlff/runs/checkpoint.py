@@ -1,4 +1,8 @@
-"""Checkpoints: one file each (SHA-256 and a safetensors body), written whole or not at all, the last two kept."""
+"""Checkpoints: one file each (SHA-256 and a safetensors body), written whole or not at all, the last two kept.
+
+Beside the checkpoint of a step lies the ensemble of a run at that step, see `ensemble.files`; it is written before the
+checkpoint and goes with it.
+"""
 
 import hashlib
 import json
@@ -13,6 +17,7 @@ from safetensors.numpy import load, save
 
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError, shown
+from bayes_mlff.ensemble import files
 
 FORMAT = 3
 Tree = TypeVar("Tree")
@@ -35,10 +40,12 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
     """
     arrays = {jax.tree_util.keystr(path): _to_numpy(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     body = save(arrays, metadata={"state": json.dumps({"format": FORMAT, "step": step, **metadata})})
-    target = folder / f"{step:09d}.ckpt"
+    target = at(folder, step)
     try:
         durable.write_whole(target, hashlib.sha256(body).digest() + body)
-        for old in [*_all(folder)[:-2], *folder.glob("*.tmp")]:
+        here = _all(folder)
+        alone = [path for path in files.all_beside(folder) if files.checkpoint_of(path) not in here[-2:]]
+        for old in [*here[:-2], *alone, *folder.glob("*.tmp")]:
             old.unlink()
     except OSError as error:
         raise RunDirectoryError(
@@ -46,6 +53,11 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
             "resume when this is mended"
         ) from error
     return target
+
+
+def at(folder: Path, step: int) -> Path:
+    """The file of the checkpoint of a step."""
+    return folder / f"{step:09d}{files.CHECKPOINT}"
 
 
 def newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
@@ -82,7 +94,7 @@ class _UnreadableError(Exception):
 
 def _all(folder: Path) -> list[Path]:
     """Checkpoints by their step; files that were put beside them are not ours."""
-    return sorted((p for p in folder.glob("*.ckpt") if p.stem.isdecimal()), key=lambda p: int(p.stem))
+    return sorted((p for p in folder.glob(f"*{files.CHECKPOINT}") if p.stem.isdecimal()), key=lambda p: int(p.stem))
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -16,11 +16,15 @@ from ase.data import chemical_symbols
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.ensemble.files import CHECKPOINTS
 from bayes_mlff.runs import start
 from bayes_mlff.runs.trajectory import Constants
 
 CONFIG: Final = "config.yaml"
 """Without this file a directory is no run."""
+
+IN_FORCE: Final = "config.in_force.yaml"
+DATASET: Final = "dataset.extxyz"
 
 LABEL_RESERVE: Final = 1 << 20
 """Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
@@ -58,14 +62,14 @@ class RunDirectory:
     def __init__(self, path: Path):
         self.path = path
         self.config = path / CONFIG
-        self.in_force = path / "config.in_force.yaml"
-        self.dataset = path / "dataset.extxyz"
+        self.in_force = path / IN_FORCE
+        self.dataset = path / DATASET
         self.validation = path / "validation.extxyz"
         self.validation_arrays = path / "validation.npz"
         self.trajectory = path / "trajectory.extxyz"
         self.thermo = path / "thermo.csv"
         self.events = path / "events.jsonl"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINTS
         self._lock: TextIO | None = None
         self._clock_s = time.time() - time.monotonic()
 

@@ -15,12 +15,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
 from bayes_mlff.cli import runner
 from bayes_mlff.data import dataset
+from bayes_mlff.ensemble import saved
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import faulty_engines
 from tests.support import child_runs, small_run
@@ -90,6 +92,11 @@ def state_of(folder: Path) -> dict[str, bytes]:
         ("thermo_half_written:3", 0),
         ("trajectory_half_written:1", 0),
         ("event_half_written:9", 0),
+        ("ensemble_half_written:2", 0),
+        ("ensemble_named:2", 0),
+        ("ensemble_linked:1", 0),
+        ("ensemble_dropped:1", 0),
+        ("artefact_half_written:1", 0),
         ("checkpoint_not_begun:1", 0),
         ("checkpoint_half_written:3", 0),
         ("checkpoint_named:4", 0),
@@ -101,6 +108,11 @@ def state_of(folder: Path) -> dict[str, bytes]:
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(lab, whole, tmp_path, point, twice):
     folder = tmp_path / "work"
     assert lab.run(folder, fault=f"kill@{point}").code == -signal.SIGKILL
+    if list((folder / "run").glob("checkpoints/*.ckpt")):
+        arrays, metadata, _ = checkpoint.newest(folder / "run" / "checkpoints")
+        usable = saved.load(folder / "run")
+        np.testing.assert_array_equal(usable.samples, arrays[".params"])
+        assert list(usable.online.state) == metadata["calibration"]
     if (folder / "run" / "config.yaml").exists() and point != "label_half_written:3":
         runner.status(folder / "run", console=Console(quiet=True))
         runner.report(folder / "run")
@@ -111,7 +123,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(lab, whole, tmp_path, p
 def test_every_way_of_writing_to_a_run_has_been_thought_of(whole):
     """A new file of a run needs a point of its own above."""
     seen = child_runs.operations(whole)
-    written = {"*.ckpt.tmp" if o.file.endswith(".ckpt.tmp") else o.file for o in seen if o.name == "write"}
+    stepwise = (".ckpt.tmp", ".ensemble.safetensors.tmp")
+    written = {next((f"*{end}" for end in stepwise if o.file.endswith(end)), o.file) for o in seen if o.name == "write"}
     assert written - {"report.html", "report.html.tmp"} == {
         "structure.npz.tmp",
         "structure.extxyz.tmp",
@@ -125,6 +138,8 @@ def test_every_way_of_writing_to_a_run_has_been_thought_of(whole):
         "thermo.csv",
         "trajectory.extxyz",
         "*.ckpt.tmp",
+        "*.ensemble.safetensors.tmp",
+        "ensemble.safetensors.tmp",
         "validation.extxyz",
         "validation.npz.tmp",
     }

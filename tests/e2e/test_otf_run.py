@@ -12,7 +12,11 @@ from bayes_mlff.cli.app import app
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
+from bayes_mlff.data.structure import to_ase
 from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.ensemble import calibration, saved
+from bayes_mlff.ensemble import files as files_of
+from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
@@ -257,12 +261,86 @@ def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     paths = sorted((tmp_path / "chains").iterdir())
     assert [path.name for path in paths] == ["chain_0.safetensors", "chain_1.safetensors"]
+    numbers = tiny_problem.structure.numbers
     for path, chain in zip(paths, np.asarray(state.device.params), strict=True):
-        np.testing.assert_array_equal(registry.load(str(path)).flat()[0], chain)
+        exported = registry.load(str(path))
+        np.testing.assert_array_equal(exported.flat()[0], chain)
+        wanted = tiny_problem.isolated_ev - state.host.offset_ev  # on the reference's scale
+        assert exported.isolated_energy(numbers) == pytest.approx(wanted, rel=1e-12)
     assert "empty folder" in str(CliRunner().invoke(app, arguments).exception)
     (tmp_path / "a.model").write_bytes(b"anything")
-    refused = CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "b"), "--template", str(tmp_path / "a.model")])
-    assert isinstance(refused.exception, ConfigError) and "architecture" in str(refused.exception)
+    for options, said in (
+        (["--template", str(tmp_path / "a.model")], "--what: got 'model'; allowed: ensemble or chains with nequip"),
+        (["--what", "model"], "written of mace alone"),
+        (["--what", "chains", "--template", str(tmp_path / "a.model")], "--template"),
+        (["--what", "everything"], "--what: got 'everything'; allowed: one of ensemble, chains, model"),
+    ):
+        refused = CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "b"), *options])
+        assert isinstance(refused.exception, ConfigError) and said in str(refused.exception)
+    assert not (tmp_path / "b").exists()
+    assert CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "c"), "--what", "ensemble"]).exit_code == 0
+    exported, kept = saved.load(tmp_path / "c"), saved.load(tmp_path / "run")
+    assert saved.same(exported, kept) and exported.provenance == kept.provenance
+
+
+def test_the_calculator_of_a_run_says_what_the_run_itself_predicts(open_session, tmp_path, tiny_problem):
+    """At a labelled geometry, with the weights that the run had when it came there."""
+    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
+    state, compared = session.resume(), 0
+    while compared < 2:
+        calculator, before = EnsembleCalculator(session.run.path), state
+        state = session.advance(state)
+        record = dataset.read(session.run.dataset)[-1]
+        if int(state.device.training_set.count) == int(before.device.training_set.count):
+            continue
+        compared += 1
+        atoms = to_ase(record.structure)
+        calculator.calculate(atoms)
+        found, on_reference = calculator.results, record.predicted_energy_mean - record.energy_offset
+        assert found["energy"] == pytest.approx(on_reference, abs=2e-5)
+        assert found["energy_sigma_uncalibrated"] == pytest.approx(record.predicted_energy_sigma, rel=1e-3)
+        np.testing.assert_allclose(found["forces"], record.predicted_forces_mean, atol=1e-4)
+        assert np.mean(found["chain_energy"]) == pytest.approx(found["energy"], abs=2e-5)
+        sigma, threshold = found["energy_sigma_uncalibrated"], tiny_problem.threshold_ev
+        wanted = calibration.exceedance_probability(before.host.calibration, sigma, threshold)
+        assert found["probability_above_threshold"] == pytest.approx(wanted, rel=1e-9)
+        asked = sigma > session.sigma_crit(before.host)
+        assert asked == (found["probability_above_threshold"] > 1.0 - tiny_problem.config.confidence)
+
+
+def test_every_kept_checkpoint_has_its_ensemble_and_the_end_of_a_run_a_copy(reference_run):
+    path, state, *_ = reference_run
+    names = sorted(p.name for p in (path / "checkpoints").iterdir())
+    steps = sorted({name.partition(".")[0] for name in names})
+    assert names == sorted(f"{step}.{end}" for step in steps for end in ("ckpt", "ensemble.safetensors"))
+    final = saved.load(path)
+    np.testing.assert_array_equal(final.samples, state.device.params)
+    assert final.online == (state.host.calibration, "0.004 eV", 0.95)
+    assert (path / "ensemble.safetensors").read_bytes() == files_of.find(path).read_bytes()
+    assert final.provenance["labels"] == str(int(state.device.training_set.count))
+
+
+def test_what_was_not_learnt_anew_is_not_written_anew(open_session, tmp_path, tiny_problem):
+    session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
+    state = session.resume()
+    folder, moved = session.run.checkpoints, state._replace(host=state.host._replace(step=5))
+    session._commit(moved)
+    first, second = (folder / f"{step:09d}.ensemble.safetensors" for step in (0, 5))
+    assert first.samefile(second)
+    changed = calibration.update(state.host.calibration, 0.1, 0.1)
+    session._commit(moved._replace(host=moved.host._replace(step=6, calibration=changed)))
+    third = folder / "000000006.ensemble.safetensors"
+    assert not first.exists() and not third.samefile(second)
+    assert saved.load(third).online.state == changed
+    session.run.close()
+    again = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
+    before = third.stat().st_ino
+    again.resume()
+    assert third.stat().st_ino == before  # found as it should be
+    third.write_bytes(b"damaged")
+    again.run.close()
+    resumed = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine)).resume()
+    np.testing.assert_array_equal(saved.load(third).samples, resumed.device.params)
 
 
 def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):

@@ -29,7 +29,9 @@ Moment = Literal["before", "half", "after"]
 class Point(NamedTuple):
     """Where an accident can happen."""
 
-    operation: str  # 'call', or what is done to a file: open (for writing), write, fsync, replace, truncate, unlink
+    operation: (
+        str  # 'call', or of a file: open (for writing), write, fsync, replace, truncate, unlink, link (to the target)
+    )
     target: str  # function as 'module:Class.method', or pattern of the file's name
     moment: Moment  # 'half': when half of the bytes are in the file
 
@@ -50,6 +52,11 @@ POINTS: Final = {
     "checkpoint_synced": Point("fsync", "*.ckpt.tmp", "after"),
     "checkpoint_named": Point("replace", "*.ckpt", "after"),
     "checkpoint_dropped": Point("unlink", "*.ckpt", "after"),
+    "ensemble_half_written": Point("write", "*.ensemble.safetensors.tmp", "half"),
+    "ensemble_named": Point("replace", "*.ensemble.safetensors", "after"),
+    "ensemble_linked": Point("link", "*.ensemble.safetensors", "after"),
+    "ensemble_dropped": Point("unlink", "*.ensemble.safetensors", "after"),
+    "artefact_half_written": Point("write", "ensemble.safetensors.tmp", "half"),
     "model_half_kept": Point("write", "model.safetensors.tmp", "half"),
     "identity_half_written": Point("write", "identity.json.tmp", "half"),
     "configuration_half_written": Point("write", "config.yaml.tmp", "half"),
@@ -68,7 +75,7 @@ _REFUSED: Final = {
     errno.ENOSPC: ("write", "fsync"),
     errno.EDQUOT: ("write", "fsync"),
     errno.EIO: ("write", "fsync"),
-    errno.EROFS: ("open", "write", "replace", "truncate", "unlink"),
+    errno.EROFS: ("open", "write", "replace", "truncate", "unlink", "link"),
 }
 """What goes on failing after the first error of a kind."""
 
@@ -197,7 +204,7 @@ class Accident:
     def _refuse(self, operation: str, path: str) -> None:
         if self._error is None:
             return
-        if self._error in _FULL and operation == "unlink" and os.path.exists(path):
+        if self._error in _FULL and operation == "unlink" and os.path.exists(path) and os.stat(path).st_nlink == 1:
             self._free += os.path.getsize(path)
         if operation == "fsync" and self._free > 0:
             return
@@ -289,6 +296,7 @@ def _file_patches(plan: Accident) -> Iterator[Any]:
     replacements = {"open": open_descriptor, "close": close, "write": write, "fsync": sync}
     replacements |= {"truncate": cut, "ftruncate": cut}
     replacements |= {"replace": named("replace", 1), "rename": named("rename", 1), "unlink": named("unlink", 0)}
+    replacements["link"] = named("link", 1)
     for name, replacement in replacements.items():
         yield mock.patch(f"os.{name}", replacement)
 

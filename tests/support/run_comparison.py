@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.ensemble import files, saved
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import faulty_engines
 
@@ -18,7 +19,7 @@ def differences(left: Path, right: Path, *, rtol: float = 0.0) -> list[str]:
     """What is not the same in two run directories; nothing if both hold the same run.
 
     Compared are thermo and trajectory, labels apart from the time that they took, and the newest checkpoint: chains,
-    random numbers, dynamics, training set, calibration.
+    random numbers, dynamics, training set, calibration; and the ensembles that were written.
 
     Args:
       left: a run directory.
@@ -41,7 +42,7 @@ def differences(left: Path, right: Path, *, rtol: float = 0.0) -> list[str]:
             for field in LabelRecord._fields
             if field != "engine_seconds" and not _close(getattr(x, field), getattr(y, field), rtol)
         ]
-    return [*found, *_checkpoint_differences(left, right, rtol)]
+    return [*found, *_checkpoint_differences(left, right, rtol), *_ensemble_differences(left, right, rtol)]
 
 
 def _checkpoint_differences(left: Path, right: Path, rtol: float) -> list[str]:
@@ -54,6 +55,22 @@ def _checkpoint_differences(left: Path, right: Path, rtol: float) -> list[str]:
         x, y = (jax.tree.leaves(state.get(name)) for state in (state_a, state_b))
         if len(x) != len(y) or not all(_close(i, j, rtol) for i, j in zip(x, y, strict=True)):
             found.append(f"checkpoint: {name} {state_a.get(name)} and {state_b.get(name)}")
+    return found
+
+
+def _ensemble_differences(left: Path, right: Path, rtol: float) -> list[str]:
+    """Of the ensembles beside the newest checkpoints, and at the ends of the runs."""
+    found = []
+    kept = [files.kept(path / files.CHECKPOINTS) for path in (left, right)]
+    for place, paths in (("newest checkpoint", kept), (files.NAME, [left / files.NAME, right / files.NAME])):
+        a, b = (None if path is None or not path.is_file() else saved.load(path) for path in paths)
+        if a is None or b is None:
+            found += [f"ensemble, {place}: in one only"] if a is not b else []
+            continue
+        arrays = ("samples", "offset_ev", "compositions")
+        found += [f"ensemble, {place}: {n}" for n in arrays if not _close(getattr(a, n), getattr(b, n), rtol)]
+        if rtol == 0.0 and not (saved.same(a, b) and a.provenance == b.provenance):
+            found.append(f"ensemble, {place}: settings, calibration or provenance")
     return found
 
 

@@ -15,6 +15,8 @@ from bayes_mlff.testing.tiny import tiny_nequip
 
 SMALL = tiny_nequip((1, 6, 8), r_max=2.5, energy_scales=(0.5,) * 3, energy_shifts=(-1.0, -2.0, -4.0))
 
+ONLINE = '{"state": [3.0, 10.0, 0.0, 0.0], "threshold": "20 meV", "confidence": 0.95}'
+
 
 def samples(state, config_text=""):
     flat = registry.initialize(SMALL, 0).flat()[0]
@@ -91,7 +93,12 @@ def test_a_charge_that_is_stated_later_is_seen():
         ({"config": "{}"}, "cannot be read"),
         ({"energy_sigma_ev": "much"}, "cannot be read"),
         ({"stress_sigma_ev_a3": None}, "cannot be read"),
-        ({"finetune": None}, "cannot be read"),
+        ({"configuration": None}, "cannot be read"),
+        ({"provenance": "[]"}, "cannot be read"),
+        ({"online": "{}"}, "cannot be read"),
+        ({"online": ONLINE.replace("20 meV", "20 metres")}, "cannot be read"),
+        ({"online": ONLINE.replace("0.95", "95")}, "cannot be read"),
+        ({"online": ONLINE.replace("[3.0,", "[-3.0,")}, "cannot be read"),
         ({"state": "[]"}, "cannot be read"),
     ],
 )

@@ -1,0 +1,140 @@
+"""What a run has learnt as an ensemble that can be used without the run, beside its checkpoints and at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core import durable, settings, units
+from bayes_mlff.core.errors import ConfigError, DataError, WeightsError
+from bayes_mlff.data import dataset
+from bayes_mlff.data.structure import ElectronicState, Structure
+from bayes_mlff.ensemble import atomic_energies, files, saved
+from bayes_mlff.ensemble.saved import Ensemble, OnlineCalibration, SigmaFactors
+from bayes_mlff.models.potential import Potential
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.state import HostState, RunState
+from bayes_mlff.runs import checkpoint
+from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory, write_whole
+
+PARAMETERS: Final = ".params"
+"""Where a checkpoint has the weights of the chains, [c, p]."""
+
+
+def trained(
+    config: RunConfig,
+    potential: Potential,
+    params: jax.Array,
+    host: HostState,
+    structure: Structure,
+    provenance: Mapping[str, str],
+) -> Ensemble:
+    """The ensemble of a run at a step.
+
+    Args:
+      config: in force.
+      potential: the pretrained model, for the elements of the run.
+      params: weights of the chains [c, p].
+      host: offset and calibration.
+      structure: of a label, for composition and electronic state.
+      provenance: what is said of its origin besides the step.
+    """
+    numbers = structure.numbers
+    counts = atomic_energies.composition(numbers, potential.config.elements)
+    # The offset is of the whole structure: the shortest numbers for each element that add up to it.
+    per_atom = host.offset_ev * counts / np.sum(np.square(counts))
+    online = OnlineCalibration(host.calibration, config.threshold, config.confidence)
+    return Ensemble(
+        potential.config,
+        params,
+        np.repeat(per_atom[None], params.shape[0], axis=0),
+        SigmaFactors(energy=online.energy_factor),
+        config.sampler.energy_sigma_fraction * config.threshold_ev(len(numbers)),
+        config.sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL,
+        settings.dump(config),
+        atomic_energies.independent(counts[None]),
+        _stated(structure.electronic),
+        online,
+        {**provenance, "step": str(host.step)},
+    )
+
+
+def read(run: Path, potential: Potential) -> Ensemble:
+    """The ensemble of the newest intact checkpoint of a run, from that alone: runs of earlier versions have no other.
+
+    Args:
+      run: its directory.
+      potential: the pretrained model that it was started from.
+
+    Raises:
+      ConfigError: if its configuration is not valid.
+      DataError: if its labels are unreadable or missing.
+      RunDirectoryError: if there is no intact checkpoint.
+    """
+    arrays, metadata, _ = checkpoint.newest(run / files.CHECKPOINTS)
+    in_force = run / IN_FORCE
+    config = configuration.load(in_force if in_force.is_file() else run / CONFIG)
+    records = [r for r in dataset.read(run / DATASET) if r.step <= metadata["step"]]
+    if not records:
+        raise DataError(f"{run / DATASET}: no label up to step {metadata['step']} of the newest checkpoint")
+    about = {"run": run.name, "labels": str(len(records))}
+    params, host = jnp.asarray(arrays[PARAMETERS]), HostState.from_json(metadata)
+    return trained(config, potential, params, host, records[0].structure, about)
+
+
+def _stated(state: ElectronicState) -> dict[str, float]:
+    """Charge and spin of the labels, in the words of labelled frames."""
+    stated = {"charge": state.charge, "multiplicity": state.multiplicity}
+    return {name: float(value) for name, value in stated.items() if value is not None}
+
+
+class Artefact:
+    """Keeps the ensemble of a run beside its checkpoints."""
+
+    def __init__(self, config: RunConfig, potential: Potential, run: RunDirectory):
+        self._config, self._potential, self._run = config, potential, run
+        self._last: tuple[Ensemble, Path] | None = None
+
+    def keep(self, state: RunState, structure: Structure) -> None:
+        """Put the ensemble where the checkpoint of this state is to be, or is.
+
+        Where nothing was learnt since the last one, the same file gets another name.
+
+        Args:
+          state: of the run.
+          structure: of a label.
+
+        Raises:
+          RunDirectoryError: if it cannot be written.
+        """
+        device, host = state.device, state.host
+        about = {"run": self._run.path.name, "labels": str(int(device.training_set.count))}
+        made = trained(self._config, self._potential, device.params, host, structure, about)
+        target = files.beside(checkpoint.at(self._run.checkpoints, host.step))
+        last = self._last or self._found(target)
+        if last is None or not saved.same(last[0], made) or not (last[1] == target or durable.link(last[1], target)):
+            write_whole(target, saved.serialised(made))
+        self._last = made, target
+
+    @staticmethod
+    def _found(path: Path) -> tuple[Ensemble, Path] | None:
+        """What a process before this one has left there; whatever is wrong with it, it is made again."""
+        try:
+            return saved.load(path), path
+        except (OSError, ConfigError, WeightsError):
+            return None
+
+
+def publish(run: RunDirectory) -> None:
+    """Put a copy of the newest ensemble into the directory of a run that has ended.
+
+    Raises:
+      RunDirectoryError: if it cannot be written.
+    """
+    newest = files.kept(run.checkpoints)
+    if newest is not None:
+        write_whole(run.path / files.NAME, newest.read_bytes())
