@@ -1,11 +1,11 @@
-# Two commands: `make ethanol` runs the example, `make check` runs everything that has to pass.
+# `make ethanol` runs the example, `make check` everything that has to pass, `make quick` what takes a minute of it.
 PYTHON ?= python3
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope
 
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: ethanol lamno3 check
+.PHONY: ethanol lamno3 check quick
 
 ethanol: .venv/installed-run
 	$(BIN)/python -m bayes_mlff.otf --system ethanol
@@ -19,6 +19,11 @@ check: .venv/installed-check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: .venv/installed-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --quick tests/unit
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'

@@ -4,15 +4,20 @@ import atexit
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jax
-import jax_md  # noqa: F401 (its import computes, which the strict settings below would refuse)
 import matplotlib
 import pytest
+from jax._src import compiler
+
+from tests.support import light_jax_md  # noqa: F401
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is
@@ -34,7 +39,34 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 OPTIMIZED = {"parity", "physics", "statistical"}
 """Folders of tests that compute for longer than XLA compiles, or compare numbers with those of other programs."""
 
+_get_compile_options = compiler.get_compile_options
+
+
+def _compile_options(*args: Any, **kwargs: Any) -> Any:
+    """As JAX has them; where XLA is spared, without the fusions whose code takes four fifths of the remaining time."""
+    options = _get_compile_options(*args, **kwargs)
+    if jax.config.read("jax_disable_most_optimizations"):
+        options.env_option_overrides = [*options.env_option_overrides, ("xla_cpu_use_fusion_emitters", "False")]
+    return options
+
+
+compiler.get_compile_options = _compile_options
+
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child processes
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    _get_compile_options(1, 1)  # XLA reads its flags once; from here on they are those of child processes
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests of modules that do not import JAX themselves")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick` no list has to be kept: who calls JAX imports it."""
+    if config.getoption("--quick") and collection_path.name.startswith("test_"):
+        return re.search(r"^ *(import|from) jax", collection_path.read_text(), re.MULTILINE) is not None or None
+    return None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

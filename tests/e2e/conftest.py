@@ -1,8 +1,11 @@
 """A complete run that costs seconds: a tiny untrained network, two chains, a Lennard-Jones-like reference."""
 
 from pathlib import Path
+from unittest import mock
 
+import jax
 import pytest
+from matplotlib.figure import Figure
 
 from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
@@ -14,9 +17,30 @@ from bayes_mlff.otf.problem import prepare
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.start import Start, contents
-from tests.support import child_runs, small_run
+from tests.support import child_runs, compiled, small_run
 from tests.support.child_runs import Surroundings
 from tests.support.tiny_runs import TINY, Silent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """Runs of the same settings share what they compiled."""
+    with compiled.shared(Path(jax.config.jax_compilation_cache_dir)):
+        yield
+
+
+@pytest.fixture
+def compiled_afresh():
+    """But for tests that look at what is compiled."""
+    with compiled.afresh():
+        yield
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Runs write empty pictures, and draw none."""
+    with mock.patch.object(Figure, "savefig", lambda self, file, **_: file.write(b"\x89PNG")):
+        yield
 
 
 @pytest.fixture(scope="session")

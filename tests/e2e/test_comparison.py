@@ -45,7 +45,7 @@ def raw(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(raw, tmp_path_factory):
+def compared(raw, tmp_path_factory, undrawn):
     """A comparison, its directory and its configuration."""
     path = tmp_path_factory.mktemp("compared") / "out"
     parsed = config.parse(raw | {"output": str(path)})

@@ -45,7 +45,7 @@ def energies(run):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory, undrawn):
     folder = tmp_path_factory.mktemp("continued")
     known = ase.io.read("tests/data/cases/fixed.xyz")
     assert isinstance(known, ase.Atoms)

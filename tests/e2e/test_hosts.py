@@ -62,7 +62,8 @@ def free_port():
 
 def start(folder: Path, processes: int, *arguments: str, **environment: str):
     """Start the command line in several processes, with one folder for what all tests compile."""
-    common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"} | environment
+    spared = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": spared} | environment
     common |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(folder.parent)}
     common |= {"CALLS": str(folder / "calls")}
     if processes > 1:

@@ -349,6 +349,7 @@ def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):
         RunDirectory(tmp_path / "run").open()
 
 
+@pytest.mark.usefixtures("compiled_afresh")
 def test_chunk_and_update_compile_once(open_session, tmp_path, tiny_problem, count_compilations):
     """After the first label of a run nothing compiles any more, however many labels follow."""
     session = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))

@@ -68,7 +68,14 @@ np.testing.assert_allclose(parts.device.params, whole.device.params, rtol=0, ato
 @pytest.mark.slow  # four sessions compile; `test_faults.py` goes from one device to two in every run of the tests
 def test_a_run_resumed_with_another_number_of_devices_is_the_same_run(tmp_path):
     cache = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"} | cache
+    environment = (
+        os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        }
+        | cache
+    )
     command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -38,7 +38,7 @@ def start(folder, output, **environment):
         own
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
             "XDG_CACHE_HOME": str(folder / "cache"),
         }
         | environment

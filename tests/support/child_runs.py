@@ -14,16 +14,18 @@ from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import jax
+from matplotlib.figure import Figure
 
 from bayes_mlff.cli import app as command_line
 from bayes_mlff.core import jax_start
 from bayes_mlff.testing import faulty_engines
-from tests.support import faults
+from tests.support import compiled, faults
 
 OUTPUT: Final = "output.txt"
 OPERATIONS: Final = "operations.json"
 _PRELOAD: Final = (
     "tests.support.child_runs",
+    "tests.support.light_jax_md",
     "bayes_mlff.testing.faulty_engines",
     "ase.calculators.lj",
     "flax.nnx",
@@ -117,6 +119,9 @@ def _work(folder: Path, arguments: Sequence[str], around: Surroundings) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(jax_start, "start_jax"))
         stack.enter_context(mock.patch("time.time", shifted_time))
+        stack.enter_context(mock.patch.object(Figure, "savefig"))  # slow, and drawn elsewhere
+        if around.cache is not None:
+            stack.enter_context(compiled.shared(around.cache))
         if around.fault is not None or around.record:
             fault = None if around.fault is None else faults.Fault.parse(around.fault)
             plan = stack.enter_context(faults.accident(fault, Path("run")))
