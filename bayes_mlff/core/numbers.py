@@ -17,9 +17,9 @@ def apart(value: float, limit: float, digits: int = 4) -> tuple[str, str]:
     """A number and what it was compared with, with as many digits as it takes to see which is larger.
 
     Args:
-      value: not `limit`.
+      value: the number, which differs from `limit`.
       limit: what it was compared with.
-      digits: fewest.
+      digits: significant digits to begin with.
     """
     for more in range(digits, 18):
         said = f"{value:.{more}g}", f"{limit:.{more}g}"

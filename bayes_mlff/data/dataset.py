@@ -114,7 +114,7 @@ def reserve(folder: Path, size: int) -> None:
 
     Args:
       folder: of the datasets; the space is a file in it.
-      size: bytes.
+      size: how much to keep, bytes.
 
     Raises:
       OSError: if there is not so much space.
@@ -137,7 +137,7 @@ def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list
     """Read all frames in the order in which they were labelled.
 
     Args:
-      path: the file.
+      path: extended XYZ file of the labels.
       repeats: the file may hold a step several times.
       unfinished: leave out a torn last frame, for a look at a file that is being written or was left by a kill.
 

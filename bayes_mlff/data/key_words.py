@@ -84,8 +84,8 @@ def check_electrons(
       info: remarks of a file.
       known: names, in lower case, that are understood.
       protons: of all nuclei.
-      charge: as stated, e.
-      multiplicity: as stated.
+      charge: total charge as stated, e.
+      multiplicity: spin multiplicity 2S + 1, as stated.
 
     Raises:
       DataError: naming the remark.

@@ -71,7 +71,7 @@ def compare(engine: Labels, structure: Structure, label: Label, *, seed: int = 0
     compared, and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
 
     Args:
-      engine: the reference.
+      engine: the reference method, which labels displaced structures.
       structure: where `label` is for; atoms that are held move, too, as the recorded forces are the true ones.
       label: of the structure.
       seed: of the random direction and strain.

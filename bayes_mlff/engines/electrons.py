@@ -46,7 +46,7 @@ def tell(
 
     Args:
       structure: what is to be labelled.
-      calculator: import path.
+      calculator: import path of the ASE calculator.
       arguments: as configured; calculators within them are told, too.
       moments: initial ones, μB.
       reads: by what the calculator finds charge and spin by itself, see `CalculatorSettings.reads`.

@@ -44,7 +44,7 @@ def verified_label(
     """Label a structure and believe nothing.
 
     Args:
-      engine: any engine.
+      engine: any reference method.
       structure: what to label.
       min_distance_angstrom: see `refuse_close_contacts`.
       subtract_net_force: remove the mean force from every atom.

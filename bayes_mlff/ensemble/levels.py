@@ -56,7 +56,7 @@ def offsets(
 ) -> np.ndarray:
     """Energy of networks minus reference, per atom of each element: the least squares over frames.
 
-    Of all that fit as well it is the shortest, so that frames of one composition give their mean difference for that
+    It is the minimum-norm solution, so that frames of one composition give their mean difference for that
     composition, and an element that is in no frame gives nothing.
 
     Args:

@@ -61,7 +61,7 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
 
 
 def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[int, int]:
-    """Chunk and thin of a plan: stretches of one length where they are not much shorter than they may be.
+    """Chunk and thin of a plan: equal stretches unless that makes them less than half of checkpoint_steps.
 
     Chains whose noise levels are adjusted are so every `thin` steps, which therefore must not depend on the steps
     between checkpoints.

@@ -119,7 +119,7 @@ def cell_rescaling(
     ideal gas have volumes distributed as V^N exp(-P V/kT) with either thermostat.
 
     Args:
-      timestep_fs: fs.
+      timestep_fs: time step of the integrator, fs.
       schedule: temperature (positive) and pressure.
       thermostat: made for the same time step.
       time_fs: barostat time τ, fs; longer is gentler.

@@ -108,8 +108,8 @@ def conditions(schedule: Schedule, time_fs: jax.Array) -> Conditions:
     """Evaluate a schedule inside jit.
 
     Args:
-      schedule: from `build`.
-      time_fs: [] fs, in the dtype of the result.
+      schedule: as `build` returns it.
+      time_fs: [] time since the start of the run, fs, in the dtype of the result.
     """
     begin, end, temperature, pressure = (jnp.asarray(x, time_fs.dtype) for x in schedule)
     i = jnp.minimum(jnp.searchsorted(end, time_fs, side="right"), end.shape[0] - 1)

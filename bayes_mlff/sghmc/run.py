@@ -58,7 +58,7 @@ def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
     Args:
       params: leaves [c, ...], one set of parameters a chain.
       key: one key, used up here.
-      transform: the sampler.
+      transform: the sampler, from `sghmc`.
 
     Returns:
       State of c chains at step 0.
@@ -95,7 +95,7 @@ def chain_runner(
 
     Args:
       value_and_grad: potential of one chain.
-      transform: the sampler.
+      transform: the sampler, from `sghmc`.
       n_steps: steps of one call, a positive multiple of `thin`.
       thin: steps between two entries of the traces, and between two adjustments.
       chain_axis: 'vmap' or 'map'.
