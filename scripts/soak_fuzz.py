@@ -1,6 +1,6 @@
 """Feed every reader thousands of hostile inputs and count those that end in anything but a named error.
 
-    python scripts/soak_fuzz.py 10000 --output soak_fuzz
+    python -m scripts.soak_fuzz 10000 --output soak_fuzz
 
 The folder gets `soak_fuzz.json` with {fuzz_inputs, tracebacks, ...} and one file for every kind of traceback.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from bayes_mlff.testing.bad_input import Target, try_input
-from bayes_mlff.testing.bad_targets import every_target
+from tests.support.bad_input import Target, try_input
+from tests.support.bad_targets import every_target
 
 
 def soak(target: Target, count: int, number: int, output: Path) -> collections.Counter:

@@ -1,6 +1,6 @@
 """Kill a small run at random moments until enough kills are counted; count what was lost, as JSON.
 
-python scripts/soak_kills.py OUT.json [--kills 100] [--seed 0] [--folder KEEP]
+python -m scripts.soak_kills OUT.json [--kills 100] [--seed 0] [--folder KEEP]
 
 The run is that of an untrained network over a Lennard-Jones reference of 0.3 s, as the command line makes it. SIGKILL
 hits its process group after a delay drawn uniformly over the duration of an undisturbed run; the same command then
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from bayes_mlff.data import dataset
-from bayes_mlff.testing import small_run
-from bayes_mlff.testing.run_comparison import differences, labels_paid_twice
+from tests.support import small_run
+from tests.support.run_comparison import differences, labels_paid_twice
 
 CHANGES = {
     "validation_frames": 4,

@@ -14,30 +14,9 @@ from bayes_mlff.otf.problem import prepare
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.start import Start, contents
-from bayes_mlff.testing import child_runs, small_run
-from bayes_mlff.testing.child_runs import Surroundings
-from bayes_mlff.testing.tiny import tiny_nequip
-
-TINY = tiny_nequip((1, 6, 8), hidden_irreps="4x0e+4x1o", num_layers=2, energy_shifts=(-1.0, -2.0, -3.0))
-
-
-class Silent:
-    """An observer that remembers the calls."""
-
-    def __init__(self):
-        self.labels, self.chunks, self.notices = [], [], []
-
-    def chunk(self, **what):
-        self.chunks.append(what)
-
-    def label(self, **what):
-        self.labels.append(what)
-
-    def notice(self, **what):
-        self.notices.append(what)
-
-    def update(self, **what):
-        pass
+from tests.support import child_runs, small_run
+from tests.support.child_runs import Surroundings
+from tests.support.tiny_runs import TINY, Silent
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from rich.console import Console
 from bayes_mlff.cli import runner
 from bayes_mlff.data import dataset
 from bayes_mlff.otf import config
-from bayes_mlff.testing import small_run
+from tests.support import small_run
 
 LJ = {"sigma": 1.0, "epsilon": 0.02, "rc": 4.0, "smooth": True}
 

@@ -22,9 +22,10 @@ from rich.console import Console
 from bayes_mlff.cli import runner
 from bayes_mlff.data import dataset
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.testing import child_runs, faulty_engines, small_run
-from bayes_mlff.testing.child_runs import Surroundings
-from bayes_mlff.testing.run_comparison import differences, labels_paid_twice
+from bayes_mlff.testing import faulty_engines
+from tests.support import child_runs, small_run
+from tests.support.child_runs import Surroundings
+from tests.support.run_comparison import differences, labels_paid_twice
 
 
 @pytest.fixture(scope="session")

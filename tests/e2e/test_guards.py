@@ -26,7 +26,7 @@ from bayes_mlff.otf.problem import make_integrator, prepare
 from bayes_mlff.report import run_data, verdict
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.sghmc.run import Info
-from tests.e2e.conftest import TINY, Silent
+from tests.support.tiny_runs import TINY, Silent
 
 EPSILON, SIGMA = 0.2, 1.4
 THRESHOLD = 0.004

@@ -15,6 +15,8 @@ from bayes_mlff.models import registry
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.testing.tiny import tiny_nequip
+from tests.support.tiny_runs import NPT as RAW
+from tests.support.tiny_runs import WITH_STRESS as ENGINE
 
 ALLOY = tiny_nequip(
     (13, 29),
@@ -25,35 +27,6 @@ ALLOY = tiny_nequip(
     average_neighbors=12.0,
     energy_scales=(0.02, 0.02),
 )
-ENGINE = {"name": "ase", "calculator": "ase.calculators.emt:EMT", "stress": True}
-RAW = {
-    "structure": "alloy.extxyz",
-    "threshold": "0.03 eV",
-    "max_labels": 40,
-    "sampler": {
-        "chains": 2,
-        "steps": 40,
-        "cold_steps": 5,
-        "ramp_steps": 5,
-        "batch_size": 2,
-        "prior_scale": 0.5,
-        "initial_spread": 1.0,
-    },
-    "dynamics": {
-        "ensemble": "npt",
-        "thermostat": "bussi",
-        "timestep_fs": 1.0,
-        "duration_ps": 0.03,
-        "chunk_steps": 8,
-        "trajectory_every": 5,
-        "schedule": [
-            {"until_ps": 0.02, "temperature_k": 500.0, "end_temperature_k": 700.0, "pressure_gpa": -2.0},
-            {"duration_ps": 0.01, "temperature_k": 700.0},
-        ],
-        "barostat": {"time_fs": 50.0},
-    },
-    "engine": ENGINE,
-}
 
 
 def alloy():

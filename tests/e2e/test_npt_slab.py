@@ -8,12 +8,13 @@ from rich.console import Console
 
 from bayes_mlff.cli import runner
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.testing.tiny import tiny_nequip
-from tests.e2e.test_npt_run import RAW, from_ase
+from tests.support.tiny_runs import NPT as RAW
 
 COPPER = tiny_nequip((29,), r_max=3.4, average_neighbors=12.0, energy_scales=(0.02,))
 

@@ -18,6 +18,7 @@ from bayes_mlff.otf import loop
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.report import run_data
 from bayes_mlff.runs.directory import RunDirectory
+from tests.support.tiny_runs import Silent
 
 
 class Interrupted(BaseException):
@@ -45,8 +46,6 @@ class Counting:
 @pytest.fixture(scope="module")
 def reference_run(tmp_path_factory, tiny_problem):
     """An uninterrupted run: its directory and final state."""
-    from tests.e2e.conftest import Silent
-
     path = tmp_path_factory.mktemp("whole") / "run"
     run = RunDirectory(path)
     run.create(settings.dump(tiny_problem.config))

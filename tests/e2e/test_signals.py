@@ -13,9 +13,10 @@ from rich.console import Console
 
 from bayes_mlff.cli import runner
 from bayes_mlff.otf import systems
-from bayes_mlff.testing import child_runs, faulty_engines, small_run
-from bayes_mlff.testing.child_runs import Surroundings
-from bayes_mlff.testing.run_comparison import differences, labels_paid_twice
+from bayes_mlff.testing import faulty_engines
+from tests.support import child_runs, small_run
+from tests.support.child_runs import Surroundings
+from tests.support.run_comparison import differences, labels_paid_twice
 
 SOON_S = 10.0
 

@@ -13,9 +13,9 @@ from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
-from bayes_mlff.testing import bad_runs
-from bayes_mlff.testing.bad_input import Target, echoed, try_input
-from bayes_mlff.testing.bad_targets import every_target
+from tests.support import bad_runs
+from tests.support.bad_input import Target, echoed, try_input
+from tests.support.bad_targets import every_target
 
 TARGETS = {target.name: target for target in every_target()}
 EXAMPLES = 250

@@ -1,0 +1,1 @@
+"""What several tests share: planted faults, bad inputs, runs in child processes."""
