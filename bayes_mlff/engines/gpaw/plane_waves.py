@@ -7,7 +7,7 @@ proportional to the volume follows from the Pulay stress (Francis and Payne 1990
 
 import numpy as np
 from ase.calculators.calculator import kpts2ndarray
-from ase.units import Bohr, Hartree
+from ase.units import Bohr, Hartree  # the constants that GPAW counts its plane waves with
 
 
 def count(cell: np.ndarray, k: np.ndarray, cutoff_ev: float) -> int:
