@@ -114,7 +114,7 @@ class Chunk(NamedTuple):
 
 
 class RunChunk(Protocol):
-    """A compiled chunk."""
+    """A compiled chunk of one system, or of r replicas with a leading axis [r] of everything but the parameters."""
 
     def __call__(
         self,

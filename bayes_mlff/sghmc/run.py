@@ -108,12 +108,39 @@ def chain_runner(
     Raises:
       ConfigError: if a setting is out of range.
     """
+    _check(n_steps, thin, chain_axis)
+    advance = _one_chain(value_and_grad, transform, n_windows=n_steps // thin, thin=thin, adjust=adjust)
+
+    def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
+        first = state.sampler.count[0]  # the same for all chains; without a chain axis `adjust` can branch on it
+        if chain_axis == "vmap":
+            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None, None))
+            params, sampler, info = many(params, *state, first, data, n_data)
+        else:
+
+            def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
+                return advance(*one, first, data, n_data)
+
+            params, sampler, info = jax.lax.map(single, (params, *state))
+        return params, state._replace(sampler=sampler), info
+
+    return jax.jit(run)
+
+
+def _check(n_steps: int, thin: int, chain_axis: str) -> None:
+    """Raise ConfigError if a setting of `chain_runner` is out of range."""
     if thin < 1:
         raise ConfigError("sghmc.thin", thin, "a whole number of at least 1")
     if n_steps < 1 or n_steps % thin:
         raise ConfigError("sghmc.n_steps", n_steps, f"a positive multiple of thin = {thin}")
     if chain_axis not in ("vmap", "map"):
         raise ConfigError("sghmc.chain_axis", chain_axis, "'vmap' or 'map'")
+
+
+def _one_chain(
+    value_and_grad: ValueAndGrad, transform: Sghmc, *, n_windows: int, thin: int, adjust: Adjust | None
+) -> Callable[..., tuple[Params, SghmcState, Info]]:
+    """What advances one chain: (params, key, restarts, sampler, first step, data, N) -> (params, sampler, info)."""
 
     def advance(
         params: Params,
@@ -145,24 +172,11 @@ def chain_runner(
             temperature = transform.kinetic_temperature(carry[1], n_data)
             return carry, Info(potential[-1], temperature, jnp.all(finite))
 
-        begins = first + thin * jnp.arange(n_steps // thin, dtype=first.dtype)
+        begins = first + thin * jnp.arange(n_windows, dtype=first.dtype)
         (params, sampler), info = jax.lax.scan(window, (params, sampler), begins)
         return params, sampler, info
 
-    def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
-        first = state.sampler.count[0]  # the same for all chains; without a chain axis `adjust` can branch on it
-        if chain_axis == "vmap":
-            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None, None))
-            params, sampler, info = many(params, *state, first, data, n_data)
-        else:
-
-            def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
-                return advance(*one, first, data, n_data)
-
-            params, sampler, info = jax.lax.map(single, (params, *state))
-        return params, state._replace(sampler=sampler), info
-
-    return jax.jit(run)
+    return advance
 
 
 def _init(params: Params, transform: Sghmc) -> SghmcState:
