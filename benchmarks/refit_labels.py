@@ -42,7 +42,8 @@ def main() -> None:
     found = [learning_graph(problem, record.structure) for record in data.records]
     slots = max(graph.neighbors.shape[1] for graph in found)
     graphs = [pad_slots(graph, slots) for graph in found]
-    energies = [r.label.energy + data.records[0].energy_offset - problem.isolated_ev for r in data.records]
+    scale = problem.scale(data.records[0].energy_offset)
+    energies = [scale.reference_to_network(r.label.energy) for r in data.records]
     labels = training.allocate(graphs[0], args.labels)
     for i, record in enumerate(data.records[: args.labels]):
         labels = training.append(labels, graphs[i], energies[i], record.label.forces, record.label.stress)

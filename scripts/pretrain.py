@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,29 +114,39 @@ def fresh(sets: list[MoleculeSet], args: argparse.Namespace) -> tuple[registry.P
         "average_neighbors": round(edges / atoms, 3),
         "energy_shifts": tuple(float(x) for x in shifts),
     }
-    if args.architecture == "nequip":
-        config = NequIPConfig(
-            **common,
-            num_layers=args.layers,
-            edge_l_max=args.l_max,
-            embedding_features=args.embedding,
-            self_connection=args.self_connection,
-            radial_depth=args.radial_depth,
-            radial_width=args.radial_width,
-            energy_scales=(scale,) * len(elements),
-        )
-    else:
-        config = MACEConfig(
-            **common,
-            num_interactions=args.layers,
-            max_ell=args.l_max,
-            correlation=args.correlation,
-            radial_widths=(args.radial_width,) * args.radial_depth,
-            energy_scale=scale,
-            sigma_widths=(32, 16),
-        )
-    model = registry.initialize(config, args.seed)
+    model = registry.initialize(CONFIGURATIONS[args.architecture](common, scale, args), args.seed)
     return registry.widened(model), collection
+
+
+def nequip(common: dict[str, Any], scale: float, args: argparse.Namespace) -> NequIPConfig:
+    """The configuration of NequIP that the options ask for."""
+    return NequIPConfig(
+        **common,
+        num_layers=args.layers,
+        edge_l_max=args.l_max,
+        embedding_features=args.embedding,
+        self_connection=args.self_connection,
+        radial_depth=args.radial_depth,
+        radial_width=args.radial_width,
+        energy_scales=(scale,) * len(common["elements"]),
+    )
+
+
+def mace(common: dict[str, Any], scale: float, args: argparse.Namespace) -> MACEConfig:
+    """The configuration of MACE that the options ask for."""
+    return MACEConfig(
+        **common,
+        num_interactions=args.layers,
+        max_ell=args.l_max,
+        correlation=args.correlation,
+        radial_widths=(args.radial_width,) * args.radial_depth,
+        energy_scale=scale,
+        sigma_widths=(32, 16),
+    )
+
+
+CONFIGURATIONS = {"nequip": nequip, "mace": mace}
+"""What `--architecture` may be."""
 
 
 def save_state(path: Path, state: FitState) -> None:
@@ -156,7 +167,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", help="name or path of a model to go on from; its architecture is kept")
-    parser.add_argument("--architecture", choices=["nequip", "mace"], default="nequip")
+    parser.add_argument("--architecture", choices=sorted(CONFIGURATIONS), default="nequip")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--hidden-irreps", default="48x0e+24x1o+12x2e")
     parser.add_argument("--layers", type=int, default=3)

@@ -5,6 +5,7 @@ from rich.live import Live
 from rich.text import Text
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.readings import ENERGY, Reading
 from bayes_mlff.otf.config import RunConfig
 
 
@@ -31,14 +32,13 @@ class ConsoleObserver:
         """Show on the live line what is being waited for."""
         self._live.update(Text(f"  {what} ..."))
 
-    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
-        """Show time, speed and σ against its limit."""
+    def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
+        """Show time, speed and what the triggers found against their limits."""
         self._step = step
         total = self._config.dynamics.duration_ps
         line = (
             f"  {step * self._config.dynamics.timestep_fs / 1000.0:7.3f} of {total:g} ps   "
-            f"{steps / max(seconds, 1e-9):6.0f} MD steps/s   "
-            f"σ {sigma_ev * KCAL_MOL_PER_EV:.3f} of {sigma_crit_ev * KCAL_MOL_PER_EV:.3f} kcal/mol allowed"
+            f"{steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(map(_shown, readings))
         )
         self._live.update(Text(line))
         if not self._console.is_terminal and steps == self._config.dynamics.chunk_steps:
@@ -65,3 +65,9 @@ class ConsoleObserver:
             line += f"  force RMSE before {force_error_ev_a * KCAL_MOL_PER_EV:.2f} kcal/mol/Å"
         self.say(line)
         self.working("molecular dynamics")
+
+
+def _shown(reading: Reading) -> str:
+    value, limit, unit = reading.shown()
+    name = "σ" if reading.name == ENERGY else f"σ ({reading.name})"
+    return f"{name} {value:.3f} of {limit:.3f} {unit} allowed"

@@ -29,7 +29,7 @@ from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.loop import Session
-from bayes_mlff.otf.problem import Problem, prepare
+from bayes_mlff.otf.problem import Problem, prepare, stated
 from bayes_mlff.otf.state import RunState
 from bayes_mlff.otf.validate import validate
 from bayes_mlff.parallel import hosts
@@ -119,13 +119,14 @@ def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
         beside = gather(config.engine, base) if hosts.first() else Beside()
         start = Start(initial, problem.potential, engine.settings_hash, engine.description, base, beside)
         directory = RunDirectory(path)
-        directory.create(settings.dump(config), starts.contents(start))
+        directory.create(settings.dump(problem.config), starts.contents(start))
         _work(problem, engine, directory, outside)
 
 
 def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> None:
     directory = RunDirectory(path)
     before = configuration.load(directory.in_force) if directory.in_force.is_file() else config
+    config, before = (stated(each, start.potential) for each in (config, before))
     changed = check_changes(before, config)
     problem = _problem(config, start.initial, outside.console, start.potential)
     with SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
@@ -314,6 +315,7 @@ def _introduce(problem: Problem, engine: SharedEngine, console: Console) -> None
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
+        f"  prior      normal around the model's weights, with a standard deviation of {config.sampler.prior_scale:g}\n"
         f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}",

@@ -18,9 +18,11 @@ from ase.io.extxyz import key_val_str_to_dict, read_extxyz
 
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import READER_ERRORS, DataError, shown
+from bayes_mlff.data import readings
 from bayes_mlff.data import structure as structures
 from bayes_mlff.data.extxyz import check_text
 from bayes_mlff.data.labels import Label, check_label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import GEOMETRY, ElectronicState, Structure
 
 RESERVE: Final = "label.reserve"
@@ -28,7 +30,7 @@ RESERVE: Final = "label.reserve"
 
 
 class LabelRecord(NamedTuple):
-    """One label, and what the model and the trigger said before it was known."""
+    """One label, and what the model and the triggers said before it was known."""
 
     structure: Structure
     label: Label  # as the engine gave it, without offset
@@ -45,7 +47,7 @@ class LabelRecord(NamedTuple):
     predicted_forces_sigma: np.ndarray | None = None  # [n, 3] eV/Å
     predicted_stress_mean: np.ndarray | None = None  # [3, 3] eV/Å³, tension positive
     predicted_stress_sigma: np.ndarray | None = None  # [3, 3] eV/Å³
-    sigma_crit: float | None = None  # eV, where the trigger stood
+    readings: tuple[Reading, ...] = ()  # of the triggers; the value of the one on the energy is its predicted σ
     confidence: float | None = None  # probability that the error was within the threshold
 
 
@@ -69,7 +71,6 @@ _OPTIONAL_FLOATS = (
     "pretrained_energy",
     "predicted_energy_mean",
     "predicted_energy_sigma",
-    "sigma_crit",
     "confidence",
 )
 _ELECTRONIC = ("charge", "multiplicity")
@@ -267,6 +268,7 @@ def _comment_values(record: LabelRecord) -> dict[str, str]:
         if not np.isfinite(value):
             raise DataError(f"record.{name}: got {value!r}; allowed: a finite number")
     values = {"step": str(int(record.step)), **{name: repr(value) for name, value in given.items()}}
+    values |= readings.to_comment(record.readings)
     stated = {name: getattr(record.structure.electronic, name) for name in _ELECTRONIC}
     values |= {name: str(int(value)) for name, value in stated.items() if value is not None}
     matrices = {"REF_stress": record.label.stress} | {name: getattr(record, name) for name in _OPTIONAL_MATRICES}
@@ -310,6 +312,7 @@ def _parse(where: str, text: str) -> LabelRecord:
         values |= {key: _float(atoms, key) for key in _OPTIONAL_FLOATS if key in atoms.info}
         values |= {key: _array(atoms, key) for key in _OPTIONAL_ARRAYS if key in atoms.arrays}
         values |= {key: _matrix(atoms, key) for key in _OPTIONAL_MATRICES if key in atoms.info}
+        values["readings"] = readings.from_comment(atoms.info, values.get("predicted_energy_sigma"))
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     values |= {key: str(atoms.info[key]) for key in _TEXTS}

@@ -29,7 +29,7 @@ VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 
 
 class OutsideTrainingWarning(UserWarning):
-    """An energy was asked for whose level no label sets."""
+    """An energy was asked for of a composition whose atomic reference energies no label determines."""
 
 
 class EnsembleCalculator(Calculator):
@@ -38,8 +38,9 @@ class EnsembleCalculator(Calculator):
     Beside `energy`, `free_energy` (the same), `forces` and (for three periodic directions) `stress`, `results` holds
     `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6], standard deviations that are scaled as the validation
     set asked for, and of the c samples `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]. Voigt
-    order xx yy zz yz xz xy, tension positive. The energy of a composition that no labelled ones add up to has an
-    infinite `energy_sigma` and an `OutsideTrainingWarning`, once a calculator; its forces can be used.
+    order xx yy zz yz xz xy, tension positive. The energy of a composition that is no linear combination of
+    labelled ones has an infinite `energy_sigma` and an `OutsideTrainingWarning`, once a calculator; its forces can be
+    used.
 
     Args:
       ensemble: from `fit`, or the path of an `ensemble.safetensors`.
@@ -124,16 +125,20 @@ class EnsembleCalculator(Calculator):
             raise DataError(f"atoms: got {asked.spin[0]} {asked.spin[1]:g}; allowed: {told}")
 
     def _doubt(self, structure: Structure) -> None:
-        """Put σ of an energy whose level no label sets to infinity, and warn once."""
+        """Put σ of an energy whose atomic reference energies no label determines to infinity, and warn once."""
         ensemble, what = self.ensemble, ase.Atoms(structure.numbers).get_chemical_formula()
-        if not bool(ensemble.knows_level(structure.numbers)):
+        if not bool(ensemble.knows_energy(structure.numbers)):
             self.results["energy_sigma"] = math.inf
             labelled = ensemble.compositions is not None and len(ensemble.compositions) > 0
-            why = "it is no sum of labelled compositions" if labelled else "no labelled frame has an energy"
+            why = (
+                "its composition is no linear combination of labelled ones"
+                if labelled
+                else "no labelled frame has an energy"
+            )
         elif not math.isfinite(ensemble.factors.energy):
             why = "energies were not learnt, and too few frames tell how wrong they are"
         elif ensemble.compositions is None:
-            self._warn(f"{what}: the file does not say of which compositions it knows the level of the energy")
+            self._warn(f"{what}: the file does not say for which compositions it knows the atomic reference energies")
             return
         else:
             return
@@ -152,26 +157,26 @@ class EnsembleCalculator(Calculator):
         )
 
     def _call(self, structure: Structure) -> tuple[NeighborState, Predictive, Prediction]:
-        levels = self.ensemble.level_ev(structure.numbers)
+        atomic = self.ensemble.atomic_reference_energy(structure.numbers)
         cell = neighbors.complete_cell(structure.cell, structure.pbc)
         positions = origins.find(structure).local(structure.positions, structure.cell)
         geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
-        differences = jnp.asarray(levels - np.mean(levels), self._dtype)
+        differences = jnp.asarray(atomic - np.mean(atomic), self._dtype)
         return self._evaluate(
             self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=structure.is_periodic
         )
 
     def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
-        level = float(np.mean(self.ensemble.level_ev(structure.numbers)))
+        atomic = float(np.mean(self.ensemble.atomic_reference_energy(structure.numbers)))
         factors = self.ensemble.factors
-        energy = float(moments.energy_mean[0]) + level
+        energy = float(moments.energy_mean[0]) + atomic
         results: dict[str, float | np.ndarray] = {
             "energy": energy,
             "free_energy": energy,
             "energy_sigma": float(moments.energy_sigma[0]) * factors.energy,
             "forces": _host(moments.forces_mean[0]),
             "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,
-            "chain_energy": _host(each.energy[:, 0]) + level,
+            "chain_energy": _host(each.energy[:, 0]) + atomic,
             "chain_forces": _host(each.forces[:, 0]),
         }
         if moments.stress_mean is not None and moments.stress_sigma is not None and each.stress is not None:
@@ -184,7 +189,7 @@ class EnsembleCalculator(Calculator):
 def _evaluate(
     ensemble: Ensemble,
     samples: jax.Array,
-    levels: jax.Array,
+    differences: jax.Array,
     state: NeighborState,
     positions: jax.Array,
     cell: jax.Array,
@@ -197,7 +202,7 @@ def _evaluate(
     searched = jax.lax.cond(neighbors.stale(moved, spec), lambda s: neighbors.update(s, spec), lambda s: s, moved)
     batch = jax.tree.map(lambda x: x[None], searched.graph)
     each = jax.vmap(ensemble.predict_fn(with_stress=with_stress), in_axes=(0, None))(samples, batch)
-    each = each._replace(energy=each.energy + levels[:, None])
+    each = each._replace(energy=each.energy + differences[:, None])
     moments = combine(
         each,
         energy_sigma=of_structures(ensemble.energy_sigma_ev, positions.shape[0]),

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from bayes_mlff.core.durable import sync
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
-from bayes_mlff.ensemble import levels
-from bayes_mlff.models import registry
-from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
+from bayes_mlff.ensemble import atomic_energies
+from bayes_mlff.models import architectures, registry
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
@@ -36,22 +36,22 @@ class SigmaFactors(NamedTuple):
 class Ensemble(NamedTuple):
     """K fine-tuned samples of one architecture."""
 
-    architecture: NequIPConfig | MACEConfig  # for the elements of the labelled frames only
+    architecture: ArchitectureConfig  # for the elements of the labelled frames only
     samples: jax.Array  # [c, p] flat weights
     offset_ev: np.ndarray  # [c, e] per atom of each element, energy of the sample minus reference; [c] of all together
     factors: SigmaFactors
     energy_sigma_ev: float | PerAtom  # of the likelihood
     stress_sigma_ev_a3: float  # of the likelihood
     config_text: str  # YAML of the fine-tuning
-    compositions: np.ndarray | None = None  # [r, e] independent ones of the energies that set the levels; None: unknown
+    compositions: np.ndarray | None = None  # [r, e] linearly independent ones with labelled energies; None: unknown
     state: Mapping[str, float] | None = {}  # charge and spin of the labelled frames, as these state them; None: unknown
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Model of one flat set of weights [p]; energies without isolated atoms and offset."""
         return flat_predictor(self.architecture, with_stress=with_stress)
 
-    def level_ev(self, numbers: np.ndarray) -> np.ndarray:
-        """What is to be added to the network's energies to reach those of the reference, eV.
+    def atomic_reference_energy(self, numbers: np.ndarray) -> np.ndarray:
+        """Sum of the atomic reference energies, which added to the network's energy gives that of the reference, eV.
 
         Args:
           numbers: atomic numbers [..., n], 0 on padding.
@@ -59,7 +59,7 @@ class Ensemble(NamedTuple):
         Returns:
           [c, ...], by sample.
         """
-        return levels.level_ev(self.architecture, self.offset_ev, numbers)
+        return atomic_energies.atomic_reference_energy(self.architecture, self.offset_ev, numbers)
 
     def labelled_state(self) -> State | None:
         """Charge and spin that the labelled frames state; None if nobody knows, or they were allowed to differ."""
@@ -68,11 +68,11 @@ class Ensemble(NamedTuple):
         spins = [(name, value) for name, value in self.state.items() if name not in CHARGES]
         return State(self.state.get("charge"), spins[0] if spins else None)
 
-    def knows_level(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether the labelled energies set the level of energy of compositions.
+    def knows_energy(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether the labelled energies determine the sum of atomic reference energies of compositions.
 
-        That is where a composition is a sum of multiples of labelled ones: of ethanol twice as many atoms of each, and
-        not water. True where the file does not say, as those of formats 1 and 2.
+        They do where a composition is a linear combination of labelled ones: labels of ethanol determine that of two
+        ethanol molecules, but not that of water. True where the file does not say, as those of formats 1 and 2.
 
         Args:
           numbers: atomic numbers [..., n], 0 on padding.
@@ -80,13 +80,13 @@ class Ensemble(NamedTuple):
         Returns:
           [...]
         """
-        counts = levels.composition(numbers, self.architecture.elements)
+        counts = atomic_energies.composition(numbers, self.architecture.elements)
         if self.compositions is None:
             return np.ones(counts.shape[:-1], bool)
-        return levels.determined(counts, self.compositions)
+        return atomic_energies.determined(counts, self.compositions)
 
 
-def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[jax.Array], Params]]:
+def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Array], Params]]:
     """Number p of weights, and the way from [p] of any floating type to the network's parameters."""
     shapes = jax.eval_shape(lambda: registry.initialize(architecture, 0).params)
     leaves, treedef = jax.tree.flatten(shapes)
@@ -99,7 +99,7 @@ def unraveller(architecture: NequIPConfig | MACEConfig) -> tuple[int, Callable[[
     return int(ends[-1]), unravel
 
 
-def flat_predictor(architecture: NequIPConfig | MACEConfig, *, with_stress: bool) -> PredictFn:
+def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
     """Model of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]
     predict = predictor(registry.Potential(architecture, {}).node_fn, with_stress=with_stress)
@@ -189,7 +189,7 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         else None
     )
     return Ensemble(
-        MODEL_CONFIG.validate_json(metadata["config"]),
+        architectures.read_config(metadata["config"]),
         jnp.zeros((0, 0)),
         np.zeros(0),
         factors,

@@ -101,7 +101,9 @@ class PriorConfig(Section):
         default="transfer", description="Centred on the pretrained weights, or N(0, 1)."
     )
     scale: Positive | None = Field(
-        default=None, description="σ_TL of transfer; without it that of the architecture, 0.2 for NequIP, 0.5 for MACE."
+        default=None,
+        description="Standard deviation σ_TL of the prior around the pretrained weights; without it that of the "
+        "model's architecture, 0.2 for nequip, 0.5 for mace.",
     )
 
 
@@ -111,7 +113,11 @@ class ParallelSchedule(Section):
     kind: Literal["parallel"] = "parallel"
     chains: int = Field(default=8, ge=2, le=MOST_CHAINS, description="Independent chains, one sample each.")
     steps: Count = Field(default=2000, ge=10, multiple_of=10, description="Steps of every chain.")
-    step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
+    step_size: Positive | None = Field(
+        default=None,
+        description="First step size γ0 of the falling cosine; without it that of the model's architecture, 0.001 for "
+        "nequip, 0.001 for mace.",
+    )
     cold_steps: int = Field(
         default=400,
         ge=0,

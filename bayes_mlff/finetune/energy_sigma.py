@@ -15,12 +15,12 @@ CENTRAL = 0.95
 
 
 def scatter(error: np.ndarray, atoms: np.ndarray, fitted: int, least: float | PerAtom) -> float | PerAtom | None:
-    """Standard deviation of energies around a level that was fitted to them.
+    """Standard deviation of energies around sums of atomic reference energies that were fitted to them.
 
     Args:
       error: [f] eV, mean of the samples minus reference, after the fit.
       atoms: [f] numbers of atoms.
-      fitted: constants of the level, independent ones.
+      fitted: number of fitted constants, counting linearly independent ones only.
       least: smallest value, whose kind, total or per atom, the result has.
 
     Returns:

@@ -73,15 +73,15 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
     Args:
       prediction: energies as the network gives them.
       frames: labels.
-      ensemble: levels of the energies, factors on σ and σ of the likelihood.
+      ensemble: atomic reference energies, factors on σ and σ of the likelihood.
       with_sigma: False leaves σ out, for models whose σ means nothing.
     """
-    levels = ensemble.level_ev(frames.numbers)
-    level = np.mean(levels, axis=0)  # large: added after the moments, which may be taken in float32
-    on_level = prediction._replace(energy=prediction.energy + (levels - level[None]))
+    atomic = ensemble.atomic_reference_energy(frames.numbers)
+    shared = np.mean(atomic, axis=0)  # large: added after the moments, which may be taken in float32
+    own = prediction._replace(energy=prediction.energy + (atomic - shared[None]))
     stress_sigma = ensemble.stress_sigma_ev_a3
     single = prediction.energy.shape[0] == 1
-    typed = jax.tree.map(jnp.asarray, on_level)
+    typed = jax.tree.map(jnp.asarray, own)
     energy_sigma = of_structures(ensemble.energy_sigma_ev, frames.atoms)
     moments = combine(typed, energy_sigma=energy_sigma, stress_sigma=stress_sigma, allow_single_chain=single)
     factors = ensemble.factors
@@ -95,8 +95,8 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
 
     energy = stress = None
     if frames.energy is not None:
-        mean = np.asarray(moments.energy_mean, np.float64) + level
-        kept = ensemble.knows_level(frames.numbers)
+        mean = np.asarray(moments.energy_mean, np.float64) + shared
+        kept = ensemble.knows_energy(frames.numbers)
         if kept.any():
             energy = compare(mean, moments.energy_sigma, factors.energy, frames.energy, kept)
             if energy.sigma is not None and not np.isfinite(energy.sigma).all():

@@ -8,20 +8,27 @@ import numpy as np
 
 from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
+from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import DataConfig, FinetuneConfig
+from bayes_mlff.finetune.config import DataConfig, FinetuneConfig, ParallelSchedule
 from bayes_mlff.finetune.labelled import DataSets
-from bayes_mlff.finetune.plan import prior_scale
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.posterior.transfer import first_step_size, prior_scale
 from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
-    """The configuration as the directory of the results states it: with the scale of the prior that is used."""
-    prior = config.prior.model_copy(update={"scale": prior_scale(config, potential)})
-    return config.model_copy(update={"prior": prior})
+    """The configuration as the directory of the results states it: with what the architecture decides."""
+    update: dict[str, Section] = {
+        "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)})
+    }
+    schedule = config.schedule
+    if isinstance(schedule, ParallelSchedule):
+        size = first_step_size(schedule.step_size, potential)
+        update["schedule"] = schedule.model_copy(update={"step_size": size})
+    return config.model_copy(update=update)
 
 
 def check_output(config: FinetuneConfig, path: Path) -> None:

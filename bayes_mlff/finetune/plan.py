@@ -13,12 +13,12 @@ from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSchedule
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias, with_force_sigma
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.noise_levels import noise_levels, while_cold, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean, transfer_scale
+from bayes_mlff.posterior.transfer import around_prior_mean, first_step_size, prior_mean, prior_scale
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import Adjust
 from bayes_mlff.sghmc.schedules import (
@@ -55,7 +55,7 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       config: method, schedule and prior.
       potential: pretrained weights.
     """
-    transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config)
+    transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config, potential)
     chunk, thin = _stretches(config, sample_steps)
     return Plan(transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, thin)
 
@@ -105,11 +105,11 @@ def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
     return transform, (settings.steps,)
 
 
-def _sampler(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
+def _sampler(config: FinetuneConfig, potential: Potential) -> tuple[Sghmc, tuple[int, ...]]:
     schedule = config.schedule
     if isinstance(schedule, ParallelSchedule):
         transform = sghmc(
-            cosine_step_size(schedule.step_size, schedule.steps),
+            cosine_step_size(first_step_size(schedule.step_size, potential), schedule.steps),
             temperature=warmup_temperature(schedule.cold_steps, schedule.ramp_steps),
             friction=config.friction,
             preconditioner=amsgrad(eps=schedule.eps),
@@ -137,12 +137,7 @@ def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
         return GaussianPrior(mean, float("inf"))
     if config.method == "scratch" or config.prior.kind == "normal":
         return GaussianPrior(jnp.zeros_like(mean), 1.0)
-    return GaussianPrior(mean, prior_scale(config, potential))
-
-
-def prior_scale(config: FinetuneConfig, potential: Potential) -> float:
-    """σ_TL of the transfer prior: the configured one, else that of the architecture."""
-    return transfer_scale(potential) if config.prior.scale is None else config.prior.scale
+    return GaussianPrior(mean, prior_scale(config.prior.scale, potential))
 
 
 def first_parameters(
@@ -165,5 +160,5 @@ def first_parameters(
 
         return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
     spread = 0.0 if config.parallel is None else config.parallel.initial_spread
-    centre = GaussianPrior(prior_mean(potential), prior_scale(config, potential))
+    centre = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
     return around_prior_mean(potential, centre, spread, chains, key)

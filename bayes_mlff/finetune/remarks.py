@@ -58,10 +58,10 @@ def of_energies(ensemble: Ensemble, sets: DataSets) -> list[str]:
     if not np.isfinite(ensemble.factors.energy):
         said.append("energies are not learnt, and too few frames tell how wrong they are: their σ is infinite")
     for name, used in sets.named().items():
-        outside = np.count_nonzero(~ensemble.knows_level(used.numbers))
+        outside = np.count_nonzero(~ensemble.knows_energy(used.numbers))
         if used.energy is not None and outside:
             said.append(
-                f"data.{name}: {outside} of {used.size} frames have compositions whose level of energy the training "
-                "frames do not determine: their energies are left out of the metrics, and their σ is infinite"
+                f"data.{name}: {outside} of {used.size} frames have compositions whose atomic reference energies the "
+                "training frames do not determine: their energies are left out of the metrics, and their σ is infinite"
             )
     return said

@@ -13,7 +13,7 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
-from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble import saved as ensembles
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
@@ -82,7 +82,9 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         observer.say(remark)
     if task.sets.train.energy is None:
         keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
-        observer.say(f"no energies in the data ({keys}): those of the samples are on the level of the pretrained model")
+        observer.say(
+            f"no energies in the data ({keys}): the samples have the atomic reference energies of the pretrained model"
+        )
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; data.validation or data.validation_frames names some")
     directory = _open(task.config, base / config.output)
@@ -157,18 +159,18 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
     pretrained, energy = potential.flat()[0][None, :], np.asarray(task.pretrained["train"].energy)
     reference = train.energy
-    if reference is None:  # the samples are put on the level of the pretrained model
-        reference = levels.level_ev(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
-    above = partial(levels.offsets, potential.config, numbers=train.numbers, reference_ev=reference)
+    if reference is None:  # the samples get the atomic reference energies of the pretrained model
+        reference = atomic_energies.atomic_reference_energy(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
+    above = partial(atomic_energies.offsets, potential.config, numbers=train.numbers, reference_ev=reference)
     offset = above(energy)
-    # Random networks know no level: their labels are given a mean of zero.
+    # Random networks know no atomic reference energies: their labels are given a mean of zero.
     learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
     stress_sigma = config.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
     likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if config.learns_stress else None)
-    level = levels.level_ev(potential.config, learnt, train.numbers)[0]
-    labels = sampling.fill(config, train, task.graphs["train"], level)
+    atomic = atomic_energies.atomic_reference_energy(potential.config, learnt, train.numbers)[0]
+    labels = sampling.fill(config, train, task.graphs["train"], atomic)
     sampled = _sample(task, likelihood, labels, directory, observer)
     chosen: dict[str, Any] = {}
     if config.method == "laplace":
@@ -181,16 +183,16 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
         )
 
     energy_sigma: float | PerAtom = jax.tree.map(float, noise.energy_sigma)
-    counts = levels.composition(train.numbers, potential.config.elements)
-    known = levels.independent(counts if train.energy is not None else counts[:0])
+    counts = atomic_energies.composition(train.numbers, potential.config.elements)
+    known = atomic_energies.independent(counts if train.energy is not None else counts[:0])
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
     if config.targets == "forces":
         # Forces leave every sample constants of integration of its own.
         offsets = above(predicted("train").energy)
         if train.energy is not None:
-            level = levels.level_ev(potential.config, offsets, train.numbers)
-            error = np.mean(predicted("train").energy + level, axis=0) - train.energy
+            atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
+            error = np.mean(predicted("train").energy + atomic, axis=0) - train.energy
             measured = scatter(error, train.atoms, len(known), energy_sigma)
             energy_sigma = energy_sigma if measured is None else measured
     ensemble = ensemble_of(sampled.samples, offsets)

@@ -72,14 +72,14 @@ class Validate(Protocol):
         ...
 
 
-def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.ndarray) -> TrainingSet:
+def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, atomic_ev: np.ndarray) -> TrainingSet:
     """Put the training frames on the device.
 
     Args:
       config: says which labels are learnt from.
       frames: labels.
       graphs: leaves [f, ...].
-      level_ev: [f] subtracted from the reference energies to reach those of the network.
+      atomic_ev: [f] sums of atomic reference energies, which networks do not learn: subtracted from the labels.
     """
     filled = training.allocate(
         jax.tree.map(lambda x: x[0], graphs), frames.size, some_forces=frames.without_forces is not None
@@ -87,7 +87,7 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, level_ev: np.nda
     energies = frames.energy if config.targets.startswith("energy") else None
     known = frames.known_forces
     for i in range(frames.size):
-        energy = None if energies is None else float(energies[i] - level_ev[i])
+        energy = None if energies is None else float(energies[i] - atomic_ev[i])
         stress = frames.stress[i] if config.learns_stress and frames.stress is not None else None
         graph = jax.tree.map(lambda x, i=i: x[i], graphs)
         filled = training.append(filled, graph, energy, frames.forces[i], stress, has_forces=known[i])

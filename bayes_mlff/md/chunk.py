@@ -14,6 +14,9 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
+from bayes_mlff.ensemble.triggers import Trigger
+from bayes_mlff.ensemble.triggers import limits as trigger_limits
+from bayes_mlff.ensemble.triggers import values as trigger_values
 from bayes_mlff.md.integrators import Integrator, MDState, kinetic_energy, total_work
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.parallel.devices import Budget, memory_budget, on_all, shared_prediction
@@ -25,7 +28,7 @@ class Stop(enum.IntFlag):
 
     NONE = 0
     UNCERTAIN = 1
-    """Energy σ above its critical value: label this geometry and finish the step with those forces."""
+    """A trigger is above its limit: label this geometry and finish the step with those forces."""
     NEIGHBOR_OVERFLOW = 2
     """The neighbour list is incomplete: throw the chunk away, grow the buffers and redo it."""
     NON_FINITE = 4
@@ -33,7 +36,7 @@ class Stop(enum.IntFlag):
     AUDIT = 8
     """The step was drawn for an audit: label it as if it were uncertain."""
     SIGMA = 16
-    """Energy σ so large that the structure is no longer worth a label."""
+    """A trigger so far above its limit that the structure is no longer worth a label."""
     CLOSE = 32
     """Two atoms are closer than allowed."""
     HOT = 64
@@ -52,7 +55,7 @@ class Limits(NamedTuple):
     """What a step may not exceed, and when the next audit is due; traced, so that nothing compiles anew."""
 
     audit: jax.Array  # [] int32, number of the step in this chunk, from 1; 0 = none
-    sigma: jax.Array  # [] eV, uncalibrated σ of the energy
+    statistics: jax.Array  # [t], or [] for all: of each trigger, in its unit
     distance: jax.Array  # [] Å, smallest
     kinetic: jax.Array  # [] eV
     volume_min: jax.Array  # [] Å³
@@ -64,9 +67,9 @@ class Limits(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What the guards compared in the last step, completed with the model's forces; each field []."""
+    """What the guards compared in the last step, completed with the model's forces; each field [] but the first."""
 
-    sigma: jax.Array  # eV, uncalibrated σ of the energy
+    statistics: jax.Array  # [t] of each trigger, in its unit
     distance: jax.Array  # Å, of the nearest two atoms
     kinetic: jax.Array  # eV
     volume: jax.Array  # Å³
@@ -82,11 +85,11 @@ def no_limits(dtype: jnp.dtype) -> Limits:
 
 
 class Thermo(NamedTuple):
-    """What is recorded of every step; each field [length], NaN where no step was taken."""
+    """What is recorded of every step; each field [length] or [length, t], NaN where no step was taken."""
 
     potential: jax.Array  # eV, mean of the chains, or the reference where a label finished the step
     kinetic: jax.Array  # eV
-    sigma: jax.Array  # eV, not calibrated
+    statistics: jax.Array  # [length, t] of each trigger, in its unit, not calibrated
     sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
     work: jax.Array  # eV, done by thermostat and barostat since the start of the run
 
@@ -107,6 +110,7 @@ class Chunk(NamedTuple):
     neighbors: NeighborState
     predictive: Predictive  # of one structure, at the positions of `md`
     stop: jax.Array  # [] int32, bits of `Stop`
+    asked: jax.Array  # [t] bool, triggers above their limits in the last step
     steps: jax.Array  # [] int32, steps begun
     thermo: Thermo
     frames: Frames
@@ -121,7 +125,7 @@ class RunChunk(Protocol):
         params: jax.Array,
         md: MDState,
         state: NeighborState,
-        sigma_crit: jax.Array,
+        triggers: tuple[Trigger, ...],
         limit: jax.Array,
         limits: Limits | None = None,
     ) -> Chunk:
@@ -201,8 +205,8 @@ def make_chunk(
       memory_gib: of each device of the mesh, for intermediate results; by default what `memory_budget` says.
 
     Returns:
-      `(params [c, p], md, neighbors, sigma_crit [] eV, limit [] steps, limits) -> Chunk`; compiled once. Where it
-      does not fit into the memory the first call raises a ConfigError of `dynamics.memory_gib`.
+      `(params [c, p], md, neighbors, triggers, limit [] steps, limits) -> Chunk`; compiled once. Where it does not
+      fit into the memory the first call raises a ConfigError of `dynamics.memory_gib`.
     """
     if mesh is None:
         return jax.jit(_chunk(evaluate, integrator, spec, length))
@@ -224,7 +228,7 @@ def _chunk(
         params: jax.Array,
         md: MDState,
         state: NeighborState,
-        sigma_crit: jax.Array,
+        triggers: tuple[Trigger, ...],
         limit: jax.Array,
         limits: Limits | None = None,
     ) -> Chunk:
@@ -238,18 +242,24 @@ def _chunk(
             state = neighbors.move(c.neighbors, md.position, md.cell)
             outdated = neighbors.stale(state, spec)
             state = jax.lax.cond(outdated, lambda s: neighbors.update(s, spec), lambda s: s, state)
-            return conclude(c, md, state, evaluate(params, state.graph), integrator, sigma_crit, bounds)
+            return conclude(c, md, state, evaluate(params, state.graph), integrator, triggers, bounds)
 
         predicted = jax.eval_shape(evaluate, params, state.graph)
-        return jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, length))
+        return jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, triggers, length))
 
     return run
 
 
-def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length: int) -> Chunk:
+def empty_chunk(
+    md: MDState, state: NeighborState, predicted: Predictive, triggers: tuple[Trigger, ...], length: int
+) -> Chunk:
     """A chunk of at most `length` steps before the first; `predicted` gives the shapes of one prediction."""
+    count = len(triggers)
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), predicted)
-    rows = jnp.full((length,), jnp.nan, md.position.dtype)
+    dtype = md.position.dtype
+    rows = jnp.full((length,), jnp.nan, dtype)
+    thermo = Thermo(*(rows for _ in Thermo._fields))
+    compared = Compared(*(jnp.zeros([], dtype) for _ in Compared._fields))
 
     def frames(x: jax.Array) -> jax.Array:
         return jnp.zeros((length, *x.shape), x.dtype)
@@ -261,10 +271,11 @@ def empty_chunk(md: MDState, state: NeighborState, predicted: Predictive, length
         state,
         nothing,
         zero,
+        jnp.zeros((count,), bool),
         zero,
-        Thermo(*(rows for _ in Thermo._fields)),
+        thermo._replace(statistics=jnp.full((length, count), jnp.nan, dtype)),
         Frames(frames(md.position), frames(md.cell), stress, frames(md.momentum)),
-        Compared(*(jnp.zeros([], md.position.dtype) for _ in Compared._fields)),
+        compared._replace(statistics=jnp.zeros((count,), dtype)),
     )
 
 
@@ -274,7 +285,7 @@ def conclude(
     state: NeighborState,
     predictive: Predictive,
     integrator: Integrator,
-    sigma_crit: jax.Array,
+    triggers: tuple[Trigger, ...],
     bounds: Limits,
 ) -> Chunk:
     """Finish and record a step, or stop before its second half.
@@ -285,7 +296,7 @@ def conclude(
       state: neighbours at the new geometry.
       predictive: of one structure, at the new geometry.
       integrator: whose step it is.
-      sigma_crit: [] eV, σ of the energy above which a geometry is labelled.
+      triggers: what a geometry is labelled for.
       bounds: limits of the chunk.
     """
     stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
@@ -293,43 +304,54 @@ def conclude(
     first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
     origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
     number = c.steps + 1
-    compared = compare(done, state, predictive, bounds._replace(conserved=origin), number)
-    stop = inspect(predictive, state, sigma_crit) | guard(done, compared, bounds, number)
+    statistics = trigger_values(triggers, predictive, state.graph.node_mask)
+    compared = compare(done, state, predictive, statistics, bounds._replace(conserved=origin), number)
+    asked = statistics > trigger_limits(triggers, statistics.dtype)
+    stop = inspect(predictive, state, statistics, asked) | guard(done, compared, bounds, number)
     go_on = stop == int(Stop.NONE)
     md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
     row = Thermo(
         predictive.energy_mean[0],
         kinetic_energy(md),
-        predictive.energy_sigma[0],
+        statistics,
         jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
         total_work(md),
     )
     thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
     frame = Frames(md.position, md.cell, stress, md.momentum)
     frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, frame)
-    return Chunk(md, state, predictive, stop, number, thermo, frames, compared)
+    return Chunk(md, state, predictive, stop, asked, number, thermo, frames, compared)
 
 
-def inspect(predictive: Predictive, state: NeighborState, sigma_crit: jax.Array) -> jax.Array:
-    """Bits of `Stop` for one evaluated geometry."""
+def inspect(predictive: Predictive, state: NeighborState, statistics: jax.Array, asked: jax.Array) -> jax.Array:
+    """Bits of `Stop` for one evaluated geometry, with the triggers' statistics [t] and which are too large [t]."""
     finite = (
         jnp.isfinite(predictive.energy_mean[0])
         & jnp.isfinite(predictive.energy_sigma[0])
         & jnp.all(jnp.isfinite(predictive.forces_mean))
+        & jnp.all(jnp.isfinite(statistics))
     )
     zero = jnp.zeros([], jnp.int32)
-    uncertain = jnp.where(predictive.energy_sigma[0] > sigma_crit, int(Stop.UNCERTAIN), zero)
+    uncertain = jnp.where(jnp.any(asked), int(Stop.UNCERTAIN), zero)
     overflow = jnp.where(state.overflow, int(Stop.NEIGHBOR_OVERFLOW), zero)
     return (uncertain | overflow | jnp.where(finite, zero, int(Stop.NON_FINITE))).astype(jnp.int32)
 
 
-def compare(md: MDState, state: NeighborState, predictive: Predictive, limits: Limits, number: jax.Array) -> Compared:
+def compare(
+    md: MDState,
+    state: NeighborState,
+    predictive: Predictive,
+    statistics: jax.Array,
+    limits: Limits,
+    number: jax.Array,
+) -> Compared:
     """Measure one complete step.
 
     Args:
       md: after the step, finished with the model's forces.
       state: neighbours at the new geometry.
       predictive: at the new geometry.
+      statistics: [t] of the triggers, there.
       limits: what is allowed; a `conserved` that is nan is not compared with.
       number: of the step in its chunk, from 1.
 
@@ -341,7 +363,7 @@ def compare(md: MDState, state: NeighborState, predictive: Predictive, limits: L
     nearest = jnp.sqrt(jnp.min(jnp.where(state.graph.edge_mask, apart, jnp.inf)))
     drift = jnp.abs(predictive.energy_mean[0] + kinetic - total_work(md) - limits.conserved)
     allowed = jnp.maximum(limits.drift, limits.drift_per_step * (limits.age + number).astype(kinetic.dtype))
-    found = Compared(predictive.energy_sigma[0], nearest, kinetic, volume(md.cell), drift, allowed)
+    found = Compared(statistics, nearest, kinetic, volume(md.cell), drift, allowed)
     return jax.lax.optimization_barrier(found)
 
 
@@ -358,7 +380,7 @@ def guard(md: MDState, compared: Compared, limits: Limits, number: jax.Array) ->
     found = {
         Stop.NON_FINITE: ~finite,
         Stop.AUDIT: number == limits.audit,
-        Stop.SIGMA: compared.sigma > limits.sigma,
+        Stop.SIGMA: jnp.any(compared.statistics > limits.statistics),
         Stop.CLOSE: compared.distance < limits.distance,
         Stop.HOT: compared.kinetic > limits.kinetic,
         Stop.VOLUME: (compared.volume < limits.volume_min) | (compared.volume > limits.volume_max),

@@ -3,7 +3,7 @@
 For notebooks and scripts: a small system leaves a device idle, which then advances many replicas in the time of one.
 
     md, near = replicas.stack(states), replicas.stack(lists)  # of one `NeighborSpec`
-    chunk = replicas.make_replicas(evaluate, integrator, spec, length=500)(params, md, near, sigma_crit, limit)
+    chunk = replicas.make_replicas(evaluate, integrator, spec, length=500)(params, md, near, triggers, limit)
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Chunk, Limits, RunChunk, Stop, conclude, empty_chunk, no_limits
 from bayes_mlff.md.integrators import Integrator, MDState
 
@@ -47,15 +48,16 @@ def make_replicas(
       length: most steps of one call.
 
     Returns:
-      `(params [c, p], md, neighbors, sigma_crit [r] eV, limit [r] steps, limits) -> Chunk`, where everything but the
-      parameters, the result included, has a leading axis [r], see `stack`; compiled once for every r.
+      `(params [c, p], md, neighbors, triggers, limit [r] steps, limits) -> Chunk`, where everything but the
+      parameters, limits of triggers and the result included, has a leading axis [r], see `stack`; compiled once for
+      every r.
     """
 
     def run(
         params: jax.Array,
         md: MDState,
         state: NeighborState,
-        sigma_crit: jax.Array,
+        triggers: tuple[Trigger, ...],
         limit: jax.Array,
         limits: Limits | None = None,
     ) -> Chunk:
@@ -70,11 +72,11 @@ def make_replicas(
             md = jax.vmap(integrator.begin)(c.md)
             state = _searched(jax.vmap(neighbors.move)(c.neighbors, md.position, md.cell), active(c), spec)
             each = _singly(evaluate(params, state.graph))
-            after = finish(c, md, state, each, sigma_crit=sigma_crit, bounds=bounds)
+            after = finish(c, md, state, each, triggers=triggers, bounds=bounds)
             return _where(active(c), after, c)
 
         predicted = jax.eval_shape(lambda p, g: _singly(evaluate(p, g)), params, state.graph)
-        start = jax.vmap(partial(empty_chunk, length=length))(md, state, predicted)
+        start = jax.vmap(partial(empty_chunk, length=length))(md, state, predicted, triggers)
         return jax.lax.while_loop(lambda c: jnp.any(active(c)), step, start)
 
     return jax.jit(run)

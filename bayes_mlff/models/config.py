@@ -1,12 +1,13 @@
 """Architecture settings: frozen, validated, hashable, and stored beside the weights."""
 
 import math
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 import e3nn_jax as e3nn
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core.errors import READER_ERRORS
+from bayes_mlff.models.energetics import Params
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 """Of layers, widths and powers: what a file claims is built only as far as a network can be."""
@@ -31,19 +32,59 @@ def _irreps(value: str) -> e3nn.Irreps:
     return irreps
 
 
-class NequIPConfig(BaseModel):
+class ArchitectureConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """What the configurations of all architectures have; `architectures` has a row for each subclass."""
+
+    tables: ClassVar[tuple[str, ...]] = ("energy_shifts",)
+    """Fields with one number for each element, in the order of `elements`."""
+
+    architecture: str
+    """Name of the architecture, by which a file says which one it is; a subclass allows one value, its default."""
+    elements: tuple[int, ...]
+    """Atomic numbers the model knows, strictly ascending; the species index is the position here."""
+    r_max: PositiveFloat
+    """Cutoff radius, Å."""
+    sigma_widths: tuple[PositiveInt, ...]
+    """Hidden widths of the MLP from invariant node features to log σ."""
+    energy_shifts: tuple[float, ...]
+    """Energy of each element when isolated, eV; added on the host in float64."""
+
+    @field_validator("elements")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or list(value) != sorted(set(value)) or not 1 <= value[0] <= value[-1] <= 118:
+            raise ValueError("must be distinct atomic numbers 1..118 in ascending order")
+        return value
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        for name in self.tables:
+            if len(getattr(self, name)) != len(self.elements):
+                raise ValueError(f"{name} needs one number for each of the {len(self.elements)} elements")
+        return self
+
+    def restricted(self, places: tuple[int, ...]) -> Self:
+        """The configuration for the elements at these places alone, ascending."""
+        fields = {name: tuple(getattr(self, name)[i] for i in places) for name in ("elements", *self.tables)}
+        return type(self).model_validate(self.model_dump() | fields)
+
+
+class Imported(NamedTuple):
+    """Configuration and weights that were read from the file of another program."""
+
+    config: ArchitectureConfig
+    params: Params
+
+
+class NequIPConfig(ArchitectureConfig, frozen=True):
     """A NequIP network (Batzner et al. 2022, Nat. Commun. 13, 2453) with a force-σ head.
 
     The defaults are NequIP's choices; `sevennet_weights.describe` gives those of SevenNet.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    tables = ("energy_scales", "energy_shifts")
 
     architecture: Literal["nequip"] = "nequip"
-    elements: tuple[int, ...]
-    """Atomic numbers the model knows, strictly ascending; the species index is the position here."""
-    r_max: PositiveFloat
-    """Cutoff radius, Å."""
     hidden_irreps: str
     """Features between interaction blocks, e.g. '64x0e+64x0o+64x1e+64x1o+64x2e+64x2o'."""
     num_layers: PositiveInt
@@ -79,18 +120,8 @@ class NequIPConfig(BaseModel):
     readout_activation: bool = True
     """Whether there is an activation between the layers of the readout."""
     sigma_widths: tuple[PositiveInt, ...] = (32, 16)
-    """Hidden widths of the MLP from invariant node features to log σ."""
     energy_scales: tuple[float, ...]
     """Energy scale of each element, eV; in the order of `elements`."""
-    energy_shifts: tuple[float, ...]
-    """Energy of each element when isolated, eV; added on the host in float64."""
-
-    @field_validator("elements")
-    @classmethod
-    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or list(value) != sorted(set(value)) or not 1 <= value[0] <= value[-1] <= 118:
-            raise ValueError("must be distinct atomic numbers 1..118 in ascending order")
-        return value
 
     @field_validator("hidden_irreps")
     @classmethod
@@ -101,10 +132,7 @@ class NequIPConfig(BaseModel):
         return str(irreps)
 
     @model_validator(mode="after")
-    def _one_each(self) -> "NequIPConfig":
-        for name in ("energy_scales", "energy_shifts"):
-            if len(getattr(self, name)) != len(self.elements):
-                raise ValueError(f"{name} needs one number for each of the {len(self.elements)} elements")
+    def _one_for_each_block(self) -> "NequIPConfig":
         if isinstance(self.average_neighbors, tuple) and len(self.average_neighbors) != self.num_layers:
             raise ValueError(f"average_neighbors needs one number, or one for each of the {self.num_layers} blocks")
         return self
@@ -125,18 +153,12 @@ class NequIPConfig(BaseModel):
         return average[block] if isinstance(average, tuple) else average
 
 
-class MACEConfig(BaseModel):
+class MACEConfig(ArchitectureConfig, frozen=True):
     """A MACE network (Batatia et al. 2022, arXiv:2206.07697) with scale, shift and a force-σ head."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     architecture: Literal["mace"] = "mace"
-    elements: tuple[int, ...]
-    """Atomic numbers the model knows, strictly ascending; the species index is the position here."""
     declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
     """Number of elements that the weights are normalised for: that of the model before it was restricted to some."""
-    r_max: PositiveFloat
-    """Cutoff radius, Å."""
     hidden_irreps: str
     """Features between interactions: 0e and others of 1o, 2e, 3o, all of the same width, e.g. '128x0e+128x1o'."""
     num_interactions: PositiveInt
@@ -162,8 +184,6 @@ class MACEConfig(BaseModel):
     """Factor on the sum of the readouts, eV."""
     energy_shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Added to the network's energy of every atom, eV."""
-    energy_shifts: tuple[float, ...]
-    """Energy of each element when isolated, eV; added on the host in float64."""
 
     @property
     def width(self) -> int:
@@ -174,11 +194,6 @@ class MACEConfig(BaseModel):
     def hidden(self) -> tuple[str, ...]:
         """Irreps between interactions, as the configuration orders them."""
         return tuple(str(ir) for _, ir in e3nn.Irreps(self.hidden_irreps))
-
-    @field_validator("elements")
-    @classmethod
-    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return NequIPConfig._ascending(value)
 
     @field_validator("hidden_irreps")
     @classmethod
@@ -191,8 +206,6 @@ class MACEConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "MACEConfig":
-        if len(self.energy_shifts) != len(self.elements):
-            raise ValueError(f"energy_shifts needs one number for each of the {len(self.elements)} elements")
         if self.declared_elements < len(self.elements):
             raise ValueError(f"declared_elements must be at least the number of elements, {len(self.elements)}")
         if not self.radial_widths:
@@ -201,8 +214,3 @@ class MACEConfig(BaseModel):
         if any(ir.l > highest for _, ir in e3nn.Irreps(self.hidden_irreps)):
             raise ValueError(f"hidden_irreps must not exceed the degree {highest}, from max_ell and correlation")
         return self
-
-
-ModelConfig = Annotated[NequIPConfig | MACEConfig, Field(discriminator="architecture")]
-MODEL_CONFIG: TypeAdapter[NequIPConfig | MACEConfig] = TypeAdapter(ModelConfig)
-"""Reads the configuration of any architecture."""

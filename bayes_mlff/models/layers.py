@@ -1,7 +1,5 @@
 """Where certain layers of a network are in its flat weights."""
 
-import re
-from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -9,18 +7,19 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
-from bayes_mlff.models.nequip import SIGMA_UNIT
+from bayes_mlff.models import architectures
+from bayes_mlff.models.force_sigma import SIGMA_UNIT, last_bias
 from bayes_mlff.models.potential import Potential
 
 
 def last_readout(potential: Potential) -> np.ndarray:
     """Places [k] of the weights of the last linear layer of the (last) energy readout."""
-    return _last(potential, lambda name: name[0].startswith("readout") and name[-1] == "weight")
+    return _places(potential, architectures.of(potential.config).last_layer(potential.config))
 
 
 def last_sigma_bias(potential: Potential) -> np.ndarray:
-    """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `nequip.SIGMA_UNIT`."""
-    return _last(potential, lambda name: name[0] == "sigma" and name[-1] == "bias")
+    """Place [1] of the last bias of the σ head: the logarithm of the force σ in units of `SIGMA_UNIT`."""
+    return _places(potential, last_bias(potential.config))
 
 
 def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float) -> jax.Array:
@@ -28,9 +27,14 @@ def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float)
     return params.at[..., last_sigma_bias(potential)].set(float(np.log(sigma_ev_a / SIGMA_UNIT)))
 
 
-def _last(potential: Potential, wanted: Callable[[tuple[str, ...]], bool]) -> np.ndarray:
-    """Places of the wanted array whose numbers are the highest."""
-    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))
-    last = max(filter(wanted, leaves), key=lambda name: [int(n) for n in re.findall(r"\d+", "/".join(name))])
-    marks = {name: np.full(np.shape(leaf), float(name == last)) for name, leaf in leaves.items()}
+def _places(potential: Potential, path: tuple[str, ...]) -> np.ndarray:
+    """Places of the parameter at a path.
+
+    Raises:
+      KeyError: if the network has none there.
+    """
+    leaves = cast(dict[tuple[str, ...], jax.Array], flatten_dict(potential.params))  # annotated as nested
+    if path not in leaves:
+        raise KeyError(f"{potential.config.architecture} has no parameter {'/'.join(path)}; it has {sorted(leaves)}")
+    marks = {name: np.full(np.shape(leaf), float(name == path)) for name, leaf in leaves.items()}
     return np.flatnonzero(np.asarray(ravel_pytree(unflatten_dict(marks))[0]))

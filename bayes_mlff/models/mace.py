@@ -23,9 +23,9 @@ from bayes_mlff.models.equivariant import (
     polynomial_cutoff,
     spherical_harmonics,
 )
+from bayes_mlff.models.force_sigma import force_sigma
 from bayes_mlff.models.mace_parts import FEW_ELEMENTS, ElementLinear, ElementMessages, Messages, message_paths
 from bayes_mlff.models.mace_product import ProductBasis, natural
-from bayes_mlff.models.nequip import SIGMA_UNIT
 
 
 def outputs(config: MACEConfig, i: int) -> tuple[str, ...]:
@@ -140,9 +140,7 @@ class MACE(nn.Module):
                 readout = ScaledDense(1, name=f"readout_{i}")
             energies.append(readout(scalars)[:, 0])
         energy = config.energy_scale * sum(energies[1:], energies[0]) + config.energy_shift
-        head = MLP((*config.sigma_widths, 1), use_bias=True, name="sigma")
-        log_sigma = head(jnp.concatenate(invariants, axis=-1))[:, 0]
-        return NodeOutput(energy, SIGMA_UNIT * jnp.exp(log_sigma))
+        return NodeOutput(energy, force_sigma(config, jnp.concatenate(invariants, axis=-1)))
 
     def _edges(self, vectors: jax.Array, edge_mask: jax.Array) -> tuple[Features, jax.Array]:
         """Harmonics and radial functions."""
@@ -153,3 +151,16 @@ class MACE(nn.Module):
         radial = bessel_basis(x, frequencies) * envelope[..., None]
         radial = radial * (math.pi / config.r_max * math.sqrt(2.0 / config.r_max))
         return spherical_harmonics(vectors, config.max_ell), radial
+
+
+def element_axis(config: MACEConfig, path: tuple[str, ...]) -> int | None:
+    """Which axis of a parameter counts elements."""
+    if path == ("embedding",) or "product" in path:
+        return 0
+    return 1 if {"self_connection", "element_messages"} & set(path) else None
+
+
+def last_layer(config: MACEConfig) -> tuple[str, ...]:
+    """Path of the weights of the last linear layer of the last energy readout."""
+    last = config.num_interactions - 1
+    return (f"readout_{last}", "dense_1", "weight") if last > 0 else ("readout_0", "weight")

@@ -4,14 +4,15 @@ The options of its configuration include the network of SevenNet (Park et al. 20
 """
 
 import math
+from typing import Final, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.models.config import NequIPConfig
-from bayes_mlff.models.energetics import NodeOutput
+from bayes_mlff.models.energetics import NodeOutput, Params
 from bayes_mlff.models.equivariant import (
     MLP,
     Convolution,
@@ -26,9 +27,10 @@ from bayes_mlff.models.equivariant import (
     spherical_harmonics,
     xplor_cutoff,
 )
+from bayes_mlff.models.force_sigma import force_sigma
 
-SIGMA_UNIT = 0.1 * KCAL_MOL
-"""Force σ where the σ head returns zero, eV/Å."""
+RADIAL_STD: Final = 4.0
+"""Standard deviation of the first radial weights after `widened`."""
 
 
 class Interaction(nn.Module):
@@ -135,8 +137,7 @@ class NequIP(nn.Module):
         scales = jnp.asarray(config.energy_scales, dtype)
         readout = MLP(widths, activation=config.readout_activation, name="readout")
         energy = readout(invariants)[:, 0] * scales[species]
-        log_sigma = MLP((*config.sigma_widths, 1), use_bias=True, name="sigma")(invariants)[:, 0]
-        return NodeOutput(energy, SIGMA_UNIT * jnp.exp(log_sigma))
+        return NodeOutput(energy, force_sigma(config, invariants))
 
     def _envelope(self, x: jax.Array) -> jax.Array:
         """Factor that takes the radial functions to zero at x = r/r_max = 1."""
@@ -144,3 +145,53 @@ class NequIP(nn.Module):
         if config.switch_on is None:
             return polynomial_cutoff(x, config.cutoff_power)
         return xplor_cutoff(x, config.switch_on / config.r_max)
+
+
+def element_axis(config: NequIPConfig, path: tuple[str, ...]) -> int | None:
+    """Which axis of a parameter counts elements."""
+    if path == ("embedding",):
+        return 0
+    return 1 if "self_connection" in path and config.self_connection == "element" else None
+
+
+def most_layers(config: NequIPConfig) -> int:
+    """The largest of the numbers of blocks and layers, each of which has an array of its own."""
+    return max(config.num_layers, config.radial_depth, config.readout_depth)
+
+
+def last_layer(config: NequIPConfig) -> tuple[str, ...]:
+    """Path of the weights of the last linear layer of the energy readout."""
+    return ("readout", f"dense_{config.readout_depth}", "weight")
+
+
+def widened(params: Params) -> Params:
+    """Random weights with larger first radial weights.
+
+    Bessel functions times envelope have an rms of about 0.2 on the edges of molecules. With unit weights each block
+    would add a hundredth of the one before, which training takes long to make up for.
+    """
+    flat = _flat(params)
+    wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
+    return unflatten_dict(wide, sep="/")
+
+
+def per_element(config: NequIPConfig, params: Params) -> tuple[NequIPConfig, Params]:
+    """One self-connection matrix of each element in place of those linear in the embedding.
+
+    Energies are identical; where the embedding is wider than there are elements there are fewer weights to sample.
+    """
+    if config.self_connection != "embedding":
+        return config, params
+    flat = _flat(params)
+    table = flat["embedding"]
+    if config.one_hot_embedding:
+        table = table / math.sqrt(config.declared_elements)
+    scale = math.sqrt(config.declared_elements / config.embedding_features)
+    for name, weight in flat.items():
+        if "/self_connection/" in name:
+            flat[name] = scale * jnp.einsum("uvw,sv->usw", weight, table, precision="highest")
+    return config.model_copy(update={"self_connection": "element"}), unflatten_dict(flat, sep="/")
+
+
+def _flat(params: Params) -> dict[str, jax.Array]:
+    return cast(dict[str, jax.Array], flatten_dict(params, sep="/"))  # annotated as nested

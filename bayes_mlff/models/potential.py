@@ -8,22 +8,21 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models import architectures
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import NodeOutput, Params
-from bayes_mlff.models.mace import MACE
-from bayes_mlff.models.nequip import NequIP
 
 
-def network(config: NequIPConfig | MACEConfig) -> nn.Module:
+def network(config: ArchitectureConfig) -> nn.Module:
     """The network that a configuration describes."""
-    return MACE(config) if isinstance(config, MACEConfig) else NequIP(config)
+    return architectures.of(config).network(config)
 
 
 @dataclass(frozen=True)
 class Potential:
     """A network with its weights."""
 
-    config: NequIPConfig | MACEConfig
+    config: ArchitectureConfig
     params: Params
 
     def node_fn(

@@ -1,6 +1,5 @@
 """Models by name or path: configuration, weights and the functions made of them."""
 
-import math
 import os
 from collections.abc import Callable
 from importlib import resources
@@ -20,19 +19,14 @@ from safetensors.numpy import save_file
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
 from bayes_mlff.core.paths import cache_folder, is_file
 from bayes_mlff.data.neighbors import species_index
-from bayes_mlff.models.config import MODEL_CONFIG, MACEConfig, NequIPConfig
+from bayes_mlff.models import architectures
+from bayes_mlff.models.architectures import Published
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.importers.downloads import DOWNLOADS, fetch
-from bayes_mlff.models.importers.mace_files import read_model
-from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
-from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.potential import Potential, network
 
 LAYOUT = 1
 """Of converted files; to be raised when a conversion changes, so that older ones are not found any more."""
-
-RADIAL_STD = 4.0
-"""Of the first radial weights in `widened`."""
 
 SHIPPED = {
     "nequip-md17-small": "nequip_md17_small.safetensors",
@@ -40,29 +34,21 @@ SHIPPED = {
 }
 """Models that come with the package, by the name used in configurations."""
 
-NAMES = (*SHIPPED, *CHECKPOINTS, *DOWNLOADS)
-"""All models that are known by name; `CHECKPOINTS` come with other packages, `DOWNLOADS` are on the internet."""
+NAMES = (*SHIPPED, *architectures.published())
+"""All models that are known by name: those of this package, and those that other projects have published."""
 
 
-def initialize(config: NequIPConfig | MACEConfig, seed: int, dtype: type = jnp.float32) -> Potential:
-    """Random weights of unit variance, apart from MACE's products."""
+def initialize(config: ArchitectureConfig, seed: int, dtype: type = jnp.float32) -> Potential:
+    """Random weights, which in networks that are made for the prior N(0, 1) have unit variance."""
     return Potential(config, jax.jit(_initializer(config, dtype))(jax.random.key(seed)))
 
 
 def widened(potential: Potential) -> Potential:
-    """NequIP with larger first radial weights; other networks as they are.
-
-    Bessel functions times envelope have an rms of about 0.2 on the edges of molecules. With unit weights each block
-    would add a hundredth of the one before, which training takes long to make up for.
-    """
-    if not isinstance(potential.config, NequIPConfig):
-        return potential
-    flat = cast(dict[str, jax.Array], flatten_dict(potential.params, sep="/"))  # annotated as nested
-    wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
-    return Potential(potential.config, unflatten_dict(wide, sep="/"))
+    """Random weights changed to what training from them should begin with; see `nequip.widened`."""
+    return Potential(potential.config, architectures.of(potential.config).widened(potential.params))
 
 
-def _initializer(config: NequIPConfig | MACEConfig, dtype: type) -> Callable[[jax.Array], Params]:
+def _initializer(config: ArchitectureConfig, dtype: type) -> Callable[[jax.Array], Params]:
     def init(key: jax.Array) -> Params:
         indices = jnp.zeros((2, 1), jnp.int32)
         return network(config).init(key, jnp.ones((2, 1, 3), dtype), indices[:, 0], indices, indices == 0)["params"]
@@ -84,14 +70,12 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
     kept = tuple(sorted(set(elements)))
     if not kept or not set(kept) <= set(config.elements):
         raise ConfigError("elements", elements, f"some of the model's elements {list(config.elements)}")
-    index = np.array([config.elements.index(z) for z in kept])
-    tables = {"energy_shifts", "energy_scales"} & set(type(config).model_fields)
-    update = {name: tuple(getattr(config, name)[i] for i in index) for name in tables}
-    smaller = MODEL_CONFIG.validate_python(config.model_dump() | {"elements": kept} | update)
-    flat = flatten_dict(potential.params, sep="/")
-    axes = {k: _element_axis(config, k.split("/")) for k in flat}
+    places = tuple(config.elements.index(z) for z in kept)
+    index, axis_of = np.array(places), architectures.of(config).element_axis
+    flat = flatten_dict(potential.params)
+    axes = {path: axis_of(config, path) for path in flat}
     params = {k: v if axes[k] is None else jnp.take(jnp.asarray(v), index, axis=axes[k]) for k, v in flat.items()}
-    return Potential(smaller, unflatten_dict(params, sep="/"))
+    return Potential(config.restricted(places), unflatten_dict(params))
 
 
 def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
@@ -105,33 +89,9 @@ def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
 
 
 def per_element(potential: Potential) -> Potential:
-    """The same NequIP with one self-connection matrix of each element in place of those linear in the embedding.
-
-    Energies are identical; where the embedding is wider than there are elements there are fewer weights to sample.
-    """
-    config = potential.config
-    if not isinstance(config, NequIPConfig) or config.self_connection != "embedding":
-        return potential
-    flat = cast(dict[str, jax.Array], flatten_dict(potential.params, sep="/"))  # annotated as nested
-    table = flat["embedding"]
-    if config.one_hot_embedding:
-        table = table / math.sqrt(config.declared_elements)
-    scale = math.sqrt(config.declared_elements / config.embedding_features)
-    for name, weight in flat.items():
-        if "/self_connection/" in name:
-            flat[name] = scale * jnp.einsum("uvw,sv->usw", weight, table, precision="highest")
-    return Potential(config.model_copy(update={"self_connection": "element"}), unflatten_dict(flat, sep="/"))
-
-
-def _element_axis(config: NequIPConfig | MACEConfig, path: list[str]) -> int | None:
-    """Which axis of a parameter counts elements."""
-    if path == ["embedding"]:
-        return 0
-    if isinstance(config, NequIPConfig):
-        return 1 if "self_connection" in path and config.self_connection == "element" else None
-    if "product" in path:
-        return 0
-    return 1 if {"self_connection", "element_messages"} & set(path) else None
+    """The same energies with weights of each element in place of those of an embedding; see `nequip.per_element`."""
+    config, params = architectures.of(potential.config).per_element(potential.config, potential.params)
+    return potential if config is potential.config else Potential(config, params)
 
 
 def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
@@ -150,7 +110,7 @@ def _arrays(potential: Potential) -> dict[str, np.ndarray]:
 
 
 def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:
-    """Load a model by name, any safetensors file written by `save`, or a `.model` file of mace-torch.
+    """Load a model by name, any safetensors file written by `save`, or a file of another program, such as mace-torch.
 
     The first time that a model of another package is loaded, its converted weights are put into the user's cache.
 
@@ -166,12 +126,14 @@ def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) ->
     if name_or_path in SHIPPED:
         path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
     else:
-        known = name_or_path in CHECKPOINTS or name_or_path in DOWNLOADS
-        path = _converted(name_or_path, key) if known else Path(name_or_path)
+        origin = architectures.published().get(name_or_path)
+        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin)
+    readers = {form.suffix: form.read for form in architectures.formats()}
     if not is_file(path):
-        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a .safetensors or .model file")
-    if path.suffix == ".model":
-        return _cast(read_model(path), dtype)
+        kinds = " or ".join((".safetensors", *readers))
+        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
+    if path.suffix in readers:
+        return _cast(Potential(*readers[path.suffix](path)), dtype)
     return _read(path, dtype)
 
 
@@ -186,7 +148,7 @@ def _read(path: Path, dtype: type) -> Potential:
     if "config" not in metadata:
         raise WeightsError(f"{path}: no model configuration in the file's metadata")
     try:
-        config = MODEL_CONFIG.validate_json(metadata["config"])
+        config = architectures.read_config(metadata["config"])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "config"
@@ -194,10 +156,9 @@ def _read(path: Path, dtype: type) -> Potential:
             f"{path}: {key} in the metadata: got {shown(first['input'])}; {brief(first['msg'])}"
         ) from error
     # Before anything is built: every block and every layer has an array of its own.
-    depth = config.num_layers if isinstance(config, NequIPConfig) else config.num_interactions
-    layers = (config.radial_depth, config.readout_depth) if isinstance(config, NequIPConfig) else ()
-    if max(depth, *layers, 0) > len(stored):
-        raise WeightsError(f"{path}: the metadata claim {max(depth, *layers)} blocks or layers in {len(stored)} arrays")
+    claimed = architectures.of(config).most_layers(config)
+    if claimed > len(stored):
+        raise WeightsError(f"{path}: the metadata claim {claimed} blocks or layers in {len(stored)} arrays")
     template = jax.eval_shape(_initializer(config, dtype), jax.random.key(0))
     return Potential(config, fill(template, stored, str(path)))
 
@@ -206,35 +167,19 @@ def _cast(potential: Potential, dtype: type) -> Potential:
     return Potential(potential.config, jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
 
 
-def _original(name: str, key: str) -> tuple[str, Callable[[], Potential]]:
-    """SHA-256 and reader of the file in which another package's model is published."""
-    if name in CHECKPOINTS:
-        path, digest = find(name, key), CHECKPOINTS[name].sha256
-        return digest, lambda: _sevennet(path)
-    path, digest = fetch(name, key, say=_say)
-    return digest, lambda: read_model(path)
-
-
-def _sevennet(path: Path) -> Potential:
-    checkpoint = read(path)
-    state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
-    description = describe(checkpoint.settings, state)
-    return Potential(description.config, from_sevennet(state, description))
-
-
 def _say(line: str) -> None:
     Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
-def _converted(name: str, key: str) -> Path:
-    """The file with the weights of a model of `CHECKPOINTS` or `DOWNLOADS`, which is written if it is not there."""
+def _converted(name: str, key: str, origin: Published) -> Path:
+    """The file with the converted weights of a model of another project, which is written if it is not there."""
     # What was converted before is found without the package that it came from, unless it could have changed.
-    if name in CHECKPOINTS and cached(name, CHECKPOINTS[name].sha256).is_file():
-        return cached(name, CHECKPOINTS[name].sha256)
-    digest, original = _original(name, key)
+    if origin.digest is not None and cached(name, origin.digest).is_file():
+        return cached(name, origin.digest)
+    found, digest = origin.find(name, key, _say)
     path = cached(name, digest)
     if not path.is_file():
-        potential = original()
+        potential = Potential(*origin.read(found))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the original {digest}"})

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bayes_mlff.core.errors import RunDirectoryError, brief
+from bayes_mlff.data.readings import ENERGY
 from bayes_mlff.ensemble import calibration, metrics
 from bayes_mlff.ensemble.calibration import Calibration
 
@@ -153,14 +154,14 @@ def learn(
 
 
 def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
-    """Audits in order of time, from the events of a run; one that was logged twice counts once.
+    """Audits of the energy in order of time, from the events of a run; one that was logged twice counts once.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
     """
     found = {}
     for event in events:
-        if event["event"] == "audit":
+        if event["event"] == "audit" and event.get("trigger", ENERGY) == ENERGY:
             try:
                 audit = Audit(
                     step=int(event["step"]),

@@ -11,6 +11,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import systems
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.problem import stated
 from bayes_mlff.parallel import hosts
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.same_start import model_differences, structure_differences
@@ -45,6 +46,8 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
       RunDirectoryError: naming what differs, or what is damaged.
       ConfigError, DataError, WeightsError: if the structure or the model is there but cannot be read any more.
     """
+    start, remarks = starts.read(path), []
+    config, stored = (stated(each, start.potential) for each in (config, stored))
     alike = stored.model_copy(update={"structure": config.structure, "model": config.model})
     differing = changes(alike, config)
     if differing:
@@ -53,7 +56,6 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
             f"{path}: holds a run with another configuration ({said}); choose another --output, remove the directory, "
             f"or continue that run with 'resume {path}'"
         )
-    start, remarks = starts.read(path), []
     structure = _structure(config)
     if structure is None:
         remarks.append(f"structure  {config.structure.file} is gone: {_COPY}")

@@ -1,59 +1,96 @@
-"""What the calibration learns from one label, and what is said of it."""
+"""What the calibrations learn from one label, and what is said of it."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from bayes_mlff.data import readings
+from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.md.chunk import Stop
+from bayes_mlff.ensemble.triggers import Criterion
 from bayes_mlff.otf import audits
+from bayes_mlff.otf.audits import Outcome
+from bayes_mlff.otf.criteria import calibration_of, criteria
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState, Observer
 from bayes_mlff.runs.directory import RunDirectory
+
+_SUFFIX: Final = {"eV": "ev", "eV/Å": "ev_a"}
+"""How names of fields end, by unit."""
 
 
 class Told(NamedTuple):
     """What a label has told about the prediction before it."""
 
-    step: int
-    error_ev: float  # predicted minus reference
-    sigma_ev: float  # not calibrated
-    sigma_crit_ev: float
-    stop: Stop
+    record: LabelRecord
+    audited: bool  # the label was taken at random
+    asked: tuple[bool, ...]  # by the triggers, in the order of the criteria
 
 
 def calibrated(problem: Problem, run: RunDirectory, observer: Observer, host: HostState, told: Told) -> HostState:
-    """Learn from one error, and say so if an audit has shown that the stated confidence does not hold."""
-    config, before, audited = problem.config, host.calibration, Stop.AUDIT in told.stop
+    """Learn from one error of each statistic, and say so if an audit has shown that its confidence does not hold."""
+    for criterion, asked in zip(criteria(problem), told.asked, strict=True):
+        host = _one(problem, run, observer, host, criterion, told, asked=asked)
+    return host
+
+
+def _one(
+    problem: Problem,
+    run: RunDirectory,
+    observer: Observer,
+    host: HostState,
+    criterion: Criterion,
+    told: Told,
+    *,
+    asked: bool,
+) -> HostState:
+    name, record = criterion.statistic.name, told.record
+    reading = readings.find(record.readings, name)
+    if reading is None:  # the label was paid for before this statistic was watched
+        return host
+    before, error = calibration_of(host, criterion), criterion.statistic.error(record)
     outcome = audits.learn(
         before,
-        host.scores,
-        told.error_ev,
-        told.sigma_ev,
-        audited=audited,
-        decay=config.calibration.decay,
-        false_alarm=config.audits.false_alarm,
+        host.scores.get(name, ()),
+        error,
+        reading.value,
+        audited=told.audited,
+        decay=criterion.decay,
+        false_alarm=problem.config.audits.false_alarm,
     )
-    if audited:
+    if told.audited:
+        unit = _SUFFIX[reading.unit]
+        numbers = {"error": error, "sigma": reading.value, "sigma_crit": reading.limit}
         run.log(
             "audit",
-            step=told.step,
-            error_ev=told.error_ev,
-            sigma_ev=told.sigma_ev,
-            sigma_crit_ev=told.sigma_crit_ev,
-            asked=Stop.UNCERTAIN in told.stop,
-            threshold_ev=problem.threshold_ev,
-            pit=calibration.probability_integral(before, told.error_ev, told.sigma_ev),
+            step=record.step,
+            trigger=name,
+            **{f"{field}_{unit}": value for field, value in numbers.items()},
+            asked=asked,
+            **{f"threshold_{unit}": criterion.threshold},
+            pit=calibration.probability_integral(before, error, reading.value),
             log_bayes_factor=outcome.evidence.log_bayes_factor,
             raised=outcome.raised,
         )
     if outcome.raised:
-        now, then = (float(calibration.interval(x, 1.0)) for x in (outcome.calibration, before))
-        run.log(
-            "calibration_raised",
-            step=told.step,
-            factor=now / then,
-            log_bayes_factor=outcome.evidence.log_bayes_factor,
-            calibration=[float(x) for x in outcome.calibration],
-        )
-        said = f"audits show errors larger than stated: intervals are {now / then:.2g} times as wide from here on"
-        observer.notice(step=told.step, text=said)
-    return host._replace(calibration=outcome.calibration, scores=outcome.scores)
+        _raised(run, observer, record.step, criterion, (float(calibration.interval(before, 1.0)), outcome))
+    return host._replace(
+        calibrations={**host.calibrations, name: outcome.calibration}, scores={**host.scores, name: outcome.scores}
+    )
+
+
+def _raised(
+    run: RunDirectory, observer: Observer, step: int, criterion: Criterion, change: tuple[float, Outcome]
+) -> None:
+    """Say that intervals, of a unit σ as wide as the first number before, are wider from here on."""
+    then, outcome = change
+    factor = float(calibration.interval(outcome.calibration, 1.0)) / then
+    run.log(
+        "calibration_raised",
+        step=step,
+        trigger=criterion.statistic.name,
+        factor=factor,
+        log_bayes_factor=outcome.evidence.log_bayes_factor,
+        calibration=[float(x) for x in outcome.calibration],
+    )
+    of = "" if criterion.statistic.name == readings.ENERGY else f" of {criterion.statistic.said}"
+    said = f"audits show errors larger than stated: intervals{of} are {factor:.2g} times as wide from here on"
+    observer.notice(step=step, text=said)

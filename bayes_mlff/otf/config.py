@@ -43,7 +43,11 @@ class SamplerConfig(Section):
         description="At most so many times `steps` after a label: the chains go on while their mean energy of that "
         "label is off by more than half of the threshold.",
     )
-    step_size: Positive = Field(default=1e-3, description="γ0 of the falling cosine.")
+    step_size: Positive | None = Field(
+        default=None,
+        description="First step size γ0 of the falling cosine; without it that of the model's architecture, 0.001 for "
+        "nequip, 0.001 for mace.",
+    )
     batch_size: Count = Field(default=5, description="Labels in a minibatch.")
     friction: float = Field(default=0.1, gt=0.0, le=1.0, description="α.")
     cold_steps: int = Field(
@@ -53,7 +57,11 @@ class SamplerConfig(Section):
         description="Steps at temperature 0; four fifths of all where the model has much to learn.",
     )
     ramp_steps: Count = Field(default=100, description="Steps from temperature 0 to 1.")
-    prior_scale: Positive = Field(default=0.2, description="σ_TL around the pretrained weights.")
+    prior_scale: Positive | None = Field(
+        default=None,
+        description="Standard deviation σ_TL of the prior around the pretrained weights; without it that of the "
+        "model's architecture, 0.2 for nequip, 0.5 for mace.",
+    )
     initial_spread: float = Field(
         default=0.25, ge=0.0, le=1.0, description="Chains start at draws from the prior narrowed by this factor."
     )

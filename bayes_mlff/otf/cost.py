@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_mlff.ensemble.triggers import on_device
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.criteria import criteria
 from bayes_mlff.otf.problem import Problem, chain_update, dynamics_chunk, first_dynamics, learning_graph, prepare
 from bayes_mlff.posterior import training_set as training
 
@@ -39,8 +41,9 @@ def measure(problem: Problem) -> Cost:
 
     spec, state, md = first_dynamics(problem, key)
     chunk = dynamics_chunk(problem, spec, MD_STEPS)
-    unlimited = jnp.asarray(np.inf, md.position.dtype)
-    step_s = _seconds(lambda: chunk(params, md, state, unlimited, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
+    never = tuple(criterion.trigger(criterion.prior) for criterion in criteria(problem))
+    never = on_device(never, md.position.dtype, silent=True)
+    step_s = _seconds(lambda: chunk(params, md, state, never, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 
     trial, labels = _shortened(problem), _labels(problem)
     update, begun = chain_update(trial), trial.chains.init(params, key)

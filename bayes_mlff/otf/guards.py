@@ -1,5 +1,7 @@
 """What a run refuses to go on from, the way back to its trusted state, and when it gives up."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,13 @@ from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.data.readings import SHOWN
+from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import TRIPS, Chunk, Limits, Stop
 from bayes_mlff.md.integrators import MDState, centre_velocity, initial_state, kinetic_energy
 from bayes_mlff.md.schedule import Schedule, conditions
 from bayes_mlff.otf.config import GuardsConfig, RunConfig
+from bayes_mlff.otf.criteria import Criterion, criteria
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import Anchor, HostState, RunState, Setback
 
@@ -58,7 +62,13 @@ def _highest(schedule: Schedule, time_fs: float) -> float:
 
 
 def limits(
-    problem: Problem, state: RunState, *, steps: int, sigma_crit: float, audit: int, known_sigma: list[float]
+    problem: Problem,
+    state: RunState,
+    *,
+    steps: int,
+    triggers: tuple[Trigger, ...],
+    audit: int,
+    known: Mapping[str, list[float]],
 ) -> Limits:
     """Limits of the next chunk.
 
@@ -66,23 +76,23 @@ def limits(
       problem: of the run.
       state: from which it starts.
       steps: its largest number of steps.
-      sigma_crit: eV, now.
+      triggers: with the limits of now.
       audit: number of the step in the chunk, from 1, that is an audit; 0 = none.
-      known_sigma: eV, σ predicted for the labels so far; while there is none, σ has no limit. A model that knows
-        little is no explosion: its usual σ counts as the critical one if it is larger.
+      known: values of the statistics at the labels so far, by name.
     """
     config, host, md = problem.config, state.host, state.device.md
     guards, n_atoms = config.guards, len(problem.structure.numbers)
     dtype = md.position.dtype
-    prior = calibration.init(config.calibration.a, config.calibration.b)
-    first = calibration.critical_sigma(prior, problem.threshold_ev, confidence=config.confidence)
     freedom = problem.integrator.degrees_of_freedom(n_atoms, problem.structure.fixed)
     ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
     scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
     # A user may lower the temperature and resume; what the reference has confirmed is not too hot.
     kinetic = ratio * max(scheduled, float(kinetic_energy(state.device.trusted)))
     volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
-    usual = float(np.median(known_sigma)) if known_sigma else np.inf
+    highest = [
+        guards.sigma_ratio * _usual(criterion, trigger, known.get(criterion.statistic.name, []))
+        for criterion, trigger in zip(criteria(problem), triggers, strict=True)
+    ]
     drift = guards.drift_kcal_mol_atom_ps * KCAL_MOL * n_atoms if config.dynamics.ensemble == "nve" else np.inf
     anchor = host.anchor or Anchor(host.step, np.nan)
 
@@ -91,7 +101,7 @@ def limits(
 
     return Limits(
         audit=jnp.asarray(audit, jnp.int32),
-        sigma=real(guards.sigma_ratio * max(sigma_crit, float(first), usual)),
+        statistics=jnp.asarray(highest, dtype),
         distance=real(guards.min_distance_angstrom),
         kinetic=real(kinetic),
         volume_min=real(volume / guards.volume_ratio),
@@ -103,6 +113,15 @@ def limits(
     )
 
 
+def _usual(criterion: Criterion, trigger: Trigger, known: list[float]) -> float:
+    """What a statistic is at most or usually, whichever is more; infinite while no label tells.
+
+    A model that knows little is no explosion: its usual σ counts as the critical one if it is larger.
+    """
+    usual = float(np.median(known)) if known else np.inf
+    return max(float(trigger.limit), criterion.limit(criterion.prior), usual)
+
+
 def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> Anchor | None:
     """Where drift is counted from after a chunk of which the model took `alone` steps before any label."""
     if config.dynamics.ensemble != "nve" or host.anchor is not None or alone < 1:
@@ -112,8 +131,8 @@ def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> An
     return Anchor(host.step + 1, float(potential + kinetic - work))
 
 
-def tripped(stop: Stop, chunk: Chunk, allowed: Limits) -> str | None:
-    """Why the last step of a chunk cannot be gone on from; None if it can.
+def tripped(stop: Stop, chunk: Chunk, allowed: Limits, triggers: tuple[Trigger, ...]) -> str | None:
+    """Why the last step of a chunk, run with these triggers, cannot be gone on from; None if it can.
 
     With neighbours missing, σ and distances say nothing: the chunk is redone with more room first.
     """
@@ -123,8 +142,24 @@ def tripped(stop: Stop, chunk: Chunk, allowed: Limits) -> str | None:
     if not found:
         return None
     said = [_lost(chunk)] if Stop.NON_FINITE in found else []
-    said += [f"{_exceeded(bit, chunk, allowed)} ({key})" for bit, key in _SETTINGS.items() if bit in found]
+    for bit, key in _SETTINGS.items():
+        if bit in found:
+            reasons = _uncertain(chunk, allowed, triggers) if bit is Stop.SIGMA else [_exceeded(bit, chunk, allowed)]
+            said += [f"{reason} ({key})" for reason in reasons]
     return "; ".join(said)
+
+
+def _uncertain(chunk: Chunk, limits: Limits, triggers: tuple[Trigger, ...]) -> list[str]:
+    """Statistics that were above their limits, and these."""
+    values = np.atleast_1d(np.asarray(chunk.compared.statistics))
+    highest = np.broadcast_to(np.asarray(limits.statistics), values.shape)
+    said = []
+    for trigger, value, limit in zip(triggers, values, highest, strict=True):
+        if value > limit:
+            unit, factor = SHOWN[trigger.statistic.unit]
+            number, allowed = apart(factor * float(value), factor * float(limit), 3)
+            said.append(f"{trigger.statistic.said} is {number} {unit}, allowed at most {allowed}")
+    return said
 
 
 def _exceeded(bit: Stop, chunk: Chunk, limits: Limits) -> str:
@@ -132,7 +167,6 @@ def _exceeded(bit: Stop, chunk: Chunk, limits: Limits) -> str:
     compared, kcal = chunk.compared, KCAL_MOL_PER_EV
     size, smallest = float(compared.volume), float(limits.volume_min)
     what, unit, value, limit, digits = {
-        Stop.SIGMA: ("σ of the energy is", "kcal/mol", kcal * float(compared.sigma), kcal * float(limits.sigma), 3),
         Stop.CLOSE: ("the nearest two atoms are at", "Å", float(compared.distance), float(limits.distance), 3),
         Stop.HOT: (
             "the kinetic energy is",
@@ -174,7 +208,11 @@ def not_finite(state: RunState) -> tuple[str, ...]:
     """Names of the parts of a state that hold NaN or infinity: 'md', 'params', 'calibration'."""
     device = state.device
     moving = (device.md.position, device.md.momentum, device.md.force, device.md.cell, device.md.stress)
-    parts = {"md": moving, "params": (device.params,), "calibration": tuple(map(np.float64, state.host.calibration))}
+    parts = {
+        "md": moving,
+        "params": (device.params,),
+        "calibration": tuple(np.asarray(each, np.float64) for each in state.host.calibrations.values()),
+    }
     return tuple(name for name, arrays in parts.items() if not all(np.isfinite(np.asarray(a)).all() for a in arrays))
 
 
@@ -277,6 +315,6 @@ def rewritten(chunk: Chunk, md: MDState) -> Chunk:
         momenta=put(chunk.frames.momenta, md.momentum),
     )
     thermo = chunk.thermo._replace(
-        sigma=put(chunk.thermo.sigma, np.nan), sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan)
+        statistics=put(chunk.thermo.statistics, np.nan), sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan)
     )
     return chunk._replace(frames=frames, thermo=thermo)

@@ -17,6 +17,7 @@ from bayes_mlff.core.numbers import apart
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 
 REJECTED: Final = "rejected.extxyz"
 """File of a run directory in which refused labels are kept; the reason stands in their field `reason`."""
@@ -88,7 +89,7 @@ def objections(
     structure: Structure,
     label: Label,
     *,
-    offset_ev: float,
+    scale: EnergyScale,
     threshold_ev: float,
     expected: Expectation,
     before: LabelRecord | None,
@@ -101,7 +102,7 @@ def objections(
     Args:
       structure: geometry of the label.
       label: finite, of the right shape.
-      offset_ev: added to the label's energy.
+      scale: of the label's energy against that of predictions.
       threshold_ev: error of the total energy to hold, eV.
       expected: prediction before the label was known.
       before: last accepted label.
@@ -109,7 +110,7 @@ def objections(
       sigmas: error in calibrated σ and
       thresholds: in thresholds (eV; for forces eV/Å) beyond which a prediction is not merely wrong.
     """
-    error = label.energy + offset_ev - expected.energy
+    error = scale.reference_to_total(label.energy) - expected.energy
     surprise = abs(error) / expected.energy_sigma
     said = f"energy differs from the prediction by {error:+.4g} eV ({surprise:.3g} calibrated sigma)"
     pair = None if before is None else misfit(before, structure, label, threshold_ev)

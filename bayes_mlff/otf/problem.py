@@ -16,6 +16,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState, species_index
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.md import ranges
 from bayes_mlff.md.barostat import SKEW, Span, cell_rescaling, skew, span_of
@@ -31,8 +32,8 @@ from bayes_mlff.md.integrators import (
 )
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf.config import BarostatConfig, DynamicsConfig, RunConfig
@@ -42,7 +43,7 @@ from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
+from bayes_mlff.posterior.transfer import around_prior_mean, first_step_size, prior_mean, prior_scale
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
@@ -59,11 +60,11 @@ GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 class Problem(NamedTuple):
     """Functions and constants of a run."""
 
-    config: RunConfig
+    config: RunConfig  # with what the architecture decides, see `stated`
     structure: Structure  # the initial one
     potential: Potential
     threshold_ev: float  # of the total energy
-    isolated_ev: float  # energy of the isolated atoms, added to the network's energies
+    isolated_ev: float  # energy of the isolated atoms of the pretrained model, see `scale`
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p]
     predict: PredictFn  # of flat parameters [p]
@@ -75,6 +76,10 @@ class Problem(NamedTuple):
     with_stress: bool  # of predictions and likelihood
     motion: Motion  # masses, and first momenta where they are not drawn
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
+
+    def scale(self, offset_ev: float = 0.0) -> EnergyScale:
+        """Scales of energy, with the offset of the first label."""
+        return EnergyScale(self.isolated_ev, offset_ev)
 
     @property
     def masses(self) -> np.ndarray:
@@ -92,6 +97,16 @@ class Problem(NamedTuple):
         found = origin.everywhere(local, cell)
         fixed = self.structure.fixed
         return found if fixed is None else np.where(fixed, self.structure.positions, found)
+
+
+def stated(config: RunConfig, potential: Potential) -> RunConfig:
+    """The configuration as the run directory states it: with what the architecture decides where nothing is given."""
+    given = config.sampler
+    decided = {
+        "step_size": first_step_size(given.step_size, potential),
+        "prior_scale": prior_scale(given.prior_scale, potential),
+    }
+    return config.model_copy(update={"sampler": given.model_copy(update=decided)})
 
 
 def prepare(
@@ -121,18 +136,19 @@ def prepare(
     def predict(params: jax.Array, graphs):
         return predict_tree(unravel(params), graphs)
 
+    config = stated(config, potential)
     sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = sampler.energy_sigma_fraction * threshold
     stress_sigma = sampler.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
-    prior = GaussianPrior(prior_mean(potential), sampler.prior_scale)
+    prior = GaussianPrior(prior_mean(potential), prior_scale(sampler.prior_scale, potential))
 
     def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
         return otf_chains(
             predict,
             prior,
             Likelihood(energy_sigma, stress_sigma),
-            step_size=sampler.step_size,
+            step_size=first_step_size(sampler.step_size, potential),
             batch_size=sampler.batch_size,
             friction=sampler.friction,
             cold_steps=sampler.cold_steps,
@@ -301,7 +317,7 @@ def chain_update(problem: Problem) -> ChainDevices:
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
     """Total energy of one graph, eV, from the model before fine-tuning; compiled once."""
     single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
-    return lambda graph: float(single(problem.pretrained[0], graph).energy[0]) + problem.isolated_ev
+    return lambda graph: problem.scale().network_to_total(float(single(problem.pretrained[0], graph).energy[0]))
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import numpy as np
 from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.ensemble import calibration
@@ -61,10 +62,12 @@ class Reference:
         paid = [*self.labels.values(), *self.refused]
         return sorted((r for r in paid if r.step < step), key=lambda r: r.step)
 
-    def sigmas_before(self, step: int) -> list[float]:
-        """σ, eV, predicted for the labels up to a step."""
-        known = (r.predicted_energy_sigma for r in self.labels.values() if r.step <= step)
-        return [sigma for sigma in known if sigma is not None]
+    def values_before(self, step: int) -> dict[str, list[float]]:
+        """What the triggers found at the labels up to a step, by name of the statistic."""
+        found: dict[str, list[float]] = {}
+        for reading in (each for r in self.labels.values() if r.step <= step for each in r.readings):
+            found.setdefault(reading.name, []).append(reading.value)
+        return found
 
     def ask(
         self,
@@ -75,7 +78,7 @@ class Reference:
         pretrained: float,
         predictive: Predictive | None,
         host: HostState,
-        sigma_crit: float | None = None,
+        readings: tuple[Reading, ...] = (),
     ) -> LabelRecord:
         """A label that is believed, from the disk if this very label has been paid for; on disk when this returns.
 
@@ -86,7 +89,7 @@ class Reference:
           pretrained: eV, energy of the model before fine-tuning.
           predictive: of the ensemble; None for the structure that defines the energy offset.
           host: for the offset and the calibration.
-          sigma_crit: eV, where the trigger stood.
+          readings: what the triggers found there, and their limits.
 
         Raises:
           EngineFailedError: if there is no label, or none that is believed.
@@ -106,7 +109,7 @@ class Reference:
             self._interruption.before_label(self._longest_s())
             with self._interruption.patience(0.0):
                 result = self._engine.label(structure)
-            record = self._record(step, reason, structure, result, pretrained, predictive, host, sigma_crit)
+            record = self._record(step, reason, structure, result, pretrained, predictive, host, readings)
             against = self._objections(record, result, host)
             for remark in result.diagnostics:
                 self._run.log("engine_remark", step=step, remark=remark)
@@ -137,9 +140,10 @@ class Reference:
         pretrained: float,
         predictive: Predictive | None,
         host: HostState,
-        sigma_crit: float | None,
+        readings: tuple[Reading, ...],
     ) -> LabelRecord:
         problem, label = self._problem, result.label
+        scale = problem.scale(host.offset_ev)
         if problem.integrator.needs_stress and label.stress is None:
             raise EngineSetupError(
                 f"step {step}: {self._engine.description} gave no stress; allowed: an engine that does, with "
@@ -151,7 +155,7 @@ class Reference:
             step=step,
             time_fs=step * problem.config.dynamics.timestep_fs,
             reason=reason,
-            energy_offset=host.offset_ev if predictive is not None else pretrained - label.energy,
+            energy_offset=(scale if predictive is not None else scale.matching(pretrained, label.energy)).offset_ev,
             pretrained_energy=pretrained,
             engine_hash=self._engine.settings_hash,
             engine_seconds=result.seconds,
@@ -161,11 +165,11 @@ class Reference:
         sigma = float(predictive.energy_sigma[0])
         exceeds = calibration.exceedance_probability(host.calibration, sigma, problem.threshold_ev)
         record = record._replace(
-            predicted_energy_mean=float(predictive.energy_mean[0]) + problem.isolated_ev,
+            predicted_energy_mean=scale.network_to_total(float(predictive.energy_mean[0])),
             predicted_energy_sigma=sigma,
             predicted_forces_mean=np.asarray(predictive.forces_mean[0], np.float64),
             predicted_forces_sigma=np.asarray(predictive.forces_sigma[0], np.float64),
-            sigma_crit=sigma_crit,
+            readings=readings,
             confidence=1.0 - float(exceeds),
         )
         if predictive.stress_mean is None or predictive.stress_sigma is None:
@@ -184,7 +188,7 @@ class Reference:
         return plausibility.objections(
             record.structure,
             record.label,
-            offset_ev=host.offset_ev,
+            scale=self._problem.scale(host.offset_ev),
             threshold_ev=self._problem.threshold_ev,
             expected=Expectation(mean, sigma * scale, forces, forces_sigma * scale),
             before=max((r for r in self.labels.values() if r.step < record.step), key=lambda r: r.step, default=None),

@@ -10,6 +10,7 @@ import numpy as np
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.origin import Origin, drifted
+from bayes_mlff.data.readings import ENERGY, Reading
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.md.integrators import MDState
 from bayes_mlff.otf.audits import Clock, Score
@@ -49,24 +50,29 @@ class HostState(NamedTuple):
 
     step: int
     offset_ev: float  # added to reference energies
-    calibration: Calibration
+    calibrations: Mapping[str, Calibration]  # by name of the statistic
     spec: NeighborSpec
     trusted_ev: float = 0.0  # potential energy of the trusted state by the reference, with offset
     clock: Clock = Clock(0, 0, 0.0)
-    scores: tuple[Score, ...] = ()  # of the audits since the calibration was last raised
+    scores: Mapping[str, tuple[Score, ...]] = {}  # likewise, of the audits since that calibration was last raised
     setbacks: tuple[Setback, ...] = ()
     anchor: Anchor | None = None  # None until the model has taken a step on its own; nve only
     origin: Origin = Origin()  # from which the positions of the dynamics are counted
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of σ of the total energy."""
+        return self.calibrations[ENERGY]
 
     def to_json(self) -> dict[str, Any]:
         """Values for a checkpoint, all but the step, which names it."""
         return {
             "offset_ev": self.offset_ev,
-            "calibration": [float(x) for x in self.calibration],
+            "calibrations": {name: [float(x) for x in state] for name, state in self.calibrations.items()},
             "spec": list(self.spec),
             "trusted_ev": self.trusted_ev,
             "clock": list(self.clock),
-            "scores": [list(score) for score in self.scores],
+            "scores": {name: [list(score) for score in each] for name, each in self.scores.items()},
             "setbacks": [list(setback) for setback in self.setbacks],
             "anchor": None if self.anchor is None else list(self.anchor),
             "origin": self.origin.to_json(),
@@ -81,11 +87,11 @@ class HostState(NamedTuple):
         return cls(
             metadata["step"],
             metadata["offset_ev"],
-            Calibration(*metadata["calibration"]),
+            {name: Calibration(*state) for name, state in metadata["calibrations"].items()},
             spec,
             metadata["trusted_ev"],
             Clock(*metadata["clock"]),
-            tuple(Score(*score) for score in metadata["scores"]),
+            {name: tuple(Score(*score) for score in each) for name, each in metadata["scores"].items()},
             tuple(Setback(*setback) for setback in metadata["setbacks"]),
             None if anchor is None else Anchor(*anchor),
             Origin.from_json(metadata["origin"]) if "origin" in metadata else Origin(),
@@ -116,8 +122,8 @@ def recentred(state: RunState) -> RunState:
 class Observer(Protocol):
     """Told what happens, as it happens."""
 
-    def chunk(self, *, step: int, steps: int, seconds: float, sigma_ev: float, sigma_crit_ev: float) -> None:
-        """MD moved on to `step`; σ is that of the last step."""
+    def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
+        """MD moved on to `step`; the readings of the triggers are those of the last step."""
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
         """The reference answered; error is predicted minus reference, None for the first structure."""

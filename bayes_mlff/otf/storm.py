@@ -6,6 +6,7 @@ import numpy as np
 
 from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.otf.config import GuardsConfig
 
 
@@ -36,7 +37,7 @@ def refuse_storm(guards: GuardsConfig, calls: list[LabelRecord], step: int, thre
     if len(storm) < guards.storm_labels:
         return
     known = [r for r in storm if r.predicted_energy_mean is not None and r.predicted_energy_sigma]
-    error = np.array([(r.predicted_energy_mean or 0.0) - r.label.energy - r.energy_offset for r in known])
+    error = np.array([energy_scale.error(r) for r in known])
     sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
     what = "no predicted label among them"
     if error.size >= 2:

@@ -9,6 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
@@ -20,7 +21,7 @@ from bayes_mlff.runs.interruption import Interruption
 
 
 class Validation(NamedTuple):
-    """Energies of random frames on the model's scale, eV; each [f]."""
+    """Energies of random frames on the scale of predictions, eV; each [f]."""
 
     step: np.ndarray
     reference: np.ndarray
@@ -67,49 +68,16 @@ def validate(
       RunInterruptedError: if the run has been asked to end; every frame so far is on the disk.
       EngineError: if a frame has no label; calling again goes on with the remaining frames.
     """
-    config = problem.config
-    frames = random_frames(run, config.validation_frames, config.seed)
-    if run.validation.exists():
-        dataset.recover(run.validation)
-    known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
-    evaluate = ensemble(problem)
-    pretrained = pretrained_energy(problem)
+    frames = random_frames(run, problem.config.validation_frames, problem.config.seed)
+    reference, compare = (
+        _Frames(problem, engine, run, state, interruption or Interruption()),
+        _Comparison(problem, state),
+    )
     rows = []
-    asked = interruption or Interruption()
     for done, (step, frame) in enumerate(frames):
-        cell = frame.cell if problem.integrator.needs_stress else problem.structure.cell
-        positions = problem.positions(frame.positions, cell, Origin())
-        structure = problem.structure._replace(positions=positions, cell=cell)
-        asked.check(state.host.step, config.n_steps, f", {done} of {len(frames)} random frames")
-        record = known.get(step)
-        if record is None:
-            asked.before_label(max((r.engine_seconds for r in known.values()), default=0.0))
-            with asked.patience(0.0):
-                result = engine.label(structure)
-            record = _record(problem, engine, step, structure, state.host.offset_ev, result)
-            dataset.append(run.validation, record)
-            run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
-            known[step] = record
-        moved = neighbors.move(
-            state.device.neighbors,
-            jnp.asarray(state.host.origin.local(positions, cell), state.device.md.position.dtype),
-            jnp.asarray(neighbors.complete_cell(structure.cell, structure.pbc), state.device.md.cell.dtype),
-        )
-        searched = neighbors.update(moved, state.host.spec)
-        if searched.overflow:
-            spec, elements = state.host.spec, problem.potential.config.elements
-            _, searched = neighbors.allocate(structure, elements, spec.r_max, skin=spec.skin)
-        graph = searched.graph
-        predictive = evaluate(state.device.params, graph)
-        rows.append(
-            (
-                step,
-                record.label.energy + state.host.offset_ev,
-                float(predictive.energy_mean[0]) + problem.isolated_ev,
-                float(predictive.energy_sigma[0]),
-                pretrained(graph),
-            )
-        )
+        structure = _structure(problem, frame)
+        record = reference.label(step, structure, f", {done} of {len(frames)} random frames")
+        rows.append((step, *compare(structure, record)))
         progress(done + 1, len(frames))
     result = Validation(*(np.array(column) for column in zip(*rows, strict=True)))
     run.store_validation(
@@ -120,6 +88,73 @@ def validate(
         pretrained_ev=result.pretrained,
     )
     return result
+
+
+def _structure(problem: Problem, frame: Structure) -> Structure:
+    """A frame of the trajectory as the engine gets it."""
+    cell = frame.cell if problem.integrator.needs_stress else problem.structure.cell
+    return problem.structure._replace(positions=problem.positions(frame.positions, cell, Origin()), cell=cell)
+
+
+class _Frames:
+    """Labels of random frames: those that are on the disk already, and the engine's for all others."""
+
+    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, state: RunState, asked: Interruption):
+        self._problem, self._engine, self._run, self._host, self._asked = problem, engine, run, state.host, asked
+        if run.validation.exists():
+            dataset.recover(run.validation)
+        self._known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
+
+    def label(self, step: int, structure: Structure, progress: str) -> LabelRecord:
+        """The label of a frame, on the disk when this returns.
+
+        Raises:
+          RunInterruptedError: if the run has been asked to end.
+          EngineError: if there is no label.
+        """
+        self._asked.check(self._host.step, self._problem.config.n_steps, progress)
+        if step in self._known:
+            return self._known[step]
+        self._asked.before_label(max((r.engine_seconds for r in self._known.values()), default=0.0))
+        with self._asked.patience(0.0):
+            result = self._engine.label(structure)
+        record = _record(self._problem, self._engine, step, structure, self._host.offset_ev, result)
+        dataset.append(self._run.validation, record)
+        self._run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
+        self._known[step] = record
+        return record
+
+
+class _Comparison:
+    """The final and the pretrained model at labelled geometries."""
+
+    def __init__(self, problem: Problem, state: RunState):
+        self._problem, self._state = problem, state
+        self._evaluate, self._pretrained = ensemble(problem), pretrained_energy(problem)
+
+    def __call__(self, structure: Structure, record: LabelRecord) -> tuple[float, float, float, float]:
+        """Energies, eV: reference and prediction on the scale of predictions, σ, prediction of the pretrained model."""
+        host, graph = self._state.host, self._graph(structure)
+        scale, predictive = self._problem.scale(host.offset_ev), self._evaluate(self._state.device.params, graph)
+        return (
+            scale.reference_to_total(record.label.energy),
+            scale.network_to_total(float(predictive.energy_mean[0])),
+            float(predictive.energy_sigma[0]),
+            self._pretrained(graph),
+        )
+
+    def _graph(self, structure: Structure) -> Graph:
+        host, device = self._state.host, self._state.device
+        moved = neighbors.move(
+            device.neighbors,
+            jnp.asarray(host.origin.local(structure.positions, structure.cell), device.md.position.dtype),
+            jnp.asarray(neighbors.complete_cell(structure.cell, structure.pbc), device.md.cell.dtype),
+        )
+        searched = neighbors.update(moved, host.spec)
+        if searched.overflow:
+            elements = self._problem.potential.config.elements
+            _, searched = neighbors.allocate(structure, elements, host.spec.r_max, skin=host.spec.skin)
+        return searched.graph
 
 
 def _record(

@@ -78,7 +78,7 @@ def otf_chains(
       predict: model.
       prior: prior; its arrays are arguments of the compiled function, not constants in it.
       likelihood: fixed standard deviations.
-      step_size: γ0; 1e-3 for MACE, 1e-4 for NequIP.
+      step_size: γ0, the first step size; see `Architecture.step_size`.
       batch_size: labels of a minibatch.
       friction: α.
       cold_steps: steps at T = 0.

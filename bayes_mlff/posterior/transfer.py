@@ -8,8 +8,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
-from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models import architectures
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.force_sigma import HEAD
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -18,13 +19,18 @@ from bayes_mlff.posterior.prior import GaussianPrior
 def prior_mean(potential: Potential) -> jax.Array:
     """Pretrained weights [p], with zero for the σ head."""
     flat = _leaves(potential.params)
-    centred = {k: jnp.zeros_like(v) if k[0] == "sigma" else v for k, v in flat.items()}
+    centred = {k: jnp.zeros_like(v) if k[0] == HEAD else v for k, v in flat.items()}
     return ravel_pytree(unflatten_dict(centred))[0]
 
 
-def transfer_scale(potential: Potential) -> float:
-    """σ_TL of the transfer prior that suits the architecture: 0.2 for NequIP, 0.5 for MACE."""
-    return 0.5 if isinstance(potential.config, MACEConfig) else 0.2
+def prior_scale(given: float | None, potential: Potential) -> float:
+    """σ_TL of the transfer prior: the given one, else that of the architecture."""
+    return architectures.of(potential.config).prior_scale if given is None else given
+
+
+def first_step_size(given: float | None, potential: Potential) -> float:
+    """First step size γ0 of short chains: the given one, else that of the architecture."""
+    return architectures.of(potential.config).step_size if given is None else given
 
 
 def around_prior_mean(
@@ -36,7 +42,7 @@ def around_prior_mean(
     weights, which gradients do not leave.
     """
     leaves = _leaves(potential.params)
-    factors = {k: np.full(np.shape(v), 1.0 if k[0] == "sigma" else spread) for k, v in leaves.items()}
+    factors = {k: np.full(np.shape(v), 1.0 if k[0] == HEAD else spread) for k, v in leaves.items()}
     factor = ravel_pytree(unflatten_dict(factors))[0].astype(prior.mean.dtype)
     draws = jax.vmap(lambda k: prior_module.sample(prior, k))(jax.random.split(key, chains))
     return prior.mean[None, :] + factor[None, :] * (draws - prior.mean[None, :])

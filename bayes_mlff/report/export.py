@@ -5,8 +5,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.models import registry
-from bayes_mlff.models.importers import mace_files
+from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.runs import checkpoint
 
@@ -38,7 +37,8 @@ def export(
 
     Raises:
       RunDirectoryError: if there is no intact checkpoint.
-      ConfigError: if there is something in the folder, or if there is a template and no MACE or no trust.
+      ConfigError: if there is something in the folder, or if there is a template without trust, or for
+        an architecture that is not written as files of another program.
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -48,8 +48,9 @@ def export(
     chains = [unravel(jnp.asarray(row)) for row in arrays[PARAMETERS]]
     folder.mkdir(parents=True, exist_ok=True)
     if template is not None:
-        paths = [folder / f"chain_{i}.model" for i in range(len(chains))]
-        mace_files.write_models(potential, chains, template, paths, trust=trust)
+        form, write = architectures.written_format(potential.config)
+        paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(chains))]
+        write(potential.config, chains, template, paths, trust=trust)
         return paths
     paths = [folder / f"chain_{i}.safetensors" for i in range(len(chains))]
     about = {"run": run.name, "step": str(metadata["step"]), "offset_ev": repr(metadata["offset_ev"])}

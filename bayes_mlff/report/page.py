@@ -10,6 +10,7 @@ import numpy as np
 
 from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data import readings
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import calibration
@@ -97,10 +98,10 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
 
     The replay counts only if it finds every critical sigma that the run stored with its labels.
     """
-    known = [r for r in run_data.predicted(run.records) if r.predicted_energy_sigma and r.sigma_crit]
+    known = [r for r in run_data.predicted(run.records) if _limit(r)]
     error = run_data.errors(known)
     sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
-    stored = np.array([r.sigma_crit for r in known], np.float64)
+    stored = np.array([_limit(r) for r in known], np.float64)
     prior, confidence = run.config.calibration, run.config.confidence
     state, pit = calibration.init(prior.a, prior.b), np.zeros(len(known))
     scores: tuple[audits.Score, ...] = ()
@@ -126,13 +127,19 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
         sigma_ev=sigma,
-        half_width_ev=threshold_ev * sigma / stored,  # sigma_crit is where the half width is the threshold
+        half_width_ev=threshold_ev * sigma / stored,  # the limit is where the half width is the threshold
         audit=np.array([r.reason == "audit" for r in known], bool),
         pit=None if state is None else pit,
         sigma_factor=factor,
         confidence=confidence,
     )
     return series, state
+
+
+def _limit(record: LabelRecord) -> float:
+    """Limit of σ of the energy, eV, with which a label's prediction was compared; 0 if it was not."""
+    reading = readings.find(record.readings)
+    return 0.0 if reading is None or not reading.value else reading.limit
 
 
 def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
@@ -197,13 +204,13 @@ def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:
 
 def _with_labels(run: RunData) -> ThermoSeries:
     """Logged steps for the figure of σ: where they are not all there, with the σ of the labels among them."""
-    known = [r for r in run.records if r.predicted_energy_sigma and r.sigma_crit]
+    known = [r for r in run.records if _limit(r)]
     if run.rows is None or run.rows <= len(run.steps) or not known:
         return run.thermo
     time = np.concatenate([run.thermo.time_fs, [r.time_fs for r in known]])
     order = np.argsort(time, kind="stable")
     sigma = np.concatenate([run.thermo.sigma_ev, np.array([r.predicted_energy_sigma for r in known], np.float64)])
-    limit = np.concatenate([run.thermo.sigma_crit_ev, np.array([r.sigma_crit for r in known], np.float64)])
+    limit = np.concatenate([run.thermo.sigma_crit_ev, np.array([_limit(r) for r in known], np.float64)])
     none = np.full(time.size, np.nan)
     return ThermoSeries(time[order], none, none, none, sigma[order], limit[order])
 

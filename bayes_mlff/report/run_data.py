@@ -1,7 +1,7 @@
 """A run directory as arrays, and the run in numbers.
 
 Files that a run has not written yet count as empty, so that a run can be looked at while it goes on. Energies
-of labels are compared on the model's scale: reference energy plus the offset stored with the label.
+of labels are compared on the scale of predictions, see `ensemble.energy_scale`, with the offset stored with the label.
 """
 
 import json
@@ -16,7 +16,7 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.molecule_sets import read_arrays
 from bayes_mlff.data.structure import Structure, to_ase
-from bayes_mlff.ensemble import metrics
+from bayes_mlff.ensemble import energy_scale, metrics
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import config, plausibility
 from bayes_mlff.otf.config import RunConfig
@@ -241,7 +241,7 @@ def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
 
 def errors(records: list[LabelRecord]) -> np.ndarray:
     """Predicted minus reference total energy of labels that were predicted, [l] eV."""
-    return np.array([r.predicted_energy_mean for r in records], np.float64) - _references(records)
+    return np.array([energy_scale.error(r) for r in records], np.float64)
 
 
 def _pretrained_errors(records: list[LabelRecord]) -> np.ndarray:
@@ -250,8 +250,8 @@ def _pretrained_errors(records: list[LabelRecord]) -> np.ndarray:
 
 
 def _references(records: list[LabelRecord]) -> np.ndarray:
-    """Reference energies on the model's scale."""
-    return np.array([r.label.energy + r.energy_offset for r in records], np.float64)
+    """Reference energies on the scale of predictions."""
+    return np.array([energy_scale.total_energy(r) for r in records], np.float64)
 
 
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:

@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError, shown
 
-FORMAT = 2
+FORMAT = 3
 Tree = TypeVar("Tree")
 
 

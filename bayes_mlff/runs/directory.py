@@ -172,15 +172,31 @@ class RunDirectory:
                 if present > sizes[path.name]:
                     os.truncate(path, sizes[path.name])
 
-    def append_thermo(self, rows: np.ndarray) -> None:
-        """Add rows [m, len(THERMO_COLUMNS)]."""
+    def append_thermo(self, rows: np.ndarray, columns: tuple[str, ...] = THERMO_COLUMNS) -> None:
+        """Add rows [m, len(columns)].
+
+        Raises:
+          RunDirectoryError: if the file has other columns, as those of a run with other triggers, or cannot be written.
+        """
         if not len(rows):
             return
-        new = not self.thermo.exists() or self.thermo.stat().st_size == 0
-        lines = [",".join(THERMO_COLUMNS)] if new else []
+        header, there = ",".join(columns), self._thermo_header()
+        if there not in ("", header):
+            raise RunDirectoryError(
+                f"{self.thermo}: has the columns {there}; allowed: {header}, which depend on the triggers of a run "
+                "(start a new run for other triggers)"
+            )
+        lines = [] if there else [header]
         lines += [f"{int(row[0])}," + ",".join(f"{x:.8g}" for x in row[1:]) for row in rows]
         with _writing(self.thermo):
             durable.append(self.thermo, "".join(line + "\n" for line in lines).encode())
+
+    def _thermo_header(self) -> str:
+        """The first line of the logged steps; empty if there is none yet."""
+        if not self.thermo.exists():
+            return ""
+        with self.thermo.open(encoding="utf-8", errors="replace") as file:
+            return file.readline().rstrip("\n")
 
     def append_frames(
         self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame], constants: Constants | None = None

@@ -8,9 +8,10 @@ import numpy as np
 from bayes_mlff.core import units
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Chunk
 from bayes_mlff.md.integrators import MDState, kinetic_energy, total_work
-from bayes_mlff.runs.directory import Frame, RunDirectory
+from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
 from bayes_mlff.runs.trajectory import constants
 
 
@@ -29,82 +30,98 @@ class Recording(NamedTuple):
     carried_ev: float  # kinetic energy of the centre of mass, which is no heat
 
 
-def record(
-    run: RunDirectory,
-    made: Recording,
-    before: int,
-    origin: Origin,
-    chunk: Chunk,
-    potential: np.ndarray,
-    md: MDState,
-    sigma_crit: float,
-) -> None:
-    """Append the steps of a chunk to the growing files of a run.
+class Stretch(NamedTuple):
+    """Consecutive steps of a run."""
+
+    before: int  # last step that is already on the disk
+    origin: Origin  # of the positions of the chunk
+    chunk: Chunk  # what the dynamics returned
+    potential: np.ndarray  # [steps] eV, with the energies of the isolated atoms; the last may be the reference's
+    md: MDState  # after the last step, finished with the reference forces if that step was labelled
+    triggers: tuple[Trigger, ...]  # what a geometry was labelled for
+
+
+def record(run: RunDirectory, made: Recording, stretch: Stretch) -> None:
+    """Append steps to the growing files of a run.
 
     Args:
       run: open run directory.
       made: constants of the run.
-      before: last step that is already there.
-      origin: of the positions of the chunk.
-      chunk: what the dynamics returned.
-      potential: [steps] potential energies with those of the isolated atoms, eV; the last may be the reference's.
-      md: state after the last step, finished with the reference forces if that step was labelled.
-      sigma_crit: energy σ, eV, above which a geometry was labelled.
+      stretch: what is appended.
     """
-    steps, start = len(potential), made.structure
-    kinetic = np.asarray(chunk.thermo.kinetic[:steps], np.float64)
-    work = np.asarray(chunk.thermo.work[:steps], np.float64)
-    kinetic[-1], work[-1] = float(kinetic_energy(md)), float(total_work(md))
-    thermal = kinetic - made.carried_ev
-    number = before + 1 + np.arange(steps)
-    cells = np.broadcast_to(start.cell, (steps, 3, 3))
-    if made.moving_cell:
-        cells = np.asarray(chunk.frames.cell[:steps], np.float64)
-    positions = made.positions(np.asarray(chunk.frames.positions[:steps], np.float64), cells, origin)
-    momenta = np.array(chunk.frames.momenta[:steps], np.float64)
-    momenta[-1] = np.asarray(md.momentum, np.float64)
-    stress = None
-    if chunk.frames.stress is not None:
-        stress = np.array(chunk.frames.stress[:steps], np.float64)
-        stress[-1] = np.asarray(md.stress, np.float64)
-    volume = np.abs(np.linalg.det(cells)) if start.is_periodic else np.full(steps, np.nan)
-    pressure = np.full(steps, np.nan)
-    if stress is not None:
-        pressure = 2.0 * thermal / (3.0 * volume) - np.trace(stress, axis1=1, axis2=2) / 3.0
-    columns = [
-        number,
-        number * made.timestep_fs,
-        2.0 * thermal / (made.degrees_of_freedom * units.KB),
-        potential,
-        kinetic,
-        potential + kinetic,
-        np.asarray(chunk.thermo.sigma[:steps]),
-        np.full(steps, sigma_crit),
-        np.asarray(chunk.thermo.sigma_force_max[:steps]),
-        potential + kinetic - work,
-        volume,
-        pressure / units.GPA,
-    ]
+    number = stretch.before + 1 + np.arange(len(stretch.potential))
+    moved = _geometries(made, stretch)
+    columns = _columns(made, stretch, number, moved)
     logged = number % made.thermo_every == 0
-    logged[-1] |= bool(chunk.stop) or number[-1] == made.n_steps  # a labelled step, or the last of all
-    run.append_thermo(np.stack(columns, axis=1)[logged])
-    run.append_frames(
-        start.numbers,
-        start.pbc,
-        (
-            Frame(
-                step=int(n),
-                time_fs=n * made.timestep_fs,
-                positions=positions[i],
-                cell=cells[i],
-                stress=None if stress is None else stress[i],
-                momenta=momenta[i],
-            )
-            for i, n in enumerate(number)
-            if n % made.trajectory_every == 0
-        ),
-        constants(start, made.masses),
+    logged[-1] |= bool(stretch.chunk.stop) or number[-1] == made.n_steps  # a labelled step, or the last of all
+    run.append_thermo(np.stack(list(columns.values()), axis=1)[logged], tuple(columns))
+    start = made.structure
+    frames = (_frame(made, moved, i, int(n)) for i, n in enumerate(number) if n % made.trajectory_every == 0)
+    run.append_frames(start.numbers, start.pbc, frames, constants(start, made.masses))
+
+
+class _Geometries(NamedTuple):
+    """What the frames of a stretch are made of."""
+
+    positions: np.ndarray  # [steps, n, 3] Å
+    cells: np.ndarray  # [steps, 3, 3] Å, rows
+    momenta: np.ndarray  # [steps, n, 3] sqrt(amu·eV)
+    stress: np.ndarray | None  # [steps, 3, 3] eV/Å³, tension positive
+
+
+def _geometries(made: Recording, stretch: Stretch) -> _Geometries:
+    frames, steps = stretch.chunk.frames, len(stretch.potential)
+    cells = np.broadcast_to(made.structure.cell, (steps, 3, 3))
+    if made.moving_cell:
+        cells = np.asarray(frames.cell[:steps], np.float64)
+    positions = made.positions(np.asarray(frames.positions[:steps], np.float64), cells, stretch.origin)
+    momenta = np.array(frames.momenta[:steps], np.float64)
+    momenta[-1] = np.asarray(stretch.md.momentum, np.float64)
+    stress = None
+    if frames.stress is not None:
+        stress = np.array(frames.stress[:steps], np.float64)
+        stress[-1] = np.asarray(stretch.md.stress, np.float64)
+    return _Geometries(positions, cells, momenta, stress)
+
+
+def _frame(made: Recording, moved: _Geometries, i: int, step: int) -> Frame:
+    return Frame(
+        step=step,
+        time_fs=step * made.timestep_fs,
+        positions=moved.positions[i],
+        cell=moved.cells[i],
+        stress=None if moved.stress is None else moved.stress[i],
+        momenta=moved.momenta[i],
     )
+
+
+def _columns(made: Recording, stretch: Stretch, number: np.ndarray, moved: _Geometries) -> dict[str, np.ndarray]:
+    """Columns of thermo.csv [steps] by name; those of triggers that are not on the energy come last."""
+    thermo, steps = stretch.chunk.thermo, len(number)
+    kinetic, work = (np.array(x[:steps], np.float64) for x in (thermo.kinetic, thermo.work))
+    kinetic[-1], work[-1] = float(kinetic_energy(stretch.md)), float(total_work(stretch.md))
+    thermal, total = kinetic - made.carried_ev, stretch.potential + kinetic
+    unknown = np.full(steps, np.nan)
+    volume = np.abs(np.linalg.det(moved.cells)) if made.structure.is_periodic else unknown
+    pressure = unknown
+    if moved.stress is not None:
+        pressure = 2.0 * thermal / (3.0 * volume) - np.trace(moved.stress, axis1=1, axis2=2) / 3.0
+    found = {
+        "step": number,
+        "time_fs": number * made.timestep_fs,
+        "temperature_k": 2.0 * thermal / (made.degrees_of_freedom * units.KB),
+        "potential_ev": stretch.potential,
+        "kinetic_ev": kinetic,
+        "total_ev": total,
+        "sigma_force_max_ev_a": np.asarray(thermo.sigma_force_max[:steps]),
+        "conserved_ev": total - work,
+        "volume_a3": volume,
+        "pressure_gpa": pressure / units.GPA,
+    }
+    for i, trigger in enumerate(stretch.triggers):
+        value, limit = trigger.statistic.columns
+        found |= {value: np.asarray(thermo.statistics[:steps, i]), limit: np.full(steps, trigger.limit)}
+    return {name: found.get(name, unknown) for name in (*THERMO_COLUMNS, *found)}
 
 
 def drift(chunk: Chunk, steps: int) -> float:

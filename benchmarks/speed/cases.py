@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import ArchitectureConfig, MACEConfig, NequIPConfig
 from bayes_mlff.otf import systems
 
 CHAINS, BATCH, LABELS = 8, 5, 8
@@ -20,7 +20,8 @@ class Case:
 
     name: str
     structure: Structure
-    config: NequIPConfig | MACEConfig
+    config: ArchitectureConfig
+    l_max: int  # of the harmonics on edges
     with_stress: bool
 
 
@@ -47,7 +48,7 @@ def ethanol() -> Case:
         energy_scales=(1.0,) * 3,
         energy_shifts=(0.0,) * 3,
     )
-    return Case("ethanol", systems.structure("ethanol", base=Path()), config, False)
+    return Case("ethanol", systems.structure("ethanol", base=Path()), config, 2, False)
 
 
 def lamno3() -> Case:
@@ -67,7 +68,7 @@ def lamno3() -> Case:
         energy_scale=0.8,
         energy_shifts=(0.0,) * 3,
     )
-    return Case("lamno3-40", systems.structure("lamno3-40", base=Path()), config, True)
+    return Case("lamno3-40", systems.structure("lamno3-40", base=Path()), config, 3, True)
 
 
 CASES = {"ethanol": ethanol, "lamno3-40": lamno3}

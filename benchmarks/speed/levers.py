@@ -133,8 +133,7 @@ def edge_list(node_fn: NodeFn) -> NodeFn:
 def geometry(case: Case) -> Callable[[], Any]:
     """What does not depend on the weights: harmonics, radial functions and their derivatives."""
     graphs, _ = training.labels_of(ours.labels(case), jnp.arange(BATCH))
-    c = case.config
-    l_max = c.edge_l_max if hasattr(c, "edge_l_max") else c.max_ell
+    c, l_max = case.config, case.l_max
     vectors = jax.vmap(edge_vectors)(graphs.positions, graphs.cell, graphs)
     count = jnp.arange(1.0, c.num_bessels + 1.0)
 
@@ -183,10 +182,8 @@ def in_bfloat16(case: Case) -> Variant:
 def all_elements(case: Case) -> Case:
     """The same network for 89 elements."""
     count = 89
-    shifts = {"energy_shifts": (0.0,) * count}
-    if case.config.architecture == "nequip":
-        shifts["energy_scales"] = (1.0,) * count
-    known = {"elements": tuple(range(1, count + 1)), "declared_elements": count, **shifts}
+    tables = {name: getattr(case.config, name)[:1] * count for name in case.config.tables}
+    known = {"elements": tuple(range(1, count + 1)), "declared_elements": count, **tables}
     return replace(case, config=case.config.model_copy(update=known))
 
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import replicas
 from bayes_mlff.md.chunk import batch_predictor, ensemble_predictor, make_chunk
 from bayes_mlff.md.integrators import Integrator, friction_thermostat, initial_state, thermostatted
@@ -171,7 +172,7 @@ def dynamics(case: Case, *, steps: int, chains: int = CHAINS, sigmas: Sigmas = "
     def once() -> None:
         # From the same state every time: random weights would move the atoms out of their places.
         result = jax.block_until_ready(
-            chunk(params, md, state, jnp.asarray(np.inf, md.position.dtype), jnp.asarray(steps, jnp.int32))
+            chunk(params, md, state, on_energy(jnp.asarray(np.inf, md.position.dtype)), jnp.asarray(steps, jnp.int32))
         )
         if int(result.steps) != steps:
             raise RuntimeError(f"stopped after {int(result.steps)} of {steps} steps: {int(result.stop)}")
@@ -191,7 +192,7 @@ def several(case: Case, *, count: int, steps: int, chains: int = CHAINS) -> Call
     md, near = replicas.stack(each), replicas.stack([state] * count)
     chunk = replicas.make_replicas(evaluate, integrator(), spec, steps)
     params = chains_of(flat, chains)
-    never, limit = jnp.full(count, jnp.inf, positions.dtype), jnp.full(count, steps, jnp.int32)
+    never, limit = on_energy(jnp.full(count, jnp.inf, positions.dtype)), jnp.full(count, steps, jnp.int32)
 
     def once() -> None:
         result = jax.block_until_ready(chunk(params, md, near, never, limit))

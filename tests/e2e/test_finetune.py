@@ -329,7 +329,9 @@ def test_deep_ensemble_keeps_the_best_and_finds_its_constants(data, tiny_model, 
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     # Without energies among the targets each sample's mean error on the training frames is taken out.
     train = run.prepare(settings(data, tiny_model, tmp_path / "out", **change))
-    energy = run._predict(train, result.samples, "train").energy + result.level_ev(ETHANOL.numbers)[:, None]
+    energy = (
+        run._predict(train, result.samples, "train").energy + result.atomic_reference_energy(ETHANOL.numbers)[:, None]
+    )
     np.testing.assert_allclose(np.mean(energy - train.sets.train.energy, axis=1), 0.0, atol=1e-6)
     errors = run._predict(train, result.samples, "validation").forces - train.sets.validation.forces
     kept = np.mean(np.sqrt(np.mean(errors**2, axis=(1, 2, 3)))) * KCAL_MOL_PER_EV

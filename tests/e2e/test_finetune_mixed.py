@@ -1,4 +1,4 @@
-"""Fine-tuning on frames of different molecules: another level of energy for every element, and forces alone."""
+"""Fine-tuning on frames of different molecules: another atomic reference energy for every element, and forces alone."""
 
 import json
 
@@ -98,7 +98,7 @@ def test_molecules_of_two_sizes_are_learnt_on_the_level_of_their_elements(tmp_pa
         )
         assert calculator.results["energy_sigma"] == pytest.approx(outcome.energy.sigma[index], rel=1e-3)
     [unseen] = labelled(["CH3OH"], 9)
-    # Bonds between carbon and oxygen are in no frame; of the levels of the elements there are 500 eV.
+    # Bonds between carbon and oxygen are in no frame; of the atomic reference energies there are 500 eV.
     assert calculator.get_potential_energy(unseen) == pytest.approx(unseen.info["REF_energy"], abs=10.0)
 
 

@@ -13,6 +13,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
 from bayes_mlff.otf import loop
 from bayes_mlff.otf.state import Setback
@@ -176,7 +177,7 @@ def test_chains_go_on_until_they_fit_the_newest_label_to_half_of_the_threshold(o
     state = session.start()
     (record,) = dataset.read(session.run.dataset)
     graph = jax.tree.map(lambda x: x[0], state.device.training_set.graphs)
-    mean = float(session._ensemble(state.device.params, graph).energy_mean[0])
+    mean = float(session._learner._ensemble(state.device.params, graph).energy_mean[0])
     error = abs(mean + tiny_problem.isolated_ev - record.label.energy - state.host.offset_ev)
     for times, rounds in ((2.2, {1}), (1.8, {2, 3})):
         problem = tiny_problem._replace(config=config, threshold_ev=times * error)
@@ -192,7 +193,7 @@ def test_labels_that_uncertainty_asks_for_keep_their_distance(open_session, tmp_
     config = tiny_problem.config.model_copy(update={"min_steps_between_labels": between, "guards": guards})
     problem = tiny_problem._replace(config=config)
     session = open_session(tmp_path / "run", make_engine(config.engine), problem)
-    session.sigma_crit = lambda host: 1e-9  # every step is uncertain
+    session.triggers = lambda host: on_energy(1e-9)  # every step is uncertain
     session.finish(session.resume())
     records = dataset.read(session.run.dataset)
     waited = np.diff([r.step for r in records])[[r.reason == "uncertain" for r in records[1:]]]
@@ -220,7 +221,7 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     session = open_session(tmp_path / "run", make_engine(config.engine), tiny_problem._replace(config=config))
     host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
     session._reference.labels = {abs(s): mock.Mock(reason="audit" if s < 0 else "uncertain") for s in labels}
-    assert session._unasked_steps(host) == left
+    assert session._silent_steps(host) == left
 
 
 def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session, tmp_path, tiny_problem):
@@ -231,7 +232,7 @@ def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session
         config = tiny_problem.config.model_copy(update={"dynamics": dynamics, "audits": audits, "guards": guards})
         problem = tiny_problem._replace(config=config)
         session = open_session(tmp_path / f"{every}", make_engine(config.engine), problem)
-        session.sigma_crit = lambda host: 1e3  # audits alone
+        session.triggers = lambda host: on_energy(1e3)  # audits alone
         session.finish(session.resume())
     whole, kept = (np.loadtxt(tmp_path / n / "thermo.csv", delimiter=",", skiprows=1) for n in "17")
     labelled = [r.step for r in dataset.read(tmp_path / "7" / "dataset.extxyz")]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from bayes_mlff.models import registry
+from bayes_mlff.otf import config as configuration
 from bayes_mlff.testing.tiny import tiny_nequip
 
 COUNTED = """
@@ -31,7 +32,7 @@ engine: {{name: ase, calculator: "ase.calculators.emt:EMT"}}
 
 
 def start(folder, output, **environment):
-    """Output and errors of one start, and how much was compiled and how much was found."""
+    """Output and errors of one start, how much was compiled and how much was found."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment = (
         own
@@ -46,15 +47,19 @@ def start(folder, output, **environment):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     _, misses, hits = done.stdout.splitlines()[-1].split()
-    return done.stderr, int(misses), int(hits)
+    return done.stdout, done.stderr, int(misses), int(hits)
 
 
 def test_a_second_start_compiles_nothing(tmp_path):
     model = tmp_path / "tiny.safetensors"
     registry.save(registry.initialize(tiny_nequip((1, 6, 8), hidden_irreps="2x0e", edge_l_max=0), 0), model, {})
     (tmp_path / "config.yaml").write_text(CONFIG.format(model=model))
-    _, misses, _ = start(tmp_path, "first")
+    output, _, misses, _ = start(tmp_path, "first")
     assert misses > 10
-    errors, misses_again, hits = start(tmp_path, "second")
+    # What the configuration leaves to the architecture of the model is said, and kept with the run.
+    assert "around the model's weights, with a standard deviation of 0.2" in output
+    kept = configuration.load(tmp_path / "first" / "config.yaml").sampler
+    assert (kept.prior_scale, kept.step_size) == (0.2, 1e-3)
+    _, errors, misses_again, hits = start(tmp_path, "second")
     assert misses_again == 0 and hits >= misses
     assert errors == ""

@@ -15,10 +15,10 @@ from flax.traverse_util import flatten_dict
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.mace_files import describe, read_model, read_state, state_of, write_models
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.mace_product import symmetrized
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential, initialize, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
@@ -272,7 +272,7 @@ def test_templates_need_trust(tmp_path):
     config, state = frozen_case("scalars")
     potential = Potential(config, from_mace(state, config))
     with pytest.raises(ConfigError, match="trust"):
-        write_models(potential, [potential.params], reference.MODEL_PATH, [tmp_path / "a.model"])
+        write_models(potential.config, [potential.params], reference.MODEL_PATH, [tmp_path / "a.model"])
 
 
 def test_files_and_calculator_of_mace(tmp_path):
@@ -285,7 +285,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     reference.load_known(model, settings)
     torch.save(model, tmp_path / "before.model")
     torch.save(model.state_dict(), tmp_path / "state.pt")
-    potential = read_model(tmp_path / "before.model")
+    potential = Potential(*read_model(tmp_path / "before.model"))
     again = read_state(tmp_path / "state.pt", settings)
     jax.tree.map(np.testing.assert_array_equal, again.params, potential.params)
 
@@ -293,7 +293,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     rng = np.random.default_rng(2)
     chains = [jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), part.params) for _ in range(2)]
     paths = [tmp_path / f"chain_{i}.model" for i in range(2)]
-    write_models(part, chains, tmp_path / "before.model", paths, trust=True)
+    write_models(part.config, chains, tmp_path / "before.model", paths, trust=True)
     structure = reference.STRUCTURES["triclinic"]._replace(numbers=np.array([6, 8, 6, 8, 8]))
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=True)
     energies, forces = [], []
@@ -312,7 +312,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     np.testing.assert_allclose(atoms.calc.results["energy_comm"], energies, rtol=1e-9)
     np.testing.assert_allclose(atoms.calc.results["energy_var"], np.var(energies), rtol=1e-6)
     assert state_of(model).keys() == state_of(torch.load(paths[0], weights_only=False)).keys()
-    untouched = restrict(read_model(paths[0]), (1,)).params
+    untouched = restrict(Potential(*read_model(paths[0])), (1,)).params
     jax.tree.map(
         np.testing.assert_array_equal,
         untouched["interaction_0"]["product"],

@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict
 from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.torch_weights import PREFIX, Source, from_nequip, to_nequip
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model

@@ -11,9 +11,9 @@ import pytest
 
 from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential, load, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model

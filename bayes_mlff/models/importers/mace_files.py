@@ -15,11 +15,10 @@ import e3nn_jax as e3nn
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
-from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.config import Imported, MACEConfig
 from bayes_mlff.models.importers import torch_pickle
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.importers.torch_pickle import Inert
-from bayes_mlff.models.potential import Potential
 
 FIRST: dict[str, Literal["plain", "residual"]] = {
     "RealAgnosticInteractionBlock": "plain",
@@ -39,14 +38,14 @@ DEFAULTS = {
 """Attributes of a model that would change its form if they had another value; old models lack them."""
 
 
-def read_model(path: Path) -> Potential:
+def read_model(path: Path) -> Imported:
     """Read a `.model` file.
 
     Args:
       path: a pickled ScaleShiftMACE.
 
     Returns:
-      The potential for all elements of the model, in its dtype, with a σ head of zeros.
+      The model for all its elements, in its dtype, with a σ head of zeros.
 
     Raises:
       ConfigError: if there is no such file.
@@ -58,12 +57,12 @@ def read_model(path: Path) -> Potential:
         raise WeightsError(f"{path}: holds a {type(module).__name__}; allowed: a model (see read_state for tensors)")
     try:
         config = describe(module)
-        return Potential(config, from_mace(state_of(module), config))
+        return Imported(config, from_mace(state_of(module), config))
     except READER_ERRORS as error:
         raise WeightsError(f"{path}: not a model of MACE: {type(error).__name__}: {error}") from error
 
 
-def read_state(path: Path, config: MACEConfig) -> Potential:
+def read_state(path: Path, config: MACEConfig) -> Imported:
     """Read a file of tensors, as `torch.save(model.state_dict())` and mace-torch's checkpoints hold them.
 
     Args:
@@ -77,16 +76,16 @@ def read_state(path: Path, config: MACEConfig) -> Potential:
     state = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, np.ndarray)}
     if not state:
         raise WeightsError(f"{path}: holds no tensors by name")
-    return Potential(config, from_mace(state, config))
+    return Imported(config, from_mace(state, config))
 
 
 def write_models(
-    potential: Potential, chains: Sequence[Any], template: Path, paths: Sequence[Path], *, trust: bool = False
+    config: MACEConfig, chains: Sequence[Any], template: Path, paths: Sequence[Path], *, trust: bool = False
 ) -> None:
     """Write fine-tuned weights as `.model` files, one for each chain.
 
     Args:
-      potential: supplies the architecture; for all elements of the template or some, whose weights are replaced.
+      config: the architecture, for all elements of the template or some, whose weights are replaced.
       chains: the parameters of each chain; their σ heads have no place in the files.
       template: the `.model` file that the fine-tuning started from.
       paths: where to write each chain.
@@ -96,14 +95,12 @@ def write_models(
       ConfigError: without `trust`, if there is no template or if there is not one path for each chain.
       WeightsError: if the template is of another architecture.
     """
-    if not isinstance(potential.config, MACEConfig):
-        raise ConfigError("architecture", potential.config.architecture, "'mace'")
     if len(paths) != len(chains):
         raise ConfigError("paths", [str(p) for p in paths], f"one path for each of the {len(chains)} chains")
     module = _load_module(template, trust)
     before = state_of(module)
     for params, path in zip(chains, paths, strict=True):
-        state = to_mace(params, potential.config, before)
+        state = to_mace(params, config, before)
         module.load_state_dict({k: _torch().from_numpy(np.array(v)) for k, v in state.items()}, strict=True)
         _torch().save(module, path)
 

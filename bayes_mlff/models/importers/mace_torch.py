@@ -26,6 +26,7 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.equivariant import degree
+from bayes_mlff.models.force_sigma import HEAD
 from bayes_mlff.models.importers.torch_weights import State, misfits, template
 from bayes_mlff.models.mace import MACE, outputs
 from bayes_mlff.models.mace_parts import message_paths
@@ -69,7 +70,7 @@ def from_mace(state: State, config: MACEConfig) -> Params:
     """Take over the weights of a mace-torch model.
 
     The source has no head for the force σ: those weights become zero, the mean of their prior, so that every
-    σ is `nequip.SIGMA_UNIT`.
+    σ is `force_sigma.SIGMA_UNIT`.
 
     Args:
       state: the state dictionary as numpy arrays.
@@ -94,7 +95,7 @@ def from_mace(state: State, config: MACEConfig) -> Params:
             weight = np.einsum("qp,epc->eqc", there, weight.astype(np.float64)).astype(weight.dtype)
         filled[product.target] = weight
     wanted, dtype = template(MACE(config)), filled["embedding"].dtype
-    filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith("sigma/")}
+    filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith(f"{HEAD}/")}
     problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
     problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
     if problems:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bayes_mlff.core.errors import ConfigError, WeightsError, shown
+from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
+from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 
 
 class Origin(NamedTuple):
@@ -77,3 +79,15 @@ def read(path: Path) -> Checkpoint:
     if others:
         raise WeightsError(f"{path}: not a checkpoint of SevenNet: {shown(others)} are no tensors")
     return Checkpoint(dict(settings), dict(state))
+
+
+def read_model(path: Path) -> Imported:
+    """Read the model of a checkpoint, in float64.
+
+    Raises:
+      WeightsError: if it is no checkpoint, or one of a form that is not supported.
+    """
+    checkpoint = read(path)
+    state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
+    description = describe(checkpoint.settings, state)
+    return Imported(description.config, from_sevennet(state, description))

@@ -24,6 +24,7 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.equivariant import SILU_NORM, coupling, degree
+from bayes_mlff.models.force_sigma import HEAD
 from bayes_mlff.models.importers.torch_weights import (
     Block,
     Layer,
@@ -150,7 +151,7 @@ def describe(settings: Mapping[str, Any], state: State) -> Description:
 def from_sevennet(state: State, description: Description) -> Params:
     """Take over the weights of a SevenNet model.
 
-    The source has no head for the force σ: those weights become zero, so that every σ is `nequip.SIGMA_UNIT`.
+    The source has no head for the force σ: those weights become zero, so that every σ is `force_sigma.SIGMA_UNIT`.
 
     Args:
       state: the state dictionary as float numpy arrays.
@@ -180,7 +181,7 @@ def from_sevennet(state: State, description: Description) -> Params:
         types = _types(config, source)
         if config.self_connection == "element":
             filled |= {k: v[:, types] for k, v in filled.items() if "/self_connection/" in k}
-        filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith("sigma/")}
+        filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith(f"{HEAD}/")}
         problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
         problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
     if problems:

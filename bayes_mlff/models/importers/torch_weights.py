@@ -31,6 +31,7 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.equivariant import Path, channels, degree, parity, paths
+from bayes_mlff.models.force_sigma import HEAD
 from bayes_mlff.models.nequip import NequIP
 
 State = Mapping[str, np.ndarray]
@@ -90,7 +91,7 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
     """Take over the weights of a NequIP 0.19 model.
 
     The source has no head for the force σ: those weights become zero, the mean of their prior, so that every
-    σ is `nequip.SIGMA_UNIT`.
+    σ is `force_sigma.SIGMA_UNIT`.
 
     Args:
       state: the state dictionary as float numpy arrays.
@@ -111,7 +112,7 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
     if not problems:
         filled = {block.target: cut(state, block) for block in blocks}
         dtype = filled["embedding"].dtype
-        filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith("sigma/")}
+        filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith(f"{HEAD}/")}
         filled["bessel_frequencies"] = filled["bessel_frequencies"].reshape(-1).astype(dtype)
         problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
         problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]

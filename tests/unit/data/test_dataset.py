@@ -14,6 +14,7 @@ from bayes_mlff.data.dataset import LabelRecord, Recovery
 from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import MD17_KEYS, SGDML_KEYS, read_npz
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from tests.support.faults import Fault, accident
 
@@ -39,7 +40,7 @@ def make_record(step: int, *, periodic: bool = False, predicted: bool = True, n:
         predicted_energy_sigma=0.1,
         predicted_forces_mean=means,
         predicted_forces_sigma=abs(sigmas),
-        sigma_crit=1e-300,
+        readings=(Reading("energy", 0.1, 1e-300, "eV"), Reading("force", 0.2, 1.0 / 3.0, "eV/Å")),
         confidence=0.949999999999,
     )
 
@@ -82,6 +83,7 @@ def test_ase_reads_the_same_numbers_under_the_documented_names(tmp_path):
         "predicted_energy_mean",
         "predicted_energy_sigma",
         "sigma_crit",
+        "trigger_sigma_force",
         "confidence",
         "step",
         "time_fs",
@@ -201,7 +203,9 @@ def test_a_step_is_labelled_once(tmp_path):
         {"label": Label(float("nan"), np.zeros((4, 3)))},
         {"label": Label(0.0, np.full((4, 3), np.nan))},
         {"label": Label(0.0, np.zeros((3, 3)))},
-        {"sigma_crit": float("inf")},
+        {"readings": (Reading("energy", 0.1, float("inf"), "eV"),)},
+        {"readings": (Reading("energy", 0.2, 0.3, "eV"),)},  # not the predicted σ
+        {"readings": (Reading("force", 0.2, 0.3, "furlong"),)},
         {"predicted_forces_mean": np.zeros((4,))},
         {"reason": "two\nlines"},
         {"reason": ""},

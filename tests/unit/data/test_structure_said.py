@@ -11,6 +11,7 @@ from ase.build import molecule
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import dataset, structure_files
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.stated import State, state_of
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.data.structure_files import InitialStructure, StructureSettings
@@ -293,8 +294,8 @@ def test_labels_of_a_run_begin_another(tmp_path):
     record = dataset.LabelRecord(
         step=1, time_fs=0.5, structure=start, label=Label(-1.0, forces, stress), reason="first", pretrained_energy=-1.0,
         predicted_energy_mean=-1.0, predicted_energy_sigma=0.1, predicted_forces_mean=forces,
-        predicted_forces_sigma=forces, predicted_stress_mean=stress, predicted_stress_sigma=stress, sigma_crit=0.1,
-        confidence=0.9, engine_hash="a", engine_seconds=1.0, energy_offset=0.0,
+        predicted_forces_sigma=forces, predicted_stress_mean=stress, predicted_stress_sigma=stress, confidence=0.9,
+        readings=(Reading("energy", 0.1, 0.1, "eV"),), engine_hash="a", engine_seconds=1.0, energy_offset=0.0,
     )  # fmt: skip
     dataset.append(tmp_path / "dataset.extxyz", record)
     found = read(tmp_path / "dataset.extxyz")

@@ -18,8 +18,8 @@ from bayes_mlff.finetune.config import LongSchedule, ParallelSchedule
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
-from bayes_mlff.models.nequip import SIGMA_UNIT
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.minibatch import draw
 from bayes_mlff.posterior.potential import Observations

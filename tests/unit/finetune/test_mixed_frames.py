@@ -1,4 +1,4 @@
-"""Labelled frames of different atoms: padding changes no number, levels follow elements, what is missing is named."""
+"""Labelled frames of different atoms: padding, atomic reference energies by element, names of what is missing."""
 
 import json
 
@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from bayes_mlff.core.errors import DataError, WeightsError
 from bayes_mlff.core.units import HARTREE
 from bayes_mlff.data.graph import padded
-from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble import saved as ensemble
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import (
@@ -213,9 +213,9 @@ def test_the_digest_ignores_padding_and_the_force_rms_counts_atoms(tmp_path):
 def test_offsets_are_those_of_elements(tmp_path):
     one = read(tmp_path, train=labelled(["H2O"] * 4)).train
     network = np.random.default_rng(1).normal(size=(2, 4))
-    found = levels.offsets(NEQUIP, network, one.numbers, one.energy)
+    found = atomic_energies.offsets(NEQUIP, network, one.numbers, one.energy)
     assert found.shape == (2, 3) and not found[:, 1].any(), "carbon is in no frame"
-    level = levels.level_ev(NEQUIP, found, one.numbers)
+    level = atomic_energies.atomic_reference_energy(NEQUIP, found, one.numbers)
     np.testing.assert_allclose(np.mean(network + level - one.energy[None], axis=1), 0.0, atol=1e-12)
     np.testing.assert_allclose(level[:, :1], -6.0 - np.mean(network - one.energy - 6.0, axis=1)[:, None], rtol=1e-12)
     np.testing.assert_allclose(found[:, 0], 2.0 * found[:, 2], rtol=1e-12)
@@ -223,12 +223,16 @@ def test_offsets_are_those_of_elements(tmp_path):
     many = read(tmp_path, train=labelled(MIXED)).train
     shifts, network = np.array([10.0, -200.0, 3000.0]), np.zeros((1, 6))
     counts = np.array([[4, 1, 0], [2, 0, 1], [6, 2, 1], [2, 0, 1], [4, 1, 0], [2, 0, 0]])
-    np.testing.assert_array_equal(levels.composition(many.numbers, ELEMENTS), counts)
+    np.testing.assert_array_equal(atomic_energies.composition(many.numbers, ELEMENTS), counts)
     exact = many._replace(energy=-counts @ (shifts - np.array(NEQUIP.energy_shifts)))
-    np.testing.assert_allclose(levels.offsets(NEQUIP, network, exact.numbers, exact.energy), shifts[None], rtol=1e-10)
-    np.testing.assert_allclose(levels.level_ev(NEQUIP, shifts[None], many.numbers)[0], exact.energy, rtol=1e-10)
+    np.testing.assert_allclose(
+        atomic_energies.offsets(NEQUIP, network, exact.numbers, exact.energy), shifts[None], rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        atomic_energies.atomic_reference_energy(NEQUIP, shifts[None], many.numbers)[0], exact.energy, rtol=1e-10
+    )
     with pytest.raises(DataError, match=r"got elements \['O'\]; allowed: the model's elements \['H', 'C'\]"):
-        levels.composition(many.numbers, ELEMENTS[:2])
+        atomic_energies.composition(many.numbers, ELEMENTS[:2])
 
 
 def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
@@ -274,7 +278,7 @@ def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
 
 def test_units_are_doubted_within_compositions(tmp_path):
     used = read(tmp_path, train=labelled(MIXED * 3)).train
-    random, counts = np.random.default_rng(3), levels.composition(used.numbers, ELEMENTS)
+    random, counts = np.random.default_rng(3), atomic_energies.composition(used.numbers, ELEMENTS)
     energy = random.normal(size=used.size)
     forces = np.where(used.node_mask[..., None], random.normal(size=used.forces.shape), 0.0)
     prediction = Prediction(energy[None], forces[None], None, np.ones((1, *used.node_mask.shape)))
@@ -286,7 +290,7 @@ def test_units_are_doubted_within_compositions(tmp_path):
         doubts.check_units(prediction, right._replace(energy=(energy + levelled) / HARTREE), stated, "train")
     with pytest.raises(DataError, match=r"forces_unit: got eV/A, .* look like -eV/A "):
         doubts.check_units(prediction, right._replace(forces=-forces), stated, "train")
-    # Of each composition one frame: nothing is known about its level.
+    # Of each composition one frame: nothing is known about its energy.
     index = np.array([0, 1, 2, 5] * 3)
     single = right.take(index)._replace(
         numbers=np.repeat(np.arange(1, 13)[:, None], 9, axis=1), energy=energy[index] / HARTREE
@@ -350,8 +354,10 @@ def test_files_of_format_1_have_one_offset_for_all_structures(tmp_path):
     path = tmp_path / "old.safetensors"
     save_file({"samples": samples, "offset_ev": np.array([7.0])}, path, metadata=metadata)
     old = ensemble.load(path)
-    assert old.energy_sigma_ev == 0.5 and old.level_ev(np.array([8, 1, 1])) == pytest.approx([-6.0 - 7.0])
-    assert old.level_ev(np.array([[8, 1, 1], [1, 1, 0]])).tolist() == [[-13.0, -9.0]]
+    assert old.energy_sigma_ev == 0.5 and old.atomic_reference_energy(np.array([8, 1, 1])) == pytest.approx(
+        [-6.0 - 7.0]
+    )
+    assert old.atomic_reference_energy(np.array([[8, 1, 1], [1, 1, 0]])).tolist() == [[-13.0, -9.0]]
     atoms = molecule("H2O")
     atoms.calc = EnsembleCalculator(old)
     ensemble.save(old._replace(offset_ev=np.zeros((1, 2))), path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.data import neighbors
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import replicas
 from bayes_mlff.md.chunk import Stop, batch_predictor, ensemble_predictor, make_chunk, no_limits
 from bayes_mlff.md.integrators import initial_state, langevin
@@ -41,12 +42,16 @@ class Systems(NamedTuple):
     batch: Callable
 
     def alone(self, sigma_crit, limits):
-        each = zip(self.mds, self.lists, map(np.float64, sigma_crit), map(np.int32, limits), strict=True)
+        each = zip(
+            self.mds, self.lists, map(on_energy, map(np.float64, sigma_crit)), map(np.int32, limits), strict=True
+        )
         return [self.one(PARAMS, *arguments, FREE) for arguments in each]
 
     def together(self, sigma_crit, limits, bounds=(FREE, FREE, FREE)):
         md, near = replicas.stack(self.mds), replicas.stack(self.lists)
-        return self.batch(PARAMS, md, near, np.array(sigma_crit), np.array(limits, np.int32), replicas.stack(bounds))
+        return self.batch(
+            PARAMS, md, near, on_energy(np.array(sigma_crit)), np.array(limits, np.int32), replicas.stack(bounds)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +82,8 @@ def test_each_replica_ends_by_itself_and_does_until_then_what_it_does_alone(syst
     assert len({float(f.thermo.potential[-1]) for f in free}) == 3
     for before, after in zip(systems.lists, free, strict=True):
         assert np.any(np.asarray(after.neighbors.reference) != before.reference), "no list was made anew"
-    peak = int(np.argmax(free[1].thermo.sigma[5:25])) + 5
-    crit = float(np.max(free[1].thermo.sigma[:peak])) + 1e-9  # first exceeded at the peak
+    peak = int(np.argmax(free[1].thermo.statistics[5:25, 0])) + 5
+    crit = float(np.max(free[1].thermo.statistics[:peak, 0])) + 1e-9  # first exceeded at the peak
     expected = systems.alone([np.inf, crit, np.inf], [LENGTH, LENGTH, 17])
     got = systems.together([np.inf, crit, np.inf], [LENGTH, LENGTH, 17])
     assert list(got.steps) == [LENGTH, peak + 1, 17]

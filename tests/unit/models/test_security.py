@@ -257,7 +257,7 @@ def test_a_template_is_opened_by_pytorch_only_if_it_is_trusted(tmp_path):
     path = archive(tmp_path / "a.model", hostile_programs(canary)["reduce"])
     potential = registry.Potential(TINY[1], {})
     with pytest.raises(ConfigError, match="trust"):
-        mace_files.write_models(potential, [potential.params], path, [tmp_path / "b.model"])
+        mace_files.write_models(potential.config, [potential.params], path, [tmp_path / "b.model"])
     assert not canary.exists()
 
 

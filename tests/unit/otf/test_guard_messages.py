@@ -14,7 +14,9 @@ from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.labels import Label
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import kinetic_energy
@@ -24,7 +26,7 @@ from tests.support.guard_states import md, predictive, problem, real, structure
 
 NUMBER = re.compile(r"([-\d.e+]+) (?:kcal/mol|Å³|Å), allowed at (most|least) ([-\d.e+]+)")
 FIELDS = {
-    Stop.SIGMA: ("sigma", "sigma"),
+    Stop.SIGMA: ("statistics", "statistics"),
     Stop.CLOSE: ("distance", "distance"),
     Stop.HOT: ("kinetic", "kinetic"),
     Stop.VOLUME: ("volume", "volume_max"),
@@ -47,7 +49,7 @@ def compared(**values):
 
 def said(stop, values=None, allowed=None, **parts):
     few = FewOfChunk(compared(**(values or {})), parts.get("predictive", predictive()), parts.get("state", md()))
-    return guards.tripped(stop, few, no_limits(jnp.float32)._replace(**(allowed or {})))
+    return guards.tripped(stop, few, no_limits(jnp.float32)._replace(**(allowed or {})), on_energy(0.0))
 
 
 @settings(max_examples=300, deadline=None)
@@ -106,14 +108,16 @@ def test_the_compared_kinetic_energy_is_that_of_the_complete_step():
     _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
     integrator = problem(dynamics={"ensemble": "nve", "timestep_fs": 2.0}).integrator
     pushed = predictive()._replace(forces_mean=force[None])
-    limits = no_limits(jnp.float64)._replace(kinetic=real(1e-3))
-    zero = chunks.empty_chunk(start, around, jax.eval_shape(lambda: pushed), 3)
-    found = chunks.conclude(zero, start, around, pushed, integrator, real(np.inf), limits)
+    limits, triggers = no_limits(jnp.float64)._replace(kinetic=real(1e-3)), on_energy(real(np.inf))
+    zero = chunks.empty_chunk(start, around, jax.eval_shape(lambda: pushed), triggers, 3)
+    found = chunks.conclude(zero, start, around, pushed, integrator, triggers, limits)
     complete = float(kinetic_energy(integrator.finish(start, force)))
     assert Stop(int(found.stop)) == Stop.HOT
     assert float(found.compared.kinetic) == pytest.approx(complete)
     assert abs(float(found.thermo.kinetic[0]) - complete) > 0.01, "no half kick"
-    assert f"the kinetic energy is {complete / KCAL_MOL:.4g} kcal/mol" in guards.tripped(Stop.HOT, found, limits)
+    assert f"the kinetic energy is {complete / KCAL_MOL:.4g} kcal/mol" in guards.tripped(
+        Stop.HOT, found, limits, triggers
+    )
 
 
 # -- labels --------------------------------------------------------------------------------------------------------
@@ -128,7 +132,9 @@ def test_a_label_just_beyond_its_limits_is_said_to_be_beyond(factor, forces):
     expected = Expectation(0.0, 0.02 if not forces else 1e9, still, still + 0.02)
     wrong = 0.4 * factor
     label = Label(0.0, still + wrong) if forces else Label(-wrong, still)
-    (reason,) = objections(structure(), label, offset_ev=0.0, threshold_ev=0.02, expected=expected, before=None)
+    (reason,) = objections(
+        structure(), label, scale=EnergyScale(0.0), threshold_ev=0.02, expected=expected, before=None
+    )
     size, times, most, largest = re.search(
         r"([\d.]+) eV(?:/A)? \(([\d.]+) calibrated sigma\), allowed ([\d.]+) sigma or ([\d.]+) eV", reason
     ).groups()

@@ -13,6 +13,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import kinetic_energy
@@ -32,7 +33,7 @@ def bits(limits=None, *, state=None, energy=1.0, sigma=0.01, number=5):
         dtype=np.float64,
     )
     limits = no_limits(jnp.float64)._replace(**(limits or {}))
-    compared = chunks.compare(state, around, predictive(energy, sigma), limits, jnp.int32(number))
+    compared = chunks.compare(state, around, predictive(energy, sigma), real([sigma]), limits, jnp.int32(number))
     return Stop(int(chunks.guard(state, compared, limits, jnp.int32(number))))
 
 
@@ -45,7 +46,7 @@ def test_each_limit_of_a_step(factor, trips):
     """The limit is moved to just below and just above what the step has."""
     kinetic, volume = float(kinetic_energy(md())), float(np.linalg.det(CELL))
     for limit, bit in (
-        ({"sigma": real(0.01 * factor)}, Stop.SIGMA),
+        ({"statistics": real([0.01 * factor])}, Stop.SIGMA),
         ({"distance": real(1.1 / factor)}, Stop.CLOSE),
         ({"kinetic": real(kinetic * factor)}, Stop.HOT),
         ({"volume_max": real(volume * factor)}, Stop.VOLUME),
@@ -72,7 +73,7 @@ def test_a_state_that_is_not_finite(field, value):
     _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
     spoilt = spoilt.set(**{field: getattr(spoilt, field).at[0, 0].set(value)})
     none = no_limits(jnp.float64)
-    compared = chunks.compare(spoilt, around, predictive(), none, jnp.int32(1))
+    compared = chunks.compare(spoilt, around, predictive(), real([0.01]), none, jnp.int32(1))
     found = chunks.guard(spoilt, compared, none, jnp.int32(1))
     assert Stop.NON_FINITE in Stop(int(found))
 
@@ -95,13 +96,13 @@ def test_drift_counts_from_the_anchor_and_is_allowed_to_grow():
 def limits(settings=None, *, state=None, known=(0.001,), crit=0.002, **changes):
     settings = settings or problem()
     state = state or State(FewArrays(md(), md()), host(**changes))
-    return guards.limits(settings, state, steps=100, sigma_crit=crit, audit=7, known_sigma=list(known))
+    return guards.limits(settings, state, steps=100, triggers=on_energy(crit), audit=7, known={"energy": list(known)})
 
 
 def test_limits_follow_the_settings():
     settings = problem(guards={"sigma_ratio": 4.0, "volume_ratio": 1.25, "min_distance_angstrom": 0.7})
     found = limits(settings, crit=0.02)
-    assert float(found.sigma) == pytest.approx(0.08)
+    assert float(found.statistics[0]) == pytest.approx(0.08)
     assert float(found.distance) == pytest.approx(0.7) and int(found.audit) == 7
     volume = float(np.linalg.det(CELL))
     assert (float(found.volume_min), float(found.volume_max)) == pytest.approx((volume / 1.25, volume * 1.25))
@@ -110,10 +111,10 @@ def test_limits_follow_the_settings():
 
 def test_sigma_is_compared_with_the_largest_of_three_and_with_nothing_before_the_first_label():
     first = float(calibration.critical_sigma(calibration.init(), 0.02))
-    assert float(limits(crit=1e-6).sigma) == pytest.approx(20 * first)
-    assert float(limits(crit=0.5).sigma) == pytest.approx(10.0)
-    assert float(limits(known=(0.1, 0.3, 9.0)).sigma) == pytest.approx(6.0)
-    assert np.isinf(limits(known=()).sigma)
+    assert float(limits(crit=1e-6).statistics[0]) == pytest.approx(20 * first)
+    assert float(limits(crit=0.5).statistics[0]) == pytest.approx(10.0)
+    assert float(limits(known=(0.1, 0.3, 9.0)).statistics[0]) == pytest.approx(6.0)
+    assert np.isinf(limits(known=()).statistics[0])
 
 
 def kinetic_of(settings, temperature):
@@ -191,7 +192,7 @@ def test_what_is_not_finite_is_named(part):
     if part == "params":
         state = state._replace(device=state.device._replace(params=jnp.full((2, 3), jnp.nan)))
     if part == "calibration":
-        state = state._replace(host=state.host._replace(calibration=calibration.init()._replace(s=np.nan)))
+        state = state._replace(host=state.host._replace(calibrations={"energy": calibration.init()._replace(s=np.nan)}))
     assert guards.not_finite(state) == (part,)
 
 

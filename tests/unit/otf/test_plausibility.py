@@ -6,6 +6,7 @@ import pytest
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.otf import reference
 from bayes_mlff.otf.plausibility import ANHARMONIC, FLOOR_THRESHOLDS, Expectation, misfit, objections
 
@@ -43,7 +44,7 @@ def judge(label, shift, expectation, before=None, remarks=(), **settings):
     return objections(
         structure(shift),
         label,
-        offset_ev=0.0,
+        scale=EnergyScale(-3.0),
         threshold_ev=THRESHOLD,
         expected=expectation,
         before=before,

@@ -14,6 +14,7 @@ import pytest
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md.chunk import ensemble_predictor, make_chunk
 from bayes_mlff.md.integrators import initial_state, velocity_verlet
 from bayes_mlff.models.energetics import Prediction
@@ -28,6 +29,7 @@ from pathlib import Path
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, systems
 from bayes_mlff.parallel import devices
+from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md.chunk import make_chunk
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf.problem import first_parameters, prepare
@@ -69,11 +71,12 @@ for chains_of, count in ((2, 7), (2, 3), (1, 7)):  # labels: more than a minibat
     np.testing.assert_allclose(spread[2].potential, alone[2].potential, rtol=1e-4)
 
 md = initial_state(state.graph.positions, structure.numbers, 300.0, jax.random.key(2), cell=state.graph.cell)
-results = [make_chunk(problem.evaluate, problem.integrator, spec, 10, mesh=mesh)(params, md, state, np.float32(1e9), 10)
+limit = on_energy(np.float32(1e9))
+results = [make_chunk(problem.evaluate, problem.integrator, spec, 10, mesh=mesh)(params, md, state, limit, 10)
            for mesh in (None, devices.chain_mesh(8))]
 assert [int(r.steps) for r in results] == [10, 10]
 assert len(results[1].md.position.sharding.device_set) == 1
-for name in ("potential", "kinetic", "sigma"):
+for name in ("potential", "kinetic", "statistics"):
     one, eight = (getattr(r.thermo, name) for r in results)
     assert np.std(one) > 0.0
     np.testing.assert_allclose(eight, one, rtol=1e-3, atol=1e-4)
@@ -184,7 +187,7 @@ def hungry_chunk(at_rest, memory_gib):
     chunk = make_chunk(
         first, velocity_verlet(0.5), spec, 3, mesh=chain_mesh(2), low_memory=low_memory, memory_gib=memory_gib
     )
-    return lambda: chunk(np.zeros((2, 1)), md, state, np.float64(1e9), np.int32(2))
+    return lambda: chunk(np.zeros((2, 1)), md, state, on_energy(np.float64(1e9)), np.int32(2))
 
 
 @pytest.mark.parametrize(("memory_mib", "mark", "compilations"), [(200.0, 1.0, 1), (40.0, 2.0, 2), (5.0, 3.0, 3)])
@@ -194,7 +197,7 @@ def test_the_first_chunk_that_fits_is_taken(at_rest, memory_mib, mark, compilati
         result = chunk()
         chunk()
     assert count.value == compilations
-    np.testing.assert_array_equal(result.thermo.sigma, [mark, mark, np.nan])
+    np.testing.assert_array_equal(result.thermo.statistics[:, 0], [mark, mark, np.nan])
 
 
 def test_a_chunk_that_cannot_be_made_to_fit_is_an_error_that_names_the_key(at_rest):

@@ -11,6 +11,7 @@ from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.otf import systems, validate
 from bayes_mlff.report import page as report
 from bayes_mlff.report import run_data, standing
@@ -58,7 +59,8 @@ def long(tmp_path_factory) -> Path:
     write_thermo(folder / "thermo.csv", range(1, ROWS + 1))
     write_frames(folder, 10_000)
     label(folder, 0)
-    label(folder, 4321, reason="uncertain", predicted_energy_mean=-100.0, predicted_energy_sigma=0.7, sigma_crit=0.6)
+    label(folder, 4321, reason="uncertain", predicted_energy_mean=-100.0, predicted_energy_sigma=0.7,
+          readings=(Reading("energy", 0.7, 0.6, "eV"),))  # fmt: skip
     return folder
 
 
@@ -225,7 +227,8 @@ def test_the_rest_is_estimated_from_the_last_steps_with_their_labels(tmp_path):
 def test_energies_are_said_in_the_unit_of_the_threshold(tmp_path, threshold, said):
     (tmp_path / "config.yaml").write_text(f"structure: ethanol\nthreshold: {threshold}\n")
     label(tmp_path, 0)
-    label(tmp_path, 4, reason="audit", predicted_energy_mean=-100.01, predicted_energy_sigma=0.7, sigma_crit=0.6)
+    label(tmp_path, 4, reason="audit", predicted_energy_mean=-100.01, predicted_energy_sigma=0.7,
+          readings=(Reading("energy", 0.7, 0.6, "eV"),))  # fmt: skip
     rows = dict(standing.rows(tmp_path, run_data.read(tmp_path)))
     assert rows["threshold"].startswith(said)
     text = " ".join(rows.values())

@@ -16,6 +16,7 @@ from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.report import figures
@@ -62,7 +63,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
             "abc",
             2.0,
         )
-        record = record._replace(predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0, sigma_crit=1.0)
+        record = record._replace(predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0)
         if i:
             sigma = calibration.critical_sigma(state, THRESHOLD) * rng.uniform(1.0, 1.4)
             error = 1.8 * sigma * rng.normal()
@@ -73,7 +74,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
                 predicted_energy_sigma=sigma,
                 predicted_forces_mean=forces + 0.05,
                 predicted_forces_sigma=np.full_like(forces, 0.05),
-                sigma_crit=calibration.critical_sigma(state, THRESHOLD),
+                readings=(Reading("energy", sigma, calibration.critical_sigma(state, THRESHOLD), "eV"),),
                 confidence=0.9,
             )
             state = calibration.update(state, error, sigma)

@@ -10,7 +10,7 @@ from bayes_mlff.core.errors import ConfigError, RunDirectoryError
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import registry
-from bayes_mlff.otf import beginning, config, systems
+from bayes_mlff.otf import beginning, config, problem, systems
 from bayes_mlff.runs import start
 from bayes_mlff.runs.same_start import model_differences, structure_differences
 from bayes_mlff.runs.start import Start
@@ -213,6 +213,16 @@ def test_another_structure_model_or_setting_is_refused_by_what_differs(tmp_path,
     longer = settings.model_copy(update={"seed": 3})
     with pytest.raises(RunDirectoryError, match=r"another configuration .seed is 3, there 0"):
         beginning.same_run(longer, settings, tmp_path / "run")
+
+
+def test_what_the_architecture_decides_is_compared_as_it_was(tmp_path, settings):
+    """A run keeps the numbers; who leaves them to the architecture means what it says now."""
+    kept = problem.stated(settings, model())
+    assert kept.sampler.prior_scale == 0.2 and settings.sampler.prior_scale is None
+    assert beginning.same_run(settings, kept, tmp_path / "run").remarks == ()
+    other = kept.model_copy(update={"sampler": kept.sampler.model_copy(update={"prior_scale": 0.4})})
+    with pytest.raises(RunDirectoryError, match=r"sampler\.prior_scale is 0\.2, there 0\.4"):
+        beginning.same_run(settings, other, tmp_path / "run")
 
 
 def test_another_reference_is_refused(tmp_path):

@@ -1,10 +1,10 @@
-"""Levels of energy: what lies between a network and the reference, as a sum over the elements of a structure."""
+"""Atomic reference energies: what lies between a network and the reference, as a sum over the atoms of a structure."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bayes_mlff.data.neighbors import check_elements
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import ArchitectureConfig
 
 
 def composition(numbers: np.ndarray, elements: tuple[int, ...]) -> np.ndarray:
@@ -28,13 +28,13 @@ def independent(counts: np.ndarray) -> np.ndarray:
 
 
 def determined(counts: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Whether the levels of compositions [..., e] follow from those of known ones [r, e] as sums of their multiples."""
+    """Whether compositions [..., e] are linear combinations of known ones [r, e], and their energies so determined."""
     inside = counts @ np.linalg.pinv(known.astype(np.float64)) @ known if len(known) else np.zeros(counts.shape)
     return np.abs(counts - inside).max(axis=-1) < 1e-6 * np.maximum(1.0, np.abs(counts).max(axis=-1))
 
 
-def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """What is to be added to the energies of networks to reach those of the reference, eV.
+def atomic_reference_energy(architecture: ArchitectureConfig, offset_ev: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Sum of the atomic reference energies, which added to the energies of networks gives those of the reference, eV.
 
     Args:
       architecture: elements and the energies of their isolated atoms.
@@ -52,12 +52,12 @@ def level_ev(architecture: NequIPConfig | MACEConfig, offset_ev: np.ndarray, num
 
 
 def offsets(
-    architecture: NequIPConfig | MACEConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
+    architecture: ArchitectureConfig, energy: ArrayLike, numbers: np.ndarray, reference_ev: np.ndarray
 ) -> np.ndarray:
     """Energy of networks minus reference, per atom of each element: the least squares over frames.
 
-    It is the minimum-norm solution, so that frames of one composition give their mean difference for that
-    composition, and an element that is in no frame gives nothing.
+    It is the minimum-norm solution, so that frames of one composition give their mean difference for that composition,
+    and an element that is in no frame gets zero.
 
     Args:
       architecture: elements and the energies of their isolated atoms.

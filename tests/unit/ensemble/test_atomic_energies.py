@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.ensemble import levels
+from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble import saved as ensemble
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import EnsembleCalculator, OutsideTrainingWarning, energy_sigma, evaluate
@@ -25,19 +25,19 @@ SMALL = tiny_nequip(ELEMENTS, r_max=2.5, energy_scales=(0.5,) * 3, energy_shifts
 ETHANOL, WATER, METHANE = [6, 2, 1], [2, 0, 1], [4, 1, 0]
 
 
-def test_levels_are_known_where_labelled_compositions_add_up():
-    one = levels.independent(np.array([ETHANOL] * 5))
+def test_energies_are_known_where_labelled_compositions_add_up():
+    one = atomic_energies.independent(np.array([ETHANOL] * 5))
     assert one.tolist() == [ETHANOL]
     known = [ETHANOL, [12, 4, 2], WATER, [0, 0, 0]]
-    assert levels.determined(np.array(known), one).tolist() == [True, True, False, True]
-    three = levels.independent(np.array([WATER, METHANE, WATER, ETHANOL, METHANE]))
-    assert len(three) == 3 and levels.determined(np.array([[2, 0, 0], [0, 1, 2], [7, 5, 3]]), three).all()
-    two = levels.independent(np.array([WATER, METHANE]))
+    assert atomic_energies.determined(np.array(known), one).tolist() == [True, True, False, True]
+    three = atomic_energies.independent(np.array([WATER, METHANE, WATER, ETHANOL, METHANE]))
+    assert len(three) == 3 and atomic_energies.determined(np.array([[2, 0, 0], [0, 1, 2], [7, 5, 3]]), three).all()
+    two = atomic_energies.independent(np.array([WATER, METHANE]))
     # CH4 + H2O, and H8C2 + ... of the same atoms, but not hydrogen alone.
-    assert levels.determined(np.array([[6, 1, 1], [2, 0, 0], [2, -1, 1], [8, 0, 4]]), two).tolist() == [
+    assert atomic_energies.determined(np.array([[6, 1, 1], [2, 0, 0], [2, -1, 1], [8, 0, 4]]), two).tolist() == [
         True, False, False, True,
     ]  # fmt: skip
-    assert not levels.determined(np.array([ETHANOL]), levels.independent(np.zeros((0, 3), int)))[0]
+    assert not atomic_energies.determined(np.array([ETHANOL]), atomic_energies.independent(np.zeros((0, 3), int)))[0]
 
 
 def samples(**change):
@@ -56,7 +56,7 @@ def test_energies_of_other_compositions_are_flagged_once(tmp_path):
         warnings.simplefilter("error")
         calculator.calculate(inside)
         assert np.isfinite(calculator.results["energy_sigma"])
-    with pytest.warns(OutsideTrainingWarning, match="H2O: it is no sum of labelled compositions"):
+    with pytest.warns(OutsideTrainingWarning, match="H2O: its composition is no linear combination"):
         calculator.calculate(outside)
     assert calculator.results["energy_sigma"] == np.inf
     assert np.isfinite(calculator.results["forces"]).all() and np.isfinite(calculator.results["forces_sigma"]).all()
@@ -91,7 +91,7 @@ def frames_of(names):
     return Frames(numbers, np.zeros((len(made), 3), bool), positions, *rest)
 
 
-def test_metrics_leave_energies_out_whose_level_is_not_known():
+def test_metrics_leave_energies_out_that_are_not_known():
     used = frames_of(["CH3CH2OH", "H2O", "CH3OCH3", "CH4"])
     zeros = np.zeros((2, 4, 9, 3))
     prediction = Prediction(np.random.default_rng(0).normal(size=(2, 4)), zeros, None, np.ones((2, 4, 9)))
@@ -142,5 +142,5 @@ def test_intervals_of_energies_that_are_not_learnt_hold_what_they_say(count):
 
 def test_frames_of_one_atom_have_a_composition():
     used = frames_of(["CH4"])
-    assert samples(compositions=np.array([METHANE])).knows_level(used.numbers).all()
-    assert not samples(compositions=np.array([METHANE])).knows_level(ase.Atoms("O").numbers)
+    assert samples(compositions=np.array([METHANE])).knows_energy(used.numbers).all()
+    assert not samples(compositions=np.array([METHANE])).knows_energy(ase.Atoms("O").numbers)

@@ -1,0 +1,177 @@
+"""Everything in which architectures differ: a row of a table for each, and the only place that tells them apart.
+
+A new architecture is a module with its configuration, a subclass of `ArchitectureConfig`, and its network, which takes
+what `NequIP` takes and gets its force σ from `force_sigma`, and a row here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Generic, NamedTuple, Protocol, TypeVar, Union
+
+import flax.linen as nn
+from pydantic import Field, TypeAdapter
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.models import mace, nequip
+from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
+from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.importers import downloads, mace_files, sevennet_files
+
+C = TypeVar("C", bound=ArchitectureConfig)
+
+Say = Callable[[str], None]
+"""Told in a line what takes place."""
+
+
+class Writer(Protocol):
+    """Writes weights as files of another program, one for each chain."""
+
+    def __call__(
+        self, config: Any, chains: Sequence[Params], template: Path, paths: Sequence[Path], *, trust: bool
+    ) -> None:
+        """Write the chains with everything but their weights taken from a template; see `mace_files.write_models`."""
+        ...
+
+
+class FileFormat(NamedTuple):
+    """Files of another program that hold a model with its architecture."""
+
+    program: str
+    suffix: str
+    read: Callable[[Path], Imported]
+    write: Writer | None = None
+
+
+class Published(NamedTuple):
+    """A model of another project that is known by name."""
+
+    find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> its file and the file's SHA-256
+    read: Callable[[Path], Imported]
+    digest: str | None = None  # the SHA-256, where it is known without the file
+
+
+@dataclass(frozen=True)
+class Architecture(Generic[C]):
+    """What the rest of the package needs to know of one architecture."""
+
+    config: type[C]
+    """Its settings; the default of the field `architecture` is its name."""
+    network: Callable[[C], nn.Module]
+    """The network with these settings."""
+    element_axis: Callable[[C, tuple[str, ...]], int | None]
+    """Which axis of the parameter at a path counts elements, if one does."""
+    most_layers: Callable[[C], int]
+    """The largest of the numbers of blocks and layers, each of which has an array of its own: what a file claims."""
+    last_layer: Callable[[C], tuple[str, ...]]
+    """Path of the weights of the last linear layer of the (last) energy readout, in which energies are linear."""
+    prior_scale: float
+    """σ_TL of the transfer prior where none is given."""
+    step_size: float
+    """First step size γ0 of short chains where none is given."""
+    widened: Callable[[Params], Params]
+    """Random weights of unit variance, changed to what training from them should begin with."""
+    per_element: Callable[[C, Params], tuple[C, Params]]
+    """The same energies with weights of each element in place of those of an embedding; the very arguments if so."""
+    formats: tuple[FileFormat, ...] = ()
+    """Files of other programs that are read and, some of them, written."""
+    published: Mapping[str, Published] = field(default_factory=dict)
+    """Models of other projects by the name used in configurations."""
+
+    @property
+    def name(self) -> str:
+        """By which files say which architecture they are of."""
+        return self.config.model_fields["architecture"].default
+
+
+def _checkpoint(name: str, key: str, say: Say) -> tuple[Path, str]:
+    return sevennet_files.find(name, key), sevennet_files.CHECKPOINTS[name].sha256
+
+
+def _download(name: str, key: str, say: Say) -> tuple[Path, str]:
+    return downloads.fetch(name, key, say=say)
+
+
+_NEQUIP: Final = Architecture(
+    config=NequIPConfig,
+    network=nequip.NequIP,
+    element_axis=nequip.element_axis,
+    most_layers=nequip.most_layers,
+    last_layer=nequip.last_layer,
+    prior_scale=0.2,
+    step_size=1e-3,
+    widened=nequip.widened,
+    per_element=nequip.per_element,
+    published={
+        name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
+        for name, origin in sevennet_files.CHECKPOINTS.items()
+    },
+)
+
+_MACE: Final = Architecture(
+    config=MACEConfig,
+    network=mace.MACE,
+    element_axis=mace.element_axis,
+    most_layers=lambda config: config.num_interactions,
+    last_layer=mace.last_layer,
+    prior_scale=0.5,
+    step_size=1e-3,
+    widened=lambda params: params,
+    per_element=lambda config, params: (config, params),  # its weights are those of each element
+    formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),
+    published={name: Published(_download, mace_files.read_model) for name in downloads.DOWNLOADS},
+)
+
+ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}
+"""All architectures by name."""
+
+
+def of(config: ArchitectureConfig) -> Architecture[Any]:
+    """The row of the architecture that a configuration is of.
+
+    Raises:
+      ConfigError: if there is none.
+    """
+    row = ARCHITECTURES.get(config.architecture)
+    if row is None:
+        raise ConfigError("architecture", config.architecture, f"one of {sorted(ARCHITECTURES)}")
+    return row
+
+
+def read_config(text: str) -> ArchitectureConfig:
+    """The configuration of any architecture from JSON.
+
+    Raises:
+      ValidationError: if it is none.
+    """
+    return _reader(tuple(row.config for row in ARCHITECTURES.values())).validate_json(text)
+
+
+@cache
+def _reader(kinds: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[ArchitectureConfig]:
+    # The members of the union are known only now, which a type checker does not follow.
+    return TypeAdapter(Annotated[Union[kinds], Field(discriminator="architecture")])  # noqa: UP007  # pyright: ignore
+
+
+def formats() -> tuple[FileFormat, ...]:
+    """Files of other programs, of all architectures."""
+    return tuple(form for row in ARCHITECTURES.values() for form in row.formats)
+
+
+def written_format(config: ArchitectureConfig) -> tuple[FileFormat, Writer]:
+    """The files of another program that fine-tuned weights of an architecture can be written to.
+
+    Raises:
+      ConfigError: if there are none.
+    """
+    for form in of(config).formats:
+        if form.write is not None:
+            return form, form.write
+    able = sorted(row.name for row in ARCHITECTURES.values() if any(form.write for form in row.formats))
+    raise ConfigError("architecture", config.architecture, f"one of {able}, if there is a template of another program")
+
+
+def published() -> dict[str, Published]:
+    """Models of other projects by name, of all architectures."""
+    return {name: model for row in ARCHITECTURES.values() for name, model in row.published.items()}

@@ -1,0 +1,76 @@
+"""The next stretch of dynamics: how long it may be, what stops it, and what came of it."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from bayes_mlff.data.neighbors import NeighborSpec
+from bayes_mlff.data.readings import Reading
+from bayes_mlff.ensemble import triggers as triggering
+from bayes_mlff.ensemble.triggers import Trigger
+from bayes_mlff.md.chunk import Chunk, RunChunk, Stop
+from bayes_mlff.otf import guards
+from bayes_mlff.otf.problem import Problem, dynamics_chunk
+from bayes_mlff.otf.state import RunState
+
+
+class Ran(NamedTuple):
+    """A stretch of dynamics, and what it was run against."""
+
+    chunk: Chunk
+    triggers: tuple[Trigger, ...]  # with the limits of this stretch, even if it was too early to ask
+    readings: tuple[Reading, ...]  # of its last step
+    tripped: str | None  # why its last step cannot be gone on from
+
+    @property
+    def stop(self) -> Stop:
+        """Why it ended early."""
+        return Stop(int(self.chunk.stop))
+
+    @property
+    def steps(self) -> int:
+        """Steps begun."""
+        return int(self.chunk.steps)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its last step waits for a label."""
+        return bool(self.stop & (Stop.UNCERTAIN | Stop.AUDIT))
+
+
+class Dynamics:
+    """The compiled dynamics of one run, compiled anew only when the neighbour lists grow."""
+
+    def __init__(self, problem: Problem):
+        self._problem = problem
+        self._compiled: tuple[NeighborSpec, RunChunk] | None = None
+
+    def run(
+        self, state: RunState, triggers: tuple[Trigger, ...], *, silent: int, known: Mapping[str, list[float]]
+    ) -> Ran:
+        """Dynamics up to the next stop.
+
+        Args:
+          state: from which it starts.
+          triggers: with the limits of now.
+          silent: steps from here on in which the triggers ask for nothing.
+          known: values of the statistics at the labels so far, by name.
+        """
+        host, device, config = state.host, state.device, self._problem.config
+        limit = min(config.dynamics.chunk_steps, config.n_steps - host.step)
+        if silent:
+            limit = min(limit, silent)
+        audit = host.clock.due - host.step if host.clock.due else 0
+        allowed = guards.limits(self._problem, state, steps=limit, triggers=triggers, audit=audit, known=known)
+        watched = triggering.on_device(triggers, device.md.position.dtype, silent=silent > 0)
+        chunk = self._of(host.spec)(
+            device.params, device.md, device.neighbors, watched, jnp.asarray(limit, jnp.int32), allowed
+        )
+        readings = triggering.readings(triggers, chunk.predictive, chunk.neighbors.graph.node_mask)
+        return Ran(chunk, triggers, readings, guards.tripped(Stop(int(chunk.stop)), chunk, allowed, triggers))
+
+    def _of(self, spec: NeighborSpec) -> RunChunk:
+        if self._compiled is None or self._compiled[0] != spec:
+            self._compiled = spec, dynamics_chunk(self._problem, spec, self._problem.config.dynamics.chunk_steps)
+        return self._compiled[1]

@@ -1,0 +1,37 @@
+"""The state of a run before its first label."""
+
+from typing import Final
+
+import jax
+import numpy as np
+
+from bayes_mlff.otf import criteria
+from bayes_mlff.otf.problem import Problem, first_dynamics, first_origin, first_parameters, learning_graph
+from bayes_mlff.otf.state import DeviceState, HostState, RunState
+from bayes_mlff.posterior import training_set as training
+
+INITIAL_CAPACITY: Final = 64
+"""Label slots to begin with; doubled when full, at the price of one compilation."""
+
+
+def first_state(problem: Problem, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:
+    """Atoms at rest in the initial structure or with their first velocities, chains apart, and no labels.
+
+    Args:
+      problem: of the run.
+      key_md: draws the first velocities and the noise of the thermostat.
+      key_params: draws the starting points of the chains.
+      key_chains: draws the noise of the sampler.
+    """
+    spec, state, md = first_dynamics(problem, key_md)
+    params = first_parameters(problem, key_params)
+    device = DeviceState(
+        md,
+        md,
+        state,
+        params,
+        problem.chains.init(params, key_chains),
+        training.allocate(learning_graph(problem, problem.structure, slack=1.1), INITIAL_CAPACITY),
+        np.zeros(0, np.uint8),
+    )
+    return RunState(device, HostState(0, 0.0, criteria.priors(problem), spec, origin=first_origin(problem)))

@@ -1,0 +1,71 @@
+"""A label enters the training set, and the chains go on until they know it."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bayes_mlff.core.errors import RunStoppedError
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.graph import Graph, pad_slots
+from bayes_mlff.otf.problem import Problem, chain_update, ensemble, learning_graph
+from bayes_mlff.otf.state import Observer, RunState
+from bayes_mlff.posterior import training_set as training
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.interruption import Interruption
+
+
+class Learner:
+    """The update of the chains of one run, compiled once for every capacity of the training set."""
+
+    def __init__(self, problem: Problem, run: RunDirectory, observer: Observer, interruption: Interruption):
+        self._problem, self._run, self._observer, self._interruption = problem, run, observer, interruption
+        self._update, self._ensemble = chain_update(problem), ensemble(problem)
+
+    def learn(self, state: RunState, record: LabelRecord) -> RunState:
+        """Put a label into the training set and continue the chains.
+
+        Raises:
+          RunStoppedError: if a chain becomes non-finite.
+        """
+        started = time.perf_counter()
+        device, host = state.device, state.host
+        energy = self._problem.scale(host.offset_ev).reference_to_network(record.label.energy)
+        known, graph = self._with_room(device.training_set, record)
+        known = training.append(known, graph, energy, record.label.forces, record.label.stress)
+        params, chains, rounds = device.params, device.chains, 0
+        while rounds == 0 or (rounds < self._problem.config.sampler.rounds and not self._fits(params, graph, energy)):
+            with self._interruption.patience(0.0):  # the label is on the disk, and the update can be repeated
+                params, chains, info = self._update(params, chains, known)
+                finite = bool(jnp.all(info.finite))
+            if not finite:
+                raise RunStoppedError(
+                    f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
+                )
+            rounds += 1
+        self._report(record, host.step, int(known.count), rounds, time.perf_counter() - started)
+        return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
+
+    def _with_room(self, known: TrainingSet, record: LabelRecord) -> tuple[TrainingSet, Graph]:
+        """The training set with room for one more label, and that label's graph with as many neighbour slots."""
+        if int(known.count) == known.capacity:
+            known = training.grow(known, 2 * known.capacity)
+        graph, slots = learning_graph(self._problem, record.structure), known.graphs.neighbors.shape[2]
+        if graph.neighbors.shape[1] > slots:
+            graph = learning_graph(self._problem, record.structure, slack=1.1)
+            known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
+        return known, pad_slots(graph, known.graphs.neighbors.shape[2])
+
+    def _fits(self, params: jax.Array, graph: Graph, energy: float) -> bool:
+        """True if the mean energy of a label, eV on the network's scale, is off by at most half of the threshold."""
+        error = float(self._ensemble(params, graph).energy_mean[0]) - energy
+        return abs(error) <= 0.5 * self._problem.threshold_ev
+
+    def _report(self, record: LabelRecord, step: int, count: int, rounds: int, seconds: float) -> None:
+        force_error = None
+        if record.predicted_forces_mean is not None:
+            force_error = float(np.sqrt(np.mean((record.predicted_forces_mean - record.label.forces) ** 2)))
+        self._observer.update(step=step, labels=count, rounds=rounds, seconds=seconds, force_error_ev_a=force_error)
+        self._run.log("update", step=step, labels=count, rounds=rounds, seconds=round(seconds, 3))

@@ -1,0 +1,95 @@
+"""Triggers in compiled dynamics: each is compared with its own limit, and limits are data and no code."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bayes_mlff.data import neighbors
+from bayes_mlff.data.readings import Reading
+from bayes_mlff.ensemble import calibration, triggers
+from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger, on_energy
+from bayes_mlff.md import chunk as chunks
+from bayes_mlff.md.chunk import Stop, no_limits
+from tests.support.force_trigger import FORCE
+from tests.support.guard_states import md, predictive, problem, real, structure
+
+INTEGRATOR = problem(dynamics={"ensemble": "nve"}).integrator
+FORCE_SIGMA = 0.1 * np.sqrt(3.0)
+
+
+def step_of(said):
+    """One step at whose end the ensemble says this, as a function of the triggers."""
+    start = md()
+    _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
+
+    @jax.jit
+    def take(watched, limits):
+        zero = chunks.empty_chunk(start, around, said, watched, 3)
+        return chunks.conclude(zero, start, around, said, INTEGRATOR, watched, limits)
+
+    return take
+
+
+FREE = no_limits(jnp.float64)
+
+
+def both(energy, force):
+    return Trigger(ENERGY_SIGMA, real(energy)), Trigger(FORCE, real(force))
+
+
+def test_every_trigger_stops_alone_and_limits_compile_nothing(count_compilations):
+    take = step_of(predictive(sigma=0.01))
+    cases = [
+        ((0.02, 0.2), (False, False)),
+        ((0.009, 0.2), (True, False)),
+        ((0.02, 0.17), (False, True)),
+        ((0.009, 0.17), (True, True)),
+    ]
+    with count_compilations() as compiled:
+        found = [take(both(*limits), FREE) for limits, _ in cases]
+    assert compiled.value <= 1
+    for got, (_, asked) in zip(found, cases, strict=True):
+        assert got.asked.tolist() == list(asked)
+        assert Stop(int(got.stop)) == (Stop.UNCERTAIN if any(asked) else Stop.NONE)
+        np.testing.assert_allclose(got.thermo.statistics[0], [0.01, FORCE_SIGMA], rtol=1e-12)
+        np.testing.assert_allclose(got.compared.statistics, [0.01, FORCE_SIGMA], rtol=1e-12)
+
+
+def test_each_statistic_has_its_own_guard():
+    take, never = step_of(predictive(sigma=0.01)), both(np.inf, np.inf)
+    for highest, stop in (([1.0, 1.0], Stop.NONE), ([0.001, 1.0], Stop.SIGMA), ([1.0, 0.17], Stop.SIGMA)):
+        assert Stop(int(take(never, FREE._replace(statistics=real(highest))).stop)) == stop
+
+
+def test_a_statistic_that_is_not_finite_stops():
+    spoilt = predictive()._replace(forces_sigma=jnp.full((1, 2, 3), jnp.nan))
+    assert Stop.NON_FINITE in Stop(int(step_of(spoilt)(both(np.inf, np.inf), FREE).stop))
+
+
+def test_padding_is_not_asked():
+    said = predictive()._replace(forces_sigma=real([[[0.1] * 3, [1.0] * 3]]))
+    value = partial(FORCE.value, said)
+    assert float(value(jnp.array([True, False]))) == pytest.approx(FORCE_SIGMA)
+
+
+def test_readings_keep_the_limit_that_silent_dynamics_does_not_have():
+    now = both(0.02, 0.2)
+    silent = triggers.on_device(now, jnp.dtype(np.float64), silent=True)
+    assert all(np.isinf(trigger.limit) for trigger in silent)
+    energy, force = triggers.readings(now, predictive(sigma=0.01), jnp.ones(2, bool))
+    assert energy == Reading("energy", 0.01, 0.02, "eV")
+    assert force.name == "force" and force.value == pytest.approx(FORCE_SIGMA) and force.limit == 0.2
+    assert force.shown()[2] == "kcal/mol/Å" and force.shown()[1] == pytest.approx(0.2 * 23.0605, rel=1e-5)
+    assert triggers.on_energy(0.3) == on_energy(0.3)
+
+
+def test_the_limit_follows_the_calibration():
+    prior = calibration.init(3.0, 10.0)
+    asked = Criterion(ENERGY_SIGMA, 0.02, 0.95, prior, 1.0)
+    worse = calibration.update(prior, 0.1, 0.01)
+    for state in (prior, worse):
+        assert asked.trigger(state).limit == calibration.critical_sigma(state, 0.02, confidence=0.95)
+    assert asked.limit(worse) < asked.limit(prior)
