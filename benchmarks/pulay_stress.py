@@ -18,9 +18,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from bayes_mlff.core.units import GPA
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.engines.engine import VerifiedEngine
 from bayes_mlff.engines.gpaw.settings import GpawSettings
 from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.engines.verified import VerifiedEngine
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.report import run_data
 

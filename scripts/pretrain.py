@@ -18,15 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from pretraining.collection import Collection, Draw, draw, isolated_energies, layout, make_member
+from pretraining.fit import FitState, FramePrediction, make_fit, predict_frames
 
-from bayes_mlff.data.collection import Collection, Draw, draw, isolated_energies, layout, make_member
 from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.molecule_sets import MD17_KEYS, MoleculeSet, read_npz, stack
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.npz import write_npz
 from bayes_mlff.models import registry
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
-from bayes_mlff.posterior.fit import FitState, FramePrediction, make_fit, predict_frames
 
 
 def read(path: Path, *, held_out: bool) -> MoleculeSet:

@@ -1,6 +1,9 @@
-"""Whole numbers, and numbers in messages."""
+"""Whole numbers, numbers in messages, and arrays of a size that is wanted."""
 
 import os
+from collections.abc import Sequence
+
+import numpy as np
 
 
 def largest_divisor(n: int, most: int) -> int:
@@ -13,13 +16,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def padded(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """An array with zeros after what it holds along each axis, up to a shape that is nowhere smaller."""
+    result = np.zeros(shape, x.dtype)
+    result[tuple(slice(size) for size in x.shape)] = x
+    return result
+
+
 def apart(value: float, limit: float, digits: int = 4) -> tuple[str, str]:
     """A number and what it was compared with, with as many digits as it takes to see which is larger.
 
     Args:
-      value: not `limit`.
+      value: the number, which differs from `limit`.
       limit: what it was compared with.
-      digits: fewest.
+      digits: significant digits to begin with.
     """
     for more in range(digits, 18):
         said = f"{value:.{more}g}", f"{limit:.{more}g}"

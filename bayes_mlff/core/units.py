@@ -1,4 +1,6 @@
-"""Physical constants and unit conversion: the only place that knows a conversion factor.
+"""Physical constants and unit conversion: the only place of this package that states a conversion factor.
+
+The exception is `engines/gpaw/plane_waves`, which counts plane waves as GPAW does and takes ASE's constants like it.
 
 Internal units are eV, Å, eV/Å, eV/Å³, fs, K and amu. The integrators work in the time unit that makes
 eV, Å and amu coherent, Å·sqrt(amu/eV).
@@ -21,10 +23,17 @@ HARTREE: Final = 27.211386245988
 BOHR: Final = 0.529177210903
 """One bohr in Å (CODATA 2018)."""
 
+RYDBERG: Final = 0.5 * HARTREE
+"""One rydberg in eV."""
+
 KCAL_MOL: Final = 1.0 / KCAL_MOL_PER_EV
 """One kcal/mol in eV."""
+KJ_MOL: Final = KCAL_MOL / 4.184
+"""One kJ/mol in eV."""
+METRES_PER_SECOND: Final = 1e5
+"""One Å/fs in m/s."""
 
-_ENERGY_UNITS: Final = {"kcal/mol": KCAL_MOL, "ev": 1.0, "mev": 1e-3, "kj/mol": KCAL_MOL / 4.184}
+_ENERGY_UNITS: Final = {"kcal/mol": KCAL_MOL, "ev": 1.0, "mev": 1e-3, "kj/mol": KJ_MOL}
 _QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*$")
 
 

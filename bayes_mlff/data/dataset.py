@@ -128,7 +128,7 @@ def read(path: Path, *, repeats: bool = False, unfinished: bool = False) -> list
     """Read all frames in the order in which they were labelled.
 
     Args:
-      path: the file.
+      path: extended XYZ file of the labels.
       repeats: the file may hold a step several times.
       unfinished: ignore an incomplete last frame, for files that are being written or were left by a kill.
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_mlff.core import numbers
+
 
 class Graph(NamedTuple):
     """One structure, or several along a leading axis, with a fixed number of neighbour slots per atom.
@@ -57,7 +59,7 @@ def padded(graph: Graph, atoms: int, slots: int) -> Graph:
     sizes = dict.fromkeys(("positions", "species", "node_mask"), (atoms,)) | by_slot
 
     def pad(x: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-        return np.pad(x, [(0, new - old) for new, old in zip((*size, *x.shape[len(size) :]), x.shape, strict=True)])
+        return numbers.padded(x, (*size, *x.shape[len(size) :]))
 
     return graph._replace(**{name: pad(np.asarray(getattr(graph, name)), size) for name, size in sizes.items()})
 

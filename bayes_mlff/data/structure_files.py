@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import ase
-import ase.units
 import numpy as np
 from ase.io.formats import ioformats
 
+from bayes_mlff.core import units
 from bayes_mlff.core.errors import BayesMlffError, ConfigError, DataError, brief
 from bayes_mlff.core.paths import bounded_memory
 from bayes_mlff.data import (
@@ -112,12 +111,12 @@ def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure
     atoms, remarks = raw.atoms, [*raw.warned]
     remarks += structure_checks.drop_dummy_cell(atoms, kind)
     structure_checks.check_said(atoms, kind)
-    _add_settings(atoms.info, settings, atoms.numbers)
+    _add_settings(atoms.info, settings)
     found = from_ase(atoms)
     _check_start(found)
     velocities = None
     if atoms.has("momenta"):
-        velocities = np.array(atoms.get_velocities(), np.float64) * ase.units.fs
+        velocities = np.array(atoms.get_velocities(), np.float64) * units.FS
         if not np.isfinite(velocities).all():
             raise DataError("structure: velocities are not finite numbers")
         if found.fixed is not None and velocities[found.fixed].any():
@@ -125,13 +124,13 @@ def _taken(settings: StructureSettings, raw: Raw, kind: str) -> InitialStructure
             remarks.append("velocities of held coordinates are not used")
     where = f"read as {ioformats[kind].description} ({kind}), frame {raw.index} of {raw.count}, counted from 0"
     choice = "; structure.index chooses another" if raw.count > 1 else ""
-    described = structure_remarks.describe(found, velocities)
+    described = structure_remarks.describe(found)
     beside = structure_remarks.unused(atoms, found.electronic)
     caveat = structure_checks.caveat(kind)
     return InitialStructure(found, velocities, (*described, where + choice, *remarks, *beside, *caveat))
 
 
-def _add_settings(info: dict[Any, Any], settings: StructureSettings, numbers: np.ndarray) -> None:
+def _add_settings(info: dict[Any, Any], settings: StructureSettings) -> None:
     """Add charge and multiplicity of the settings, unless they contradict the file."""
     words = electronic.stated(info)
     for name, wanted, said in (

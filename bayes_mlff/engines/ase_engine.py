@@ -4,34 +4,28 @@ import importlib
 import json
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import ase
-import numpy as np
 from ase.calculators.calculator import BaseCalculator
-from ase.stress import voigt_6_to_full_3x3_stress
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
+from bayes_mlff.core.errors import EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.engines import calls, factories
+from bayes_mlff.engines.calculator_engine import CalculatorEngine
 from bayes_mlff.engines.calculator_settings import (
     RETRY_EXCEPTIONS,
     SETUP_EXCEPTIONS,
     CalculatorSettings,
     all_arguments,
-    describe,
-    lacking,
     level_hash,
     root_package,
 )
-from bayes_mlff.engines.charge_spin import initial_moments
-from bayes_mlff.engines.electrons import Told, tell
-from bayes_mlff.engines.engine import EngineResult, climb, with_geometry
-from bayes_mlff.engines.moments import check_count
-from bayes_mlff.engines.work_folder import WorkFolder, working_in
+from bayes_mlff.engines.electrons import Told
+from bayes_mlff.engines.engine import EngineResult, retry, with_geometry
+from bayes_mlff.engines.work_folder import working_in
 from bayes_mlff.engines.worker.child import OutputCheck
 
 
@@ -47,7 +41,7 @@ class AseSettings(CalculatorSettings):
     )
 
 
-class AseEngine:
+class AseEngine(CalculatorEngine):
     """An `Engine` around one ASE calculator. It has no state to save."""
 
     def __init__(self, settings: AseSettings, directory: Path | None = None, *, base: Path | None = None):
@@ -61,10 +55,8 @@ class AseEngine:
         Raises:
           EngineSetupError: if an import path leads nowhere, naming the module and how to install it.
         """
-        self._settings = settings
-        self._base = None if base is None else str(base.resolve())
-        self._folder = WorkFolder(directory)
-        self._names = _names(settings, self._base)
+        super().__init__(settings, directory, base)
+        self._names = _import_calculators(settings, self._base)
         named = tuple(_import_exception(path, self._base) for path in settings.retry_exceptions)
         own = (error for path in self._names for error in _own_exceptions(path))
         self._retry_exceptions = (*RETRY_EXCEPTIONS, *own, *named)
@@ -78,24 +70,12 @@ class AseEngine:
         s = self._settings
         return level_hash(s, ase.__version__, factories.identity(s.calculator, s.arguments, self._base))
 
-    @property
-    def description(self) -> str:
-        """See `Engine.description`."""
-        return describe(self._settings)
-
-    def assumptions(self, structure: Structure) -> tuple[str, ...]:
-        """See `Engine.assumptions`."""
-        return self._tell(structure, self._settings.arguments).remarks
-
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
-        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
+        told = self._tell_first(structure)
         with working_in(self._folder.path()):
             calculator = self._usable(told)
-        wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
-        missing = [name for name in wanted if name not in calculator.implemented_properties]
-        if missing:
-            raise EngineSetupError(lacking(self._settings, missing))
+        self._refuse_without(calculator.implemented_properties, structure)
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
@@ -103,8 +83,8 @@ class AseEngine:
         if not self._settings.reuse_calculator:
             self._drop()
         self.check(structure)
-        (label, evaluated, note), reasons = climb(
-            lambda rung: self._attempt(structure, rung),
+        (label, evaluated, note), reasons = retry(
+            lambda number: self._attempt(structure, number),
             1 + len(self._settings.retries),
             description=self.description,
         )
@@ -114,18 +94,9 @@ class AseEngine:
         settled = self._tell(structure, self._settings.arguments).settled
         return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note), settled)
 
-    def save_state(self) -> bytes | None:
-        """None: a calculator's state is its own."""
-        return None
-
     def restore_state(self, state: bytes | None) -> None:
-        """Start from a new calculator.
-
-        Raises:
-          DataError: if there is a state, since this engine never saved one.
-        """
-        if state is not None:
-            raise DataError("engine state: an ASE calculator has none; the state belongs to another engine")
+        """Start from a new calculator; a state, which this engine never saves, is refused with a DataError."""
+        super().restore_state(state)
         self._drop()
 
     def close(self) -> None:
@@ -133,24 +104,8 @@ class AseEngine:
         self._drop()
         self._folder.close()
 
-    def __enter__(self) -> Self:
-        """Return this engine."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
-    def _wants_stress(self, structure: Structure) -> bool:
-        return self._settings.stress and structure.is_periodic
-
-    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
-        s = self._settings
-        check_count(s.initial_magmoms, structure, "engine.initial_magmoms")
-        moments = initial_moments(s.initial_magmoms, structure, "engine.initial_magmoms")
-        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+    def _keywords(self) -> dict[str, list[str]]:
+        return self._names
 
     def _drop(self) -> None:
         calculator, self._calculator = self._calculator, None
@@ -174,11 +129,11 @@ class AseEngine:
         self._calculator, self._made_for = calculator, made_for
         return calculator
 
-    def _attempt(self, structure: Structure, rung: int) -> tuple[Label, Structure, str]:
-        """One evaluation, on a new calculator from the second rung on."""
-        if rung > 0:
+    def _attempt(self, structure: Structure, number: int) -> tuple[Label, Structure, str]:
+        """One evaluation, on a new calculator from the second on."""
+        if number > 0:
             self._drop()
-        told = self._tell(structure, all_arguments(self._settings)[rung])
+        told = self._tell(structure, all_arguments(self._settings)[number])
         with working_in(self._folder.path()):
             return self._evaluate(structure, told)
 
@@ -206,21 +161,10 @@ class AseEngine:
         if not isinstance(evaluated, ase.Atoms):
             raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
         geometry = with_geometry(structure, evaluated.numbers, evaluated.positions, evaluated.cell.array, evaluated.pbc)
-        return self._label(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
-
-    def _label(self, answer: dict[str, Any]) -> Label:
-        try:
-            energy = float(np.array(answer["energy"], np.float64))
-            forces = np.array(answer["forces"], np.float64)
-            stress = None if answer["stress"] is None else np.array(answer["stress"], np.float64)
-        except (TypeError, ValueError) as error:
-            raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
-        if stress is not None and stress.shape == (6,):
-            stress = voigt_6_to_full_3x3_stress(stress)
-        return Label(energy, forces, stress)
+        return self._label_of(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
 
 
-def _names(settings: CalculatorSettings, base: str | None) -> dict[str, list[str]]:
+def _import_calculators(settings: CalculatorSettings, base: str | None) -> dict[str, list[str]]:
     """Import the calculators that the settings name, and ask which keywords they take."""
     try:
         found = {settings.calculator: factories.find_factory(settings.calculator, "engine.calculator", base)}

@@ -106,6 +106,11 @@ class CalculatorSettings(CommonSettings):
         return self
 
     @property
+    def gives_stress(self) -> bool:
+        """True if the stress of periodic structures is asked for."""
+        return self.stress
+
+    @property
     def output_check(self) -> tuple[str, str] | None:
         """File and pattern, if the program's output is to be read."""
         if self.output_file is None or self.unconverged_pattern is None:

@@ -71,8 +71,8 @@ def settle(
     Args:
       structure: what its file, or `structure` of the configuration, says.
       moments: initial ones, μB; they decide on the multiplicity where nothing else does and they can.
-      charge: key and value of a setting of the engine.
-      multiplicity: likewise.
+      charge: key and value of the setting of the engine for the total charge, e.
+      multiplicity: key and value of the setting of the engine for the spin multiplicity.
 
     Raises:
       ConfigError: if two statements contradict each other, or no such number of electrons can have that spin.

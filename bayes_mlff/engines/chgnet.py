@@ -30,11 +30,17 @@ class ChgnetSettings(CommonSettings):
     )
     threads: int = Field(default=1, ge=1, description="Number of OpenMP and BLAS threads of the process.")
 
+    @property
+    def gives_stress(self) -> bool:
+        """True if the stress of periodic structures is asked for."""
+        return self.stress
+
 
 class ChgnetEngine(WorkerEngine):
     """An `Engine` on CPU in a process of its own."""
 
-    def __init__(self, settings: ChgnetSettings, directory: Path | None = None):
+    def __init__(self, settings: ChgnetSettings, directory: Path | None = None, *, base: Path | None = None):
+        """See `WorkerEngine`."""
         worker = WorkerSettings(
             calculator=CALCULATOR,
             arguments={"use_device": "cpu"},
@@ -43,7 +49,7 @@ class ChgnetEngine(WorkerEngine):
             timeout_s=settings.timeout_s,
             threads=settings.threads,
         )
-        super().__init__(worker, directory)
+        super().__init__(worker, directory, base=base)
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`; CHGNet knows neither charge nor spin of a structure."""

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
+from bayes_mlff.core import units
 from bayes_mlff.core.errors import EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
@@ -26,20 +27,19 @@ FACTORS: Final = {
     -1.0: "the opposite sign",
     0.5: "a factor of two",
     2.0: "a factor of two",
-    0.529177: "bohr in the place of Å",
-    1.889726: "bohr in the place of Å",
-    27.2114: "hartree in the place of eV",
-    0.0367493: "hartree in the place of eV",
-    13.6057: "rydberg in the place of eV",
-    0.0734986: "rydberg in the place of eV",
-    51.42208: "hartree/bohr in the place of eV/Å",
-    0.0194469: "hartree/bohr in the place of eV/Å",
-    0.0433641: "kcal/mol in the place of eV",
-    23.0605: "kcal/mol in the place of eV",
-    0.0103643: "kJ/mol in the place of eV",
-    96.4853: "kJ/mol in the place of eV",
-    160.2177: "GPa in the place of eV/Å³",
-    0.00624151: "GPa in the place of eV/Å³",
+    **{
+        ratio: f"{other} in the place of {ours}"
+        for unit, other, ours in (
+            (units.BOHR, "bohr", "Å"),
+            (units.HARTREE, "hartree", "eV"),
+            (units.RYDBERG, "rydberg", "eV"),
+            (units.HARTREE / units.BOHR, "hartree/bohr", "eV/Å"),
+            (units.KCAL_MOL, "kcal/mol", "eV"),
+            (units.KJ_MOL, "kJ/mol", "eV"),
+            (units.GPA, "GPa", "eV/Å³"),
+        )
+        for ratio in (unit, 1.0 / unit)
+    },
 }
 """Ratios of energy difference to work that mistakes with units leave, and their names."""
 
@@ -71,7 +71,7 @@ def compare(engine: Labels, structure: Structure, label: Label, *, seed: int = 0
     compared, and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
 
     Args:
-      engine: the reference.
+      engine: the reference method, which labels displaced structures.
       structure: where `label` is for; atoms that are held move, too, as the recorded forces are the true ones.
       label: of the structure.
       seed: of the random direction and strain.

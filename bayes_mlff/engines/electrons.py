@@ -46,7 +46,7 @@ def tell(
 
     Args:
       structure: what is to be labelled.
-      calculator: import path.
+      calculator: import path of the ASE calculator.
       arguments: as configured; calculators within them are told, too.
       moments: initial ones, μB.
       reads: by what the calculator finds charge and spin by itself, see `CalculatorSettings.reads`.
@@ -58,8 +58,8 @@ def tell(
     parts = list(_parts(calculator, arguments, "engine", names))
     for part in parts:
         spelling.check(part.path, part.place, part.arguments, part.dialect, names.get(part.path, ()))
-    charge = _same([found for part in parts if (found := _argument(part, "charge")) is not None], structure)
-    spin = _same([found for part in parts if (found := _argument(part, "multiplicity")) is not None], structure)
+    charge = _same([found for part in parts if (found := _argument(part, "charge")) is not None])
+    spin = _same([found for part in parts if (found := _argument(part, "multiplicity")) is not None])
     electrons = settle(structure, moments, charge=charge, multiplicity=spin)
     for part in parts:
         _refuse_other_spin(part, electrons)
@@ -116,7 +116,7 @@ def _argument(part: _Part, what: str) -> tuple[str, int] | None:
     return None
 
 
-def _same(found: list[tuple[str, int]], structure: Structure) -> tuple[str, int] | None:
+def _same(found: list[tuple[str, int]]) -> tuple[str, int] | None:
     for key, value in found[1:]:
         if value != found[0][1]:
             raise ConfigError(key, value, f"{found[0][1]}, as {found[0][0]}: one structure has one state")

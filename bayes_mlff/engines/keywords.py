@@ -125,7 +125,7 @@ def dialect(path: str, arguments: Mapping[str, JsonValue], names: Iterable[str])
     """How a calculator is told charge and spin.
 
     Args:
-      path: import path.
+      path: import path of the ASE calculator.
       arguments: of the calculator.
       names: keywords that the calculator says it takes, see `factories.keywords`.
     """

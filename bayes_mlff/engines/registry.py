@@ -1,31 +1,57 @@
 """Which reference engines can be named in a configuration."""
 
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 from pydantic import Field
 
 from bayes_mlff.engines.ase_engine import AseEngine, AseSettings
 from bayes_mlff.engines.chgnet import ChgnetEngine, ChgnetSettings
-from bayes_mlff.engines.engine import Engine, VerifiedEngine
+from bayes_mlff.engines.engine import CommonSettings, Engine
 from bayes_mlff.engines.gpaw.engine import GpawEngine
 from bayes_mlff.engines.gpaw.settings import GpawSettings
 from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
+from bayes_mlff.engines.verified import VerifiedEngine
 from bayes_mlff.engines.worker.engine import WorkerEngine, WorkerSettings
 
-AnySettings = PyscfSettings | AseSettings | WorkerSettings | GpawSettings | ChgnetSettings
 
-NAMES = tuple(kind.model_fields["name"].default for kind in get_args(AnySettings))
+class MakeEngine(Protocol):
+    """Make an engine from its settings; nothing is calculated yet."""
 
-EngineSettings = Annotated[AnySettings, Field(discriminator="name")]
-"""Settings of any engine; the field `name` says of which."""
+    def __call__(self, settings: Any, directory: Path | None, *, base: Path | None) -> Engine:
+        """See `make_engine`."""
+        ...
 
 
-def make_engine(settings: AnySettings, directory: Path | None = None, *, base: Path | None = None) -> VerifiedEngine:
+ENGINES: Final[Mapping[type[CommonSettings], MakeEngine]] = MappingProxyType(
+    {
+        PyscfSettings: PyscfEngine,
+        AseSettings: AseEngine,
+        WorkerSettings: WorkerEngine,
+        GpawSettings: GpawEngine,
+        ChgnetSettings: ChgnetEngine,
+    }
+)
+"""For each kind of settings, what makes its engine; the field `name` of the settings tells them apart."""
+
+NAMES: Final = tuple(settings.model_fields["name"].default for settings in ENGINES)
+
+if TYPE_CHECKING:
+    EngineSettings = CommonSettings
+else:
+    EngineSettings = Annotated[reduce(or_, ENGINES), Field(discriminator="name")]
+    """Settings of any engine; the field `name` says of which."""
+
+
+def make_engine(settings: CommonSettings, directory: Path | None = None, *, base: Path | None = None) -> VerifiedEngine:
     """Turn settings into a working engine, once, when a run starts.
 
     Args:
-      settings: validated settings of one engine.
+      settings: validated settings of one engine of `ENGINES`.
       directory: of the run, which may not exist yet; engines with files write into its folder `engine`.
       base: folder of the configuration, for the modules and files that it names.
 
@@ -36,21 +62,7 @@ def make_engine(settings: AnySettings, directory: Path | None = None, *, base: P
       EngineSetupError: if a package is missing, naming the command that installs it.
     """
     return VerifiedEngine(
-        _make(settings, directory, base),
+        ENGINES[type(settings)](settings, directory, base=base),
         min_distance_angstrom=settings.min_distance_angstrom,
         subtract_net_force=settings.subtract_net_force,
     )
-
-
-def _make(settings: AnySettings, directory: Path | None, base: Path | None) -> Engine:
-    match settings:
-        case PyscfSettings():
-            return PyscfEngine(settings)
-        case AseSettings():
-            return AseEngine(settings, directory, base=base)
-        case WorkerSettings():
-            return WorkerEngine(settings, directory, base=base)
-        case GpawSettings():
-            return GpawEngine(settings, directory)
-        case ChgnetSettings():
-            return ChgnetEngine(settings, directory)

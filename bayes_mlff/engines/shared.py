@@ -1,16 +1,14 @@
 """One engine for several processes."""
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import GEOMETRY, Structure
-from bayes_mlff.engines.engine import Engine, EngineResult, Settled
+from bayes_mlff.engines.engine import Engine, EngineBase, EngineResult, Settled
 from bayes_mlff.parallel.hosts import first, shared
 
 
-class SharedEngine:
+class SharedEngine(EngineBase):
     """The engine of the first process, whose answers all get; all ask at the same time for the same structure."""
 
     def __init__(self, make: Callable[[], Engine]):
@@ -21,7 +19,17 @@ class SharedEngine:
             self._engine = make()
             return self._engine.settings_hash, self._engine.description
 
-        self.settings_hash, self.description = shared(start)
+        self._hash, self._described = shared(start)
+
+    @property
+    def settings_hash(self) -> str:
+        """See `Engine.settings_hash`."""
+        return self._hash
+
+    @property
+    def description(self) -> str:
+        """See `Engine.description`."""
+        return self._described
 
     @property
     def own(self) -> Engine:
@@ -30,15 +38,15 @@ class SharedEngine:
         return self._engine
 
     def check(self, structure: Structure) -> None:
-        """See `Engine`."""
+        """See `Engine.check`."""
         shared(lambda: self.own.check(structure))
 
     def assumptions(self, structure: Structure) -> tuple[str, ...]:
-        """See `Engine`."""
+        """See `Engine.assumptions`."""
         return tuple(shared(lambda: self.own.assumptions(structure)))
 
     def label(self, structure: Structure) -> EngineResult:
-        """See `Engine`."""
+        """See `Engine.label`."""
         result = shared(lambda: self.own.label(structure))
         if first():
             return result
@@ -49,23 +57,15 @@ class SharedEngine:
         )
 
     def save_state(self) -> bytes | None:
-        """See `Engine`; None but in the first process."""
+        """See `Engine.save_state`; None but in the first process."""
         return self.own.save_state() if first() else None
 
     def restore_state(self, state: bytes | None) -> None:
-        """See `Engine`."""
+        """See `Engine.restore_state`."""
         if first():
             self.own.restore_state(state)
 
     def close(self) -> None:
-        """See `Engine`."""
+        """See `Engine.close`."""
         if self._engine is not None:
             self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -15,9 +15,9 @@ ENERGY_UNITS: Final = {
     "eV": 1.0,
     "meV": 1e-3,
     "kcal/mol": units.KCAL_MOL,
-    "kJ/mol": units.KCAL_MOL / 4.184,
+    "kJ/mol": units.KJ_MOL,
     "hartree": units.HARTREE,
-    "Ry": 0.5 * units.HARTREE,
+    "Ry": units.RYDBERG,
 }
 FORCE_UNITS: Final = {f"{e}/{r}": a / b for e, a in ENERGY_UNITS.items() for r, b in POSITION_UNITS.items()}
 STRESS_UNITS: Final = {

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayes_mlff.core.numbers import padded
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.finetune.label_units import Units
 
@@ -63,7 +64,7 @@ class Frames(NamedTuple):
 
         def resize(x: np.ndarray) -> np.ndarray:
             cut = x[:, :atoms]
-            return np.pad(cut, [(0, atoms - cut.shape[1] if axis == 1 else 0) for axis in range(x.ndim)])
+            return padded(cut, (len(cut), atoms, *cut.shape[2:]))
 
         return self._replace(
             **{name: resize(getattr(self, name)) for name in ("numbers", "positions", "forces")},

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bayes_mlff.core.errors import ConfigError, DataError, brief
+from bayes_mlff.core.numbers import padded
 from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_suffix, read_labelled
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
@@ -148,8 +149,7 @@ def _stack(labelled: list[LabelledStructure]) -> Frames:
     rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
     most = max(len(numbers) for numbers, *_ in rows)
     numbers, positions, forces = (
-        np.stack([np.pad(x, [(0, most - len(x)), (0, 0)][: x.ndim]) for x in column])
-        for column in zip(*rows, strict=True)
+        np.stack([padded(x, (most, *x.shape[1:])) for x in column]) for column in zip(*rows, strict=True)
     )
     pbc, cells = (np.stack(x) for x in zip(*((s.pbc, s.cell) for s, _ in labelled), strict=True))
     labels: list[Label] = [label for _, label in labelled]

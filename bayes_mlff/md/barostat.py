@@ -119,7 +119,7 @@ def cell_rescaling(
     ideal gas have volumes distributed as V^N exp(-P V/kT) with either thermostat.
 
     Args:
-      timestep_fs: fs.
+      timestep_fs: time step of the integrator, fs.
       schedule: temperature (positive) and pressure.
       thermostat: made for the same time step.
       time_fs: barostat time τ, fs; longer is gentler.
@@ -131,74 +131,15 @@ def cell_rescaling(
     Returns:
       An integrator whose `begin` needs the stress of the present geometry in the state, and `finish` that of the new.
     """
-    mobility = compressibility_per_gpa / units.GPA * timestep_fs / time_fs  # Å³/eV
-    resting = 1.0 if thermostat.conserves_momentum else 0.0
-    complete = finish(timestep_fs)
-    strains = _Strains(span, cell)
-    ways, confined, deviator = strains.ways, strains.confined, strains.deviator
-
-    def scales(state: MDState) -> tuple[jax.Array, jax.Array]:
-        present = now(schedule, state, timestep_fs)
-        return units.KB * present.temperature_k, units.GPA * present.pressure_gpa
-
-    def root_mean(tensor: jax.Array, size: jax.Array, kt: jax.Array, pressure: jax.Array) -> jax.Array:
-        """Mean change of λ from a cell of volume `size`."""
-        push = jnp.trace(tensor) / ways - pressure * size + (0.5 + resting) * kt
-        return 0.5 * mobility / jnp.sqrt(size) * push
-
-    def variances(kt: jax.Array, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Variance of λ and that of B for V_m = `middle`."""
-        return 0.5 * mobility * kt, 2.0 * mobility * kt / (ways * middle)
-
-    def begin(state: MDState) -> MDState:
-        kt, pressure = scales(state)
-        state = kick(state, timestep_fs / 2)
-        size, tensor, dtype = volume(state.cell), confined(internal_tensor(state)), state.cell.dtype
-        key, key_root, key_shape = jax.random.split(state.rng, 3)
-        mean = root_mean(tensor, size, kt, pressure)
-        root = mean + jnp.sqrt(0.5 * mobility * kt) * jax.random.normal(key_root, (), dtype)
-        growth = 2.0 * jnp.log1p(root / jnp.sqrt(size))
-        root_variance, variance = variances(kt, size * jnp.exp(0.5 * growth))
-        drive = variance / (2.0 * kt) * deviator(tensor)
-        shape = drive + jnp.sqrt(variance) * deviator(confined(jax.random.normal(key_shape, (3, 3), dtype)))
-        odds = _odds(root, -mean, root_variance) + _odds(shape, -drive, variance)
-        strain = growth / ways * strains.unit(dtype) + shape
-        start = state.cell
-        state = add_work(state.set(rng=key, strain=strain), kt * odds)
-        state = drift(rescale(state, 0.5 * strain), timestep_fs / 2)
-        state = drift(thermostat.apply(state, kt), timestep_fs / 2)
-        state = rescale(state, 0.5 * strain)
-        if span is not None:
-            return hold(state, start, span, turn=cell == "flexible")
-        return turn_back(state, start) if cell == "flexible" else state
-
-    def finish_step(state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
-        if stress is None:
-            raise ValueError("stress: got None; allowed: [3, 3], which a moving cell needs after every step")
-        kt, pressure = scales(state)
-        state = state.set(stress=stress)
-        size, tensor, growth = volume(state.cell), confined(internal_tensor(state)), jnp.trace(state.strain)
-        root = -jnp.sqrt(size) * jnp.expm1(-0.5 * growth)
-        shape = state.strain - growth / ways * strains.unit(stress.dtype)
-        root_variance, variance = variances(kt, size * jnp.exp(-0.5 * growth))
-        drive = variance / (2.0 * kt) * deviator(tensor)
-        odds = _odds(root, root_mean(tensor, size, kt, pressure), root_variance) + _odds(shape, drive, variance)
-        against_pressure = pressure * size * jnp.expm1(-growth)
-        measure = (0.5 + resting) * growth
-        return complete(add_work(state, against_pressure + kt * (measure - odds)), force, stress)
-
-    return Integrator(begin, finish_step, thermostat.conserves_momentum, needs_stress=True)
+    pace = compressibility_per_gpa / units.GPA * timestep_fs / time_fs
+    steps = _Steps(timestep_fs, schedule, thermostat, pace, _Strains(span, cell))
+    return Integrator(steps.begin, steps.finish, thermostat.conserves_momentum, needs_stress=True)
 
 
 def internal_tensor(state: MDState) -> jax.Array:
     """Volume times the tensor of internal pressure, W = Σ p pᵀ/m - V σ, [3, 3] eV."""
     kinetic = _product(state.momentum.T, state.momentum / state.mass)
     return kinetic - volume(state.cell) * state.stress
-
-
-def internal_pressure(state: MDState) -> jax.Array:
-    """Mean of the diagonal of the internal pressure, eV/Å³, positive under compression."""
-    return jnp.trace(internal_tensor(state)) / (3.0 * volume(state.cell))
 
 
 def rescale(state: MDState, strain: jax.Array) -> MDState:
@@ -309,3 +250,82 @@ class _Strains(NamedTuple):
             return jnp.zeros_like(tensor)
         part = symmetric(tensor)
         return part - jnp.trace(part) / self.ways * self.unit(part.dtype)
+
+
+class _Steps(NamedTuple):
+    """The two halves of a step of `cell_rescaling`; symbols are those of the module's docstring."""
+
+    timestep_fs: float
+    schedule: Schedule
+    thermostat: Thermostat
+    mobility: float  # β dt/τ, Å³/eV
+    strains: "_Strains"
+
+    @property
+    def resting(self) -> float:
+        """Multiples of kT/V that stand in for the pressure of a centre of mass at rest."""
+        return 1.0 if self.thermostat.conserves_momentum else 0.0
+
+    def scales(self, state: MDState) -> tuple[jax.Array, jax.Array]:
+        """Present kT, eV, and external pressure, eV/Å³."""
+        present = now(self.schedule, state, self.timestep_fs)
+        return units.KB * present.temperature_k, units.GPA * present.pressure_gpa
+
+    def root_mean(self, tensor: jax.Array, size: jax.Array, kt: jax.Array, pressure: jax.Array) -> jax.Array:
+        """Mean change of λ from a cell of volume `size`."""
+        push = jnp.trace(tensor) / self.strains.ways - pressure * size + (0.5 + self.resting) * kt
+        return 0.5 * self.mobility / jnp.sqrt(size) * push
+
+    def variances(self, kt: jax.Array, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Variance of λ and that of B for V_m = `middle`."""
+        return 0.5 * self.mobility * kt, 2.0 * self.mobility * kt / (self.strains.ways * middle)
+
+    def begin(self, state: MDState) -> MDState:
+        """Half kick, draw of A, and the drift between two rescalings by A/2."""
+        kt, pressure = self.scales(state)
+        state = kick(state, self.timestep_fs / 2)
+        key, strain, odds = self._draw(state, kt, pressure)
+        start, half = state.cell, self.timestep_fs / 2
+        state = add_work(state.set(rng=key, strain=strain), kt * odds)
+        state = drift(rescale(state, 0.5 * strain), half)
+        state = drift(self.thermostat.apply(state, kt), half)
+        state = rescale(state, 0.5 * strain)
+        turn = self.strains.motion == "flexible"
+        if self.strains.span is not None:
+            return hold(state, start, self.strains.span, turn=turn)
+        return turn_back(state, start) if turn else state
+
+    def _draw(self, state: MDState, kt: jax.Array, pressure: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Next key, A [3, 3], and the logarithm of its probability but for what the reversed step has, too."""
+        strains, dtype = self.strains, state.cell.dtype
+        size, tensor = volume(state.cell), strains.confined(internal_tensor(state))
+        key, key_root, key_shape = jax.random.split(state.rng, 3)
+        mean = self.root_mean(tensor, size, kt, pressure)
+        root = mean + jnp.sqrt(0.5 * self.mobility * kt) * jax.random.normal(key_root, (), dtype)
+        growth = 2.0 * jnp.log1p(root / jnp.sqrt(size))
+        root_variance, variance = self.variances(kt, size * jnp.exp(0.5 * growth))
+        drive = variance / (2.0 * kt) * strains.deviator(tensor)
+        noise = strains.deviator(strains.confined(jax.random.normal(key_shape, (3, 3), dtype)))
+        shape = drive + jnp.sqrt(variance) * noise
+        odds = _odds(root, -mean, root_variance) + _odds(shape, -drive, variance)
+        return key, growth / strains.ways * strains.unit(dtype) + shape, odds
+
+    def finish(self, state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
+        """Book the work of the barostat, with the probability of the reversed step, and the last half kick."""
+        if stress is None:
+            raise ValueError("stress: got None; allowed: [3, 3], which a moving cell needs after every step")
+        strains = self.strains
+        kt, pressure = self.scales(state)
+        state = state.set(stress=stress)
+        size, tensor = volume(state.cell), strains.confined(internal_tensor(state))
+        growth = jnp.trace(state.strain)
+        root = -jnp.sqrt(size) * jnp.expm1(-0.5 * growth)
+        shape = state.strain - growth / strains.ways * strains.unit(stress.dtype)
+        root_variance, variance = self.variances(kt, size * jnp.exp(-0.5 * growth))
+        drive = variance / (2.0 * kt) * strains.deviator(tensor)
+        mean = self.root_mean(tensor, size, kt, pressure)
+        odds = _odds(root, mean, root_variance) + _odds(shape, drive, variance)
+        against_pressure = pressure * size * jnp.expm1(-growth)
+        measure = (0.5 + self.resting) * growth
+        done = add_work(state, against_pressure + kt * (measure - odds))
+        return finish(self.timestep_fs)(done, force, stress)

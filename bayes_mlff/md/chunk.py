@@ -118,7 +118,7 @@ class Chunk(NamedTuple):
 
 
 class RunChunk(Protocol):
-    """A compiled chunk."""
+    """A compiled chunk of one system, or of r replicas with a leading axis [r] of everything but the parameters."""
 
     def __call__(
         self,
@@ -190,7 +190,7 @@ def make_chunk(
     length: int,
     *,
     mesh: Mesh | None = None,
-    thrifty: Sequence[Callable[..., Predictive]] = (),
+    low_memory: Sequence[Callable[..., Predictive]] = (),
     memory_gib: float | None = None,
 ) -> RunChunk:
     """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
@@ -201,7 +201,7 @@ def make_chunk(
       spec: static part of the neighbour list.
       length: most steps of one call.
       mesh: devices to share the chains of `evaluate`; by default those of the arguments, whatever memory they have.
-      thrifty: predictors that need less and less memory, in the place of `evaluate` where that does not fit.
+      low_memory: predictors that need less and less memory, in the place of `evaluate` where that does not fit.
       memory_gib: of each device of the mesh, for intermediate results; by default what `memory_budget` says.
 
     Returns:
@@ -210,7 +210,7 @@ def make_chunk(
     """
     if mesh is None:
         return jax.jit(_chunk(evaluate, integrator, spec, length))
-    ways = [one if mesh.size == 1 else partial(one, mesh=mesh) for one in (evaluate, *thrifty)]
+    ways = [one if mesh.size == 1 else partial(one, mesh=mesh) for one in (evaluate, *low_memory)]
     return on_all([_chunk(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
 
 

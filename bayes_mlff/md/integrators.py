@@ -62,7 +62,7 @@ class Integrator(NamedTuple):
         """Momentum components that move: without the centre of mass where that keeps its momentum.
 
         Args:
-          n_atoms: n.
+          n_atoms: number of atoms n.
           fixed: [n, 3] True where a coordinate is held; None: nowhere. Along an axis of which one is held the centre
             of mass exchanges momentum with what holds it.
         """
@@ -91,8 +91,8 @@ def friction_thermostat(timestep_fs: float, friction_per_fs: float) -> Thermosta
     """Exact Ornstein-Uhlenbeck step of every momentum.
 
     Args:
-      timestep_fs: fs.
-      friction_per_fs: 1/fs.
+      timestep_fs: time step of the integrator, fs.
+      friction_per_fs: friction γ, 1/fs; momenta decay as exp(-γt).
     """
     from jax_md import simulate
 
@@ -107,7 +107,7 @@ def rescaling_thermostat(timestep_fs: float, time_fs: float) -> Thermostat:
     """Stochastic velocity rescaling, exact over the time step (Bussi et al. 2007, eq. A7).
 
     Args:
-      timestep_fs: fs.
+      timestep_fs: time step of the integrator, fs.
       time_fs: relaxation time of the kinetic energy, fs.
     """
     keep = float(np.exp(-timestep_fs / time_fs))
@@ -140,9 +140,9 @@ def langevin(timestep_fs: float, temperature_k: float | Schedule, friction_per_f
     """Constant-temperature dynamics, BAOAB.
 
     Args:
-      timestep_fs: fs.
-      temperature_k: K, or a schedule.
-      friction_per_fs: 1/fs.
+      timestep_fs: time step of the integrator, fs.
+      temperature_k: of the bath, K, or a schedule of it.
+      friction_per_fs: friction γ, 1/fs; momenta decay as exp(-γt).
     """
     return thermostatted(timestep_fs, temperature_k, friction_thermostat(timestep_fs, friction_per_fs))
 
@@ -151,8 +151,8 @@ def velocity_rescaling(timestep_fs: float, temperature_k: float | Schedule, time
     """Constant-temperature dynamics that leaves the directions of the momenta alone.
 
     Args:
-      timestep_fs: fs.
-      temperature_k: K, or a schedule.
+      timestep_fs: time step of the integrator, fs.
+      temperature_k: of the bath, K, or a schedule of it.
       time_fs: relaxation time of the kinetic energy, fs.
     """
     return thermostatted(timestep_fs, temperature_k, rescaling_thermostat(timestep_fs, time_fs))
@@ -238,7 +238,7 @@ def initial_state(
     Args:
       positions: [n, 3] Å.
       numbers: [n] atomic numbers.
-      temperature_k: K.
+      temperature_k: of the distribution that the momenta are drawn from, K.
       key: used for the momenta, and carried on for thermostat and barostat.
       cell: [3, 3] Å, rows, not singular; by default unit vectors, for what does not repeat.
       masses: [n] amu; by default ASE's standard ones.

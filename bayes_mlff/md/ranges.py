@@ -65,10 +65,10 @@ def check_barostat(
     """Refuse a barostat whose steps are too large to be steps.
 
     Args:
-      timestep_fs: fs.
-      time_fs: of the barostat.
-      compressibility_per_gpa: 1/GPa.
-      pressures_gpa: all that are held.
+      timestep_fs: time step of the integrator, fs.
+      time_fs: relaxation time τ of the barostat, fs.
+      compressibility_per_gpa: isothermal compressibility β, 1/GPa.
+      pressures_gpa: external pressures of the run, GPa.
 
     Raises:
       ConfigError: with the smallest time that does.
@@ -103,11 +103,11 @@ def check_noise(
     """Refuse a barostat whose noise is too large for a cell.
 
     Args:
-      timestep_fs: fs.
-      time_fs: of the barostat.
-      compressibility_per_gpa: 1/GPa.
-      temperature_k: the highest.
-      volume_a3: Å³ of the cell.
+      timestep_fs: time step of the integrator, fs.
+      time_fs: relaxation time τ of the barostat, fs.
+      compressibility_per_gpa: isothermal compressibility β, 1/GPa.
+      temperature_k: the highest of the run, K.
+      volume_a3: volume of the cell, Å³.
 
     Raises:
       ConfigError: with the smallest time that does.

@@ -8,7 +8,7 @@ For notebooks and scripts: a small system leaves a device idle, which then advan
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,10 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Trigger
-from bayes_mlff.md.chunk import Chunk, Limits, Stop, conclude, empty_chunk, no_limits
+from bayes_mlff.md.chunk import Chunk, Limits, RunChunk, Stop, conclude, empty_chunk, no_limits
 from bayes_mlff.md.integrators import Integrator, MDState
 
 Tree = TypeVar("Tree")
-
-
-class RunReplicas(Protocol):
-    """A compiled chunk of r replicas."""
-
-    def __call__(
-        self,
-        params: jax.Array,
-        md: MDState,
-        state: NeighborState,
-        triggers: tuple[Trigger, ...],
-        limit: jax.Array,
-        limits: Limits | None = None,
-    ) -> Chunk:
-        """Take at most `limit` [r] steps of each replica; `limits` [r] None sets no limits and asks for no audit."""
-        ...
 
 
 def stack(states: Sequence[Tree]) -> Tree:
@@ -51,7 +35,7 @@ def stack(states: Sequence[Tree]) -> Tree:
 
 def make_replicas(
     evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
-) -> RunReplicas:
+) -> RunChunk:
     """Compile up to `length` steps of several replicas, each of which ends on any `Stop` bit of its own.
 
     A replica that has stopped stays as it is, as `make_chunk` would return it, while the others go on. Each draws

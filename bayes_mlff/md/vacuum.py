@@ -25,7 +25,7 @@ def held_together(structure: Structure, reach: float) -> np.ndarray:
 
     Args:
       structure: periodic in three directions.
-      reach: Å.
+      reach: largest distance of linked atoms, Å.
 
     Returns:
       [3] bool.

@@ -241,7 +241,7 @@ class RunConfig(Section):
     @property
     def engine_gives_stress(self) -> bool:
         """True if the labels of periodic structures come with a stress."""
-        return getattr(self.engine, "stress", False) not in (False, "none")
+        return self.engine.gives_stress
 
     def threshold_ev(self, n_atoms: int) -> float:
         """Threshold of the total energy of a structure of n atoms, eV."""

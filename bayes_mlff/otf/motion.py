@@ -8,6 +8,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure_remarks import formula
 from bayes_mlff.md.integrators import Integrator, kept_axes
 from bayes_mlff.md.settings import DynamicsConfig
 
@@ -22,9 +23,6 @@ SAME_MASS: Final = 1e-6
 
 AT_REST: Final = 1e-9
 """Kinetic energy over what there was of it below which nothing is left but rounding."""
-
-METRES_PER_SECOND: Final = 1e5
-"""One Å/fs."""
 
 
 class Motion(NamedTuple):
@@ -56,7 +54,7 @@ def begin(
     """
     held = fixed(structure)
     masses, about_masses = _masses(dynamics, structure)
-    start = Motion(masses, remarks=(*about_masses, *_about_held(held)))
+    start = Motion(masses, remarks=(*about_masses, *_about_held(structure.numbers, held)))
     return _with_velocities(start, dynamics, structure, velocities, integrator)
 
 
@@ -119,24 +117,24 @@ def _about_masses(numbers: np.ndarray, masses: np.ndarray, standard: np.ndarray)
     return (("masses", "; ".join(parts).replace("(1 atoms)", "(1 atom)")),)
 
 
-def _about_held(held: np.ndarray) -> tuple[tuple[str, str], ...]:
+def _about_held(numbers: np.ndarray, held: np.ndarray) -> tuple[tuple[str, str], ...]:
     if not held.any():
         return ()
     whole, partly = np.nonzero(held.all(axis=1))[0], np.nonzero(held.any(axis=1) & ~held.all(axis=1))[0]
-    said = [f"{_listed(whole)} in place"] if len(whole) else []
+    said = [f"{_listed(numbers, whole)} in place"] if len(whole) else []
     if len(partly):
         axes = sorted({"".join(a for a, h in zip("xyz", held[i], strict=True) if h) for i in partly})
-        said.append(f"{_listed(partly)} along {' or '.join(', '.join(a) for a in axes)}")
+        said.append(f"{_listed(numbers, partly)} along {' or '.join(', '.join(a) for a in axes)}")
     return (("held", f"{'; '.join(said)}; {np.count_nonzero(~held)} of {held.size} coordinates move"),)
 
 
-def _listed(atoms: np.ndarray) -> str:
-    """Atoms by their numbers from 0, runs of them by their ends."""
+def _listed(numbers: np.ndarray, atoms: np.ndarray) -> str:
+    """Atoms by their formula and indices from 0, runs of them by their ends."""
     ends = np.nonzero(np.diff(atoms) != 1)[0]
     first, last = atoms[np.append(0, ends + 1)], atoms[np.append(ends, len(atoms) - 1)]
     runs = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(first, last, strict=True)]
     shown = ", ".join(runs[:6]) + (", ..." if len(runs) > 6 else "")
-    return f"{len(atoms)} atom{'s' * (len(atoms) > 1)} ({shown})"
+    return f"{len(atoms)} atom{'s' * (len(atoms) > 1)} ({formula(numbers[atoms])}: {shown})"
 
 
 def _with_velocities(
@@ -169,7 +167,7 @@ def _with_velocities(
     if carried > AT_REST * before:
         does = "is brought to rest" if resting else "has its motion until friction takes it"
         does = "keeps its motion" if dynamics.ensemble == "nve" else does
-        speed = METRES_PER_SECOND * float(np.linalg.norm(net)) / total * units.FS
+        speed = units.METRES_PER_SECOND * float(np.linalg.norm(net)) / total * units.FS
         remarks.append(f"the centre of mass {does} of {speed:.4g} m/s")
     else:
         carried = 0.0

@@ -48,7 +48,7 @@ from bayes_mlff.posterior.transfer import around_prior_mean, first_step_size, pr
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
-THRIFTY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
+LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
     "vmap": (("vmap", 1), ("map", None), ("map", 1)),
     "map": (("map", 1),),
 }
@@ -70,9 +70,9 @@ class Problem(NamedTuple):
     pretrained: jax.Array  # [1, p]
     predict: PredictFn  # of flat parameters [p]
     evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
-    thrifty_evaluate: tuple[Callable[..., Predictive], ...]  # the same with less and less memory, for more time
+    low_memory_evaluate: tuple[Callable[..., Predictive], ...]  # the same with less and less memory, for more time
     chains: OtfChains
-    thrifty_chains: tuple[OtfChains, ...]  # likewise
+    low_memory_chains: tuple[OtfChains, ...]  # likewise
     integrator: Integrator
     with_stress: bool  # of predictions and likelihood
     motion: Motion  # masses, and first momenta where they are not drawn
@@ -177,7 +177,7 @@ def prepare(
         evaluate(None),
         tuple(evaluate(at_once) for at_once in GROUPS[preferred_axis()]),
         chains(None, None),
-        tuple(chains(axis, at_once) for axis, at_once in THRIFTY[preferred_axis()]),
+        tuple(chains(axis, at_once) for axis, at_once in LOW_MEMORY[preferred_axis()]),
         integrator,
         with_stress,
         motion,
@@ -297,7 +297,7 @@ def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChun
         spec,
         length,
         mesh=chain_mesh(problem.config.sampler.chains),
-        thrifty=problem.thrifty_evaluate,
+        low_memory=problem.low_memory_evaluate,
         memory_gib=problem.config.dynamics.memory_gib,
     )
 
@@ -305,14 +305,14 @@ def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChun
 def ensemble(problem: Problem) -> Callable[[jax.Array, Graph], Predictive]:
     """Prediction of one structure by all chains, within the memory of the dynamics; compiled once."""
     dynamics, mesh = problem.config.dynamics, chain_mesh(problem.config.sampler.chains)
-    ways = [jax.jit(evaluate) for evaluate in (problem.evaluate, *problem.thrifty_evaluate)]
+    ways = [jax.jit(evaluate) for evaluate in (problem.evaluate, *problem.low_memory_evaluate)]
     return FirstThatFits(ways, dynamics_budget(mesh, dynamics.memory_gib))
 
 
 def chain_update(problem: Problem) -> ChainDevices:
     """The update of all chains after a label, on all devices and within their memory."""
     sampler = problem.config.sampler
-    updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.thrifty_chains))
+    updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
     return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch_size, memory_gib=sampler.memory_gib)
 
 

@@ -70,7 +70,7 @@ class Budget(NamedTuple):
 
     bytes: float  # of each device
     key: str  # of the configuration, which sets it
-    least: str  # in words, what the thriftiest way does at once
+    least: str  # in words, what the way that needs least memory does at once
 
 
 class FirstThatFits:
@@ -91,7 +91,7 @@ class FirstThatFits:
         kind = structure, *((aval.shape, aval.dtype) for aval in map(jax.typeof, leaves))
         if kind not in self._compiled:
             self._compiled[kind] = self._choose(arguments)
-        hosts.meet()
+        hosts.barrier()
         return self._compiled[kind](*arguments)
 
     def _choose(self, arguments: tuple) -> Callable:
@@ -112,14 +112,14 @@ class FirstThatFits:
 class ChainDevices:
     """An update of chains on as many devices as divide their number, each with its own share of them.
 
-    Devices that this leaves over share the minibatches.
+    With more devices than chains, each minibatch is split over the spare ones.
     """
 
     def __init__(self, chains: int, *updates: Update, batch_size: int = 1, memory_gib: float | None = None):
         """Prepare an update of `chains` chains, compiled once for every shape of the labels.
 
         Args:
-          chains: c.
+          chains: number of chains c.
           batch_size: labels of a minibatch.
           updates: one or more functions that map chains [c, ...] and labels to chains and differ only in how much
             they do at once; the first one that fits into the memory is taken.
@@ -176,7 +176,7 @@ def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
 
     Args:
       predict: `(params [c, ...], graphs) -> tree of [c, ...]`, independent from chain to chain.
-      mesh: of `chain_mesh`.
+      mesh: the devices, from `chain_mesh`.
 
     Returns:
       The same function, for use inside a function that is compiled by `on_all`.
@@ -199,7 +199,7 @@ def on_all(ways: Sequence[Callable], mesh: Mesh, budget: Budget) -> Callable:
 
     Args:
       ways: the function, and others of the same result that need less and less memory.
-      mesh: of `chain_mesh`.
+      mesh: the devices, from `chain_mesh`.
       budget: decides between them.
     """
     compiled = FirstThatFits([jax.jit(way) for way in ways], budget)

@@ -33,8 +33,8 @@ SILENCE_S: Final = 60
 _ALONE: Final = contextvars.ContextVar("alone", default=False)
 """True while the first process does what the others are told about afterwards."""
 
-_MEETINGS: Final = itertools.count()
-"""Numbers of the meetings of this process, the same in all; like JAX's own connection there is one for a process."""
+_BARRIERS: Final = itertools.count()
+"""Numbers of the barriers of this process, the same in all; like JAX's own connection there is one for a process."""
 
 
 def join() -> None:
@@ -70,7 +70,7 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait for the other processes, however long they take; devices would wait for each other for half a minute.
 
     Raises:
@@ -81,7 +81,7 @@ def meet() -> None:
 
         client = distributed.global_state.client
         assert client is not None
-        client.wait_at_barrier(f"bayes_mlff {next(_MEETINGS)}", timeout_in_ms=1000 * LONGEST_WAIT_S)
+        client.wait_at_barrier(f"bayes_mlff {next(_BARRIERS)}", timeout_in_ms=1000 * LONGEST_WAIT_S)
 
 
 def shared(work: Callable[[], T]) -> T:
@@ -147,7 +147,7 @@ def _decoded(item: dict[str, Any]) -> Any:
 
 def _told(message: bytes) -> bytes:
     """The message of the first process."""
-    meet()
+    barrier()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     content = np.frombuffer(message, np.uint8) if first() else np.zeros(size, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes()

@@ -27,7 +27,7 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
     """Save a pytree of arrays and JSON metadata durably, then drop all but the two newest checkpoints.
 
     Args:
-      folder: existing directory.
+      folder: directory of the checkpoints, which exists.
       step: MD step, for the file name.
       tree: pytree of arrays; random keys are stored as their data.
       metadata: JSON-serialisable; floats survive exactly.

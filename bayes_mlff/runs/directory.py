@@ -77,7 +77,7 @@ class RunDirectory:
         """Make a new run directory.
 
         Args:
-          config_text: the settings.
+          config_text: the configuration of the run as YAML.
           beginning: files of the folder `start` by name, see `start.contents`.
 
         Raises:

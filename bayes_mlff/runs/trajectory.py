@@ -58,7 +58,7 @@ def constants(structure: Structure, masses: np.ndarray) -> Constants:
 
     Args:
       structure: of the run.
-      masses: [n] amu.
+      masses: [n] masses of the atoms, amu.
     """
     state, n = structure.electronic, len(structure.numbers)
     columns: list[tuple[str, np.ndarray]] = []

@@ -23,8 +23,8 @@ def kinetic_temperature(
       momentum: p after a step, pytree.
       inverse_mass: M⁻¹ of that step, same structure.
       step_size: γ of that step.
-      friction: α.
-      n_data: N.
+      friction: friction coefficient α.
+      n_data: number of data N.
 
     Returns:
       [] in units of the thermostat's temperature, averaged over all parameters, in their dtype.

@@ -57,7 +57,7 @@ def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
     Args:
       params: leaves [c, ...], one set of parameters a chain.
       key: one key, used up here.
-      transform: the sampler.
+      transform: the sampler, from `sghmc`.
 
     Returns:
       State of c chains at step 0.
@@ -94,7 +94,7 @@ def chain_runner(
 
     Args:
       value_and_grad: potential of one chain.
-      transform: the sampler.
+      transform: the sampler, from `sghmc`.
       n_steps: steps of one call, a positive multiple of `thin`.
       thin: steps between two entries of the traces, and between two adjustments.
       chain_axis: 'vmap' or 'map'.
@@ -107,12 +107,39 @@ def chain_runner(
     Raises:
       ValueError: if an argument is out of range.
     """
+    _check(n_steps, thin, chain_axis)
+    advance = _one_chain(value_and_grad, transform, n_windows=n_steps // thin, thin=thin, adjust=adjust)
+
+    def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
+        first = state.sampler.count[0]  # the same for all chains; without a chain axis `adjust` can branch on it
+        if chain_axis == "vmap":
+            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None, None))
+            params, sampler, info = many(params, *state, first, data, n_data)
+        else:
+
+            def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
+                return advance(*one, first, data, n_data)
+
+            params, sampler, info = jax.lax.map(single, (params, *state))
+        return params, state._replace(sampler=sampler), info
+
+    return jax.jit(run)
+
+
+def _check(n_steps: int, thin: int, chain_axis: str) -> None:
+    """Raise ConfigError if a setting of `chain_runner` is out of range."""
     if thin < 1:
         raise ValueError(f"thin: got {thin!r}; allowed: a whole number of at least 1")
     if n_steps < 1 or n_steps % thin:
         raise ValueError(f"n_steps: got {n_steps!r}; allowed: a positive multiple of thin = {thin}")
     if chain_axis not in ("vmap", "map"):
         raise ValueError(f"chain_axis: got {chain_axis!r}; allowed: 'vmap' or 'map'")
+
+
+def _one_chain(
+    value_and_grad: ValueAndGrad, transform: Sghmc, *, n_windows: int, thin: int, adjust: Adjust | None
+) -> Callable[..., tuple[Params, SghmcState, Info]]:
+    """What advances one chain: (params, key, restarts, sampler, first step, data, N) -> (params, sampler, info)."""
 
     def advance(
         params: Params,
@@ -144,24 +171,11 @@ def chain_runner(
             temperature = transform.kinetic_temperature(carry[1], n_data)
             return carry, Info(potential[-1], temperature, jnp.all(finite))
 
-        begins = first + thin * jnp.arange(n_steps // thin, dtype=first.dtype)
+        begins = first + thin * jnp.arange(n_windows, dtype=first.dtype)
         (params, sampler), info = jax.lax.scan(window, (params, sampler), begins)
         return params, sampler, info
 
-    def run(params: Params, state: ChainState, data: Any, n_data: jax.Array | int):
-        first = state.sampler.count[0]  # the same for all chains; without a chain axis `adjust` can branch on it
-        if chain_axis == "vmap":
-            many = jax.vmap(advance, in_axes=(0, 0, 0, 0, None, None, None))
-            params, sampler, info = many(params, *state, first, data, n_data)
-        else:
-
-            def single(one: tuple[Params, jax.Array, jax.Array, SghmcState]):
-                return advance(*one, first, data, n_data)
-
-            params, sampler, info = jax.lax.map(single, (params, *state))
-        return params, state._replace(sampler=sampler), info
-
-    return jax.jit(run)
+    return advance
 
 
 def _init(params: Params, transform: Sghmc) -> SghmcState:

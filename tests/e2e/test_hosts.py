@@ -33,13 +33,13 @@ def noted(self, *arguments):
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(process + " ")
 emt.EMT.calculate = noted
-meet, meetings = hosts.meet, itertools.count()
+barrier, barriers = hosts.barrier, itertools.count()
 def dying():
-    if next(meetings) == 8:
+    if next(barriers) == 8:
         os._exit(7)
-    meet()
+    barrier()
 if os.environ.get("DIES") == process:
-    hosts.meet = dying
+    hosts.barrier = dying
 main()
 """
 
@@ -195,7 +195,7 @@ def test_a_coordinator_without_the_other_variables_is_refused(missing, monkeypat
 
 
 def test_with_one_process_there_is_nothing_to_share(tmp_path):
-    hosts.meet()
+    hosts.barrier()
     assert hosts.first() and hosts.shared(lambda: 3) == 3
     with run_directory(tmp_path / "run") as path:
         assert path == tmp_path / "run"

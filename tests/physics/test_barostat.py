@@ -18,7 +18,7 @@ from ase.md.velocitydistribution import thermalize_momenta
 
 from bayes_mlff.core import units
 from bayes_mlff.data.graph import volume
-from bayes_mlff.md.barostat import cell_rescaling, internal_pressure
+from bayes_mlff.md.barostat import cell_rescaling, internal_tensor
 from bayes_mlff.md.integrators import (
     friction_thermostat,
     initial_state,
@@ -62,7 +62,14 @@ def simulate(integrator, energy, states, *, looks, every):
     def look(carry, _):
         state, value = jax.lax.fori_loop(0, every, lambda _, c: step(c), carry)
         kinetic = kinetic_energy(state)
-        seen = Look(state.cell, value, value + kinetic - total_work(state), kinetic, internal_pressure(state))
+        jnp.trace(internal_tensor(state)) / (3.0 * volume(state.cell))
+        seen = Look(
+            state.cell,
+            value,
+            value + kinetic - total_work(state),
+            kinetic,
+            jnp.trace(internal_tensor(state)) / (3.0 * volume(state.cell)),
+        )
         return (state, value), seen
 
     def replica(state):

@@ -14,21 +14,26 @@ from scipy.linalg import solve_discrete_lyapunov
 from bayes_mlff.sghmc.precondition import Preconditioner, amsgrad, fixed, identity
 from bayes_mlff.sghmc.run import chain_runner, init_chains
 from bayes_mlff.sghmc.transform import sghmc
+from bayes_mlff.testing.sampler_battery import (
+    BOUND,
+    CENTRE,
+    CHAINS,
+    N_DATA,
+    STIFFNESS,
+    columns,
+    gaussian,
+    largest_z,
+    vector,
+)
 
-CHAINS = 16_384
 STEPS = 300
-N_DATA = 7
-STIFFNESS = {"a": np.array([1.0, 3.0]), "b": np.array([[0.2]])}
-CENTRE = {"a": np.array([0.5, -1.0]), "b": np.array([[2.0]])}
 MASS = {"a": np.array([0.7, 0.3]), "b": np.array([[2.5]])}
-BOUND = 4.5
 
 
 def quadratic(params, key, scale):
-    """U = Σ k (θ - μ)²/2; the data is a factor on the gradient, one unless the test plants a fault."""
-    residual = jax.tree.map(lambda x, c: x - c, params, CENTRE)
-    grads = jax.tree.map(lambda k, r: scale * k * r, STIFFNESS, residual)
-    return sum(0.5 * jnp.sum(k * r * r) for k, r in zip(STIFFNESS.values(), residual.values(), strict=True)), grads
+    """The target; the data is a factor on the gradient, one unless the test plants a fault."""
+    potential, grads = gaussian(params, key, None)
+    return potential, jax.tree.map(lambda g: scale * g, grads)
 
 
 def covariance(stiffness, step, friction, temperature):
@@ -37,22 +42,6 @@ def covariance(stiffness, step, friction, temperature):
     transition = gain @ np.array([[1.0, 0.0], [-friction * stiffness, 1.0 - friction]])
     kick = gain @ np.array([[0.0], [friction * np.sqrt(2.0 * temperature / (step * N_DATA))]])
     return solve_discrete_lyapunov(transition, kick @ kick.T)
-
-
-def columns(tree):
-    """Leaves [c, ...] as one [c, 3] array."""
-    return np.concatenate([np.asarray(leaf).reshape(CHAINS, -1) for leaf in jax.tree.leaves(tree)], axis=1)
-
-
-def vector(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
-def largest_z(draws, mean, variance):
-    """Worst standardised deviation of the sample mean and the sample variance of [c, d] normal draws."""
-    z_mean = (draws.mean(axis=0) - mean) / np.sqrt(variance / CHAINS)
-    z_variance = (draws.var(axis=0, ddof=1) / variance - 1.0) / np.sqrt(2.0 / (CHAINS - 1))
-    return np.abs(np.concatenate([z_mean, z_variance])).max()
 
 
 def sample(preconditioner, *, step_size=0.4, temperature=1.0, friction=0.1, fault=1.0, mass_state=None, seed=0):

@@ -37,8 +37,8 @@ class Point(NamedTuple):
 
 
 POINTS: Final = {
-    "reference_started": Point("call", "bayes_mlff.engines.engine:VerifiedEngine.label", "before"),
-    "reference_answered": Point("call", "bayes_mlff.engines.engine:VerifiedEngine.label", "after"),
+    "reference_started": Point("call", "bayes_mlff.engines.verified:VerifiedEngine.label", "before"),
+    "reference_answered": Point("call", "bayes_mlff.engines.verified:VerifiedEngine.label", "after"),
     "label_half_written": Point("write", "dataset.extxyz", "half"),
     "label_written": Point("fsync", "dataset.extxyz", "before"),
     "label_synced": Point("fsync", "dataset.extxyz", "after"),

@@ -3,8 +3,7 @@
 import json
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,16 +14,16 @@ from bayes_mlff.core.units import GPA
 from bayes_mlff.data.labels import check_label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.charge_spin import initial_moments
-from bayes_mlff.engines.engine import EngineResult, hash_settings
+from bayes_mlff.engines.engine import EngineBase, EngineResult, hash_settings, read_state
 from bayes_mlff.engines.gpaw.plane_waves import energy_correction
 from bayes_mlff.engines.gpaw.settings import GpawSettings, gpaw_arguments, mpi_of, worker_settings
 from bayes_mlff.engines.moments import check_count, moments_of_elements
-from bayes_mlff.engines.worker.engine import WorkerEngine, read_state
+from bayes_mlff.engines.worker.engine import WorkerEngine
 
 PROBE: Final = Path(__file__).with_name("child.py")
 
 
-class GpawEngine:
+class GpawEngine(EngineBase):
     """An `Engine` that talks to GPAW in a process of its own; GPAW is never imported here.
 
     The basis set of plane waves depends on the cell, so that at a low cutoff the stress is wrong by a tensor that,
@@ -36,12 +35,18 @@ class GpawEngine:
     the cell changes, is corrected with the same tensor, see `plane_waves`.
     """
 
-    def __init__(self, settings: GpawSettings, directory: Path | None = None):
+    def __init__(self, settings: GpawSettings, directory: Path | None = None, *, base: Path | None = None):
         """Find the interpreter.
+
+        Args:
+          settings: of level of theory and process.
+          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration; no setting names a file in it.
 
         Raises:
           EngineSetupError: if there is no such interpreter, or it cannot run so many processes.
         """
+        del base
         self._settings = settings
         self._mpi = mpi_of(settings)
         self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE, mpi=self._mpi)
@@ -160,16 +165,6 @@ class GpawEngine:
     def close(self) -> None:
         """End the process that runs GPAW."""
         self._worker.close()
-
-    def __enter__(self) -> Self:
-        """Return this engine."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
 
     def _set_moments(self, structure: Structure) -> None:
         """Decide on the initial moments by the first structure; atoms keep theirs when they move."""

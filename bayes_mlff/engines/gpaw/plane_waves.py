@@ -7,7 +7,7 @@ proportional to the volume follows from the Pulay stress (Francis and Payne 1990
 
 import numpy as np
 from ase.calculators.calculator import kpts2ndarray
-from ase.units import Bohr, Hartree
+from ase.units import Bohr, Hartree  # the constants that GPAW counts its plane waves with
 
 
 def count(cell: np.ndarray, k: np.ndarray, cutoff_ev: float) -> int:
@@ -16,7 +16,7 @@ def count(cell: np.ndarray, k: np.ndarray, cutoff_ev: float) -> int:
     Args:
       cell: [3, 3] Å, rows.
       k: [3] in units of the reciprocal lattice vectors.
-      cutoff_ev: kinetic energy.
+      cutoff_ev: largest kinetic energy of a plane wave in the basis set, eV.
     """
     limit = 2.0 * cutoff_ev / Hartree
     lattice = np.asarray(cell) / Bohr
@@ -41,7 +41,7 @@ def log_excess(cell: np.ndarray, kpts: object, cutoff_ev: float) -> float:
     Args:
       cell: [3, 3] Å, rows.
       kpts: as ASE's calculators take it: fractional k-points of equal weights, or a mapping with the size of a grid.
-      cutoff_ev: kinetic energy.
+      cutoff_ev: largest kinetic energy of a plane wave in the basis set, eV.
     """
     points = np.asarray(kpts2ndarray(kpts), np.float64).reshape(-1, 3)
     numbers = [count(cell, k, cutoff_ev) for k in points]
@@ -58,7 +58,7 @@ def energy_correction(cell: np.ndarray, kpts: object, cutoff_ev: float, virial_e
     Args:
       cell: [3, 3] Å, rows.
       kpts: see `log_excess`.
-      cutoff_ev: kinetic energy.
+      cutoff_ev: largest kinetic energy of a plane wave in the basis set, eV.
       virial_ev: [3, 3] eV, volume times what is added to the stress to correct it; tension positive.
     """
     return -float(np.trace(virial_ev)) / 3.0 * log_excess(cell, kpts, cutoff_ev)

@@ -150,6 +150,11 @@ class GpawSettings(CommonSettings):
             return raw  # the cutoff itself is refused later
         return {**raw, "subtract_net_force": low}
 
+    @property
+    def gives_stress(self) -> bool:
+        """True if the stress of periodic structures is asked for."""
+        return self.stress != "none"
+
     @field_validator("kpts")
     @classmethod
     def _grid(cls, value: tuple) -> tuple:

@@ -5,8 +5,8 @@ import importlib.util
 import io
 import math
 import time
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,7 +15,7 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import DataError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.engines.engine import EngineResult, Settled, climb, hash_settings
+from bayes_mlff.engines.engine import EngineBase, EngineResult, Settled, hash_settings, retry
 from bayes_mlff.engines.pyscf.molecule import (
     EFFORT,
     PyscfSettings,
@@ -35,19 +35,25 @@ class _Density(NamedTuple):
     state: np.ndarray  # [2] charge and multiplicity
 
 
-class PyscfEngine:
+class PyscfEngine(EngineBase):
     """An `Engine` that runs PySCF inside this process.
 
     With one thread a label is a function of the structure, the settings and the previous density, to the last
     bit; `save_state` and `restore_state` carry that density over to a resumed run.
     """
 
-    def __init__(self, settings: PyscfSettings):
+    def __init__(self, settings: PyscfSettings, directory: Path | None = None, *, base: Path | None = None):
         """Import PySCF.
+
+        Args:
+          settings: of level of theory and effort.
+          directory: of the run; nothing is written there.
+          base: folder of the configuration; no setting names a file in it.
 
         Raises:
           EngineSetupError: if PySCF is not installed.
         """
+        del directory, base
         try:
             self._pyscf: Any = importlib.import_module("pyscf")
             for name in ("dft", "gto", "lib"):
@@ -101,8 +107,8 @@ class PyscfEngine:
         start = time.perf_counter()
         self.check(structure)
         with self._pyscf.lib.with_omp_threads(self._settings.threads):
-            (label, density, note), reasons = climb(
-                lambda rung: self._attempt(structure, rung),
+            (label, density, note), reasons = retry(
+                lambda number: self._attempt(structure, number),
                 self._settings.max_attempts,
                 description=self.description,
             )
@@ -140,16 +146,6 @@ class PyscfEngine:
         """Forget the previous density."""
         self._previous = None
 
-    def __enter__(self) -> Self:
-        """Return this engine."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
     def _mean_field(self, molecule: Any, *, unrestricted: bool) -> Any:
         """Set up the self-consistent field; nothing is written to disk."""
         s = self._settings
@@ -162,22 +158,22 @@ class PyscfEngine:
             field.disp = s.dispersion
         return field
 
-    def _attempt(self, structure: Structure, rung: int) -> tuple[Label, _Density, str]:
-        """Energy and forces by one rung of the ladder; EngineRetryError if it does not converge."""
+    def _attempt(self, structure: Structure, number: int) -> tuple[Label, _Density, str]:
+        """Energy and forces by one of the solver settings; EngineRetryError if it does not converge."""
         molecule = build_molecule(self._pyscf, self._settings, structure)
         moments, electrons = _moments(structure), electrons_of(self._settings, structure)
         state = np.array([electrons.charge, electrons.multiplicity])
         field = self._mean_field(molecule, unrestricted=molecule.spin > 0 or moments is not None)
         guess = None if moments is None else spin_guess(molecule, field, moments)
         how = "fresh start"
-        if rung == 0 and self._settings.warm_start:
+        if number == 0 and self._settings.warm_start:
             previous = self._carried_over(molecule, structure, state)
             if previous is not None:
                 guess, how = previous, "previous density"
-        elif rung == 1:
+        elif number == 1:
             field.damp, field.level_shift = 0.3, 0.3
             how = "fresh start, damping 0.3, level shift 0.3 Ha"
-        elif rung == 2:
+        elif number == 2:
             field, how = field.newton(), "fresh start, second order"
             field.max_cycle = self._settings.max_cycle
         cycles = _run(field, guess, how)

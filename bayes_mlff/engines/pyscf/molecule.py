@@ -194,7 +194,7 @@ def spin_guess(molecule: Any, field: Any, moments: np.ndarray) -> np.ndarray:
     The number of electrons of either spin is not exact; the occupation of the orbitals sets it right.
 
     Args:
-      molecule: built.
+      molecule: from `build_molecule`.
       field: an unrestricted mean field of it.
       moments: [n] μB; one that exceeds the electrons of its atom counts as much as these.
     """

@@ -3,31 +3,26 @@
 import json
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 from pydantic import Field, JsonValue
 
 from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError, EngineSetupError
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.engines.calculator_engine import CalculatorEngine
 from bayes_mlff.engines.calculator_settings import (
     RETRY_EXCEPTIONS,
     SETUP_EXCEPTIONS,
     CalculatorSettings,
     all_arguments,
-    describe,
-    lacking,
     level_hash,
     root_package,
 )
-from bayes_mlff.engines.charge_spin import initial_moments
-from bayes_mlff.engines.electrons import Told, tell
-from bayes_mlff.engines.engine import EngineResult, climb, with_geometry
-from bayes_mlff.engines.moments import check_count, moment_remarks
-from bayes_mlff.engines.work_folder import WorkFolder
+from bayes_mlff.engines.electrons import Told
+from bayes_mlff.engines.engine import EngineResult, read_state, retry, with_geometry
+from bayes_mlff.engines.moments import moment_remarks
 from bayes_mlff.engines.worker.process import Mpi, WorkerProcess, child_environment, find_python
 
 _SETUP: Final = frozenset(kind.__name__ for kind in SETUP_EXCEPTIONS)
@@ -76,7 +71,7 @@ class _Answer(NamedTuple):
     note: str
 
 
-class WorkerEngine:
+class WorkerEngine(CalculatorEngine):
     """An `Engine` whose calculator may crash, hang or print without harm to this process.
 
     The magnetic moments of the last label are all of the calculator's state that is saved; a density is not, so
@@ -106,17 +101,15 @@ class WorkerEngine:
         Raises:
           EngineSetupError: if there is no such interpreter.
         """
-        self._settings = settings
+        super().__init__(settings, directory, base)
+        self._settings: WorkerSettings = settings
         self._python = find_python(settings.python)
         self._probe, self._mpi = probe, mpi
-        self._base = None if base is None else str(base.resolve())
-        self._folder = WorkFolder(directory)
         self._process: WorkerProcess | None = None
         self._hash: str | None = None
         self._names: dict[str, list[str]] = {}
         self._fresh = False
-        self._configured = settings.initial_magmoms
-        self._initial: tuple[float, ...] | None = settings.initial_magmoms
+        self._start_from: tuple[float, ...] | None = settings.initial_magmoms  # [n] μB, those of a new calculator
         self._last_told: dict[str, Any] | None = None
         self._moments: tuple[float, ...] | None = None
 
@@ -131,20 +124,16 @@ class WorkerEngine:
     @property
     def description(self) -> str:
         """See `Engine.description`."""
-        return f"{describe(self._settings)}, in a process of its own"
+        return f"{super().description}, in a process of its own"
 
     def set_initial_moments(self, moments: tuple[float, ...] | None) -> None:
         """Replace `initial_magmoms`, for engines that derive them from the first structure."""
-        self._configured = self._initial = moments
-
-    def assumptions(self, structure: Structure) -> tuple[str, ...]:
-        """See `Engine.assumptions`; starts the child once."""
-        return self._tell(structure, self._settings.arguments).remarks
+        self._initial_magmoms = self._start_from = moments
 
     def check(self, structure: Structure) -> None:
         """See `Engine.check`: makes the calculator and asks which properties it has."""
-        told, *_ = (self._tell(structure, arguments) for arguments in all_arguments(self._settings))
-        self._initial = told.moments
+        told = self._tell_first(structure)
+        self._start_from = told.moments
         reply = self._set_up(
             "check",
             self._child(),
@@ -157,23 +146,20 @@ class WorkerEngine:
         )
         if reply["problem"] is not None:
             raise EngineSetupError(reply["problem"])
-        wanted = ["energy", "forces", *(["stress"] if self._wants_stress(structure) else [])]
-        missing = [name for name in wanted if name not in reply["properties"]]
-        if missing:
-            raise EngineSetupError(lacking(self._settings, missing))
+        self._refuse_without(reply["properties"], structure)
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
         start = time.perf_counter()
         told = self._tell(structure, self._settings.arguments)
-        self._initial = told.moments
-        answer, reasons = climb(
-            lambda rung: self._attempt(structure, rung),
+        self._start_from = told.moments
+        answer, reasons = retry(
+            lambda number: self._attempt(structure, number),
             1 + len(self._settings.retries),
             description=self.description,
         )
         fresh_guess = self._moments is None or len(self._moments) != len(structure.numbers)
-        before = self._initial if fresh_guess else self._moments
+        before = self._start_from if fresh_guess else self._moments
         remarks = moment_remarks(before, answer.moments, structure, jumps=not fresh_guess)
         self._moments = answer.moments
         seconds = time.perf_counter() - start
@@ -202,7 +188,7 @@ class WorkerEngine:
 
     def save_state(self) -> bytes | None:
         """The magnetic moments of the last label; None without initial moments."""
-        if self._initial is None or self._moments is None:
+        if self._start_from is None or self._moments is None:
             return None
         return json.dumps({"settings_hash": self.settings_hash, "moments": self._moments}).encode()
 
@@ -228,38 +214,23 @@ class WorkerEngine:
             process.end(orderly=True)
         self._folder.close()
 
-    def __enter__(self) -> Self:
-        """Return this engine."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
-    def _wants_stress(self, structure: Structure) -> bool:
-        return self._settings.stress and structure.is_periodic
-
-    def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
-        s = self._settings
-        check_count(self._configured, structure, "engine.initial_magmoms")
-        moments = initial_moments(self._configured, structure, "engine.initial_magmoms")
-        self._child()  # which says by which keywords its calculators are told
-        return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._names)
+    def _keywords(self) -> dict[str, list[str]]:
+        """Ask the child, which starts with the first call."""
+        self._child()
+        return self._names
 
     def _start_moments(self, structure: Structure, told: Told) -> tuple[float, ...] | None:
         """What a new calculator starts from."""
         carried = self._moments if self._settings.carry_moments and told.carries else None
         return carried if carried is not None and len(carried) == len(structure.numbers) else told.moments
 
-    def _attempt(self, structure: Structure, rung: int) -> _Answer:
-        """One evaluation; from the second rung on by a new calculator and from the initial moments."""
-        told = self._tell(structure, all_arguments(self._settings)[rung])
-        fresh = rung > 0 or self._fresh or not self._settings.reuse_calculator
-        moments = told.moments if rung > 0 else self._start_moments(structure, told)
+    def _attempt(self, structure: Structure, number: int) -> _Answer:
+        """One evaluation; from the second on by a new calculator and from the initial moments."""
+        told = self._tell(structure, all_arguments(self._settings)[number])
+        fresh = number > 0 or self._fresh or not self._settings.reuse_calculator
+        moments = told.moments if number > 0 else self._start_moments(structure, told)
         answer = self._evaluate(structure, told, fresh=fresh, moments=moments)
-        self._fresh = rung > 0  # the next label starts with the first solver settings again
+        self._fresh = number > 0  # the next label starts with the first solver settings again
         return answer
 
     def _evaluate(self, structure: Structure, told: Told, *, fresh: bool, moments: tuple[float, ...] | None) -> _Answer:
@@ -287,18 +258,14 @@ class WorkerEngine:
 
     def _read(self, reply: dict[str, Any], asked: Structure) -> _Answer:
         """From JSON to arrays; their shapes and values are checked by whoever asked."""
+        label = self._label_of(reply)
+        carries = self._start_from is not None and np.ndim(reply["moments"]) == 1
         try:
-            forces = np.array(reply["forces"], np.float64)
-            stress = None if reply["stress"] is None else np.array(reply["stress"], np.float64)
-            energy = float(reply["energy"])
-            carries = self._initial is not None and np.ndim(reply["moments"]) == 1
             moments = tuple(float(moment) for moment in reply["moments"]) if carries else None
         except (TypeError, ValueError) as error:
             raise EngineFailedError(f"{self.description}: unusable result: {error}") from error
-        if stress is not None and stress.shape == (6,):
-            stress = voigt_6_to_full_3x3_stress(stress)
         note = f"energy is the calculator's {reply['energy_name']}"
-        return _Answer(Label(energy, forces, stress), with_geometry(asked, **reply["geometry"]), moments, note)
+        return _Answer(label, with_geometry(asked, **reply["geometry"]), moments, note)
 
     def _error(self, reply: dict[str, Any]) -> Exception:
         """What an exception of the calculator means, by the names of its classes."""
@@ -353,18 +320,3 @@ class WorkerEngine:
     def _elsewhere(self, text: str) -> str:
         """Says which interpreter an error comes from, if the message does not."""
         return "" if self._python in text or self._settings.python is None else f" (in {self._python})"
-
-
-def read_state(state: bytes, keys: set[str]) -> dict[str, Any]:
-    """A saved JSON object with exactly these keys.
-
-    Raises:
-      DataError: if it is something else, such as the state of another engine.
-    """
-    try:
-        saved = json.loads(state)
-    except ValueError:
-        saved = None
-    if not isinstance(saved, dict) or set(saved) != keys:
-        raise DataError("engine state: it was saved by another engine")
-    return saved

@@ -103,7 +103,7 @@ class WorkerProcess:
         """Send one request and wait for the reply to it.
 
         Args:
-          message: JSON values.
+          message: the request; its values are those of JSON.
           timeout_s: how long to wait for the complete reply, s.
 
         Raises:

@@ -42,26 +42,27 @@ def xyz(folder: Path, comment: str = PLAIN, body: str = AMMONIA, frames: int = 1
     return path
 
 
+def deuterons(found) -> np.ndarray:
+    """Masses of the hydrogen atoms, amu."""
+    return found.structure.masses[found.structure.numbers == 1]
+
+
 def test_held_atoms_of_move_mask_and_of_selective_dynamics():
     found = case("fixed.xyz")
     np.testing.assert_array_equal(found.structure.fixed, [[True] * 3, [False] * 3, [False] * 3, [False] * 3])
-    assert "held: 1 atom (N)" in said(found)
     found = case("slab_fixed.vasp")
     np.testing.assert_array_equal(found.structure.fixed, np.arange(6)[:, None] < np.array([2, 2, 2]))
-    assert "held: 2 atoms (Cu2)" in said(found)
 
 
 def test_masses_of_deuterium():
     found = case("nd3.xyz")
     np.testing.assert_array_equal(found.structure.masses, [14.003, 2.014, 2.014, 2.014])
-    assert "masses of H: 2.014 amu (3 atoms)" in said(found)
 
 
 def test_velocities_in_angstrom_per_femtosecond():
     """1000 m/s are 0.01 Å/fs."""
     found = case("moving.xyz")
     np.testing.assert_allclose(found.velocities, np.tile([0.01, 0.0, 0.0], (4, 1)), rtol=1e-6, atol=1e-12)
-    assert "the file has velocities, up to 0.01 Å/fs" in said(found)
 
 
 def test_momenta_are_divided_by_the_masses_of_the_file(tmp_path):
@@ -186,7 +187,7 @@ def test_symbols_of_isotopes(tmp_path, symbol):
 
 def test_isotopes_of_a_plain_file_and_of_other_columns(tmp_path):
     found = read(xyz(tmp_path, "", AMMONIA.replace("H", "D")))
-    assert "masses of H: 2.014 amu (3 atoms)" in said(found)
+    np.testing.assert_allclose(deuterons(found), [2.014] * 3, rtol=1e-4)
     body = "0 0 0 N\n0 0 1 D\n"
     assert read(xyz(tmp_path, "Properties=pos:R:3:species:S:1", body)).structure.numbers.tolist() == [7, 1]
 

@@ -37,10 +37,11 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure, from_ase, to_ase
 from bayes_mlff.engines.ase_engine import AseEngine, AseSettings
 from bayes_mlff.engines.calculator import EngineCalculator
-from bayes_mlff.engines.engine import Engine, EngineResult, VerifiedEngine, climb, hash_settings, verified_label
+from bayes_mlff.engines.engine import Engine, EngineResult, hash_settings, retry
 from bayes_mlff.engines.moments import moments_of_elements
 from bayes_mlff.engines.pyscf.engine import PyscfEngine, PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings, make_engine
+from bayes_mlff.engines.verified import VerifiedEngine, verified_label
 from bayes_mlff.engines.worker.engine import WorkerSettings
 from bayes_mlff.otf import systems
 from tests.support.places import ROOT
@@ -338,13 +339,13 @@ def test_the_ladder_stops_at_the_first_success_and_passes_other_errors_on():
             raise EngineRetryError(f"reason {rung}")
         return "label"
 
-    assert climb(attempt, 5, description="x") == (
+    assert retry(attempt, 5, description="x") == (
         "label",
         ("attempt 1 of 5: reason 0", "attempt 2 of 5: reason 1"),
     )
     assert tried == [0, 1, 2]
     with pytest.raises(EngineFailedError, match=r"x: .*reason 0; .*reason 1$"):
-        climb(attempt, 2, description="x")
+        retry(attempt, 2, description="x")
 
 
 def test_missing_packages_name_the_command_that_installs_them(monkeypatch):

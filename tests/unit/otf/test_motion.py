@@ -79,8 +79,8 @@ def test_impossible_masses_of_a_file_are_refused():
 
 
 def test_held_coordinates_are_said_and_refused_where_they_cannot_be():
-    assert said(begin(holding(0)), "held") == "1 atom (0) in place; 9 of 12 coordinates move"
-    assert "3 atoms (1 to 3) along z; 9 of 12" in said(begin(holding(1, 2, 3, axes=(2,))), "held")
+    assert said(begin(holding(0)), "held") == "1 atom (N: 0) in place; 9 of 12 coordinates move"
+    assert "3 atoms (H3: 1 to 3) along z; 9 of 12" in said(begin(holding(1, 2, 3, axes=(2,))), "held")
     with pytest.raises(DataError, match="all coordinates of all atoms are held"):
         begin(holding(0, 1, 2, 3))
     box = holding(0)._replace(cell=5.0 * np.eye(3), pbc=np.ones(3, bool))

@@ -183,8 +183,10 @@ def at_rest():
 
 def hungry_chunk(at_rest, memory_gib):
     spec, state, md = at_rest
-    first, *thrifty = (hungry_predictor(2000, 1.0), hungry_predictor(1000, 2.0), hungry_predictor(100, 3.0))
-    chunk = make_chunk(first, velocity_verlet(0.5), spec, 3, mesh=chain_mesh(2), thrifty=thrifty, memory_gib=memory_gib)
+    first, *low_memory = (hungry_predictor(2000, 1.0), hungry_predictor(1000, 2.0), hungry_predictor(100, 3.0))
+    chunk = make_chunk(
+        first, velocity_verlet(0.5), spec, 3, mesh=chain_mesh(2), low_memory=low_memory, memory_gib=memory_gib
+    )
     return lambda: chunk(np.zeros((2, 1)), md, state, on_energy(np.float64(1e9)), np.int32(2))
 
 

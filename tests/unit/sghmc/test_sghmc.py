@@ -1,4 +1,4 @@
-"""Contracts of the sampler: resumption, compilation, own noise, bits, schedules, diagnostics."""
+"""Contracts of the sampler beside those of the battery: windows, own noise, restarts, schedules, diagnostics."""
 
 import os
 import subprocess
@@ -16,6 +16,7 @@ from bayes_mlff.sghmc.diagnostics import effective_sample_size, split_rhat
 from bayes_mlff.sghmc.precondition import amsgrad, fixed, identity
 from bayes_mlff.sghmc.run import chain_runner, init_chains, restart
 from bayes_mlff.sghmc.transform import sghmc
+from bayes_mlff.testing.sampler_battery import assert_same_bits
 
 
 def noisy_quadratic(params, key, data):
@@ -31,30 +32,6 @@ def start(chains=4, dtype=jnp.float64, **options):
 
 
 DATA = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
-
-
-def assert_equal(one, two):
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        is_key = jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
-        plain = [jax.random.key_data(x) if is_key else x for x in (a, b)]
-        np.testing.assert_array_equal(np.asarray(plain[0]), np.asarray(plain[1]))
-
-
-@pytest.mark.parametrize("chain_axis", ["vmap", "map"])
-def test_resumes_bit_for_bit(chain_axis):
-    """12 steps against 2 (a single window) and 10, across the step at which the mass freezes."""
-    params, state, transform = start()
-
-    def run(n, params, state):
-        runner = chain_runner(noisy_quadratic, transform, n_steps=n, thin=2, chain_axis=chain_axis)
-        return runner(params, state, DATA, 5)
-
-    whole = run(12, params, state)
-    middle = run(2, params, state)
-    rest = run(10, *middle[:2])
-    assert_equal(whole[:2], rest[:2])
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), middle[2], rest[2])
-    assert_equal(whole[2], joined)
 
 
 @pytest.mark.parametrize("chain_axis", ["vmap", "map"])
@@ -91,40 +68,12 @@ def test_map_equals_vmap():
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-10)
 
 
-def test_compiles_once_for_other_data_and_counts():
-    params, state, transform = start()
-    run = chain_runner(noisy_quadratic, transform, n_steps=4)
-    for n in range(1, 4):
-        params, state, _ = run(params, state, DATA * n, jnp.int32(n))
-    assert run._cache_size() == 1
-
-
-def test_chains_and_leaves_get_their_own_noise():
-    """Equal chains and equal leaves part at the first step, moved by noise alone."""
-    params = {"a": jnp.zeros([3, 4]), "b": jnp.zeros([3, 4])}
-    transform = sghmc(0.1, preconditioner=identity())
-    run = chain_runner(lambda p, key, data: (jnp.zeros([]), jax.tree.map(jnp.zeros_like, p)), transform, n_steps=1)
-    moved, _, _ = run(params, init_chains(params, jax.random.key(0), transform), None, 1)
-    values = np.concatenate([np.asarray(moved["a"]).ravel(), np.asarray(moved["b"]).ravel()])
-    assert np.unique(values).size == 24
-
-
-def test_a_chain_does_not_depend_on_its_neighbours():
-    params, state, transform = start()
-    run = chain_runner(noisy_quadratic, transform, n_steps=10)
-    together, _, _ = run(params, state, DATA, 5)
-    pick = lambda tree: jax.tree.map(lambda x: x[2:3], tree)  # noqa: E731
-    alone, _, _ = run(pick(params), pick(state), DATA, 5)
-    for a, b in zip(jax.tree.leaves(pick(together)), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-12)
-
-
 def test_restart_is_fresh_but_not_a_repetition():
     params, state, transform = start()
     run = chain_runner(noisy_quadratic, transform, n_steps=10)
     first, used, _ = run(params, state, DATA, 5)
     again = restart(params, used, transform)
-    assert_equal(again.sampler, state.sampler)
+    assert_same_bits(again.sampler, state.sampler)
     second, _, _ = run(params, again, DATA, 5)
     assert not np.isclose(np.asarray(first["w"]), np.asarray(second["w"])).any()
 
@@ -185,7 +134,7 @@ def test_freeze_holds_moments_and_bias_correction():
     state = update(jnp.asarray([1.0]), mass.init(jnp.zeros([1])), True)  # nothing to freeze yet: this gradient counts
     assert int(state.count) == 1
     held = update(jnp.asarray([9.0]), state, True)
-    assert_equal(held, state)
+    assert_same_bits(held, state)
     assert int(update(jnp.asarray([9.0]), held, False).count) == 2
 
 

@@ -19,7 +19,7 @@ from ase.calculators.emt import EMT
 from bayes_mlff.core.errors import ConfigError, EngineFailedError, EngineSetupError
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.ase_engine import AseEngine, AseSettings
-from bayes_mlff.engines.engine import VerifiedEngine
+from bayes_mlff.engines.verified import VerifiedEngine
 from bayes_mlff.testing import faulty_engines
 from bayes_mlff.testing.faulty_engines import FaultyCalculator, FaultyEngine
 from tests.support.faults import POINTS, Fault, accident, main

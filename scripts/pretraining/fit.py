@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bayes_mlff.data.collection import Collection, Draw, draw, layout
 from bayes_mlff.models.energetics import NodeFn, Params
+from pretraining.collection import Collection, Draw, draw, layout
 
 NORM_FLOOR = 0.01
 """Force error below which the norm loss turns quadratic, eV/Å: the noise of the reference forces."""

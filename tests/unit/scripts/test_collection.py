@@ -4,15 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import molecule
+from pretraining.collection import Collection, draw, isolated_energies, layout, make_member
+from pretraining.fit import predict_frames
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
-from bayes_mlff.data.collection import Collection, draw, isolated_energies, layout, make_member
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import predictor
-from bayes_mlff.posterior.fit import predict_frames
 from bayes_mlff.testing.structures import triclinic
 from bayes_mlff.testing.tiny import tiny_nequip
 

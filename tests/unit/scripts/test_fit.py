@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from ase.build import molecule
+from pretraining.collection import Collection, draw, layout, make_member
+from pretraining.fit import NORM_FLOOR, FitState, make_fit, predict_frames
 
-from bayes_mlff.data.collection import Collection, draw, layout, make_member
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import registry
-from bayes_mlff.posterior.fit import NORM_FLOOR, FitState, make_fit, predict_frames
 from bayes_mlff.testing.tiny import tiny_nequip
 
 CONFIG = tiny_nequip(
