@@ -170,7 +170,9 @@ def written_format(config: ArchitectureConfig) -> tuple[FileFormat, Writer]:
             return form, form.write
     able = sorted(row.name for row in ARCHITECTURES.values() if any(form.write for form in row.formats))
     raise ConfigError(
-        "--template", None, f"none for the architecture {config.architecture!r}: there are files for {able} only"
+        "--what",
+        "model",
+        f"ensemble or chains with {config.architecture}: other programs get files of {', '.join(able)} alone",
     )
 
 

@@ -1,12 +1,8 @@
 """Planted faults end to end: what explodes is left, what lies is not learnt, what was paid for is paid once.
 
 The ensemble is a Lennard-Jones potential with a fixed σ, the reference the same potential, so that labels come from
-audits alone unless a test makes σ large.
-"""
+audits alone unless a test makes σ large."""
 
-import json
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,166 +10,29 @@ from ase.calculators.lj import LennardJones
 from rich.console import Console
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import EngineFailedError, EngineSetupError, RunStoppedError
+from bayes_mlff.core.errors import EngineSetupError, RunStoppedError
 from bayes_mlff.data import dataset
-from bayes_mlff.data.structure import Structure
-from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.models import registry
-from bayes_mlff.models.energetics import Prediction
-from bayes_mlff.otf import config, loop
-from bayes_mlff.otf.problem import make_integrator, prepare
+from bayes_mlff.otf import loop
 from bayes_mlff.report import run_log, verdict
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.sghmc.run import Info
-from tests.support.tiny_runs import TINY, Silent
-
-EPSILON, SIGMA = 0.2, 1.4
-THRESHOLD = 0.004
-QUIET = 5e-4
-"""σ below the first critical one, which is 0.224 thresholds."""
-
-TETRAHEDRON = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * SIGMA * 2 ** (1 / 6) / np.sqrt(8)
-
-
-class Interrupted(BaseException):
-    """Stands for a kill."""
-
-
-class Planted:
-    """The reference, with a fault at chosen calls; counts from 1."""
-
-    def __init__(self, inner, fault=None, at=lambda call: False):
-        self._inner, self._fault, self._at, self.calls = inner, fault, at, 0
-
-    def __getattr__(self, name):
-        return getattr(self._inner, name)
-
-    def label(self, structure):
-        self.calls += 1
-        if self._at(self.calls):
-            return self._fault(self._inner, structure)
-        return self._inner.label(structure)
-
-
-def fails(inner, structure):
-    raise EngineFailedError("planted failure")
-
-
-def dies(inner, structure):
-    raise Interrupted
-
-
-def jumps(inner, structure):
-    """Energy and forces of different origin."""
-    result = inner.label(structure)
-    return result._replace(label=result.label._replace(energy=result.label.energy + 0.3))
-
-
-def lennard_jones(positions, dtype):
-    n = positions.shape[0]
-    apart = positions[:, None, :] - positions[None, :, :] + jnp.eye(n, dtype=dtype)[:, :, None]
-    inverse = (SIGMA**2 / jnp.sum(apart**2, axis=-1)) ** 3
-    return 2.0 * EPSILON * jnp.sum(jnp.where(jnp.eye(n, dtype=bool), jnp.zeros([], dtype), inverse**2 - inverse))
-
-
-_PREPARED = []
-
-
-def prepared(parsed):
-    """Functions that do not depend on what the tests vary, made once."""
-    if not _PREPARED:
-        structure = Structure(np.full(4, 6), TETRAHEDRON, np.zeros((3, 3)), np.zeros(3, bool))
-        _PREPARED.append(prepare(parsed, structure, registry.initialize(TINY, 0)))
-    return _PREPARED[0]
-
-
-def make_problem(*, sigma=QUIET, wrong=0.0, begin=None, positions=TETRAHEDRON, chains_finite=True, **changes):
-    """A run of four carbon atoms; `wrong` is the standard deviation of a planted, rapidly changing energy error."""
-    raw = {
-        "structure": "four.xyz",
-        "threshold": f"{THRESHOLD} eV",
-        "seed": changes.pop("seed", 0),
-        "sampler": {"chains": 2, "steps": 30, "cold_steps": 5, "ramp_steps": 5},
-        "dynamics": {"duration_ps": 0.05, "temperature_k": 300.0, "chunk_steps": 8, "trajectory_every": 1}
-        | changes.pop("dynamics", {}),
-        "engine": {
-            "name": "ase",
-            "calculator": "ase.calculators.lj:LennardJones",
-            "arguments": {"epsilon": EPSILON, "sigma": SIGMA, "rc": 50.0},
-        },
-        "audits": {"interval_ps": 0.004},
-    } | changes
-    parsed = config.parse(raw)
-    structure = Structure(np.full(4, 6), np.array(positions), np.zeros((3, 3)), np.zeros(3, bool))
-    problem = prepared(parsed)._replace(
-        config=parsed, structure=structure, integrator=make_integrator(parsed.dynamics, structure)
-    )
-
-    def evaluate(params, graph):
-        dtype = graph.positions.dtype
-        energy, slope = jax.value_and_grad(lennard_jones)(graph.positions, dtype)
-        energy = energy + 2.0**0.5 * wrong * jnp.sin(1e4 * jnp.sum(graph.positions))
-        one = jnp.full((1,), sigma, dtype)
-        return Predictive(
-            energy[None], one, -slope[None], jnp.full_like(slope, 0.01)[None], None, None, energy[None, None]
-        )
-
-    def predict(params, graphs):
-        dtype = graphs.positions.dtype
-        energy, slope = jax.vmap(jax.value_and_grad(lennard_jones), in_axes=(0, None))(graphs.positions, dtype)
-        return Prediction(energy, -slope, None, jnp.ones_like(slope[..., 0]))
-
-    def update(params, state, training_set, n_steps=30):
-        nothing = jnp.zeros((2, 1), params.dtype)
-        return (params if chains_finite else params * jnp.nan), state, Info(nothing, nothing, nothing == 0.0)
-
-    integrator = problem.integrator if begin is None else problem.integrator._replace(begin=begin(problem.integrator))
-    return problem._replace(
-        evaluate=evaluate, predict=predict, chains=problem.chains._replace(update=update), integrator=integrator
-    )
-
-
-def breaks_at(step):
-    """An integrator that loses a position at one step."""
-
-    def wrap(integrator):
-        def begin(md):
-            moved = integrator.begin(md)
-            lost = jnp.where(md.step == step - 1, jnp.nan, 0.0).astype(moved.position.dtype)
-            return moved.set(position=moved.position + lost)
-
-        return begin
-
-    return wrap
-
-
-def engine_of(problem, *fault):
-    return Planted(make_engine(problem.config.engine), *fault)
-
-
-def finish(session):
-    state = session.finish(session.resume())
-    session.run.close()
-    return state
-
-
-def events(path, name):
-    lines = (json.loads(line) for line in (path / "events.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == name]
-
-
-def thermo(path):
-    return np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)
-
-
-def frames(path):
-    import ase.io
-
-    return {atoms.info["step"]: atoms.positions for atoms in ase.io.read(path / "trajectory.extxyz", index=":")}
-
-
-# -- guards and the way back ------------------------------------------------------------------------------------
+from tests.support.planted_runs import (
+    EPSILON,
+    QUIET,
+    SIGMA,
+    TETRAHEDRON,
+    Interrupted,
+    breaks_at,
+    dies,
+    engine_of,
+    events,
+    fails,
+    finish,
+    frames,
+    jumps,
+    make_problem,
+    thermo,
+)
+from tests.support.tiny_runs import Silent
 
 
 @pytest.fixture(scope="module")
@@ -293,9 +152,6 @@ def test_parameters_that_are_not_finite_stop_the_run(open_session, tmp_path):
         finish(open_session(tmp_path / "run", engine_of(problem), problem))
 
 
-# -- a reference that fails or lies ------------------------------------------------------------------------------
-
-
 def test_one_failed_geometry_is_left_and_the_run_goes_on(open_session, tmp_path):
     problem = make_problem()
     state = finish(open_session(tmp_path / "run", engine_of(problem, fails, lambda call: call == 4), problem))
@@ -390,9 +246,6 @@ def test_a_storm_of_labels_stops_before_it_is_paid_for(open_session, tmp_path):
     assert "storm_labels" in events(tmp_path / "run", "stopped")[0]["reason"]
 
 
-# -- audits -----------------------------------------------------------------------------------------------------
-
-
 def test_audits_are_labelled_learnt_and_the_same_after_a_kill(open_session, tmp_path):
     problem = make_problem()
     whole = finish(open_session(tmp_path / "whole", engine_of(problem), problem))
@@ -467,9 +320,6 @@ def test_a_healthy_run_is_not_disturbed(open_session, tmp_path):
     finish(open_session(tmp_path / "run", engine_of(problem), problem))
     for name in ("rolled_back", "label_refused", "calibration_raised"):
         assert not events(tmp_path / "run", name)
-
-
-# -- what a user sees -------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_of_another_format_is_refused_by_name(lost_once, open_session, tmp_path, monkeypatch):

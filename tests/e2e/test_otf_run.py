@@ -19,7 +19,7 @@ from bayes_mlff.ensemble import files as files_of
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
-from bayes_mlff.otf import loop
+from bayes_mlff.otf import criteria, loop
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.report import run_log, run_summary
 from bayes_mlff.runs.directory import RunDirectory
@@ -271,7 +271,7 @@ def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
     (tmp_path / "a.model").write_bytes(b"anything")
     for options, said in (
         (["--template", str(tmp_path / "a.model")], "--what: got 'model'; allowed: ensemble or chains with nequip"),
-        (["--what", "model"], "written of mace alone"),
+        (["--what", "model"], "files of mace alone"),
         (["--what", "chains", "--template", str(tmp_path / "a.model")], "--template"),
         (["--what", "everything"], "--what: got 'everything'; allowed: one of ensemble, chains, model"),
     ):
@@ -304,7 +304,8 @@ def test_the_calculator_of_a_run_says_what_the_run_itself_predicts(open_session,
         sigma, threshold = found["energy_sigma_uncalibrated"], tiny_problem.threshold_ev
         wanted = calibration.exceedance_probability(before.host.calibration, sigma, threshold)
         assert found["probability_above_threshold"] == pytest.approx(wanted, rel=1e-9)
-        asked = sigma > session.sigma_crit(before.host)
+        (trigger,) = criteria.triggers(tiny_problem, before.host)
+        asked = sigma > float(trigger.limit)
         assert asked == (found["probability_above_threshold"] > 1.0 - tiny_problem.config.confidence)
 
 
@@ -328,7 +329,7 @@ def test_what_was_not_learnt_anew_is_not_written_anew(open_session, tmp_path, ti
     first, second = (folder / f"{step:09d}.ensemble.safetensors" for step in (0, 5))
     assert first.samefile(second)
     changed = calibration.update(state.host.calibration, 0.1, 0.1)
-    session._commit(moved._replace(host=moved.host._replace(step=6, calibration=changed)))
+    session._commit(moved._replace(host=moved.host._replace(step=6, calibrations={"energy": changed})))
     third = folder / "000000006.ensemble.safetensors"
     assert not first.exists() and not third.samefile(second)
     assert saved.load(third).online.state == changed

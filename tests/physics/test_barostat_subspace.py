@@ -14,7 +14,7 @@ from bayes_mlff.data.graph import volume
 from bayes_mlff.md.barostat import Span, cell_rescaling, span_of
 from bayes_mlff.md.integrators import friction_thermostat, kinetic_energy, rescaling_thermostat
 from bayes_mlff.md.schedule import constant
-from tests.physics.test_barostat import (
+from tests.support.barostats import (
     GAS_ATOMS,
     GAS_KT,
     GAS_PRESSURE,

@@ -24,7 +24,6 @@ from bayes_mlff.posterior import training_set
 from bayes_mlff.posterior.settings import ParallelChains, PriorSettings
 from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
 from bayes_mlff.report.export import export
-from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import structures
 from bayes_mlff.testing.model_battery import Model, ModelBattery, padded_graph
 from tests.support.bad_weights import TINY
@@ -201,13 +200,11 @@ def test_keys_are_described_with_the_values_of_the_table(section, key, value):
 @pytest.mark.parametrize("name", ["nequip", "pair"])
 def test_weights_that_no_other_program_reads_are_not_exported_to_it(name, tmp_path):
     made = registry.initialize(SMALLEST[name], 0)
-    chains = np.asarray(made.flat()[0])[None]
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    checkpoint.write(tmp_path / "run" / "checkpoints", 7, Chains(chains), {"offset_ev": 0.0})
-    with pytest.raises(ConfigError, match=rf"--template: .*'{name}': there are files for \['mace'\]"):
+    with pytest.raises(
+        ConfigError, match=f"--what: got 'model'; allowed: ensemble or chains with {name}: .* of mace alone"
+    ):
         export(tmp_path / "run", made, tmp_path / "out", template=tmp_path / "a.model", trust=True)
-    (path,) = export(tmp_path / "run", made, tmp_path / "chains")
-    np.testing.assert_array_equal(registry.load(str(path)).flat()[0], chains[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_configurations_are_values():
