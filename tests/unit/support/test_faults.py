@@ -128,7 +128,7 @@ def test_every_point_says_where_it_is():
                 found = getattr(found, part)
             assert callable(found), name
         else:
-            assert point.operation in ("open", "write", "fsync", "replace", "unlink"), name
+            assert point.operation in ("open", "write", "fsync", "replace", "link", "unlink"), name
 
 
 @pytest.fixture
