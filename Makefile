@@ -1,6 +1,7 @@
 # `make ethanol` runs the example, `make check` everything that has to pass, `make quick` what takes a minute of it.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope
+# In the order of the folders, so that the long files of e2e come first and both workers end together.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 BIN := .venv/bin
 

@@ -233,7 +233,7 @@ def test_command_line(copied, raw, fitted, monkeypatch, tmp_path):
     file.write_text(config.template(parsed))
     lists = ["--compare", "sghmc, adam", "--sizes", "2,4", "--seeds", "0,1"]
     done = CliRunner().invoke(cli.app, ["finetune", str(file), *lists], catch_exceptions=False)
-    assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 was done before" in done.output
+    assert done.exit_code == 0 and not fitted and "8 of 8: adam-m4-s1 is already complete" in done.output
     rows = [line.split() for line in done.output.splitlines()]
     assert ["pretrained", "-", "-"] in [row[:3] for row in rows] and ["adam", "4", "2"] in [row[:3] for row in rows]
     for options, said in (
