@@ -52,7 +52,7 @@ class RunLog(NamedTuple):
     thermo: ThermoSeries
     events: list[Mapping[str, Any]]
     validation: Validation | None
-    refused: tuple[LabelNote, ...] = ()  # labels that were not believed
+    refused: tuple[LabelNote, ...] = ()  # rejected labels
     rows: int | None = None  # logged steps, about; None: these are all
     committed: int | None = None  # step of the newest checkpoint; None if there is none
     n_atoms: int = 1

@@ -22,7 +22,7 @@ _NAMES: Final = {
     "Audits": "audits",
     "Audit pass rate": "passed",
     "Coverage of predicted intervals, audits only": "coverage, audits",
-    "Roll-backs, labels not believed": "set back, not believed",
+    "Roll-backs, rejected labels": "rolled back, rejected",
 }
 """Shorter names of what the verdict rests on."""
 
@@ -130,8 +130,8 @@ def _judged(run: RunLog) -> list[Row]:
 
 
 def judgement(run: RunLog) -> list[Row]:
-    """The verdict, and labels that were not believed."""
-    refused = [(f"not believed, step {note.step}", note.reason) for note in run.refused]
+    """The verdict, and rejected labels."""
+    refused = [(f"rejected, step {note.step}", note.reason) for note in run.refused]
     return [*verdict.rows(verdict.judge(run)), *refused]
 
 

@@ -44,7 +44,7 @@ def judge(run: RunLog) -> Verdict:
     every = audits.read(run.events)
     current = audits.statement(audits.since_raise(every))
     back = sorted({int(e["step"]) for e in run.events if e["event"] == "rolled_back"})
-    missing = [] if run.labels else ["nothing has been labelled"]
+    missing = [] if run.labels else ["no structure has been labelled"]
     if current.count < MIN_AUDITS:
         since = " since the calibration was raised" if any(a.raised for a in every) else ""
         missing.append(f"only {_count(current.count, 'audit')}{since}, {MIN_AUDITS} are needed")

@@ -159,7 +159,7 @@ def test_each_rung_of_the_ladder_gives_the_same_label(monkeypatch, fail_below, a
         (
             {"spin": 1},
             ConfigError,
-            r"engine\.spin: got 1; allowed: an even .* engine\.charge 0 leaves 10 electrons",
+            r"engine\.spin: got 1; allowed: an even .* at most 10, since structure\.charge 0 leaves",
         ),
         ({"charge": 1, "spin": 0}, ConfigError, r"engine\.spin: got 0; allowed: an odd"),
         ({"charge": 11}, ConfigError, r"engine\.charge: got 11"),

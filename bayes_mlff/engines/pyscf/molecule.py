@@ -173,13 +173,13 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
     molecule.max_memory = pyscf.lib.current_memory()[0] + settings.memory_mb
     molecule.build(dump_input=False, parse_arg=False)
     electrons = int(molecule.tot_electrons())
+    key = "structure.charge" if settings.charge is None else "engine.charge"
     if electrons < 1:
-        key = "structure.charge" if settings.charge is None else "engine.charge"
         raise ConfigError(key, charge, f"a charge that leaves electrons; this one leaves {electrons}")
     if spin > electrons or (electrons - spin) % 2:
         parity = "an odd" if electrons % 2 else "an even"
         allowed = (
-            f"{parity} number of unpaired electrons, at most {electrons}: charge {charge} leaves {electrons} electrons"
+            f"{parity} number of unpaired electrons, at most {electrons}, since {key} {charge} leaves so many electrons"
         )
         if settings.spin is None:
             raise ConfigError("structure.multiplicity", spin + 1, f"one more than {allowed}")
