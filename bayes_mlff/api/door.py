@@ -31,9 +31,6 @@ from bayes_mlff.runs.directory import CONFIG
 
 T = TypeVar("T")
 
-ENSEMBLE = "ensemble.safetensors"
-"""File of a fine-tuned ensemble in the directory of a run or a fine-tuning."""
-
 
 class RunResult(NamedTuple):
     """What a run left in its directory."""
@@ -55,7 +52,7 @@ class RunResult(NamedTuple):
 
     def calculator(self, **options: Any) -> EnsembleCalculator:
         """ASE calculator with uncertainties of what the run has learnt; options are those of `EnsembleCalculator`."""
-        return _calculator(self.path, options)
+        return EnsembleCalculator(self.path, **options)
 
 
 class FineTuned(NamedTuple):
@@ -66,7 +63,7 @@ class FineTuned(NamedTuple):
 
     def calculator(self, **options: Any) -> EnsembleCalculator:
         """ASE calculator with uncertainties; options are those of `EnsembleCalculator`."""
-        return _calculator(self.path, options)
+        return EnsembleCalculator(self.path, **options)
 
 
 def run(
@@ -160,14 +157,9 @@ def load(path: Path | str) -> EnsembleCalculator | Potential:
       RunDirectoryError, WeightsError: if it is there, but cannot be used.
     """
     where = Path(path)
-    if where.is_dir():
-        return _calculator(where, {})
-    return EnsembleCalculator(where) if _holds_ensemble(where) else registry.load(str(path), key="path")
-
-
-def _calculator(directory: Path, options: dict[str, Any]) -> EnsembleCalculator:
-    file = directory / ENSEMBLE
-    return EnsembleCalculator(file if file.is_file() else directory, **options)
+    if where.is_dir() or _holds_ensemble(where):
+        return EnsembleCalculator(where)
+    return registry.load(str(path), key="path")
 
 
 def _holds_ensemble(path: Path) -> bool:

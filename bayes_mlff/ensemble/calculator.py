@@ -91,6 +91,7 @@ class EnsembleCalculator(Calculator):
         self._warned = False
         self._spec: NeighborSpec | None = None
         self._list: NeighborState | None = None
+        self._listed: tuple[bytes, bytes] | None = None  # atomic numbers and periodic directions of the list
         self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress"))
 
     @property
@@ -119,7 +120,8 @@ class EnsembleCalculator(Calculator):
         assert self.atoms is not None
         self._refuse_other_state(self.atoms)
         structure = geometry(self.atoms)
-        if self._list is None or {"numbers", "pbc"} & set(system_changes):
+        # A calculation that failed has not made a list, but has changed what ASE compares the next atoms with.
+        if self._listed != _kind(structure):
             self._allocate(structure)
         searched, moments, each = self._call(structure)
         if bool(searched.overflow):
@@ -201,6 +203,7 @@ class EnsembleCalculator(Calculator):
         self._spec, self._list = neighbors.allocate(
             structure, architecture.elements, architecture.r_max, skin=self._skin, dtype=self._dtype
         )
+        self._listed = _kind(structure)
 
     def _call(self, structure: Structure) -> tuple[NeighborState, Predictive, Prediction]:
         atomic = self.ensemble.atomic_reference_energy(structure.numbers)
@@ -260,6 +263,11 @@ def _evaluate(
         allow_single_chain=samples.shape[0] == 1,
     )
     return searched, moments, each
+
+
+def _kind(structure: Structure) -> tuple[bytes, bytes]:
+    """What a neighbour list is made for; it follows positions and cell."""
+    return structure.numbers.tobytes(), structure.pbc.tobytes()
 
 
 def _host(x: jax.Array) -> np.ndarray:

@@ -91,9 +91,11 @@ class Ensemble(NamedTuple):
         Of a run by Student's t, as its trigger has it; else by a normal distribution with σ times `factors.energy`.
 
         Args:
-          sigma_ev: standard deviation over the samples, not calibrated, eV.
+          sigma_ev: standard deviation over the samples, not calibrated, eV; where it is not finite the result is 1.
           threshold_ev: eV.
         """
+        if not np.isfinite(sigma_ev):
+            return 1.0
         if self.online is not None:
             return float(calibration.exceedance_probability(self.online.state, sigma_ev, threshold_ev))
         return float(2.0 * stats.norm.sf(threshold_ev / (sigma_ev * self.factors.energy)))
@@ -204,13 +206,7 @@ def load(path: Path) -> Ensemble:
       ConfigError: if there is no such file.
       WeightsError: if it is no ensemble, of a newer format, or does not fit the architecture that it states.
     """
-    path = files.find(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            stored = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: unreadable ({error})") from error
+    path, metadata, stored = _read(path)
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
     if metadata["format"].isdecimal() and int(metadata["format"]) > FORMAT:
@@ -231,6 +227,23 @@ def load(path: Path) -> Ensemble:
     if known is not None and (known.ndim != 2 or known.shape[1] != elements):
         raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
     return stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
+
+
+def _read(path: Path) -> tuple[Path, Mapping[str, str], dict[str, np.ndarray]]:
+    """The file, its metadata and its arrays; a run that goes on removes files, so that the newest is looked for again.
+
+    Raises:
+      ConfigError: if there is no such file.
+      WeightsError: if it cannot be read.
+    """
+    found = files.find(path)
+    try:
+        with safe_open(found, framework="numpy") as file:
+            return found, file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no dict)
+    except FileNotFoundError:
+        return _read(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{found}: unreadable ({error})") from error
 
 
 def _stated(metadata: Mapping[str, str]) -> Ensemble:

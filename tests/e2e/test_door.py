@@ -10,6 +10,7 @@ from ase.calculators.lj import LennardJones
 import bayes_mlff
 from bayes_mlff.api import door
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError
+from bayes_mlff.ensemble import files
 from bayes_mlff.otf import systems
 from tests.support import small_run
 
@@ -60,19 +61,19 @@ def test_a_fine_tuning_leaves_a_calculator_and_so_does_load(tmp_path, ethanol, c
         frames.append(frame)
     ase.io.write(tmp_path / "train.xyz", frames, format="extxyz")
     small_run.write(tmp_path)
-    schedule = {"chains": 2, "steps": 20, "cold_steps": 5, "ramp_steps": 5}
+    sampler = {"chains": 2, "steps": 20, "cold_steps": 5, "ramp_steps": 5}
     raw = {
         "data": {"train": "train.xyz", "doubtful_units": "allow"},
         "model": "model.safetensors",
         "output": "out",
-        "schedule": schedule,
+        "sampler": sampler,
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
     made = bayes_mlff.fine_tune(tmp_path / "config.yaml")
     assert capfd.readouterr().out == ""
     assert made.path == tmp_path / "out" and made.metrics["samples"] == 2
     energies = []
-    for calculator in (made.calculator(), bayes_mlff.load(made.path), bayes_mlff.load(made.path / door.ENSEMBLE)):
+    for calculator in (made.calculator(), bayes_mlff.load(made.path), bayes_mlff.load(made.path / files.NAME)):
         assert isinstance(calculator, bayes_mlff.EnsembleCalculator)
         atoms = frames[0].copy()
         atoms.calc = calculator

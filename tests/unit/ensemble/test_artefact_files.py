@@ -5,7 +5,7 @@ import pytest
 from ase.build import molecule
 from scipy import stats
 
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.ensemble import calibration, files, saved
 from bayes_mlff.ensemble.calculator import PROBABILITY, EnsembleCalculator, OutsideTrainingWarning
 from bayes_mlff.ensemble.saved import Ensemble, OnlineCalibration, SigmaFactors
@@ -120,3 +120,28 @@ def test_with_too_few_errors_sigma_is_infinite_but_the_probability_is_not_one():
     with pytest.warns(OutsideTrainingWarning, match="too few errors for a finite energy_sigma"):
         calculator.calculate(molecule("H2O"))
     assert calculator.results["energy_sigma"] == np.inf and 0.0 < calculator.results[PROBABILITY] < 1.0
+
+
+def test_where_sigma_overflows_any_error_is_possible():
+    for one in (of_run(), samples(factors=SigmaFactors(energy=2.0))):
+        assert [one.exceedance_probability(sigma, 0.02) for sigma in (np.inf, np.nan)] == [1.0, 1.0]
+
+
+def test_a_file_that_a_run_removes_meanwhile_is_looked_for_again(tmp_path, monkeypatch):
+    saved.save(of_run(), tmp_path / "new.safetensors")
+    answers = [tmp_path / "gone.safetensors", tmp_path / "new.safetensors"]
+    monkeypatch.setattr(files, "find", lambda path: answers.pop(0))
+    assert saved.same(saved.load(tmp_path), of_run())
+
+
+def test_atoms_in_another_order_get_their_own_neighbours_after_a_failure():
+    atoms = molecule("H2O")
+    calculator = EnsembleCalculator(of_run())
+    calculator.get_property("energy", atoms)
+    other = atoms[[1, 0, 2]]
+    broken = other.copy()
+    broken.positions[0] = np.nan
+    with pytest.raises(DataError):
+        calculator.get_property("energy", broken)
+    expected = EnsembleCalculator(of_run()).get_property("forces", other)
+    np.testing.assert_allclose(calculator.get_property("forces", other), expected, atol=1e-5)
