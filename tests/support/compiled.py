@@ -1,9 +1,10 @@
 """Functions that a test session has compiled once are not traced and compiled again, in whatever process.
 
 Every run builds its functions afresh, so that JAX traces and lowers the same network for every test. Here a function is
-known by what it is made of: code, closures and arguments. One whose parts are not all understood is compiled as usual.
-Replaced functions of the package, which the code finds by their names, are not seen: tests that plant such faults in
-what is compiled need `afresh`.
+known by what it is made of: code, closures and arguments, and what the code finds by its names in modules of the
+package and of the tests, so that a fault that is planted there is another function. One whose parts are not all
+understood is compiled as usual. Replaced methods of classes, and replaced functions of other packages, are not seen:
+tests that plant such faults in what is compiled need `afresh`.
 """
 
 import contextlib
@@ -12,9 +13,13 @@ import functools
 import hashlib
 import os
 import pickle
+import re
+import reprlib
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Set
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -30,6 +35,7 @@ import bayes_mlff
 from bayes_mlff.parallel import devices
 
 _ATOMS: Final = (type(None), bool, int, float, complex, str, bytes, Enum, Path, np.dtype, np.generic, type(...))
+_OURS: Final = (Path(bayes_mlff.__file__).parent, Path(__file__).parents[1])
 _KEPT: Final[dict[str, Callable]] = {}
 _CHOOSE: Final = devices.FirstThatFits._choose
 
@@ -70,8 +76,9 @@ def afresh() -> contextlib.AbstractContextManager:
 
 @functools.cache
 def _sources() -> str:
-    """A name for the state of the package."""
-    digest = hashlib.sha256()
+    """A name for the state of the package, and of what it stands on."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
+    digest = hashlib.sha256(repr([sys.version, *map(metadata.version, libraries)]).encode())
     for path in sorted(Path(bayes_mlff.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -112,6 +119,44 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Global names and attributes in a function and in those that it defines."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            yield from _names(part)
+
+
+def _is_ours(file: str | None) -> bool:
+    """Whether code is of the package or of the tests, and not of a library or made by one."""
+    return file is not None and any(Path(file).is_relative_to(folder) for folder in _OURS)
+
+
+def _found_by_name(function: types.FunctionType) -> dict[str, Any]:
+    """What a function finds in its own module, and in modules of the package, with the names in its code."""
+    found = {}
+    names = sorted(set(_names(function.__code__)))
+    for name in names:
+        value = function.__globals__.get(name)
+        if isinstance(value, types.ModuleType):
+            inside = vars(value) if _is_ours(getattr(value, "__file__", None)) else {}
+            found |= {f"{name}.{each}": inside[each] for each in names if each in inside}
+        elif name in function.__globals__ and not _is_of_library(value):
+            found[name] = value
+    return found
+
+
+def _is_of_library(value: Any) -> bool:
+    """Whether a value is a function, a class or a type of a library, which stays what it is, or one of text."""
+    if type(value).__module__ in ("typing", "types") or isinstance(value, re.Pattern | reprlib.Repr):
+        return True
+    if isinstance(value, types.FunctionType):
+        return not _is_ours(value.__code__.co_filename)
+    module = getattr(value, "__module__", None)
+    library = isinstance(module, str) and module.partition(".")[0] in ("jax", "jaxlib", "numpy", "flax", "optax")
+    return library and not isinstance(value, jax.Array | np.ndarray | np.generic)
+
+
 class _Reader:
     """Spells out what things are made of."""
 
@@ -140,6 +185,8 @@ class _Reader:
             case types.FunctionType():
                 cells = [_content(cell) for cell in part.__closure__ or ()]
                 self._each(part.__module__, part.__code__, cells, part.__defaults__, part.__kwdefaults__)
+                if _is_ours(part.__code__.co_filename):
+                    self._each(_found_by_name(part))
             case types.CodeType():
                 self._each(part.co_qualname, part.co_code, part.co_consts, part.co_names)
             case types.MethodType():

@@ -1,10 +1,12 @@
 import functools
 import types
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bayes_mlff.posterior import minibatch
 from tests.support import compiled
 
 
@@ -50,3 +52,28 @@ def test_functions_within_functions_count():
 def test_what_does_not_tell_what_it_is_made_of_is_not_taken_for_another():
     with pytest.raises(compiled.UnknownPartError, match="SimpleNamespace"):
         compiled.fingerprint(scaled(types.SimpleNamespace(a=1)))
+
+
+def twice(x):
+    return once(x) + once(x)
+
+
+def once(x):
+    return minibatch.draw_probability(x, x, x, 2)
+
+
+def test_what_is_found_by_name_counts(monkeypatch):
+    """A planted fault must neither be hidden by what was compiled before it, nor be taken by what comes after it."""
+    name = compiled.fingerprint(twice)
+    with monkeypatch.context() as planted:
+        planted.setattr(minibatch, "draw_probability", lambda *_: 0.5)
+        in_the_package = compiled.fingerprint(twice)
+    with monkeypatch.context() as planted:
+        planted.setitem(twice.__globals__, "once", lambda x: x)
+        in_the_test = compiled.fingerprint(twice)
+    with monkeypatch.context() as planted:
+        planted.setattr(minibatch, "draw_probability", mock.MagicMock())
+        with pytest.raises(compiled.UnknownPartError):
+            compiled.fingerprint(twice)
+    assert len({name, in_the_package, in_the_test}) == 3
+    assert compiled.fingerprint(twice) == name
