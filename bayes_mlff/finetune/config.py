@@ -21,7 +21,8 @@ class PriorConfig(PriorSettings):
 
     kind: Literal["transfer", "normal"] = Field(
         default="transfer",
-        description="Centre of the prior: transfer puts it on the pretrained weights, normal is N(0, 1).",
+        description="Centre of the prior: transfer puts it on the pretrained weights; normal is N(0, 1) whatever "
+        "prior.scale is, which then decides only how far apart the chains start.",
     )
 
 

@@ -19,6 +19,9 @@ from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
 
+OPTIMISERS_TAKE: Final = ("batch_size", "friction")
+"""Keys of the sampler that optimisers use: what every step of either depends on."""
+
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
     """The configuration as stored in the results directory: with the values that the architecture sets."""
@@ -66,14 +69,37 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     default = FinetuneConfig.model_fields
     names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []
-    names += ["prior"] if config.optimises or config.from_random_weights else []
+    names += ["prior"] if config.from_random_weights else []
     names += [] if config.optimises else ["optimizer"]
     names += ["laplace"] if config.method != "laplace" else []
     update = {"data": data} | {key: default[key].default for key in names}
-    if config.optimises:  # which take of the sampler what every step depends on
-        kept = {key: getattr(config.sampler, key) for key in ("batch_size", "friction")}
+    if config.optimises:
+        kept = {key: getattr(config.sampler, key) for key in OPTIMISERS_TAKE}
         update["sampler"] = default["sampler"].default.model_copy(update=kept)
+        if not config.from_random_weights:  # the first weights of the σ head are drawn with the scale of the prior
+            update["prior"] = default["prior"].default.model_copy(update={"scale": config.prior.scale})
     return config.model_copy(update=update)
+
+
+def without_effect(config: FinetuneConfig) -> tuple[str, ...]:
+    """Keys that are not at their defaults although the method does not use them.
+
+    Args:
+      config: as given, not from `stated`.
+    """
+    fields = FinetuneConfig.model_fields
+    usual = {name: fields[name].default for name in ("prior", "optimizer", "laplace")}
+    before = config.model_copy(update=usual | {"sampler": type(config.sampler)()})
+    unused = ["prior.", "sampler.initial_spread"] if config.from_random_weights else []
+    if config.optimises:
+        unused += ["prior.kind", *(f"sampler.{name}" for name in type(config.sampler).model_fields)]
+        unused += [] if config.method == "deep-ensemble" else ["optimizer.members"]
+    else:
+        unused.append("optimizer.")
+    unused += [] if config.method == "laplace" else ["laplace."]
+    used = {f"sampler.{name}" for name in OPTIMISERS_TAKE}
+    found = (change.key for change in changes(before, config))
+    return tuple(key for key in found if key not in used and key.startswith(tuple(unused)))
 
 
 def digest(sets: DataSets, potential: Potential, *, with_weights: bool) -> str:

@@ -82,6 +82,9 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
     span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
     observer.say(f"{config.method} on {sizes} frames of {span} atoms")
+    unused = identity.without_effect(config)
+    if unused:
+        observer.say(f"warning: {', '.join(unused)}: not used by method {config.method}")
     for remark in remarks.of_labels(task.sets, task.work):
         observer.say(remark)
     if task.sets.train.energy is None:

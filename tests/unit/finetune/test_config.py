@@ -11,9 +11,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.units import BOHR, GPA, HARTREE, KCAL_MOL
-from bayes_mlff.finetune import config, doubts, frames, identity, label_units, plan
+from bayes_mlff.finetune import config, doubts, frames, label_units, plan
 from bayes_mlff.finetune.config import ParallelSampler
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry
@@ -347,22 +347,3 @@ def test_former_keys_of_a_file_are_refused_with_the_file(tmp_path):
     path.write_text("data: {train: a.npz}\nschedule: {steps: 900}\n")
     with pytest.raises(ConfigError, match=rf"^schedule\.steps: got 900; allowed: sampler\.steps, .*{path}"):
         config.load(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "same"),
-    [
-        ({"sampler": {"steps": 900}}, True),
-        ({"sampler": {"batch_size": 9}}, False),
-        ({"sampler": {"friction": 0.2}}, False),
-    ],
-)
-def test_an_optimisation_depends_on_what_optimisers_take_of_the_sampler(tmp_path, change, same):
-    adam = {"method": "adam", "output": str(tmp_path)}
-    (tmp_path / "config.yaml").write_text(settings.dump(config.parse(MINIMAL | adam)))
-    asked = config.parse(MINIMAL | adam | change)
-    if same:
-        identity.check_output(asked, tmp_path)
-    else:
-        with pytest.raises(RunDirectoryError, match=r"sampler\.(batch_size 5, got 9|friction 0\.1, got 0\.2)"):
-            identity.check_output(asked, tmp_path)
