@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core import durable, settings, units
-from bayes_mlff.core.errors import ConfigError, DataError, WeightsError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, WeightsError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.ensemble import atomic_energies, files, saved
@@ -133,8 +133,13 @@ def publish(run: RunDirectory) -> None:
     """Put a copy of the newest ensemble into the directory of a run that has ended.
 
     Raises:
-      RunDirectoryError: if it cannot be written.
+      RunDirectoryError: if it cannot be read or written.
     """
     newest = files.kept(run.checkpoints)
-    if newest is not None:
-        write_whole(run.path / files.NAME, newest.read_bytes())
+    if newest is None:
+        return
+    try:
+        content = newest.read_bytes()
+    except OSError as error:
+        raise RunDirectoryError(f"{newest}: cannot be read ({error.strerror}); resume when this is mended") from error
+    write_whole(run.path / files.NAME, content)

@@ -1,5 +1,6 @@
 """The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
 
+import contextlib
 import time
 
 import jax
@@ -115,7 +116,8 @@ class Session:
         except (RunStoppedError, RunInterruptedError, EngineError) as error:
             if isinstance(error, RunStoppedError):
                 self.run.log("stopped", step=state.host.step, reason=str(error))
-            artefact.publish(self.run)
+            with contextlib.suppress(RunDirectoryError):  # what ended the run matters more than one more copy
+                artefact.publish(self.run)
             raise
         artefact.publish(self.run)
         self.run.log("finished", step=state.host.step, labels=int(state.device.training_set.count))
