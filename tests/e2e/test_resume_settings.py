@@ -9,7 +9,9 @@ import yaml
 from ase.calculators.emt import EMT
 from rich.console import Console
 
-from bayes_mlff.cli import runner
+from bayes_mlff.api import runner
+from bayes_mlff.api.console import ConsoleObserver
+from bayes_mlff.api.observing import Silent
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.engines.registry import make_engine
@@ -24,7 +26,7 @@ def finished_run(tmp_path_factory, tiny_problem):
     raw = tiny_problem.config.model_dump(mode="json")
     raw["dynamics"]["duration_ps"] = 0.01
     raw["validation_frames"] = 3
-    runner.run(config.parse(raw), path, base=path.parent, console=Console(quiet=True))
+    runner.run(config.parse(raw), path, base=path.parent, observer=Silent())
     return path
 
 
@@ -66,12 +68,12 @@ def test_random_frames_are_labelled_by_the_engine(finished_run):
 def test_allowed_changes_take_effect_and_are_logged(finished_run, tmp_path):
     path = copy_of(finished_run, tmp_path / "longer")
     changed = edit(path, dynamics={"duration_ps": 0.014}, validation_frames=0)
-    runner.resume(changed, path, console=Console(quiet=True))
+    runner.resume(changed, path, observer=Silent())
     steps = np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)["step"]
     np.testing.assert_array_equal(steps, np.arange(1, 29))
     logged = {e["key"]: (e["before"], e["after"]) for e in events(path, "setting")}
     assert logged == {"dynamics.duration_ps": (0.01, 0.014), "validation_frames": (3, 0)}
-    runner.resume(changed, path, console=Console(quiet=True))
+    runner.resume(changed, path, observer=Silent())
     assert len(events(path, "setting")) == 2, "a change is logged once"
 
 
@@ -88,14 +90,15 @@ def test_what_makes_another_run_is_refused_before_anything_changes(finished_run,
     before = {p.name: p.read_bytes() for p in path.iterdir() if p.suffix in (".csv", ".extxyz")}
     changed = edit(path, **change)
     with pytest.raises(ConfigError) as caught:
-        runner.resume(changed, path, console=Console(quiet=True))
+        runner.resume(changed, path, observer=Silent())
     assert caught.value.key == key
     assert before == {p.name: p.read_bytes() for p in path.iterdir() if p.suffix in (".csv", ".extxyz")}
 
 
 def test_check_pays_for_a_label_only_when_asked(tiny_problem, tmp_path, capsys):
     for label in (False, True):
-        runner.check(tiny_problem.config, base=tmp_path, console=Console(width=200), label=label)
+        observer = ConsoleObserver(Console(width=200), tiny_problem.config)
+        runner.check(tiny_problem.config, base=tmp_path, observer=observer, label=label)
         said = capsys.readouterr().out
         assert "ms a step of dynamics" in said and "MiB a label" in said
         assert ("one label:" in said) == label

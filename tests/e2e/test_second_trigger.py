@@ -9,7 +9,7 @@ from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.otf import criteria
-from bayes_mlff.report import run_data, run_summary
+from bayes_mlff.report import run_log, run_summary
 from tests.support.force_trigger import criterion
 
 
@@ -52,7 +52,7 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
     assert {"error_ev_a", "sigma_ev_a", "sigma_crit_ev_a", "threshold_ev_a"} <= set(of_force)
     shown = session.observer.chunks[-1]["readings"]
     assert [(r.name, r.unit) for r in shown] == [("energy", "eV"), ("force", "eV/Å")]
-    summary = run_summary.summarise(run_data.read(tmp_path / "run"), 1e6)
+    summary = run_summary.summarise(run_log.read(tmp_path / "run"), 1e6)
     assert summary.finished and summary.labels == len(records) + 1
     # A run that goes on without the trigger would write other columns into the same file.
     monkeypatch.setattr(criteria, "ROWS", criteria.ROWS[:1])
