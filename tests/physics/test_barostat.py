@@ -16,7 +16,7 @@ from bayes_mlff.md.integrators import (
     rescaling_thermostat,
 )
 from bayes_mlff.md.schedule import constant
-from tests.support.barostats import GAS_ATOMS, GAS_KT, GAS_PRESSURE, replicas, simulate, within
+from tests.support.barostats import GAS_ATOMS, GAS_KT, GAS_PRESSURE, SITES, replicas, simulate, within
 
 
 def gas(cell_motion, thermostat, timestep=1.0):
@@ -67,9 +67,6 @@ STIFFNESS, SIDE = 40.0 * GAS_KT, 8.0
 
 
 WIDTH = 0.16  # of the proposal of the quadrature, wider than any marginal
-
-
-SITES = np.array([[0.1, 0.2, 0.3], [0.6, 0.5, 0.9]])
 
 
 def elastic(cell):

@@ -21,6 +21,9 @@ from bayes_mlff.md.schedule import constant
 
 ARGON = 18
 
+SITES = np.array([[0.1, 0.2, 0.3], [0.6, 0.5, 0.9]])
+"""Fractional coordinates of the atoms of a tethered crystal."""
+
 
 class Look(NamedTuple):
     cell: jax.Array  # [..., 3, 3] Å
