@@ -326,6 +326,8 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     )
     for word, text in problem.motion.remarks:
         observer.say(f"  {word:<10} {text}")
+    if dynamics.unused:
+        observer.say(f"  warning    not used in these dynamics: {', '.join(dynamics.unused)}")
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, brief
 
 
@@ -26,8 +27,18 @@ def _not_tiny(value: float) -> float:
     return value
 
 
+def _is_energy(value: str) -> str:
+    try:
+        units.parse_energy(value, n_atoms=1)
+    except ConfigError as error:
+        raise ValueError(f"allowed: {error.allowed}") from error
+    return value
+
+
 Positive = Annotated[float, Field(gt=0.0, le=1e12), AfterValidator(_not_tiny)]
 """Positive, and such that its square, its inverse and products of three are numbers in float32 too."""
+Energy = Annotated[str, AfterValidator(_is_energy)]
+"""Positive, with its unit, such as "0.5 kcal/mol" or "1 meV/atom"; see `units.parse_energy`."""
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Location = tuple[int | str, ...]

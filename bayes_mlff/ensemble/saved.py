@@ -223,10 +223,17 @@ def load(path: Path) -> Ensemble:
     elements = len(architecture.elements)
     if stored["offset_ev"].shape[1:] not in ((), (elements,)):
         raise WeightsError(f"{path}: offset_ev has shape {stored['offset_ev'].shape}; allowed: [samples, {elements}]")
+    spoilt = [name for name in ("samples", "offset_ev") if not _is_finite(stored[name])]
+    if spoilt:
+        raise WeightsError(f"{path}: {' and '.join(spoilt)} hold something else than finite real numbers")
     known = stored.get("compositions")
     if known is not None and (known.ndim != 2 or known.shape[1] != elements):
         raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
     return stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())
 
 
 def _read(path: Path) -> tuple[Path, Mapping[str, str], dict[str, np.ndarray]]:

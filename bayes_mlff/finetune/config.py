@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from bayes_mlff.core import settings, units
-from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.core.settings import Count, Energy, Positive, Section, Seed
 from bayes_mlff.core.template import commented
 from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.posterior.likelihood import EnergySigma, PerAtom
@@ -29,20 +28,11 @@ class PriorConfig(PriorSettings):
 class FinetuneLikelihood(LikelihoodSettings):
     """Standard deviations of the labels in the likelihood; that of the forces is predicted by the model."""
 
-    energy_sigma: str = Field(
+    energy_sigma: Energy = Field(
         default="0.05 kcal/mol",
         description="Standard deviation of the energy in the likelihood, with its unit: of the total energy of any "
         "structure, or with /atom behind the unit multiplied by the number of atoms.",
     )
-
-    @field_validator("energy_sigma")
-    @classmethod
-    def _quantity(cls, value: str) -> str:
-        try:
-            units.parse_energy(value, n_atoms=1, key="likelihood.energy_sigma")
-        except ConfigError as error:
-            raise ValueError(f"allowed: {error.allowed}") from error
-        return value
 
 
 class ParallelSampler(ParallelChains):

@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Positive, Section
 from bayes_mlff.md import ranges
@@ -145,6 +146,17 @@ class DynamicsConfig(Section):
     def thermostat_used(self) -> Thermostat | None:
         """The thermostat; None in nve, which has none."""
         return None if self.ensemble == "nve" else self.thermostat
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Dotted keys that are not at their defaults although the ensemble or the schedule makes them idle."""
+        idle = {"langevin": ["thermostat_time_fs"], "bussi": ["friction_per_fs"]}.get(
+            self.thermostat_used or "", ["thermostat", "friction_per_fs", "thermostat_time_fs"]
+        )
+        idle += [] if self.ensemble == "npt" else ["barostat"]
+        idle += ["temperature_k"] if self.schedule else []
+        changed = (change.key for change in changes(DynamicsConfig(), self))
+        return tuple(f"dynamics.{key}" for key in changed if key.partition(".")[0] in idle)
 
     @property
     def initial_temperature_k(self) -> float:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.settings import Count, Positive, Section, Seed
+from bayes_mlff.core.settings import Count, Energy, Positive, Section, Seed
 from bayes_mlff.core.template import commented
 from bayes_mlff.data.structure_settings import StructureSettings
 from bayes_mlff.engines.pyscf.engine import PyscfSettings
@@ -156,7 +156,7 @@ class RunConfig(Section):
         default="nequip-md17-small",
         description="Pretrained model: the name of a known one, or the path of a .safetensors or .model file.",
     )
-    threshold: str = Field(
+    threshold: Energy = Field(
         default="0.5 kcal/mol",
         description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "
         "the unit means per atom.",
@@ -205,15 +205,6 @@ class RunConfig(Section):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
-
-    @field_validator("threshold")
-    @classmethod
-    def _quantity(cls, value: str) -> str:
-        try:
-            units.parse_energy(value, n_atoms=1, key="threshold")
-        except ConfigError as error:
-            raise ValueError(f"allowed: {error.allowed}") from error
-        return value
 
     @model_validator(mode="after")
     def _stress_for_npt(self) -> "RunConfig":

@@ -108,18 +108,6 @@ def base_of(start: Start, run: Path) -> Path:
     return run / FOLDER / KEPT if own else start.base
 
 
-def read_structure(run: Path) -> InitialStructure | None:
-    """The initial structure alone; None in the directory of a run from before it was kept.
-
-    Raises:
-      RunDirectoryError: if it is damaged.
-    """
-    if not (run / FOLDER / IDENTITY).is_file():
-        return None
-    digest = _identity(run / FOLDER / IDENTITY)["structure"]
-    return _unpacked(run / FOLDER / STRUCTURE, _verified(run / FOLDER / STRUCTURE, digest))
-
-
 def _identity(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunDirectoryError(

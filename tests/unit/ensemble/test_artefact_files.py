@@ -5,7 +5,7 @@ import pytest
 from ase.build import molecule
 from scipy import stats
 
-from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.errors import ConfigError, DataError, WeightsError
 from bayes_mlff.ensemble import calibration, files, saved
 from bayes_mlff.ensemble.calculator import PROBABILITY, EnsembleCalculator, OutsideTrainingWarning
 from bayes_mlff.ensemble.saved import Ensemble, OnlineCalibration, SigmaFactors
@@ -145,3 +145,11 @@ def test_atoms_in_another_order_get_their_own_neighbours_after_a_failure():
         calculator.get_property("energy", broken)
     expected = EnsembleCalculator(of_run()).get_property("forces", other)
     np.testing.assert_allclose(calculator.get_property("forces", other), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"samples": np.nan}, {"offset_ev": np.inf}])
+def test_numbers_that_are_none_are_refused(tmp_path, change):
+    (name, value), *_ = change.items()
+    saved.save(of_run(**{name: np.full_like(getattr(of_run(), name), value)}), tmp_path / files.NAME)
+    with pytest.raises(WeightsError, match=f"{name} hold"):
+        saved.load(tmp_path)

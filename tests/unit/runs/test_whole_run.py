@@ -63,7 +63,6 @@ def same(left, right) -> bool:
 def test_everything_about_the_structure_comes_back_to_the_last_bit(tmp_path, initial):
     begun(tmp_path, initial)
     assert same(start.read(tmp_path).initial, initial)
-    assert same(start.read_structure(tmp_path), initial)
     assert (tmp_path / "start" / "structure.extxyz").read_text().startswith("9\n")
 
 
@@ -101,7 +100,6 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, name, how):
 def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(RunDirectoryError, match=r"earlier version.*finish it with that version, or start another run"):
         start.read(tmp_path)
-    assert start.read_structure(tmp_path) is None
 
 
 def changed(**fields) -> InitialStructure:
