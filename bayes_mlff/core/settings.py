@@ -31,7 +31,7 @@ def _is_energy(value: str) -> str:
     try:
         units.parse_energy(value, n_atoms=1)
     except ConfigError as error:
-        raise ValueError(f"allowed: {error.allowed}") from error
+        raise ValueError(error.allowed) from error
     return value
 
 

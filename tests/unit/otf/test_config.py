@@ -103,3 +103,8 @@ def _refused_key(raw):
 def test_threshold_per_atom():
     parsed = config.parse(MINIMAL | {"threshold": "2 meV/atom"})
     assert parsed.threshold_ev(9) == pytest.approx(0.018)
+
+
+def test_an_energy_without_a_unit_is_refused_with_what_is_allowed():
+    with pytest.raises(ConfigError, match=r"^threshold: got '5'; allowed: a positive number and a unit: 'kcal/mol'"):
+        config.parse({"structure": "ethanol", "threshold": "5"})
