@@ -40,7 +40,7 @@ class FinetuneLikelihood(LikelihoodSettings):
         try:
             units.parse_energy(value, n_atoms=1, key="likelihood.energy_sigma")
         except ConfigError as error:
-            raise ValueError(f"allowed: {error.allowed}") from error
+            raise ValueError(error.allowed) from error
         return value
 
 

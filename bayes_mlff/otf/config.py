@@ -212,7 +212,7 @@ class RunConfig(Section):
         try:
             units.parse_energy(value, n_atoms=1, key="threshold")
         except ConfigError as error:
-            raise ValueError(f"allowed: {error.allowed}") from error
+            raise ValueError(error.allowed) from error
         return value
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from bayes_mlff.core import settings as reading
 from bayes_mlff.core import units
@@ -118,6 +118,11 @@ class _Part(Section):
 
 class _Structure(_Part):
     file: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
 
 
 class _Dynamics(_Part):

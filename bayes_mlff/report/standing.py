@@ -41,7 +41,16 @@ def state(path: Path, run: RunLog) -> State:
     name, why = _last_word(run)
     if all_steps:
         why += f"; all steps are done, but not {frames} random frames labelled"
-    return State(name, f"{why}; go on with: bayes-mlff resume {shlex.quote(str(path))}")
+    return State(name, f"{why}; {_how_to_go_on(path, run)}")
+
+
+def _how_to_go_on(path: Path, run: RunLog) -> str:
+    """The command that continues a run, or why there is none."""
+    if (path / "start").is_dir():
+        return f"go on with: bayes-mlff resume {shlex.quote(str(path))}"
+    if run.events or run.labels:
+        return "it cannot be resumed, since the structure and model that it started from are not kept here"
+    return f"no run has left anything here; start one with: bayes-mlff run {shlex.quote(str(path / 'config.yaml'))}"
 
 
 def _is_locked(path: Path) -> bool:

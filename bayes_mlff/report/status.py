@@ -18,7 +18,7 @@ WIDTH: Final = 23
 """Of the names in `rows`, as far as they are not longer."""
 
 _NAMES: Final = {
-    "Labels asked for per ps": "labels asked for per ps",
+    "Labels requested per ps": "labels per ps",
     "Audits": "audits",
     "Audit pass rate": "passed",
     "Coverage of predicted intervals, audits only": "coverage, audits",
@@ -59,7 +59,7 @@ def rows(path: Path, run: RunLog) -> list[Row]:
     state = standing.state(path, run)
     told = [
         ("state", state.sentence),
-        ("system", f"{s.formula}, {s.n_atoms} atoms" if s.formula else "nothing is labelled yet"),
+        ("system", f"{s.formula}, {s.n_atoms} atoms" if s.formula else f"{run.settings.structure}, no labels yet"),
         ("simulated", standing.progress(run)),
     ]
     rest = standing.remaining_s(run)
