@@ -252,7 +252,7 @@ def _explain(error: ValidationError, model: type[Section], raw: Any) -> ConfigEr
     if first["type"] == "missing":
         return ConfigError(key, None, "this key is required")
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        return _unknown_kind(model, first["loc"], key, first["ctx"]["discriminator"].strip("'"), first["input"])
+        return _unknown_kind(model, first["loc"], key, first.get("ctx", {})["discriminator"].strip("'"), first["input"])
     return ConfigError(key, first["input"], _allowed(first["type"], first["msg"]))
 
 

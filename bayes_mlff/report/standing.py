@@ -19,7 +19,7 @@ _RECENT: Final = 0.2
 class State(NamedTuple):
     """What a run does, or why it does nothing."""
 
-    name: str  # 'finished', 'running', 'interrupted', 'stopped', 'broken off' or 'not begun'
+    name: str  # 'finished', 'running', 'interrupted', 'stopped', 'broken off', 'incomplete' or 'not begun'
     sentence: str
 
 
@@ -38,6 +38,8 @@ def state(path: Path, run: RunLog) -> State:
     doing = ", all steps are done, random frames are being labelled" if all_steps else ""
     if _is_locked(path):
         return State("running", f"running{doing}")
+    if run.labels and not run.events and not run.steps.size and run.committed is None:
+        return State("incomplete", "there are labels here, but no log, model or checkpoint: it cannot be resumed")
     name, why = _last_word(run)
     if all_steps:
         why += f"; all steps are done, but not {frames} random frames labelled"

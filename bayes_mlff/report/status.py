@@ -60,8 +60,9 @@ def rows(path: Path, run: RunLog) -> list[Row]:
     told = [
         ("state", state.sentence),
         ("system", f"{s.formula}, {s.n_atoms} atoms" if s.formula else f"{run.settings.structure}, no labels yet"),
-        ("simulated", standing.progress(run)),
     ]
+    if state.name != "incomplete":
+        told.append(("simulated", standing.progress(run)))
     rest = standing.remaining_s(run)
     if state.name != "finished" and rest is not None:
         told.append(("still to go", f"about {durations.shown(rest)} at the pace of the last steps, labels included"))
