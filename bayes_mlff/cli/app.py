@@ -135,8 +135,9 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wall_time: WallTime = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted.
 
-    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it in order within seconds, with exit status 75: everything
-    is saved, and the same command or 'resume' goes on. A second signal ends it at once.
+    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it within seconds.
+    Everything is then saved, the exit status is 75, and the same command or
+    'resume' goes on. A second signal ends it at once.
     """
     limit_s = _seconds(wall_time)
     config = _with_overrides(_read(path), overrides)
@@ -148,7 +149,8 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wa
 def resume(path: RunPath, wall_time: WallTime = None) -> None:
     """Continue an interrupted run from its last checkpoint.
 
-    It needs nothing but its directory, which may have been moved: structure and model are kept there.
+    Only the directory of the run is needed, which may have been moved:
+    it holds structure and model.
     """
     from bayes_mlff.api import runner
     from bayes_mlff.otf import config as configuration

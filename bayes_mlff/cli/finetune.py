@@ -59,8 +59,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on labelled structures; options override the configuration.
 
-    Samples, metrics and figures are written to the output directory; a comparison gives each fit a directory of its
-    own in it. The same command continues what was interrupted.
+    Samples, metrics and figures are written to the output directory.
+    A comparison gives each fit a directory of its own there.
+    The same command continues what was interrupted.
     """
     from bayes_mlff.finetune import config as configuration
 
