@@ -147,7 +147,10 @@ def read_settings(path: Path) -> Settings:
       RunDirectoryError: if the file is unreadable, or not a configuration as a run keeps it.
     """
     try:
-        found = reading.validate(_Config, reading.read_yaml(path))
+        raw = reading.read_yaml(path)
+        if isinstance(raw, dict) and "data" in raw and "structure" not in raw:
+            raise RunDirectoryError(f"{path.parent} holds a fine-tuning; allowed: the directory of a run")
+        found = reading.validate(_Config, raw)
         units.parse_energy(found.threshold, n_atoms=1, key="threshold")
     except ConfigError as error:
         raise RunDirectoryError(f"{path}: {error} (a run keeps its configuration with every key)") from error

@@ -48,11 +48,16 @@ def state(path: Path, run: RunLog) -> State:
 
 def _how_to_go_on(path: Path, run: RunLog) -> str:
     """The command that continues a run, or why there is none."""
-    if (path / "start").is_dir():
+    if is_whole(path):
         return f"go on with: bayes-mlff resume {shlex.quote(str(path))}"
     if run.events or run.labels:
         return "it cannot be resumed, since the structure and model that it started from are not kept here"
     return f"no run has left anything here; start one with: bayes-mlff run {shlex.quote(str(path / 'config.yaml'))}"
+
+
+def is_whole(path: Path) -> bool:
+    """True if a run keeps what it started from, without which it cannot go on."""
+    return (path / "start").is_dir()
 
 
 def _is_locked(path: Path) -> bool:

@@ -64,7 +64,7 @@ def rows(path: Path, run: RunLog) -> list[Row]:
     if state.name != "incomplete":
         told.append(("simulated", standing.progress(run)))
     rest = standing.remaining_s(run)
-    if state.name != "finished" and rest is not None:
+    if state.name != "finished" and rest is not None and standing.is_whole(path):
         told.append(("still to go", f"about {durations.shown(rest)} at the pace of the last steps, labels included"))
     energy = standing.energies(run)
     told += _present(run, energy)

@@ -58,6 +58,12 @@ def test_labels_alone_are_shown_but_not_called_a_run(kept, tmp_path):
     assert rows["labels"].startswith("3 of at most 500")
 
 
+def test_a_fine_tuning_is_called_by_its_name(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {train: a.xyz}\n")
+    with pytest.raises(RunDirectoryError, match="holds a fine-tuning"):
+        run_log.read(tmp_path)
+
+
 def test_programs_get_the_same_in_json(kept):
     found = json.loads(json.dumps(status.facts(kept, run_log.read(kept)), allow_nan=False))
     assert found["state"]["name"] == "stopped" and found["progress"]["remaining_s"] == 150.0
