@@ -56,6 +56,7 @@ def finetune(
     write_config: Annotated[
         Path | None, typer.Option(help="Write the configuration, with comments, to this new file and stop.")
     ] = None,
+    schedule: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Fine-tune a model on labelled structures; options override the configuration.
 
@@ -65,6 +66,8 @@ def finetune(
     """
     from bayes_mlff.finetune import config as configuration
 
+    if schedule is not None:
+        raise ConfigError("--schedule", schedule, "--sampler, to which this option was renamed")
     several = _several(methods, sizes, seeds)
     _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several, overrides or [])
     if write_config is not None and any(several):

@@ -17,6 +17,7 @@ from bayes_mlff.core.errors import ConfigError
         (["--system", "ethanol", "status", "runs/x"], "--system"),
         (["--wall-time", "2h", "run", "config.yaml"], "--wall-time"),
         (["check"], "check"),
+        (["finetune", "--train", "a.xyz", "--schedule", "long"], "--schedule"),
         (["check", "config.yaml", "--system", "ethanol"], "check"),
     ],
 )
