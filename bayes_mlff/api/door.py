@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
@@ -12,8 +12,8 @@ from bayes_mlff.api import runner
 from bayes_mlff.api.console import ConsoleObserver
 from bayes_mlff.api.finetune_console import ConsoleObserver as FinetuneConsole
 from bayes_mlff.api.observing import RunObserver, Silent
-from bayes_mlff.core import settings
 from bayes_mlff.core.command_line import make_console
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
@@ -79,7 +79,8 @@ def run(
     Args:
       config: a `RunConfig`, the same as a mapping, the path of a YAML file, or the directory of a run to continue.
         Relative paths in a file start from its folder, others from the working directory.
-      path: directory of the run; by default `runs/` and the name of the file, or of the structure.
+      path: directory of the run; by default `runs/` and the name of the file, or of the structure. Not given where
+        `config` is the directory of a run.
       observer: told what happens; by default nobody is.
       progress: print what the program prints, where no observer is given.
       wall_time_s: end in order within this time, s.
@@ -93,6 +94,8 @@ def run(
     given = Path(config) if isinstance(config, Path | str) else None
     directory = given if given is not None and given.is_dir() else None
     if directory is not None:
+        if path is not None and Path(path).resolve() != directory.resolve():
+            raise ConfigError("path", str(path), f"none, since {directory} is the directory of a run to continue")
         parsed, base = configuration.load(directory / CONFIG), directory
     elif given is not None:
         parsed, base = configuration.load(given), given.parent
@@ -134,7 +137,7 @@ def fine_tune(
     """
     base = Path()
     if isinstance(config, Path | str):
-        base, config = Path(config).parent, settings.read_yaml(Path(config))
+        base, config = Path(config).parent, finetune_configuration.load(Path(config))
     parsed = config if isinstance(config, FinetuneConfig) else finetune_configuration.parse(_plain(config))
     start_jax(parsed.side_by_side, running=True)
     told, context = _told(observer, FinetuneConsole(make_console()) if progress else None, FinetuneSilent())
@@ -159,6 +162,10 @@ def load(path: Path | str) -> EnsembleCalculator | Potential:
     where = Path(path)
     if where.is_dir() or _holds_ensemble(where):
         return EnsembleCalculator(where)
+    if str(path) not in registry.NAMES and not is_file(where):
+        names = ", ".join(sorted(registry.NAMES))
+        allowed = f"the directory of a run or a fine-tuning, a file with an ensemble or a model, or one of {names}"
+        raise ConfigError("path", str(path), allowed)
     return registry.load(str(path), key="path")
 
 
@@ -181,4 +188,9 @@ def _told(given: T | None, printing: Any, silent: T) -> tuple[T, AbstractContext
 
 
 def _plain(raw: Any) -> Any:
-    return dict(raw) if isinstance(raw, Mapping) else raw
+    """Values as YAML has them: mappings of any kind are dictionaries, and paths are text."""
+    if isinstance(raw, Mapping):
+        return {key: _plain(value) for key, value in raw.items()}
+    if isinstance(raw, list | tuple):
+        return [_plain(value) for value in raw]
+    return str(raw) if isinstance(raw, PurePath) else raw

@@ -39,7 +39,7 @@ RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run directory; by default runs/<name>.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; repeatable."),
+    typer.Option("--set", help="Override a key, e.g. --set dynamics.duration_ps=2; may be given several times."),
 ]
 WallTime = Annotated[
     str | None,
@@ -72,7 +72,12 @@ def system(
     if version:
         make_console().print(importlib.metadata.version("bayes-mlff"))
         raise typer.Exit
-    if context.invoked_subcommand is not None or name is None:
+    own = {"--system": name, "--profile": profile, "--output": output, "--set": overrides, "--wall-time": wall_time}
+    if context.invoked_subcommand is not None:
+        _refuse(own, f"options behind the command: bayes-mlff {context.invoked_subcommand} ...")
+        return
+    if name is None:
+        _refuse(own, "this option with --system, or behind a command")
         return
     limit_s = _seconds(wall_time)
     config, profile = _built_in(name, profile, overrides)
@@ -92,9 +97,13 @@ def init(path: ConfigPath = Path("config.yaml")) -> None:
 
 @app.command()
 def check(
-    path: Annotated[Path | None, typer.Argument(help="YAML configuration; or name a built-in system.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="YAML configuration, unless --system names a built-in system.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Of the built-in system.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of the built-in system: demo, large (lamno3) or paper.")
+    ] = None,
     label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
     forces: Annotated[
         bool,
@@ -109,10 +118,12 @@ def check(
     from bayes_mlff.api import runner
 
     if (path is None) == (name is None):
-        raise ConfigError("check", str(path), "the path of a configuration or --system, one of them")
+        got = "neither" if path is None else f"{path} and --system {name}"
+        raise ConfigError("check", got, "the path of a configuration or --system, one of them")
     if path is None:
         config, _ = _built_in(str(name), profile, overrides)
     else:
+        _refuse({"--profile": profile}, "this option with --system")
         config = _with_overrides(_read(path), overrides)
         _start(config)
     base = Path() if path is None else path.parent
@@ -124,8 +135,9 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wall_time: WallTime = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted.
 
-    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it in order within seconds, with exit status 75: everything
-    is saved, and the same command or 'resume' goes on. A second signal ends it at once.
+    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it within seconds.
+    Everything is then saved, the exit status is 75, and the same command or
+    'resume' goes on. A second signal ends it at once.
     """
     limit_s = _seconds(wall_time)
     config = _with_overrides(_read(path), overrides)
@@ -137,7 +149,8 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wa
 def resume(path: RunPath, wall_time: WallTime = None) -> None:
     """Continue an interrupted run from its last checkpoint.
 
-    It needs nothing but its directory, which may have been moved: structure and model are kept there.
+    Only the directory of the run is needed, which may have been moved:
+    it holds structure and model.
     """
     from bayes_mlff.api import runner
     from bayes_mlff.otf import config as configuration
@@ -155,7 +168,7 @@ def status(
     path: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: numbers in eV, fs, K, GPa and s.")] = False,
 ) -> None:
-    """Say what a run does, how far it is, how long it may still take, and how well it did so far."""
+    """Say what state a run is in, how far it is, how long it may still take, and how good it is so far."""
     from bayes_mlff.report import run_log
     from bayes_mlff.report import status as screen
 
@@ -169,7 +182,7 @@ def status(
 
 @app.command()
 def report(path: RunPath) -> None:
-    """Write report.html with figures and tables."""
+    """Write report.html, with figures and tables, into the directory of a run."""
     from bayes_mlff.api import runner
 
     make_console().print(str(runner.report(path)))
@@ -182,14 +195,14 @@ def export(
     what: Annotated[
         str | None,
         typer.Option(
-            help="ensemble (one file for EnsembleCalculator), chains (of each a model to start from; the default) or "
-            " model (of each chain a .model file of mace-torch; the default with --template)."
+            help="ensemble (one file for EnsembleCalculator), chains (a model of each chain, to start from; the "
+            "default) or model (a .model file of mace-torch for each chain; the default with --template)."
         ),
     ] = None,
     template: Annotated[
         Path | None, typer.Option(help="The .model file that the run started from, for --what model.")
     ] = None,
-    trust: Annotated[bool, typer.Option(help="Run the programs that the template contains.")] = False,
+    trust: Annotated[bool, typer.Option(help="Allow the code that the template contains to be run.")] = False,
 ) -> None:
     """Write what a run has learnt at its last checkpoint: the ensemble in one file, or one file for each chain."""
     from bayes_mlff.api import runner
@@ -208,7 +221,7 @@ def schema() -> None:
 
 @app.command()
 def models() -> None:
-    """List the models that are known by name: elements, size, licence, where they come from, whether they are here."""
+    """List the models that are known by name: elements, size, licence, origin, and whether they are on this machine."""
     from bayes_mlff.models import catalogue
 
     console = make_console()
@@ -244,6 +257,13 @@ def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> "t
         profile = systems.default_profile(name, accelerator=jax.default_backend() != "cpu")
         config = _with_overrides(systems.settings(name, profile), overrides)
     return config, profile
+
+
+def _refuse(options: dict[str, Any], allowed: str) -> None:
+    """Refuse the first option that was given, which would have no effect."""
+    for option, value in options.items():
+        if value:
+            raise ConfigError(option, value if isinstance(value, list) else str(value), allowed)
 
 
 def _seconds(wall_time: str | None) -> float | None:

@@ -20,20 +20,27 @@ from bayes_mlff.core.paths import is_file
 if TYPE_CHECKING:
     from bayes_mlff.finetune.config import FinetuneConfig
 
-Data = Annotated[str | None, typer.Option(help="Labels: .npz of a molecule, .xyz or .extxyz of anything.")]
-
 
 def finetune(
     path: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML configuration.")] = None,
-    train: Data = None,
-    validation: Data = None,
-    test: Data = None,
-    frames: Annotated[int | None, typer.Option(help="Training frames to use.")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(help="File of labelled structures to learn from: extended XYZ, .npz of MD17, or another of ASE."),
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="File of labelled structures by which the predicted uncertainties are scaled.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="File of labelled structures that predictions are compared with.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of training frames to use; by default all.")] = None,
     model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
     method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
     targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Schedule of the chains: parallel or long.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Schedule of the chains: parallel (many short ones) or long (one).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     methods: Annotated[
         str | None, typer.Option("--compare", help="Fit several methods and compare them, e.g. sghmc,adam,laplace.")
     ] = None,
@@ -43,19 +50,24 @@ def finetune(
     ] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Directory of the results.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key, e.g. --set sampler.steps=4000; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override a key, e.g. --set sampler.steps=4000; may be given several times."),
     ] = None,
     write_config: Annotated[
-        Path | None, typer.Option(help="Write the configuration there, with comments, and stop.")
+        Path | None, typer.Option(help="Write the configuration, with comments, to this new file and stop.")
     ] = None,
+    schedule: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Bayesian fine-tuning of a model on labelled structures; options go before what the configuration says.
+    """Fine-tune a model on labelled structures; options override the configuration.
 
-    The output directory gets the samples, metrics and figures, in a comparison those of every fit in a directory of its
-    own. What was interrupted is continued there.
+    Samples, metrics and figures are written to the output directory.
+    A comparison gives each fit a directory of its own there.
+    The same command continues what was interrupted.
     """
     from bayes_mlff.finetune import config as configuration
 
+    if schedule is not None:
+        raise ConfigError("--schedule", schedule, "--sampler, to which this option was renamed")
     several = _several(methods, sizes, seeds)
     _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several, overrides or [])
     if write_config is not None and any(several):

@@ -23,7 +23,7 @@ from bayes_mlff.core.errors import ConfigError, brief
 
 def _not_tiny(value: float) -> float:
     if value < 1e-12:
-        raise ValueError("Input should be at least 1e-12")
+        raise ValueError("at least 1e-12")
     return value
 
 
@@ -262,7 +262,39 @@ def _explain(error: ValidationError, model: type[Section], raw: Any) -> ConfigEr
         return ConfigError(key, first["input"], hint + f"keys here: {', '.join(siblings)}")
     if first["type"] == "missing":
         return ConfigError(key, None, "this key is required")
-    return ConfigError(key, first["input"], brief(first["msg"].removeprefix("Value error, ")))
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_kind(model, first["loc"], key, first.get("ctx", {})["discriminator"].strip("'"), first["input"])
+    return ConfigError(key, first["input"], _allowed(first["type"], first["msg"]))
+
+
+_ALLOWED: Final = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a section, that is, a mapping of keys to values",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_attributes_type": "a section, that is, a mapping of keys to values",
+    "model_type": "a section, that is, a mapping of keys to values",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What is allowed, by pydantic's name of the mistake, where its own words are of Python and not of YAML."""
+
+
+def _allowed(mistake: str, message: str) -> str:
+    text = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return _ALLOWED.get(mistake) or brief(text.removeprefix("Input should be ").removeprefix("allowed: "))
+
+
+def _unknown_kind(model: type[Section], location: Location, key: str, name: str, value: Any) -> ConfigError:
+    """The mistake of a section that is one of several kinds, and of none or an unknown one."""
+    kinds = [str(section.model_fields[name].default) for section in _sections(model, location)]
+    got = value.get(name) if isinstance(value, dict) else None
+    return ConfigError(f"{key}.{name}", got, f"one of {', '.join(dict.fromkeys(kinds))}")
 
 
 def _typed(location: Location, raw: Any, *, missing: bool) -> Iterator[str]:

@@ -92,13 +92,15 @@ class DataConfig(Section):
     doubtful_units: Literal["refuse", "allow"] = Field(
         default="refuse",
         description="What to do if another unit explains bond lengths, the forces against differences of energies, or "
-        "the predictions of the pretrained model far better.",
+        "the predictions of the pretrained model far better: refuse the labels, or allow them with a warning.",
     )
     electronic_states: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do about frames that state different charges or multiplicities."
+        default="refuse",
+        description="What to do about frames that state different charges or multiplicities: refuse or allow them.",
     )
     duplicates: Literal["refuse", "allow"] = Field(
-        default="refuse", description="What to do about a geometry that is present twice, in one set or in two."
+        default="refuse",
+        description="What to do about a geometry that is present twice, in one set or in two: refuse or allow it.",
     )
 
     @model_validator(mode="after")

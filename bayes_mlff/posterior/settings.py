@@ -15,15 +15,14 @@ class SamplerStep(Section):
 
     batch_size: Count = Field(
         default=5,
-        description="Number of labelled structures in a minibatch, of the sampler as of the optimisers; the paper's "
-        "long chains have 30.",
+        description="Number of labelled structures in a minibatch; the paper's long chains have 30.",
     )
     friction: float = Field(
         default=0.1,
         gt=0.0,
         le=1.0,
-        description="Friction coefficient α: the part of the momentum that is lost at every step. The optimisers take "
-        "1 - α as the decay β1 of their momentum.",
+        description="Friction coefficient α: the part of the momentum that is lost at every step. The optimisers of a "
+        "fine-tuning take 1 - α as the decay β1 of their momentum.",
     )
     eps: Positive = Field(
         default=1e-4,

@@ -48,9 +48,9 @@ def export(
       WeightsError: if the template is of another architecture.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("--output", str(folder), "a new or an empty folder")
+        raise ConfigError("output", str(folder), "a new or an empty folder")
     what = what or ("chains" if template is None else "model")
-    _check(what, potential.config, template)
+    _check(what, potential.config, template, trust=trust)
     learnt = artefact.read(run, potential)
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ensemble":
@@ -66,11 +66,13 @@ def export(
     return paths
 
 
-def _check(what: str, config: ArchitectureConfig, template: Path | None) -> None:
+def _check(what: str, config: ArchitectureConfig, template: Path | None, *, trust: bool) -> None:
     if what not in get_args(What):
         raise ConfigError("--what", what, f"one of {', '.join(get_args(What))}")
     if what != "model" and template is not None:
         raise ConfigError("--template", str(template), f"none with --what {what}, which needs none")
+    if trust and template is None:
+        raise ConfigError("--trust", trust, "this option with --template alone, whose code it allows")
     if what != "model":
         return
     architectures.written_format(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from bayes_mlff.core import settings as reading
 from bayes_mlff.core import units
@@ -119,6 +119,11 @@ class _Part(Section):
 class _Structure(_Part):
     file: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
 
 class _Dynamics(_Part):
     timestep_fs: float
@@ -142,7 +147,10 @@ def read_settings(path: Path) -> Settings:
       RunDirectoryError: if the file is unreadable, or not a configuration as a run keeps it.
     """
     try:
-        found = reading.validate(_Config, reading.read_yaml(path))
+        raw = reading.read_yaml(path)
+        if isinstance(raw, dict) and "data" in raw and "structure" not in raw:
+            raise RunDirectoryError(f"{path.parent} holds a fine-tuning; allowed: the directory of a run")
+        found = reading.validate(_Config, raw)
         units.parse_energy(found.threshold, n_atoms=1, key="threshold")
     except ConfigError as error:
         raise RunDirectoryError(f"{path}: {error} (a run keeps its configuration with every key)") from error

@@ -19,7 +19,7 @@ _RECENT: Final = 0.2
 class State(NamedTuple):
     """What a run does, or why it does nothing."""
 
-    name: str  # 'finished', 'running', 'interrupted', 'stopped', 'broken off' or 'not begun'
+    name: str  # 'finished', 'running', 'interrupted', 'stopped', 'broken off', 'incomplete' or 'not begun'
     sentence: str
 
 
@@ -38,10 +38,26 @@ def state(path: Path, run: RunLog) -> State:
     doing = ", all steps are done, random frames are being labelled" if all_steps else ""
     if _is_locked(path):
         return State("running", f"running{doing}")
+    if run.labels and not run.events and not run.steps.size and run.committed is None:
+        return State("incomplete", "there are labels here, but no log, model or checkpoint: it cannot be resumed")
     name, why = _last_word(run)
     if all_steps:
         why += f"; all steps are done, but not {frames} random frames labelled"
-    return State(name, f"{why}; go on with: bayes-mlff resume {shlex.quote(str(path))}")
+    return State(name, f"{why}; {_how_to_go_on(path, run)}")
+
+
+def _how_to_go_on(path: Path, run: RunLog) -> str:
+    """The command that continues a run, or why there is none."""
+    if is_whole(path):
+        return f"go on with: bayes-mlff resume {shlex.quote(str(path))}"
+    if run.events or run.labels:
+        return "it cannot be resumed, since the structure and model that it started from are not kept here"
+    return f"no run has left anything here; start one with: bayes-mlff run {shlex.quote(str(path / 'config.yaml'))}"
+
+
+def is_whole(path: Path) -> bool:
+    """True if a run keeps what it started from, without which it cannot go on."""
+    return (path / "start").is_dir()
 
 
 def _is_locked(path: Path) -> bool:

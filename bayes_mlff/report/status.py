@@ -18,7 +18,7 @@ WIDTH: Final = 23
 """Of the names in `rows`, as far as they are not longer."""
 
 _NAMES: Final = {
-    "Labels asked for per ps": "labels asked for per ps",
+    "Labels requested per ps": "labels per ps",
     "Audits": "audits",
     "Audit pass rate": "passed",
     "Coverage of predicted intervals, audits only": "coverage, audits",
@@ -59,11 +59,12 @@ def rows(path: Path, run: RunLog) -> list[Row]:
     state = standing.state(path, run)
     told = [
         ("state", state.sentence),
-        ("system", f"{s.formula}, {s.n_atoms} atoms" if s.formula else "nothing is labelled yet"),
-        ("simulated", standing.progress(run)),
+        ("system", f"{s.formula}, {s.n_atoms} atoms" if s.formula else f"{run.settings.structure}, no labels yet"),
     ]
+    if state.name != "incomplete":
+        told.append(("simulated", standing.progress(run)))
     rest = standing.remaining_s(run)
-    if state.name != "finished" and rest is not None:
+    if state.name != "finished" and rest is not None and standing.is_whole(path):
         told.append(("still to go", f"about {durations.shown(rest)} at the pace of the last steps, labels included"))
     energy = standing.energies(run)
     told += _present(run, energy)

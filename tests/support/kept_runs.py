@@ -32,7 +32,7 @@ def record(step: int, reason: str = "uncertain", **more: Any) -> LabelRecord:
 
 def write(folder: Path, **changes: Any) -> Path:
     """A run of 1000 steps, of which 500 are done, with three labels; as a run keeps it. Returns the folder."""
-    folder.mkdir(exist_ok=True)
+    (folder / "start").mkdir(parents=True, exist_ok=True)
     raw = {"structure": "ethanol", "threshold": "0.5 kcal/mol", "dynamics": {"duration_ps": 0.5}} | changes
     (folder / "config.yaml").write_text(settings.dump(config.parse(raw)))
     for made in (record(0, "initial"), record(100), record(300, "audit")):

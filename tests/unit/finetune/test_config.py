@@ -72,7 +72,7 @@ def test_both_dumps_read_back_as_the_same():
         ({"sampler": {"stpes": 900}}, "sampler.stpes", "did you mean 'steps'"),
         ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
         ({"sampler": {"kind": "long", "steps": 900}}, "sampler.steps", "decay_steps"),
-        ({"sampler": {"kind": "short"}}, "sampler", "long"),
+        ({"sampler": {"kind": "short"}}, "sampler.kind", "got 'short'; allowed: one of parallel, long"),
         ({"prior": {"scal": 1}}, "prior.scal", "did you mean 'scale'"),
         ({"optimizer": {"members": 0}}, "optimizer.members", "greater than"),
         (

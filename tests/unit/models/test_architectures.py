@@ -207,6 +207,11 @@ def test_weights_that_no_other_program_reads_are_not_exported_to_it(name, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_trust_without_a_template_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--trust: got True; allowed: this option with --template"):
+        export(tmp_path / "run", registry.initialize(PAIR, 0), tmp_path / "out", trust=True)
+
+
 def test_configurations_are_values():
     assert hash(PAIR) == hash(PairConfig.model_validate(PAIR.model_dump()))
     with pytest.raises(ValueError, match="frozen"):

@@ -37,7 +37,7 @@ def write_frames(folder: Path, count: int) -> None:
 
 
 def settings(folder: Path, steps: int, more: str = "") -> None:
-    folder.mkdir(exist_ok=True)
+    (folder / "start").mkdir(parents=True, exist_ok=True)
     text = f"structure: ethanol\nthreshold: 20 meV\ndynamics: {{duration_ps: {steps * 0.0005:g}}}\n{more}"
     (folder / "config.yaml").write_text(text)
 

@@ -42,6 +42,28 @@ def test_the_screen_says_where_the_run_is_what_happened_and_how_to_go_on(kept):
     assert all(len(name) <= status.WIDTH for name in rows)
 
 
+def test_a_configuration_alone_is_no_run_to_resume(tmp_path):
+    (tmp_path / "config.yaml").write_text(config.template())
+    rows = dict(status.rows(tmp_path, run_log.read(tmp_path)))
+    assert "bayes-mlff run" in rows["state"] and "resume" not in rows["state"]
+    assert rows["system"] == "ethanol, no labels yet"
+
+
+def test_labels_alone_are_shown_but_not_called_a_run(kept, tmp_path):
+    (tmp_path / "dataset.extxyz").write_bytes((kept / "dataset.extxyz").read_bytes())
+    text = (kept / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text("structure: ethanol\n" + text[text.index("model:") :])
+    rows = dict(status.rows(tmp_path, run_log.read(tmp_path)))
+    assert "cannot be resumed" in rows["state"] and "simulated" not in rows
+    assert rows["labels"].startswith("3 of at most 500")
+
+
+def test_a_fine_tuning_is_called_by_its_name(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {train: a.xyz}\n")
+    with pytest.raises(RunDirectoryError, match="holds a fine-tuning"):
+        run_log.read(tmp_path)
+
+
 def test_programs_get_the_same_in_json(kept):
     found = json.loads(json.dumps(status.facts(kept, run_log.read(kept)), allow_nan=False))
     assert found["state"]["name"] == "stopped" and found["progress"]["remaining_s"] == 150.0
