@@ -1,6 +1,6 @@
-"""The program `bayes-mlff`: runs, fine-tunings, and what is left by them.
+"""The program `bayes-mlff`, with commands for runs, fine-tunings and their results.
 
-What a command needs is imported when it is called, so that help and mistakes come at once.
+Each command imports what it needs when it is called, so that help and error messages appear at once.
 """
 
 import importlib.metadata
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Molecular dynamics with a Bayesian neural-network potential that asks a reference method where it is not "
-        "sure, and fine-tuning on labels that exist. Without a command, --system runs a built-in system."
+        "Molecular dynamics with a Bayesian neural-network potential that calls a reference method when it is "
+        "uncertain, and fine-tuning on existing labels. Without a command, --system runs a built-in system."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,9 +45,9 @@ WallTime = Annotated[
     str | None,
     typer.Option(
         "--wall-time",
-        help="End in order within this time, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds, before "
-        "a reference calculation that would not fit; exit status 75, then 'resume' goes on. The end of a SLURM job "
-        "(SLURM_JOB_END_TIME) counts as well.",
+        help="Time limit, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds. The run saves everything and "
+        "ends before it, and before a reference calculation that would take too long, with exit status 75; 'resume' "
+        "continues it. The end of a SLURM job (SLURM_JOB_END_TIME) is also a limit.",
     ),
 ]
 
@@ -94,8 +94,8 @@ def init(path: ConfigPath = Path("config.yaml")) -> None:
 def check(
     path: Annotated[Path | None, typer.Argument(help="YAML configuration; or name a built-in system.")] = None,
     name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Of the built-in system.")] = None,
-    label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
+    profile: Annotated[str | None, typer.Option(help="Profile of the built-in system.")] = None,
+    label: Annotated[bool, typer.Option(help="Also run one reference calculation and measure its time.")] = False,
     forces: Annotated[
         bool,
         typer.Option(
@@ -105,7 +105,7 @@ def check(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Validate a configuration, try model and engine and say what a run costs, without running."""
+    """Validate a configuration, test model and engine and estimate the cost of a run, without running it."""
     from bayes_mlff.api import runner
 
     if (path is None) == (name is None):
@@ -124,8 +124,8 @@ def check(
 def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wall_time: WallTime = None) -> None:
     """Start a run from a configuration file, or continue it if it was interrupted.
 
-    SIGTERM, SIGUSR1, SIGINT and the end of --wall-time end it in order within seconds, with exit status 75: everything
-    is saved, and the same command or 'resume' goes on. A second signal ends it at once.
+    SIGTERM, SIGUSR1, SIGINT and --wall-time end it in an orderly way within seconds, with exit status 75: everything
+    is saved, and the same command or 'resume' continues it. A second signal ends it at once.
     """
     limit_s = _seconds(wall_time)
     config = _with_overrides(_read(path), overrides)
@@ -137,7 +137,7 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wa
 def resume(path: RunPath, wall_time: WallTime = None) -> None:
     """Continue an interrupted run from its last checkpoint.
 
-    It needs nothing but its directory, which may have been moved: structure and model are kept there.
+    It needs only its directory, which may have been moved: it contains structure and model.
     """
     from bayes_mlff.api import runner
     from bayes_mlff.otf import config as configuration
@@ -155,7 +155,7 @@ def status(
     path: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: numbers in eV, fs, K, GPa and s.")] = False,
 ) -> None:
-    """Say what a run does, how far it is, how long it may still take, and how well it did so far."""
+    """Show what a run is doing, its progress, the remaining time and its accuracy so far."""
     from bayes_mlff.report import run_log
     from bayes_mlff.report import status as screen
 
@@ -182,8 +182,8 @@ def export(
     what: Annotated[
         str | None,
         typer.Option(
-            help="ensemble (one file for EnsembleCalculator), chains (of each a model to start from; the default) or "
-            " model (of each chain a .model file of mace-torch; the default with --template)."
+            help="ensemble (one file for EnsembleCalculator), chains (one model file for each chain; the default) or "
+            "model (one .model file of mace-torch for each chain; the default with --template)."
         ),
     ] = None,
     template: Annotated[
@@ -191,7 +191,7 @@ def export(
     ] = None,
     trust: Annotated[bool, typer.Option(help="Run the programs that the template contains.")] = False,
 ) -> None:
-    """Write what a run has learnt at its last checkpoint: the ensemble in one file, or one file for each chain."""
+    """Write the trained models of a run at its last checkpoint: the ensemble in one file, or one file per chain."""
     from bayes_mlff.api import runner
 
     written = runner.export(path, output, what=what, template=template, trust=trust)
@@ -208,7 +208,7 @@ def schema() -> None:
 
 @app.command()
 def models() -> None:
-    """List the models that are known by name: elements, size, licence, where they come from, whether they are here."""
+    """List the known models with elements, size, licence and origin, and whether they are on this machine."""
     from bayes_mlff.models import catalogue
 
     console = make_console()
@@ -226,7 +226,7 @@ def _run(config: "RunConfig", path: Path, base: Path, limit_s: float | None) -> 
 
 
 def _observer(config: "RunConfig") -> "ConsoleObserver":
-    """Prints what happens, in the first of several processes."""
+    """Make the observer that prints, in the first of several processes only."""
     from bayes_mlff.api.console import ConsoleObserver
     from bayes_mlff.parallel import hosts
 
@@ -234,7 +234,7 @@ def _observer(config: "RunConfig") -> "ConsoleObserver":
 
 
 def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> "tuple[RunConfig, str]":
-    """Settings and profile of a built-in system, and start JAX, which tells what the default profile is."""
+    """Settings and profile of a built-in system; starts JAX, since the default profile depends on the device."""
     import jax
 
     systems.check_system(name)

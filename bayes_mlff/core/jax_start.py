@@ -10,7 +10,7 @@ from bayes_mlff.core.paths import cache_folder
 
 
 def one_device_per_core(chains: int) -> None:
-    """Make one JAX CPU device per usable core, in a number that divides that of the chains, to run these in parallel."""
+    """Make one JAX CPU device per usable core, in a number that divides that of the chains, to run them in parallel."""
     jax.config.update("jax_num_cpu_devices", largest_divisor(chains, usable_cores()))
 
 
