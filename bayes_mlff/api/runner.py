@@ -161,7 +161,7 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
             observer.say(
                 f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
-                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h"
+                f"{config.max_labels} allowed labels the run takes {hours:.2g} h"
             )
         if forces:
             observer.working("comparing energy and forces by further reference calculations")
@@ -195,7 +195,7 @@ def _problem(
     config: RunConfig, start: InitialStructure, observer: RunObserver, potential: Potential | None = None
 ) -> Problem:
     """Make the constants of a run; if no potential is given, the model of the configuration is loaded."""
-    observer.working("checking that JAX computes right, and reading structure and model")
+    observer.working("checking that JAX computes correct numbers, and reading structure and model")
     selfcheck.ensure(observer.say)
     for remark in start.remarks:
         observer.say(f"  structure  {remark}")
@@ -273,7 +273,7 @@ def _say_limit(interruption: Interruption, observer: RunObserver) -> None:
         left = limit.monotonic_s - time.monotonic()
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + left))
         observer.say(
-            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed"
+            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; it can be resumed then"
         )
 
 

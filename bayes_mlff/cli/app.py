@@ -45,7 +45,7 @@ WallTime = Annotated[
     str | None,
     typer.Option(
         "--wall-time",
-        help="Time limit, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds. The run saves everything and "
+        help="Time limit, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds. The run saves all and "
         "ends before it, and before a reference calculation that would take too long, with exit status 75; 'resume' "
         "continues it. The end of a SLURM job (SLURM_JOB_END_TIME) is also a limit.",
     ),

@@ -159,7 +159,7 @@ class AseEngine(CalculatorEngine):
             raise EngineRetryError(complaint)
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
-            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+            raise EngineSetupError(f"{self.description}: the calculator does not report which geometry it evaluated")
         geometry = with_geometry(structure, evaluated.numbers, evaluated.positions, evaluated.cell.array, evaluated.pbc)
         return self._label_of(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
 

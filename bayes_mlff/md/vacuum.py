@@ -85,8 +85,8 @@ def refuse_vacuum(structure: Structure, free: tuple[str, ...], r_max: float) -> 
     found = [f"{gap[VECTORS.index(name)]:.3g} Å along {name}" for name in loose if gap[VECTORS.index(name)] > reach]
     empty = f" ({', '.join(found)})" if found else ""
     why = (
-        f"along {', '.join(loose)} no atoms within {reach:g} Å hold the structure together, so that its vacuum{empty} "
-        "would be strained without resistance"
+        f"along {', '.join(loose)} the structure is not connected by atoms within {reach:g} Å, so that its "
+        f"vacuum{empty} would be strained without resistance"
     )
     if not holding:
         raise ConfigError("dynamics.ensemble", "npt", f"nvt or nve, at constant cell: {why}")

@@ -54,7 +54,7 @@ def _model(name: str) -> KnownModel:
     origin = DOWNLOADS[name]
     downloaded = cache_folder() / f"{name}.model"
     path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
-    here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded when first asked for"
+    here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded at the first use"
     return KnownModel(name, *_described(name, path), origin.licence, origin.url, here)
 
 

@@ -64,7 +64,7 @@ def ensure(say: Callable[[str], None] | None = None) -> bool:
     if done.is_file():
         return False
     if say is not None:
-        say("checking once that JAX computes right numbers on this machine")
+        say("checking once that JAX computes correct numbers on this machine")
     deviations = check()
     try:
         done.parent.mkdir(parents=True, exist_ok=True)

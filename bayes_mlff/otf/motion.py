@@ -175,7 +175,7 @@ def _with_velocities(
     if thermal <= AT_REST * before:
         thermal = 0.0
         if dynamics.thermostat_used == "bussi":
-            raise ConfigError(key, wanted, "draw: velocity rescaling cannot set in motion what the file leaves at rest")
+            raise ConfigError(key, wanted, "draw: velocity rescaling cannot start from the file's zero velocities")
     kelvin = 2.0 * thermal / (integrator.degrees_of_freedom(n, structure.fixed) * units.KB)
     text = "; ".join([f"those of the structure's file, {kelvin:.4g} K", *remarks])
     kept = carried if dynamics.ensemble == "nve" else 0.0

@@ -74,8 +74,8 @@ def diagnosis(t: Trend) -> str:
         )
     if t.rms < 0.5:
         return said + (
-            "they are well within the threshold, so the calibration asks too much, probably because of a few earlier "
-            "errors: set calibration.decay to about 0.9 so that it forgets, or look for a bad label among them"
+            "they are well within the threshold, so the calibration is too cautious, probably because of a few large "
+            "early errors: set calibration.decay to about 0.9 so that it forgets them, or look for a bad early label"
         )
     if t.last < 0.5 * t.first:
         return said + "the model is learning: raise guards.storm_labels and resume"

@@ -50,7 +50,7 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
     except OSError as error:
         raise RunDirectoryError(
             f"{target}: cannot be written ({error.strerror}); the checkpoints before it are intact: "
-            "resume when this is mended"
+            "resume when this is fixed"
         ) from error
     return target
 

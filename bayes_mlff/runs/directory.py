@@ -260,7 +260,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunDirectoryError(
             f"{path}: cannot be written ({error.strerror}); nothing that was committed is lost: "
-            "resume when this is mended"
+            "resume when this is fixed"
         ) from error
 
 

@@ -253,7 +253,7 @@ class WorkerEngine(CalculatorEngine):
         if reply["complaint"] is not None:
             raise EngineRetryError(reply["complaint"])
         if reply["geometry"] is None:
-            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+            raise EngineSetupError(f"{self.description}: the calculator does not report which geometry it evaluated")
         return self._read(reply, structure)
 
     def _read(self, reply: dict[str, Any], asked: Structure) -> _Answer:
