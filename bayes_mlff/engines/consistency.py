@@ -28,7 +28,7 @@ FACTORS: Final = {
     0.5: "a factor of two",
     2.0: "a factor of two",
     **{
-        ratio: f"{other} in the place of {ours}"
+        ratio: f"{other} instead of {ours}"
         for unit, other, ours in (
             (units.BOHR, "bohr", "Å"),
             (units.HARTREE, "hartree", "eV"),

@@ -127,7 +127,7 @@ def _optional(
     if new is None and old is None:
         return ()
     if new is None or old is None:
-        return (f"{what}: {'none' if new is None else 'one for each atom'} in the place of "
+        return (f"{what}: {'none' if new is None else 'one for each atom'} instead of "
                 f"{'none' if old is None else 'one for each atom'}",)  # fmt: skip
     if new.shape != old.shape:
         return (f"{what}: numbers of another shape",)
