@@ -1,1 +1,1 @@
-"""Runs, fine-tunings and what they leave, for Python and for the program."""
+"""Functions to start runs and fine-tunings and to use their results, for Python and for the program."""

@@ -1,4 +1,4 @@
-"""What a user sees while a run works: one line for every label, and a live line for the dynamics."""
+"""Terminal output of a run: one line for every label, and a live line for the dynamics."""
 
 from types import TracebackType
 from typing import Self
@@ -14,21 +14,21 @@ from bayes_mlff.otf.config import RunConfig
 
 
 class ConsoleObserver:
-    """Prints labels and updates, and what is being waited for; usable as a context manager.
+    """Prints labels, updates and the present work; a context manager.
 
-    On a terminal a live line shows it, elsewhere a line is printed where nothing else has been for a quarter of a
-    minute.
+    On a terminal a live line shows the present work; elsewhere a line is printed if nothing else was printed for a
+    quarter of a minute.
 
     Args:
-      console: where to print.
-      config: of the run.
-      every_s: longest silence, s, where there is no terminal.
+      console: console to print to.
+      config: configuration of the run.
+      every_s: longest time without output if there is no terminal, s.
     """
 
     def __init__(self, console: Console, config: RunConfig, *, every_s: float = EVERY_S):
         self._console, self._config = console, config
         self._heartbeat = Heartbeat(self._beat, every_s=every_s)
-        self._line: Text | None = None  # of the dynamics
+        self._line: Text | None = None  # live line of the dynamics
         self._updates = 0
         self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
 
@@ -50,7 +50,7 @@ class ConsoleObserver:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def working(self, what: str) -> None:
-        """Show on the live line what is being waited for, and for how long already."""
+        """Show the present work and its duration so far on the live line."""
         self._heartbeat.doing(what)
         self._line = None
 
@@ -62,7 +62,7 @@ class ConsoleObserver:
         return Text(self._heartbeat.text()) if self._line is None else self._line
 
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
-        """Show time, speed and what the triggers found against their limits."""
+        """Show simulated time, speed and the triggers' statistics with their limits."""
         time_ps, total = step * self._config.dynamics.timestep_fs / 1000.0, self._config.dynamics.duration_ps
         line = f"  {time_ps:7.3f} of {total:g} ps   {steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(
             map(_reading, readings)
@@ -73,7 +73,7 @@ class ConsoleObserver:
             self.say(line)
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
-        """Print the label with the error that the model made there."""
+        """Print the label with the error of the model."""
         time_ps = step * self._config.dynamics.timestep_fs / 1000.0
         line = f"  {time_ps:7.3f} ps  label ({reason}, {seconds:.1f} s)"
         if error_ev is not None and sigma_ev is not None:
@@ -82,11 +82,11 @@ class ConsoleObserver:
         self.working("continuing the chains" if self._updates else "compiling and continuing the chains")
 
     def notice(self, *, step: int, text: str) -> None:
-        """Print the sentence."""
+        """Print a message with the simulated time."""
         self.say(f"  {step * self._config.dynamics.timestep_fs / 1000.0:7.3f} ps  {text}")
 
     def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
-        """Print the size of the training set and the cost of the update."""
+        """Print the number of labels and the time of the update."""
         took = f"{seconds:.1f} s" if rounds == 1 else f"{rounds} rounds, {seconds:.1f} s"
         line = f"             chains continued on {labels} label{'s' if labels > 1 else ''} ({took})"
         if force_error_ev_a is not None:

@@ -1,4 +1,4 @@
-"""The functions of the package for a script or a notebook: `run`, `fine_tune`, `load`."""
+"""Functions for scripts and notebooks: `run`, `fine_tune` and `load`."""
 
 import json
 from collections.abc import Mapping
@@ -33,21 +33,21 @@ T = TypeVar("T")
 
 
 class RunResult(NamedTuple):
-    """What a run left in its directory."""
+    """Result of a run."""
 
     path: Path
     finished: bool  # all steps are done
     labels: int
-    trained: bool  # by the verdict of the report
-    verdict: str  # the same in words, with what is missing
+    trained: bool  # verdict of the report: the model is trained
+    verdict: str  # the verdict in words, with reasons
 
     @property
     def report(self) -> Path:
-        """The page with figures and tables."""
+        """Path of the report with figures and tables."""
         return self.path / "report.html"
 
     def status(self) -> dict[str, Any]:
-        """Everything that `bayes-mlff status --json` says."""
+        """The values that `bayes-mlff status --json` prints."""
         return status.facts(self.path, run_log.read(self.path))
 
     def calculator(self, **options: Any) -> EnsembleCalculator:
@@ -56,7 +56,7 @@ class RunResult(NamedTuple):
 
 
 class FineTuned(NamedTuple):
-    """What a fine-tuning left in its directory."""
+    """Result of a fine-tuning."""
 
     path: Path
     metrics: dict[str, Any]  # contents of metrics.json
@@ -74,7 +74,7 @@ def run(
     progress: bool = False,
     wall_time_s: float | None = None,
 ) -> RunResult:
-    """Run molecular dynamics that asks a reference where the model is not sure; continue it if it was interrupted.
+    """Start an on-the-fly run, or continue it if it was interrupted.
 
     Args:
       config: a `RunConfig`, the same as a mapping, the path of a YAML file, or the directory of a run to continue.
@@ -88,8 +88,8 @@ def run(
     Raises:
       ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
       RunDirectoryError: if `path` holds another run.
-      RunStoppedError: if the run cannot go on by itself.
-      RunInterruptedError: if it was asked to end; the same call goes on.
+      RunStoppedError: if the run cannot continue without a decision of the user.
+      RunInterruptedError: if a signal or the time limit ended it; the same call continues the run.
     """
     given = Path(config) if isinstance(config, Path | str) else None
     directory = given if given is not None and given.is_dir() else None
@@ -122,13 +122,13 @@ def fine_tune(
     observer: FinetuneObserver | None = None,
     progress: bool = False,
 ) -> FineTuned:
-    """Fine-tune a model on labels that exist; continue where it was interrupted.
+    """Fine-tune a model on existing labels; an interrupted fine-tuning is continued.
 
     Args:
       config: a `FinetuneConfig`, the same as a mapping, or the path of a YAML file. Relative paths in a file start from
         its folder, others from the working directory.
-      observer: told what happens; by default nobody is.
-      progress: print what the program prints, where no observer is given.
+      observer: receives reports about the progress; by default there is none.
+      progress: if there is no observer, print the same output as the program.
 
     Raises:
       ConfigError, DataError, WeightsError: before anything is computed or written, if it cannot work.
@@ -149,15 +149,15 @@ def fine_tune(
 
 
 def load(path: Path | str) -> EnsembleCalculator | Potential:
-    """Open what was learnt, or a model to start from.
+    """Load a fine-tuned ensemble or a model.
 
     Args:
-      path: directory of a run or of a fine-tuning, or a file with an ensemble: their ASE calculator with uncertainties;
-        or a file with a model, or the name of a known one: the model.
+      path: directory of a run or of a fine-tuning, or file of an ensemble: returns an ASE calculator with
+        uncertainties; or file or name of a model: returns the model.
 
     Raises:
-      ConfigError: if there is no such thing.
-      RunDirectoryError, WeightsError: if it is there, but cannot be used.
+      ConfigError: if nothing of this path or name exists.
+      RunDirectoryError, WeightsError: if it exists, but cannot be used.
     """
     where = Path(path)
     if where.is_dir() or _holds_ensemble(where):
@@ -170,18 +170,18 @@ def load(path: Path | str) -> EnsembleCalculator | Potential:
 
 
 def _holds_ensemble(path: Path) -> bool:
-    """True for a file of several samples of the weights."""
+    """True for a file with several samples of the weights."""
     if not is_file(path) or path.suffix != ".safetensors":
         return False
     try:
         with safe_open(path, framework="numpy") as file:
             return "samples" in file.keys()  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError):
-        return False  # whoever reads it as a model says what is wrong
+        return False  # reading it as a model gives a suitable error
 
 
 def _told(given: T | None, printing: Any, silent: T) -> tuple[T, AbstractContextManager[Any]]:
-    """Who is told, and what must be open meanwhile."""
+    """The observer to use, and the context manager that must be open during the work."""
     if given is not None:
         return given, nullcontext()
     return (silent, nullcontext()) if printing is None else (printing, printing)

@@ -12,13 +12,13 @@ from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
 
 
 class ConsoleObserver:
-    """Lines of text and a progress bar; usable as a context manager.
+    """Prints lines of text and a progress bar; a context manager.
 
-    Where nothing has been printed for a quarter of a minute and no bar moves, a line says what is being waited for.
+    If nothing was printed for a quarter of a minute and no bar is shown, a line says what the program is doing.
 
     Args:
-      console: where to print.
-      every_s: longest silence, s.
+      console: console to print to.
+      every_s: longest time without output, s.
     """
 
     def __init__(self, console: Console, *, every_s: float = EVERY_S):
@@ -47,7 +47,7 @@ class ConsoleObserver:
         self._bar.stop()
 
     def working(self, what: str) -> None:
-        """Remember what is being waited for."""
+        """Store a description of the present work."""
         self._heartbeat.doing(what)
 
     def _beat(self, text: str) -> None:
@@ -60,7 +60,7 @@ class ConsoleObserver:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def stretch(self, *, step: int, steps: int, potential: float, seconds: float) -> None:
-        """Move the bar; where there is no terminal, print a line."""
+        """Update the progress bar; without a terminal, print a line."""
         self.working(f"sampling after step {step} of {steps}")
         if self._task is not None and (self._bar.tasks[0].total != steps or self._bar.tasks[0].completed >= step):
             self._remove()  # left over from a fine-tuning that stopped

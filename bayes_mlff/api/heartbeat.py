@@ -1,4 +1,4 @@
-"""A sign of life where something takes long: what is being done, and for how long."""
+"""Regular messages during long work: what is being done, and for how long."""
 
 import threading
 import time
@@ -9,16 +9,16 @@ from typing import Final, Self
 from bayes_mlff.core import durations
 
 EVERY_S: Final = 15.0
-"""Longest silence, s, apart from the second that it takes to notice it."""
+"""Longest time without a message, s; checked once per second."""
 
 
 class Heartbeat:
-    """Says a line when nothing has been said for a while; a context manager with a thread of its own.
+    """Prints a line if nothing was printed for a while; a context manager with its own thread.
 
     Args:
       say: prints a line; called from the thread.
-      every_s: longest silence, s.
-      clock: seconds that never run backwards.
+      every_s: longest time without a message, s.
+      clock: monotonic clock, s.
     """
 
     def __init__(
@@ -30,19 +30,19 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def doing(self, what: str) -> None:
-        """From now on this is being done."""
+        """Set the description of the present work, which begins now."""
         self._what, self._since = what, self._clock()
 
     def spoke(self) -> None:
-        """Something has been said just now."""
+        """Record that a message was printed just now."""
         self._spoken = self._clock()
 
     def text(self) -> str:
-        """What is being done, and for how long."""
+        """The present work and its duration so far."""
         return f"  {self._what} ... {durations.shown(self._clock() - self._since)}"
 
     def due(self) -> str | None:
-        """A line, if it is time for one."""
+        """The next message if it is due, else None."""
         if self._clock() - self._spoken < self._every_s:
             return None
         self.spoke()

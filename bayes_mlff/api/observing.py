@@ -1,4 +1,4 @@
-"""Who is told how far a run is."""
+"""Observers, which receive reports about the progress of a run."""
 
 from typing import Protocol
 
@@ -7,29 +7,29 @@ from bayes_mlff.otf.state import Observer
 
 
 class RunObserver(Observer, Protocol):
-    """Told what a run does, from its start to its report."""
+    """Receives reports about the progress of a run, from its start to its final report."""
 
     def say(self, text: str) -> None:
-        """One line of text, or a few."""
+        """Show one or a few lines of text."""
 
 
 class Silent:
-    """An observer that tells nobody."""
+    """An observer that ignores all reports."""
 
     def say(self, text: str) -> None:
         """Ignore the text."""
 
     def working(self, what: str) -> None:
-        """Ignore what is being waited for."""
+        """Ignore the description of the work."""
 
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
-        """Ignore the dynamics."""
+        """Ignore the progress of the dynamics."""
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
         """Ignore the label."""
 
     def notice(self, *, step: int, text: str) -> None:
-        """Ignore the sentence."""
+        """Ignore the message."""
 
     def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
         """Ignore the update."""

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: the thin shell around the loop, for the program and for Python."""
+"""Executes runs from a configuration to the final report, for the program and for Python."""
 
 import shlex
 import shutil
@@ -54,21 +54,21 @@ def run(
 ) -> None:
     """Start a run in `path`, or continue the same run if it was interrupted.
 
-    A run that is there goes on from the structure and the model that it keeps; those of the configuration must be the
-    same, or may have gone.
+    An existing run continues from the structure and the model that its directory contains; those of the configuration
+    must be the same, or may no longer exist.
 
     Args:
       config: validated configuration.
       path: run directory.
-      base: directory against which the structure's and the model's relative paths are resolved.
-      observer: told about progress.
-      wall_time_s: after which the run must have ended, s; None for as long as it takes.
-      spent_s: of these, what was spent before this call.
+      base: directory from which relative paths of structure and model start.
+      observer: receives reports about the progress.
+      wall_time_s: time limit of the run, s; None: no limit.
+      spent_s: part of this time that was spent before this call, s.
 
     Raises:
       ConfigError, DataError, EngineError: before anything is written, if the run cannot work.
-      RunDirectoryError: if `path` holds another run.
-      RunInterruptedError: if it was asked to end; it can be continued.
+      RunDirectoryError: if `path` contains another run.
+      RunInterruptedError: if a signal or the time limit ended it; it can be continued.
     """
     observer = _alone(observer)
     limit = time_limit(wall_time_s, spent_s=spent_s)
@@ -92,12 +92,12 @@ def run(
 def resume(
     config: RunConfig, path: Path, *, observer: RunObserver, wall_time_s: float | None = None, spent_s: float = 0.0
 ) -> None:
-    """Continue a run from its newest intact checkpoint, with the structure and the model that it keeps.
+    """Continue a run from its newest intact checkpoint, with the structure and the model in its directory.
 
     Raises:
-      ConfigError: if a setting has changed that makes it another run; see `changes.FREE`.
-      RunDirectoryError: if there is no run, another process works on it, or something that it keeps is damaged.
-      RunInterruptedError: if it was asked to end; it can be continued.
+      ConfigError: if a setting was changed that may not change; see `changes.FREE`.
+      RunDirectoryError: if there is no run, another process works on it, or a file in it is damaged.
+      RunInterruptedError: if a signal or the time limit ended it; it can be continued.
     """
     observer, limit = _alone(observer), time_limit(wall_time_s, spent_s=spent_s)
     with (
@@ -110,9 +110,9 @@ def resume(
 
 
 class Outside(NamedTuple):
-    """Where a run reports, and who may end it."""
+    """What a run needs from its caller: path, observer and interruption."""
 
-    path: Path  # of the run as the user named it
+    path: Path  # run directory as the user named it
     observer: RunObserver
     interruption: Interruption
 
@@ -146,7 +146,7 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
 
 
 def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, forces: bool = False) -> None:
-    """Validate everything that can be validated without a run; optionally pay for one label, or for 3 or 5."""
+    """Validate everything that can be validated without a run; `label` makes one label, `forces` 3 or 5 in all."""
     start, observer = systems.initial_structure(config.structure, base=base), _alone(observer)
     problem = _problem(_with_absolute_paths(config, base), start, observer)
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
@@ -161,7 +161,7 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
             hours = spent.run_s(config, labels=config.max_labels, label_s=result.seconds) / 3600.0
             observer.say(
                 f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
-                f"{config.max_labels} labels that are allowed the run takes {hours:.2g} h"
+                f"{config.max_labels} allowed labels the run takes {hours:.2g} h"
             )
         if forces:
             observer.working("comparing energy and forces by further reference calculations")
@@ -173,9 +173,9 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
 def _say_cost(config: RunConfig, spent: Cost, observer: RunObserver) -> None:
     md_s = spent.run_s(config, labels=0, label_s=0.0)
     observer.say(
-        f"  cost       {1e3 * spent.step_s:.3g} ms a step of dynamics, {md_s / 60.0:.2g} min for all; "
-        f"{spent.update_s:.2g} s an update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
-        f"{spent.label_bytes / 2**20:.2g} MiB a label"
+        f"  cost       {1e3 * spent.step_s:.3g} ms per MD step, {md_s / 60.0:.2g} min in all; "
+        f"{spent.update_s:.2g} s per update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
+        f"{spent.label_bytes / 2**20:.2g} MiB per label"
     )
 
 
@@ -187,15 +187,15 @@ def report(path: Path) -> Path:
 
 
 def export(path: Path, folder: Path, *, what: str | None, template: Path | None, trust: bool) -> list[Path]:
-    """Write what a run has learnt to files; see `exporting.export`."""
+    """Write the trained models of a run to files; see `exporting.export`."""
     return exporting.export(path, starts.read(path).potential, folder, what=what, template=template, trust=trust)
 
 
 def _problem(
     config: RunConfig, start: InitialStructure, observer: RunObserver, potential: Potential | None = None
 ) -> Problem:
-    """Everything that stays fixed during a run; the model is that of the configuration where none is given."""
-    observer.working("checking that JAX computes right, and reading structure and model")
+    """Make the constants of a run; if no potential is given, the model of the configuration is loaded."""
+    observer.working("checking that JAX computes correct numbers, and reading structure and model")
     selfcheck.ensure(observer.say)
     for remark in start.remarks:
         observer.say(f"  structure  {remark}")
@@ -205,7 +205,7 @@ def _problem(
 
 
 def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
-    """A run directory must be resumable from anywhere."""
+    """Make paths absolute, so that the run can be resumed from any working directory."""
     changes = {}
     if config.structure.file not in systems.STRUCTURES:
         where = str((base / config.structure.file).resolve())
@@ -216,7 +216,7 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
 
 
 def _alone(observer: RunObserver) -> RunObserver:
-    """Of several processes the first alone speaks."""
+    """The observer in the first of several processes; a silent one in the others."""
     return observer if hosts.first() else Silent()
 
 
@@ -257,7 +257,7 @@ def _work(
 
 
 def _take_leave(directory: RunDirectory, interruption: Interruption, reason: str) -> None:
-    """What is still to be done where the process ends in the middle of something."""
+    """Last work before the process ends outside of the loop's regular exit."""
     directory.log("interrupted", step=interruption.step, reason=reason)
     try:
         artefact.publish(directory)
@@ -273,7 +273,7 @@ def _say_limit(interruption: Interruption, observer: RunObserver) -> None:
         left = limit.monotonic_s - time.monotonic()
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + left))
         observer.say(
-            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; then it can be resumed"
+            f"  time       ends within {durations.shown(left)}, by {at}: {limit.reason}; it can be resumed then"
         )
 
 
@@ -285,7 +285,7 @@ def _conclude(
     observer: RunObserver,
     interruption: Interruption,
 ) -> Path:
-    """Look back at a run that has ended, and return the path of the report."""
+    """Validate a finished run if configured, write its report and return the path of the report."""
     if problem.config.validation_frames > 0:
         validate(
             problem,
@@ -301,7 +301,7 @@ def _conclude(
 def _put_in_force(
     config: RunConfig, changed: tuple[Change, ...], directory: RunDirectory, observer: RunObserver
 ) -> None:
-    """Say and log which settings have changed since the run last went on."""
+    """Print and log which settings have changed since the run was last continued, and store them."""
     for change in changed:
         directory.log("setting", **change._asdict())
         observer.say(f"  changed    {change.key}: {change.before} -> {change.after}")
@@ -334,7 +334,7 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
 
 
 def _conditions(problem: Problem) -> str:
-    """Temperatures and, in npt, pressures of the run, in words."""
+    """Text with the temperatures and, in npt, the pressures of the run."""
     config = problem.config
     if config.dynamics.ensemble == "nve":
         if problem.motion.momenta is not None:

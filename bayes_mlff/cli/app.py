@@ -1,6 +1,6 @@
-"""The program `bayes-mlff`: runs, fine-tunings, and what is left by them.
+"""The program `bayes-mlff`, with commands for runs, fine-tunings and their results.
 
-What a command needs is imported when it is called, so that help and mistakes come at once.
+Each command imports what it needs when it is called, so that help and error messages appear at once.
 """
 
 import importlib.metadata
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Molecular dynamics with a Bayesian neural-network potential that asks a reference method where it is not "
-        "sure, and fine-tuning on labels that exist. Without a command, --system runs a built-in system."
+        "Molecular dynamics with a Bayesian neural-network potential that calls a reference method when it is "
+        "uncertain, and fine-tuning on existing labels. Without a command, --system runs a built-in system."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -45,9 +45,9 @@ WallTime = Annotated[
     str | None,
     typer.Option(
         "--wall-time",
-        help="End in order within this time, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds, before "
-        "a reference calculation that would not fit; exit status 75, then 'resume' goes on. The end of a SLURM job "
-        "(SLURM_JOB_END_TIME) counts as well.",
+        help="Time limit, e.g. 2h, 30min, 90s, 1:30:00, 1-12:00:00 or a number of seconds. The run saves all and "
+        "ends before it, and before a reference calculation that would take too long, with exit status 75; 'resume' "
+        "continues it. The end of a SLURM job (SLURM_JOB_END_TIME) is also a limit.",
     ),
 ]
 
@@ -114,7 +114,7 @@ def check(
     ] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Validate a configuration, try model and engine and say what a run costs, without running."""
+    """Validate a configuration, test model and engine and estimate the cost of a run, without running it."""
     from bayes_mlff.api import runner
 
     if (path is None) == (name is None):
@@ -204,7 +204,7 @@ def export(
     ] = None,
     trust: Annotated[bool, typer.Option(help="Allow the code that the template contains to be run.")] = False,
 ) -> None:
-    """Write what a run has learnt at its last checkpoint: the ensemble in one file, or one file for each chain."""
+    """Write the trained models of a run at its last checkpoint: the ensemble in one file, or one file per chain."""
     from bayes_mlff.api import runner
 
     written = runner.export(path, output, what=what, template=template, trust=trust)
@@ -239,7 +239,7 @@ def _run(config: "RunConfig", path: Path, base: Path, limit_s: float | None) -> 
 
 
 def _observer(config: "RunConfig") -> "ConsoleObserver":
-    """Prints what happens, in the first of several processes."""
+    """Make the observer that prints, in the first of several processes only."""
     from bayes_mlff.api.console import ConsoleObserver
     from bayes_mlff.parallel import hosts
 
@@ -247,7 +247,7 @@ def _observer(config: "RunConfig") -> "ConsoleObserver":
 
 
 def _built_in(name: str, profile: str | None, overrides: list[str] | None) -> "tuple[RunConfig, str]":
-    """Settings and profile of a built-in system, and start JAX, which tells what the default profile is."""
+    """Settings and profile of a built-in system; starts JAX, since the default profile depends on the device."""
     import jax
 
     systems.check_system(name)

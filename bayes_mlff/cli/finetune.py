@@ -1,4 +1,4 @@
-"""`bayes-mlff finetune CONFIG.yaml`, or with the paths of the data in place of a file."""
+"""The command `bayes-mlff finetune`, with a configuration file or with the paths of the data as options."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def finetune(
     _one_or_several({"--method": method, "--frames": frames, "--seed": seed}, several, overrides or [])
     if write_config is not None and any(several):
         raise ConfigError("--write-config", str(write_config), "one fine-tuning; no configuration says what to compare")
-    # Paths in a file are relative to it, those on the command line to where it is given.
+    # Paths in a file are relative to its folder, those on the command line to the working directory.
     raw = {} if path is None else _absolute(path)
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
@@ -91,7 +91,7 @@ def finetune(
 
 
 class Several(NamedTuple):
-    """What to compare; None where the configuration says it."""
+    """What to compare; None where the value of the configuration is used."""
 
     methods: list[str] | None
     sizes: list[int] | None
@@ -99,7 +99,7 @@ class Several(NamedTuple):
 
 
 def _several(methods: str | None, sizes: str | None, seeds: str | None) -> Several:
-    """Entries of the options, which have commas between them."""
+    """Split the comma-separated values of the options."""
     return Several(
         None if methods is None else [part.strip() for part in methods.split(",")],
         _whole_numbers("--sizes", sizes),
@@ -115,7 +115,7 @@ def _whole_numbers(option: str, text: str | None) -> list[int] | None:
 
 
 def _one_or_several(single: dict[str, Any], several: Several, overrides: list[str]) -> None:
-    """Refuse a value for one beside those for several; `single` is in the order of `Several`."""
+    """Refuse a single value together with a list for the same setting; `single` is in the order of `Several`."""
     lists: dict[str, Any] = dict(zip(("--compare", "--sizes", "--seeds"), several, strict=True))
     for (option, value), (other, entries) in zip(single.items(), lists.items(), strict=True):
         if value is not None and entries is not None:
@@ -157,7 +157,7 @@ def _compute(config: "FinetuneConfig", several: Several) -> None:
 
 
 def _absolute(path: Path) -> dict[str, Any]:
-    """Contents of a YAML file with the paths that it gives resolved against its directory."""
+    """Contents of a YAML file; relative paths in it start from its directory."""
     raw, base = settings.read_yaml(path), path.parent
     if not isinstance(raw, dict):
         raise ConfigError("config", str(path), "a mapping of keys to values")

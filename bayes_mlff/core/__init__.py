@@ -1,1 +1,1 @@
-"""Units, errors and shared value types; imports numpy and the standard library only."""
+"""Units, errors, settings, file writing and other tools that every part of the package uses."""

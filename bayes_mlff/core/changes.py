@@ -1,4 +1,4 @@
-"""What differs between two sets of settings of one kind."""
+"""Differences between two configurations of the same type."""
 
 from typing import Any, NamedTuple
 
@@ -6,15 +6,15 @@ from bayes_mlff.core.settings import Section
 
 
 class Change(NamedTuple):
-    """One setting that is not what it was."""
+    """One setting whose value has changed."""
 
-    key: str  # dotted
+    key: str  # dotted configuration key
     before: Any
     after: Any
 
 
 def changes(before: Section, after: Section) -> tuple[Change, ...]:
-    """All settings that differ, in the order of the configuration."""
+    """List all settings that differ, in the order of the configuration."""
     return tuple(_differences("", before.model_dump(mode="json"), after.model_dump(mode="json")))
 
 

@@ -1,4 +1,4 @@
-"""What the commands share before any of them works; nothing heavy is imported here."""
+"""Tools that all commands share; no slow import (JAX and the like) happens here."""
 
 import sys
 from pathlib import Path
@@ -21,10 +21,10 @@ EXIT_ENGINE: Final = 3
 
 
 def override(raw: dict[str, Any], items: list[str] | None) -> None:
-    """Put values of the form `section.key=value` into settings read from YAML, the names of sections first.
+    """Put values of the form `section.key=value` into settings read from YAML; keys `section.name` are set first.
 
     Raises:
-      ConfigError: for an item without "=" or with a section that is not one.
+      ConfigError: for an item without "=", or if a part of the dotted key is a value and not a section.
     """
     for item in sorted(items or [], key=lambda text: not text.partition("=")[0].endswith(".name")):
         key, separator, value = item.partition("=")
@@ -34,12 +34,12 @@ def override(raw: dict[str, Any], items: list[str] | None) -> None:
 
 
 def put(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key, making the sections that are missing.
+    """Set a dotted key; missing sections are created.
 
-    A section with a `name` is one of several kinds; another name starts it anew, since its other keys are of that kind.
+    The `name` of a section selects its kind. A new name clears the section: its other keys belong to the old kind.
 
     Raises:
-      ConfigError: if something on the way is not a section.
+      ConfigError: if a part of the dotted key is a value and not a section.
     """
     target = raw
     *sections, last = key.split(".")
@@ -53,20 +53,20 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints paths, names and numbers as they are, and in one line."""
+    """Make a console that prints text unchanged: no markup, no highlighting, no line breaks inside a line."""
     return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Text without what would steer a terminal or cannot be encoded; such characters are spelt out."""
+    """Replace control characters and characters that cannot be encoded by their escape sequences."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def write_new(path: Path, text: str, key: str) -> None:
-    """Write a file that is not there yet.
+    """Write a new file; an existing file is never overwritten.
 
     Raises:
-      ConfigError: naming `key`, if it is there or cannot be written.
+      ConfigError: naming `key`, if the file exists already or cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -78,7 +78,7 @@ def write_new(path: Path, text: str, key: str) -> None:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line; errors made on purpose are printed as one line, without a traceback."""
+    """Run a command line; errors of this package are printed as one line, without a traceback."""
     try:
         app(prog_name="bayes-mlff")
     except RunInterruptedError as error:

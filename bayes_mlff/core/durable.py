@@ -1,16 +1,16 @@
-"""Files that a crash or a full disk leaves either as they were or as they should be."""
+"""File writing that is safe against crashes and full disks: a file has either its old or its new content."""
 
 import os
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Give a file its content in one step; it has reached the disk when this returns.
+    """Replace the content of a file atomically; the new content is on the disk when this returns.
 
-    The content is written beside it, to `<name>.tmp`, which a failure removes and a kill may leave behind.
+    The content is first written to `<name>.tmp` in the same folder. A killed process may leave that file behind.
 
     Raises:
-      OSError: if it cannot be written; then the file is as it was.
+      OSError: if it cannot be written; the file then keeps its old content.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -26,10 +26,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def link(source: Path, target: Path) -> bool:
-    """Give a file a second name, in place of what had that name; it has reached the disk when this returns.
+    """Make a hard link, which replaces an existing file of that name; it is on the disk when this returns.
 
     Returns:
-      False if the file system cannot do it; then perhaps nothing has that name.
+      False if the file system does not support it; an existing `target` may then be gone.
     """
     try:
         target.unlink(missing_ok=True)
@@ -41,10 +41,10 @@ def link(source: Path, target: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing; they have reached the disk when this returns.
+    """Make a folder and its missing parents; they are on the disk when this returns.
 
     Raises:
-      OSError: if one cannot be made.
+      OSError: if a folder cannot be made.
     """
     if path.is_dir():
         return
@@ -54,10 +54,10 @@ def make_folder(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file; not yet durable, see `sync`.
+    """Append to a file; call `sync` to make sure that the content is on the disk.
 
     Raises:
-      OSError: if it cannot be written; what was written in part is taken back where the system allows it.
+      OSError: if it cannot be written; a part that was written is removed again where the system allows it.
     """
     size = path.stat().st_size if path.exists() else 0
     try:
@@ -69,7 +69,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def cut(path: Path, size: int) -> None:
-    """Shorten a file, or try to; for the way out of another error."""
+    """Shorten a file to `size` bytes, without raising; for use while another error is handled."""
     try:
         os.truncate(path, size)
     except OSError:
@@ -77,7 +77,7 @@ def cut(path: Path, size: int) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file, or try to; for the way out of another error."""
+    """Remove a file, without raising; for use while another error is handled."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -85,7 +85,7 @@ def discard(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring what was written to a file, by whomever, to the disk."""
+    """Flush a file to the disk (fsync), whichever process has written it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -94,5 +94,5 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring new and removed names in a folder to the disk."""
+    """Flush the entries of a folder to the disk, so that new and removed names survive a crash."""
     sync(path)

@@ -1,4 +1,4 @@
-"""Lengths of time as people and queues write them."""
+"""Durations in the notations of people and of queueing systems."""
 
 import math
 import re
@@ -14,15 +14,15 @@ _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
 
 def parse(text: str, *, key: str) -> float:
-    """Seconds in a length of time.
+    """Read a duration; returns seconds.
 
     Args:
       text: such as "2h", "90s", "1h30min", "1:30:00" (hours, minutes, seconds), "1-12:00:00" with days in front, or
         a number of seconds.
-      key: for the error message.
+      key: setting or option that the error message names.
 
     Raises:
-      ConfigError: if it is something else, or not more than nothing.
+      ConfigError: if the text is not a duration, or not positive and finite.
     """
     given = text.strip().lower()
     seconds = _seconds(given)
@@ -46,7 +46,7 @@ def _seconds(text: str) -> float | None:
 
 
 def shown(seconds: float) -> str:
-    """A length of time in words, to two units: "2 d 3 h", "1 h 5 min", "40 s"."""
+    """Write a duration with at most two units: "2 d 3 h", "1 h 5 min", "40 s"."""
     left = max(0, round(seconds))
     if left >= 3600:
         left = 60 * round(left / 60)

@@ -1,4 +1,4 @@
-"""Every error a user can cause or meet; each message names the key, what came and what is allowed."""
+"""All error classes; each message names the key or file, the value that was given and what is allowed."""
 
 import reprlib
 import struct
@@ -26,13 +26,13 @@ READER_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What readers of other packages raise when a file is not what it should be."""
+"""Exceptions that readers of other packages raise for a damaged or unsuitable file."""
 
 EXIT_INTERRUPTED: Final = 75
-"""Status of a command that ended early on request and wants to be called again: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a run that ended early on request and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 LONGEST: Final = 1000
-"""Characters of a value, or of what another package says of it, in a message."""
+"""Largest number of characters of a value, or of another package's message, that a message repeats."""
 
 _REPR: Final = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 200, 200
@@ -40,12 +40,12 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 8
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: never longer than a few lines, however large the value is."""
+    """Format a value for a message; large values are shortened to a few lines."""
     return brief(_REPR.repr(value))
 
 
 def brief(text: str) -> str:
-    """The beginning of a text, which may repeat what a user wrote."""
+    """Shorten a text to `LONGEST` characters."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
@@ -80,12 +80,12 @@ class RunDirectoryError(BayesMlffError):
 
 
 class RunInterruptedError(BayesMlffError):
-    """A run has ended before its last step since it was asked to; no mistake, and nothing that was saved is lost.
+    """A run has ended before its last step because of a signal or a time limit; everything is saved.
 
     Args:
-      reason: a signal's name, or which time is over.
-      where: "at step 3 of 7".
-      farewell: how to go on.
+      reason: name of the signal, or which time limit was reached.
+      where: how far the run is, e.g. "at step 3 of 7".
+      farewell: how the user can continue the run.
     """
 
     def __init__(self, reason: str, where: str, farewell: str):
@@ -94,15 +94,15 @@ class RunInterruptedError(BayesMlffError):
 
 
 class RunStoppedError(BayesMlffError):
-    """The run cannot go on by itself; the directory remains resumable."""
+    """The run cannot continue without a decision of the user; it can be resumed afterwards."""
 
 
 class BrokenInstallationError(BayesMlffError):
-    """JAX, as it is installed here, computes wrong numbers."""
+    """The installed version of JAX computes wrong numbers on this machine."""
 
 
 class EngineError(BayesMlffError):
-    """Base of the three ways in which a reference calculation can go wrong."""
+    """Base of the three kinds of failure of a reference calculation."""
 
 
 class EngineSetupError(EngineError):
@@ -114,4 +114,4 @@ class EngineFailedError(EngineError):
 
 
 class EngineRetryError(EngineError):
-    """The engine failed in a way that another try may cure."""
+    """The engine failed, but the same calculation may succeed when it is repeated."""

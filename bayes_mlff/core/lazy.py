@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used (PEP 562)."""
+"""Lazy imports: names of a package are imported when they are first used (PEP 562)."""
 
 import importlib
 import sys
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+    """Make the `__getattr__` function of a package.
 
     Args:
-      package: its name.
-      places: module of each name, and after a colon what it is called there if that is something else.
+      package: name of the package.
+      places: "module" or "module:name" for each public name; the second form if the module uses another name.
     """
 
     def find(name: str) -> Any:
@@ -19,7 +19,7 @@ def lazily(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, there = places[name].partition(":")
         found = getattr(importlib.import_module(module), there or name)
-        setattr(sys.modules[package], name, found)  # the next time it is there
+        setattr(sys.modules[package], name, found)  # later uses find it without this function
         return found
 
     return find

@@ -1,4 +1,4 @@
-"""Whole numbers, numbers in messages, and arrays of a size that is wanted."""
+"""Small tools for integers, for numbers in messages and for padded arrays."""
 
 import os
 from collections.abc import Sequence
@@ -7,29 +7,29 @@ import numpy as np
 
 
 def largest_divisor(n: int, most: int) -> int:
-    """The largest divisor of n that is not above `most`."""
+    """Largest divisor of n that does not exceed `most`."""
     return max(d for d in range(1, min(n, most) + 1) if n % d == 0)
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def padded(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """An array with zeros after what it holds along each axis, up to a shape that is nowhere smaller."""
+    """Pad an array with zeros at the end of each axis, up to a shape that is at least as large along every axis."""
     result = np.zeros(shape, x.dtype)
     result[tuple(slice(size) for size in x.shape)] = x
     return result
 
 
 def apart(value: float, limit: float, digits: int = 4) -> tuple[str, str]:
-    """A number and what it was compared with, with as many digits as it takes to see which is larger.
+    """Format a number and the limit that it was compared with, using enough digits to show which is larger.
 
     Args:
       value: the number, which differs from `limit`.
       limit: what it was compared with.
-      digits: significant digits to begin with.
+      digits: smallest number of significant digits.
     """
     for more in range(digits, 18):
         said = f"{value:.{more}g}", f"{limit:.{more}g}"

@@ -1,4 +1,4 @@
-"""Where files are kept, and files that users give: whether they are there, and reading them within bounds."""
+"""The cache folder, checks of paths given by users, and a memory limit for reading files."""
 
 import contextlib
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where files are kept: `bayes_mlff/` in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
+    """Folder of downloaded models and compiled functions: `bayes_mlff/` in `$XDG_CACHE_HOME`, or else in `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if base else Path.home() / ".cache") / "bayes_mlff"
 
 
 def is_file(path: Path) -> bool:
-    """True if there is such a file; false, never an error, where no file can be: names too long or with zero bytes."""
+    """True if the file exists; false, and no error, for impossible names (too long or with zero bytes)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -23,9 +23,9 @@ def is_file(path: Path) -> bool:
 
 @contextlib.contextmanager
 def bounded_memory(extra_bytes: int) -> Iterator[None]:
-    """Let this process take only so much more memory inside; whoever asks for more gets a MemoryError.
+    """Limit the memory that this process may allocate additionally; a larger request raises a MemoryError.
 
-    Where the system does not say how much there is, as on macOS, there is no bound.
+    There is no limit on systems without /proc, such as macOS.
     """
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])

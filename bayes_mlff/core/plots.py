@@ -1,4 +1,4 @@
-"""How all figures look, and what they have in common."""
+"""Common style and helper functions of all figures."""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ STYLE: Final[dict[Any, Any]] = {
 
 
 class _PlainLog(LogLocator):
-    """Ticks at 1, 2 and 5 of each decade, equidistant ones on an axis too short for these."""
+    """Ticks at 1, 2 and 5 of each decade; equidistant ticks if the axis spans less than a factor of five."""
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         """Positions of the ticks from vmin to vmax."""
@@ -35,14 +35,14 @@ class _PlainLog(LogLocator):
 
 
 def plain_log(axis: Axis) -> None:
-    """Decimal numbers at 1, 2 and 5 of each decade, or where the axis is short at equal distances."""
+    """Label a logarithmic axis with plain decimal numbers, see `_PlainLog`."""
     axis.set_major_locator(_PlainLog(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def png(figure: Figure) -> bytes:
-    """Render a figure."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()

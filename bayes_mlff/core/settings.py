@@ -1,8 +1,8 @@
-"""Settings of a program: sections closed to unknown keys, YAML, and errors that say what is allowed.
+"""Settings of a program: sections that refuse unknown keys, YAML, and errors that say what is allowed.
 
-The YAML read here is plainer than PyYAML's: numbers and booleans are those of YAML 1.2, so that `1e-3` is a number and
-`1:30`, `010`, `No` and dates are text; a key that is there twice and aliases, which can stand for any amount of text,
-are errors.
+The YAML read here is simpler than PyYAML's: numbers and booleans are those of YAML 1.2, so that `1e-3` is a number and
+`1:30`, `010`, `No` and dates are text. Duplicate keys are errors, and so are aliases, since a short file with aliases
+can expand to any size.
 """
 
 import difflib
@@ -45,14 +45,14 @@ Location = tuple[int | str, ...]
 
 DEEPEST: Final = 12
 MOST: Final = 100_000
-"""Values in settings; a list of moments has one for each atom."""
+"""Largest number of values in settings; a list of magnetic moments has one for each atom."""
 
 
 class Section(BaseModel):
-    """Frozen, and closed to unknown keys and to numbers that are not finite.
+    """Base of all sections: immutable; refuses unknown keys and numbers that are not finite.
 
-    The outermost section may know former spellings, which are refused with what to write now: `renamed` has new by old
-    dotted keys, a section's key standing for all that is in it; `respelt` has new by old values for dotted keys.
+    The outermost section may list former spellings, which are refused with the present one: `renamed` maps old dotted
+    keys to new ones (the key of a section covers all keys in it); `respelt` maps old to new values of a dotted key.
     """
 
     renamed: ClassVar[dict[str, str]] = {}
@@ -65,15 +65,15 @@ Settings = TypeVar("Settings", bound=Section)
 
 
 def validate(model: type[Settings], raw: Any, *, source: Path | None = None) -> Settings:
-    """Make settings of values read from YAML.
+    """Make settings from values read from YAML.
 
     Args:
-      model: the outermost section.
-      raw: what was read.
-      source: the file it was read from, which a refusal of former spellings names.
+      model: class of the outermost section.
+      raw: the values that were read.
+      source: the file they were read from; named in the error for a former spelling.
 
     Raises:
-      ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
+      ConfigError: for the first problem, naming the dotted key, the value and what is allowed.
     """
     if not isinstance(raw, dict):
         raise ConfigError("config", raw, "a mapping of keys to values")
@@ -103,12 +103,12 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, *, key: str, source: str) -> Any:
-    """A value from YAML text.
+    """Read a value from YAML text.
 
     Args:
       text: one YAML document.
-      key: what the text was given for, for the error message.
-      source: the text itself or where it came from, for the same.
+      key: key or option that the error message names.
+      source: the text itself or where it came from, for the error message.
 
     Raises:
       ConfigError: if the text is not YAML of the kind that this module describes.
@@ -127,7 +127,7 @@ def dump(settings: Section) -> str:
 
 
 def dump_value(value: Any) -> str:
-    """One value as YAML on a line."""
+    """One value as YAML on a single line."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=2**31)
     return text.strip().removesuffix("...").strip()
 
@@ -145,11 +145,11 @@ _PLAIN: Final = (
     ("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:merge", re.compile(r"^(?:<<)$"), "<"),
 )
-"""What text without quotes means, with the characters it can begin with; anything else is text."""
+"""Types of unquoted values: a pattern and possible first characters for each; everything else is text."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain data."""
+    """YAML reader for plain data, with the rules of this module."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
@@ -161,7 +161,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse keys that are there twice or are not text."""
+        """Refuse duplicate keys, merge keys and keys that are not text."""
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
@@ -173,12 +173,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads as the same, and quotes text that PyYAML would take for something else."""
+    """YAML writer whose output `_Loader` reads back unchanged; quotes text that PyYAML would read as another type."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {k: list(v) for k, v in yaml.SafeDumper.yaml_implicit_resolvers.items()}
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out."""
+        """Write repeated values in full, without aliases."""
         return True
 
 
@@ -192,7 +192,7 @@ def _dotted(location: Location) -> str:
 
 
 def _check_size(raw: dict) -> None:
-    """Refuse keys that are not text, values that are no plain data, and so deep or so many that nothing needs them."""
+    """Refuse keys that are not text, values that are not plain data, and settings that are too deep or too large."""
     waiting: list[tuple[Location, Any]] = [((), raw)]
     count = 0
     while waiting:
@@ -213,7 +213,7 @@ def _check_size(raw: dict) -> None:
 
 
 def _refuse_former(model: type[Section], raw: dict, where: str) -> None:
-    """Refuse keys and values by the names that they had, with those that they have now."""
+    """Refuse former names of keys and values with an error that says the present name."""
     for old, new in model.renamed.items():
         for inner, value in _found(raw, old):
             raise ConfigError(old + inner, value, f"{new}{inner}, to which this key was renamed{where}")
@@ -224,7 +224,7 @@ def _refuse_former(model: type[Section], raw: dict, where: str) -> None:
 
 
 def _found(raw: dict, key: str) -> Iterator[tuple[str, Any]]:
-    """The value of a dotted key, or of the first key in a section, with what is to be added to the key."""
+    """Find a dotted key: yields (suffix, value), where the suffix names the first key inside if it is a section."""
     value: Any = raw
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -238,7 +238,7 @@ def _found(raw: dict, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _refuse_truth_as_number(raw: Any, made: Any, location: Location) -> None:
-    """Refuse true where a number was made of it, and 1 where true was, which pydantic takes for each other."""
+    """Refuse booleans given for numbers and numbers given for booleans, which pydantic converts silently."""
     if isinstance(raw, bool | int | float) and isinstance(made, bool | int | float):
         if isinstance(raw, bool) != isinstance(made, bool):
             allowed = "true or false" if isinstance(made, bool) else "a number"
@@ -298,7 +298,7 @@ def _unknown_kind(model: type[Section], location: Location, key: str, name: str,
 
 
 def _typed(location: Location, raw: Any, *, missing: bool) -> Iterator[str]:
-    """The parts of a location that a user typed, without the names that pydantic adds of members of unions."""
+    """Parts of a location that a user typed, without the union member names that pydantic inserts."""
     for i, part in enumerate(location):
         inside: dict = raw if isinstance(raw, dict) else dict(enumerate(raw)) if isinstance(raw, list | tuple) else {}
         if part in inside:
@@ -309,10 +309,10 @@ def _typed(location: Location, raw: Any, *, missing: bool) -> Iterator[str]:
 
 
 def _sections(kind: Any, location: Location) -> list[type[BaseModel]]:
-    """The sections that can stand at a location below a type."""
+    """Section classes that are possible at a location below a type."""
     if get_origin(kind) in (Annotated, Union, types.UnionType):
         members = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)
-        # Pydantic puts the value of a discriminator between the name of a field and what is below it.
+        # Pydantic inserts the value of a discriminator after the name of the field.
         named = [m for m in members if location and isinstance(m, type) and _discriminated(m, location[0])]
         rest = location[1:] if named else location
         return [section for member in named or members for section in _sections(member, rest)]

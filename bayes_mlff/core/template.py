@@ -1,4 +1,4 @@
-"""A configuration file to start from: every key with its value under a comment that says what it means."""
+"""Template of a configuration file: every key with its value, under a comment that describes it."""
 
 import textwrap
 from typing import Final
@@ -9,14 +9,14 @@ from pydantic.fields import FieldInfo
 from bayes_mlff.core.settings import Section, dump_value
 
 WIDTH: Final = 100
-"""Characters of a line of comments."""
+"""Largest number of characters in a comment line."""
 
 KINDS: Final = ("kind", "name")
-"""Keys that say which of several sections this is, which come first."""
+"""Keys that select the kind of a section; they are written first."""
 
 
 def commented(settings: Section, title: str) -> str:
-    """The same settings as `dump`, each key under its description.
+    """Write settings as YAML like `dump`, with the description of each key as a comment above it.
 
     Args:
       settings: the outermost section.

@@ -1,9 +1,9 @@
 """Physical constants and unit conversion: the only place of this package that states a conversion factor.
 
-The exception is `engines/gpaw/plane_waves`, which counts plane waves as GPAW does and takes ASE's constants like it.
+The exception is `engines/gpaw/plane_waves`, which counts plane waves as GPAW does and so uses ASE's constants.
 
-Internal units are eV, Å, eV/Å, eV/Å³, fs, K and amu. The integrators work in the time unit that makes
-eV, Å and amu coherent, Å·sqrt(amu/eV).
+Internal units are eV, Å, eV/Å, eV/Å³, fs, K and amu. The integrators use the time unit that belongs to
+eV, Å and amu, Å·sqrt(amu/eV).
 """
 
 import re

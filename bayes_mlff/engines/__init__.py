@@ -1,1 +1,1 @@
-"""Reference methods: from a structure to its energy, forces and stress."""
+"""Reference methods (engines), which compute energy, forces and stress of a structure."""

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a reference engine."""
+"""Reference engine that runs any ASE calculator in this process."""
 
 import importlib
 import json
@@ -32,8 +32,8 @@ from bayes_mlff.engines.worker.child import OutputCheck
 class AseSettings(CalculatorSettings):
     """An ASE calculator inside this process.
 
-    It works in the folder `engine` of the run directory, from which relative paths in `arguments` and `output_file`
-    start, unless they name a file beside the configuration.
+    It works in the folder `engine` of the run directory. Relative paths in `arguments` and `output_file` start from
+    there, unless they name a file next to the configuration.
     """
 
     name: Literal["ase"] = Field(
@@ -42,18 +42,18 @@ class AseSettings(CalculatorSettings):
 
 
 class AseEngine(CalculatorEngine):
-    """An `Engine` around one ASE calculator. It has no state to save."""
+    """An `Engine` that uses one ASE calculator. It has no state to save."""
 
     def __init__(self, settings: AseSettings, directory: Path | None = None, *, base: Path | None = None):
-        """Import the calculator's class and the exceptions to expect; nothing is calculated.
+        """Import the calculator's class and the configured exceptions; nothing is calculated.
 
         Args:
-          settings: of the calculator.
-          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          settings: settings of the calculator.
+          directory: run directory; as long as it does not exist, the engine works in a temporary folder.
           base: folder of the configuration, whose modules and files the settings may name.
 
         Raises:
-          EngineSetupError: if an import path leads nowhere, naming the module and how to install it.
+          EngineSetupError: if an import path does not exist, naming the module and how to install it.
         """
         super().__init__(settings, directory, base)
         self._names = _import_calculators(settings, self._base)
@@ -66,19 +66,19 @@ class AseEngine(CalculatorEngine):
 
     @property
     def settings_hash(self) -> str:
-        """See `Engine.settings_hash`; the version is that of ASE and of the calculator's package."""
+        """See `Engine.settings_hash`; it contains the versions of ASE and of the calculator's package."""
         s = self._settings
         return level_hash(s, ase.__version__, factories.identity(s.calculator, s.arguments, self._base))
 
     def check(self, structure: Structure) -> None:
-        """See `Engine.check`: makes the calculator and asks which properties it has."""
+        """See `Engine.check`: makes the calculator and checks which properties it implements."""
         told = self._tell_first(structure)
         with working_in(self._folder.path()):
             calculator = self._usable(told)
         self._refuse_without(calculator.implemented_properties, structure)
 
     def label(self, structure: Structure) -> EngineResult:
-        """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
+        """See `Engine.label`; the energy is the free energy if there is one, since forces are its derivative."""
         start = time.perf_counter()
         if not self._settings.reuse_calculator:
             self._drop()
@@ -95,12 +95,12 @@ class AseEngine(CalculatorEngine):
         return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note), settled)
 
     def restore_state(self, state: bytes | None) -> None:
-        """Start from a new calculator; a state, which this engine never saves, is refused with a DataError."""
+        """Start with a new calculator; any state is refused with a DataError, since this engine never saves one."""
         super().restore_state(state)
         self._drop()
 
     def close(self) -> None:
-        """Drop the calculator, and close it if it can be closed (sockets and child processes)."""
+        """Release the calculator; it is closed if it has a `close` method (sockets and child processes)."""
         self._drop()
         self._folder.close()
 
@@ -115,7 +115,7 @@ class AseEngine(CalculatorEngine):
         calls.release(self._held)
 
     def _usable(self, told: Told) -> BaseCalculator:
-        """The calculator for these arguments; a new one if the last was for others, or in another folder."""
+        """The calculator for these arguments; a new one if arguments, atomic properties or the folder have changed."""
         made_for = json.dumps([str(Path.cwd()), told.arguments, told.tags, told.info], default=str)
         if self._calculator is not None and made_for == self._made_for:
             return self._calculator
@@ -130,7 +130,7 @@ class AseEngine(CalculatorEngine):
         return calculator
 
     def _attempt(self, structure: Structure, number: int) -> tuple[Label, Structure, str]:
-        """One evaluation, on a new calculator from the second on."""
+        """One attempt; from the second attempt on with a new calculator."""
         if number > 0:
             self._drop()
         told = self._tell(structure, all_arguments(self._settings)[number])
@@ -159,13 +159,13 @@ class AseEngine(CalculatorEngine):
             raise EngineRetryError(complaint)
         evaluated = getattr(calculator, "atoms", None)
         if not isinstance(evaluated, ase.Atoms):
-            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+            raise EngineSetupError(f"{self.description}: the calculator does not report which geometry it evaluated")
         geometry = with_geometry(structure, evaluated.numbers, evaluated.positions, evaluated.cell.array, evaluated.pbc)
         return self._label_of(answer), geometry, f"energy is the calculator's {answer['energy_name']}"
 
 
 def _import_calculators(settings: CalculatorSettings, base: str | None) -> dict[str, list[str]]:
-    """Import the calculators that the settings name, and ask which keywords they take."""
+    """Import the calculators that the settings name; returns the declared keywords of each."""
     try:
         found = {settings.calculator: factories.find_factory(settings.calculator, "engine.calculator", base)}
         for arguments in all_arguments(settings):
@@ -188,9 +188,9 @@ def _import_exception(path: str, base: str | None) -> type[Exception]:
 
 
 def _own_exceptions(path: str) -> tuple[type[Exception], ...]:
-    """Error classes of a calculator's package, if its top level or the calculator's module exports them.
+    """Error classes of a calculator's package that its top level or the calculator's module exports.
 
-    GPAW's KohnShamConvergenceError, for one, is neither an ASE error nor a RuntimeError.
+    For example, GPAW's KohnShamConvergenceError is neither an ASE error nor a RuntimeError.
     """
     root, module = root_package(path), path.rpartition(":" if ":" in path else ".")[0]
     exported = [

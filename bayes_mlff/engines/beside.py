@@ -1,4 +1,4 @@
-"""The modules and files beside a configuration that its engine uses, which a run keeps so as to need no others."""
+"""Finds modules and files next to a configuration that its engine uses; a run keeps copies of them."""
 
 import ast
 import importlib.machinery
@@ -12,26 +12,26 @@ from bayes_mlff.engines import factories
 from bayes_mlff.engines.calculator_settings import CalculatorSettings, all_arguments
 
 MOST_BYTES: Final = 1 << 24
-"""All that is kept together, 16 MiB: modules, basis sets, parameters."""
+"""Largest total size of the copies, 16 MiB: modules, basis sets, parameters."""
 
 _COMPILED: Final = (".pyc", ".pyo")
 
 
 class Beside(NamedTuple):
-    """What an engine uses from the folder of its configuration."""
+    """Files that an engine uses from the folder of its configuration."""
 
-    kept: Mapping[str, bytes] = {}  # by path relative to that folder
-    needed: tuple[str, ...] = ()  # files as the arguments name them that are too large to keep, or lie elsewhere
+    kept: Mapping[str, bytes] = {}  # contents by path relative to that folder
+    needed: tuple[str, ...] = ()  # names in the arguments of files that are too large to copy or are elsewhere
 
 
 def gather(settings: Any, base: Path) -> Beside:
-    """Find the modules and files beside a configuration that an engine uses.
+    """Find the modules and files next to a configuration that an engine uses.
 
-    Modules are those that the settings name, and those that they import from the same folder. What a module reads
-    by itself while it runs is not known.
+    These are modules that the settings name, and modules that these import from the same folder. Files that a module
+    reads by itself while it runs are not found.
 
     Args:
-      settings: of any engine; those that name no modules use nothing.
+      settings: settings of any engine.
       base: folder of the configuration.
     """
     if not isinstance(settings, CalculatorSettings):
@@ -54,7 +54,7 @@ def _import_paths(settings: CalculatorSettings) -> Iterator[str]:
 
 
 def _files(value: Any, base: str, key: str = "") -> Iterator[str]:
-    """Names in arguments that `factories.with_files` takes for those of files."""
+    """Names in the arguments that `factories.with_files` treats as files."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _files(item, base, str(name))
@@ -73,7 +73,7 @@ def _is_inside(path: Path, base: Path) -> bool:
 
 
 def _collect(root: str, base: Path, found: dict[str, Path]) -> None:
-    """Add the files of a module or package of this folder, and of those that it imports from there."""
+    """Add the files of a module or package in this folder, and of the modules that it imports from there."""
     spec = importlib.machinery.PathFinder.find_spec(root, [str(base)])
     if spec is None or _is_installed(root, base):
         return
@@ -93,7 +93,7 @@ def _collect(root: str, base: Path, found: dict[str, Path]) -> None:
 
 
 def _is_installed(root: str, base: Path) -> bool:
-    """True if the interpreter has a module of this name elsewhere, which then is the one that is imported."""
+    """True if the interpreter has an installed module of this name, which is then imported instead."""
     if importlib.machinery.BuiltinImporter.find_spec(root) is not None:
         return True
     own = {os.path.realpath(folder) for folder in (base, os.getcwd(), *factories.folders_added())}
@@ -102,7 +102,7 @@ def _is_installed(root: str, base: Path) -> bool:
 
 
 def _imports(path: Path) -> set[str]:
-    """First names of all modules that a file of Python imports, wherever in it."""
+    """Top-level names of all modules that a Python file imports, anywhere in the file."""
     if path.suffix != ".py":
         return set()
     try:
@@ -115,7 +115,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _read(files: Mapping[str, Path]) -> tuple[dict[str, bytes], list[str]]:
-    """Contents of files, and the names of those that are too much or cannot be read."""
+    """Contents of files, and the names of those that exceed the size limit or cannot be read."""
     kept: dict[str, bytes] = {}
     left, total = [], 0
     for name, path in files.items():

@@ -1,4 +1,4 @@
-"""Any reference engine as an ASE calculator."""
+"""ASE calculator that uses a reference engine of this package."""
 
 from typing import Any, ClassVar, cast
 
@@ -17,10 +17,10 @@ from bayes_mlff.engines.engine import Engine
 
 
 class EngineCalculator(Calculator):
-    """Lets ASE's optimisers, dynamics and writers use the very engine, and checks, of a run.
+    """Lets ASE's optimisers, dynamics and writers use the same engine, with the same checks, as a run.
 
-    Energy and free energy are both the one consistent with the forces, eV; forces in eV/Å; stress, where the
-    engine has it, in eV/Å³, tension positive, Voigt order xx yy zz yz xz xy.
+    Energy and free energy are both the energy consistent with the forces, eV; forces in eV/Å; stress, if the
+    engine computes it, in eV/Å³, tension positive, Voigt order xx yy zz yz xz xy.
     """
 
     implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
@@ -30,7 +30,7 @@ class EngineCalculator(Calculator):
         self._engine = engine
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What differs from the atoms of the last label; also remarks such as a charge, which ASE does not compare."""
+        """List changes since the last label; also of `info`, such as a charge, which ASE does not compare."""
         changes = list(super().check_state(atoms, tol=tol))
         before = self.atoms
         if before is not None and not changes and not _same_remarks(before, atoms):
@@ -47,8 +47,8 @@ class EngineCalculator(Calculator):
 
         Raises:
           CalculationFailed: if the engine cannot label this geometry.
-          CalculatorSetupError: if it can label none.
-          PropertyNotImplementedError: if the stress was asked for and the engine has none.
+          CalculatorSetupError: if it can label no geometry.
+          PropertyNotImplementedError: if the stress is requested and the engine has none.
         """
         super().calculate(atoms, properties, system_changes)
         self.results = {}
@@ -67,7 +67,7 @@ class EngineCalculator(Calculator):
 
 
 def _same_remarks(before: ase.Atoms, now: ase.Atoms) -> bool:
-    """True if charge, spin and other plain remarks, and the tags, are the same."""
+    """True if charge, spin and other plain values of `info`, and the tags, are the same."""
 
     def plain(atoms: ase.Atoms) -> dict[str, Any]:
         return {key: value for key, value in atoms.info.items() if isinstance(value, str | int | float | bool)}

@@ -1,4 +1,4 @@
-"""What engines around an ASE calculator share, whether it runs in this process or in another."""
+"""Common base of engines with an ASE calculator, whether it runs in this process or in another."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ _MOMENTS_KEY = "engine.initial_magmoms"
 
 
 class CalculatorEngine(EngineBase):
-    """An engine that tells an ASE calculator about the electrons, and reads its answer."""
+    """An engine that passes charge and spin to an ASE calculator, and reads its results."""
 
     def __init__(self, settings: CalculatorSettings, directory: Path | None, base: Path | None):
-        """Prepare what does not depend on where the calculator runs.
+        """Prepare everything that does not depend on the process in which the calculator runs.
 
         Args:
-          settings: of the calculator.
-          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          settings: settings of the calculator.
+          directory: run directory; as long as it does not exist, the engine works in a temporary folder.
           base: folder of the configuration, whose modules and files the settings may name.
         """
         self._settings = settings
@@ -40,7 +40,7 @@ class CalculatorEngine(EngineBase):
 
     @abc.abstractmethod
     def _keywords(self) -> Mapping[str, Sequence[str]]:
-        """For each calculator that the settings name, the keywords that it says it takes."""
+        """Declared keywords of each calculator that the settings name."""
 
     @property
     def description(self) -> str:
@@ -52,14 +52,14 @@ class CalculatorEngine(EngineBase):
         return self._tell(structure, self._settings.arguments).remarks
 
     def _tell(self, structure: Structure, arguments: dict[str, JsonValue]) -> Told:
-        """What a calculator with these arguments is told about the electrons of a structure."""
+        """Charge and spin as they are passed to a calculator with these arguments."""
         check_count(self._initial_magmoms, structure, _MOMENTS_KEY)
         moments = initial_moments(self._initial_magmoms, structure, _MOMENTS_KEY)
         s = self._settings
         return tell(structure, s.calculator, arguments, moments=moments, reads=s.reads, names=self._keywords())
 
     def _tell_first(self, structure: Structure) -> Told:
-        """What the calculator of the first attempt is told; arguments of every other attempt are checked, too."""
+        """Like `_tell` for the first attempt; the arguments of all other attempts are checked, too."""
         first, *_ = [self._tell(structure, arguments) for arguments in all_arguments(self._settings)]
         return first
 
@@ -74,7 +74,7 @@ class CalculatorEngine(EngineBase):
             raise EngineSetupError(lacking(self._settings, missing))
 
     def _label_of(self, answer: Mapping[str, Any]) -> Label:
-        """Arrays of what `calls.evaluate` returned; their shapes and values are checked by whoever asked."""
+        """Convert the result of `calls.evaluate` to arrays; `verified_label` checks their shapes and values."""
         try:
             energy = np.array(answer["energy"], np.float64).item()
             forces = np.array(answer["forces"], np.float64)

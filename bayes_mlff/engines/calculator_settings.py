@@ -1,4 +1,4 @@
-"""Settings of any ASE calculator, in this process or another, and what its exceptions mean."""
+"""Settings of ASE calculators, in this process or another, and the meaning of their exceptions."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from bayes_mlff.engines.engine import CommonSettings, hash_settings
 
 LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
-"""Settings that identify the level of theory; the others are speed, effort and checks."""
+"""Settings that identify the level of theory; the others concern speed, effort and checks."""
 
 SETUP_EXCEPTIONS: Final = (
     CalculatorSetupError,  # ASE: parameters or installation
@@ -21,7 +21,7 @@ SETUP_EXCEPTIONS: Final = (
     FileNotFoundError,  # an executable, basis or pseudopotential
     PermissionError,
 )
-"""What says that a calculator can never work as configured."""
+"""Exceptions which mean that a calculator can never work as configured."""
 
 RETRY_EXCEPTIONS: Final = (
     CalculatorError,  # ASE: CalculationFailed, SCFError, ReadError, PropertyNotPresent
@@ -33,14 +33,14 @@ RETRY_EXCEPTIONS: Final = (
     AssertionError,  # ASE's CP2K when its child process died
     subprocess.SubprocessError,
 )
-"""What a calculator may raise for one geometry, beside the error classes of its own package."""
+"""Exceptions that a calculator may raise for a single geometry, in addition to those of its own package."""
 
 
 class CalculatorSettings(CommonSettings):
-    """An ASE calculator, and what a usable answer of it is.
+    """An ASE calculator, and how a failed calculation is recognised.
 
-    Many calculators continue from their previous density. Whoever needs resumed runs to repeat to the last
-    bit sets `reuse_calculator` to false, and pays for a cold start at every label.
+    Many calculators continue from their previous density. For resumed runs that are bit-identical, set
+    `reuse_calculator` to false; then every label starts without a previous density and takes longer.
     """
 
     calculator: str = Field(
@@ -107,35 +107,35 @@ class CalculatorSettings(CommonSettings):
 
     @property
     def gives_stress(self) -> bool:
-        """True if the stress of periodic structures is asked for."""
+        """True if the stress of periodic structures is calculated."""
         return self.stress
 
     @property
     def output_check(self) -> tuple[str, str] | None:
-        """File and pattern, if the program's output is to be read."""
+        """File and pattern of unconverged output; None if no file is searched."""
         if self.output_file is None or self.unconverged_pattern is None:
             return None
         return self.output_file, self.unconverged_pattern
 
     def __hash__(self) -> int:
-        """Hash by value, although the arguments are mappings."""
+        """Hash by value, since mappings have no hash of their own."""
         return hash(self.model_dump_json())
 
 
 def level_hash(settings: CalculatorSettings, ase_version: str, package: str) -> str:
-    """`Engine.settings_hash` of a calculator; wherever it runs, it is the same level of theory."""
+    """`Engine.settings_hash` of a calculator; it does not depend on the process in which it runs."""
     level = settings.model_dump(mode="json", include=LEVEL | ({"reads"} if settings.reads else set()))
     return hash_settings("ase", f"ase {ase_version}, {package}", level)
 
 
 def describe(settings: CalculatorSettings) -> str:
-    """The calculator as one would write it in Python."""
+    """The calculator as a Python expression."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in settings.arguments.items())
     return f"ASE {settings.calculator}({arguments})"
 
 
 def lacking(settings: CalculatorSettings, missing: list[str]) -> str:
-    """What to say about a calculator without some properties."""
+    """Message about a calculator that lacks some properties."""
     without = ", or engine.stress: false" if missing == ["stress"] else ""
     return (
         f"engine.calculator: {settings.calculator} has no {' and no '.join(missing)}; "
@@ -149,5 +149,5 @@ def root_package(path: str) -> str:
 
 
 def all_arguments(settings: CalculatorSettings) -> tuple[dict[str, JsonValue], ...]:
-    """Arguments of each attempt."""
+    """Arguments of each attempt, the first one without changes."""
     return tuple({**settings.arguments, **changes} for changes in ({}, *settings.retries))

@@ -1,6 +1,6 @@
-"""Asking an ASE calculator, and the folders it works in, the same in this process and in a child of any Python 3.8+.
+"""Calls of an ASE calculator, and locks on its folders; for this process and for a child process with Python 3.8+.
 
-The child loads this file by its path: it imports nothing of this package, and ASE only when it is asked.
+The child loads this file by its path, so it imports nothing of this package, and ASE only when it is needed.
 """
 
 import fcntl
@@ -14,11 +14,11 @@ LOCK = ".bayes-mlff.lock"
 
 
 class FolderTakenError(Exception):
-    """Another run works in the folder of a calculator."""
+    """Another run uses the folder of a calculator."""
 
 
 def inner(calculator: Any) -> List[Any]:  # noqa: UP006
-    """Calculators that this one calls, of ASE's mixers and corrections."""
+    """Calculators that this calculator calls: those of ASE's mixers and corrections."""
     mixer = getattr(calculator, "mixer", None)
     found = list(getattr(mixer, "calcs", None) or [])
     found += [c for c in (getattr(calculator, name, None) for name in ("dft", "dftd3")) if hasattr(c, "get_property")]
@@ -26,10 +26,10 @@ def inner(calculator: Any) -> List[Any]:  # noqa: UP006
 
 
 def claim_folders(calculator: Any, own: str) -> List[Any]:  # noqa: UP006
-    """Lock the folders outside `own` that a calculator works in, until the files returned are closed.
+    """Lock the folders outside `own` that a calculator uses, until the returned files are closed.
 
     Raises:
-      FolderTakenError: if another run works there.
+      FolderTakenError: if another run uses one of them.
     """
     held: List[Any] = []  # noqa: UP006
     try:
@@ -49,13 +49,13 @@ def claim_folders(calculator: Any, own: str) -> List[Any]:  # noqa: UP006
 
 
 def release(held: List[Any]) -> None:  # noqa: UP006
-    """Give locked folders back."""
+    """Release locked folders."""
     while held:
         held.pop().close()
 
 
 def _folders(calculator: Any, own: str) -> Any:
-    """Absolute paths, outside `own`, of the folders of a calculator and of those within it."""
+    """Absolute paths, outside `own`, of the folders of a calculator and of its inner calculators."""
     found = set()
     folder = getattr(calculator, "directory", None)
     if isinstance(folder, (str, os.PathLike)):
@@ -68,7 +68,7 @@ def _folders(calculator: Any, own: str) -> Any:
 
 
 def atoms_of(geometry: Names, told: Names) -> Any:
-    """An `ase.Atoms` with what is said about its electrons; without constraints, which would change its forces."""
+    """Make an `ase.Atoms` with charge and spin properties; without constraints, which would change the forces."""
     atoms = importlib.import_module("ase").Atoms(**geometry)
     if told.get("moments") is not None:
         atoms.set_initial_magnetic_moments(told["moments"])
@@ -81,7 +81,7 @@ def atoms_of(geometry: Names, told: Names) -> Any:
 
 
 def evaluate(calculator: Any, atoms: Any, with_stress: bool) -> Names:
-    """Forces, stress or None, and the energy that the forces belong to; forces first, as the others come along."""
+    """Compute forces, stress (or None) and the energy whose derivative the forces are; one calculation gives all."""
     forces = calculator.get_property("forces", atoms)
     stress = calculator.get_property("stress", atoms) if with_stress else None
     energy, name = consistent_energy(calculator, atoms)
@@ -89,7 +89,7 @@ def evaluate(calculator: Any, atoms: Any, with_stress: bool) -> Names:
 
 
 def consistent_energy(calculator: Any, atoms: Any) -> Tuple[Any, str]:  # noqa: UP006
-    """The energy whose derivative the forces are: the free energy wherever there is one, listed or not."""
+    """The energy whose derivative the forces are, and its name: the free energy if there is one, listed or not."""
     free = (getattr(calculator, "results", None) or {}).get("free_energy")
     if free is not None:
         return free, "free_energy"

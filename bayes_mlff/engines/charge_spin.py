@@ -1,4 +1,4 @@
-"""Charge and spin of a structure: from everything that states them, or the lowest ones."""
+"""Charge and spin of a structure: from the structure, the settings or the initial moments, else the lowest spin."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -9,25 +9,25 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Structure
 
 WHOLE: Final = 0.1
-"""Sums of initial charges or moments this close to a whole number state that number."""
+"""Sums of initial charges or moments are rounded to a whole number if they are this close to it."""
 
 SAME_MOMENT: Final = 1e-6
-"""Difference of initial moments, μB, that is none."""
+"""Initial moments, μB, are equal within this tolerance."""
 
 
 class Electrons(NamedTuple):
-    """Charge and spin of a structure, and where they come from."""
+    """Charge and spin multiplicity of a structure, and where they come from."""
 
     charge: int
     multiplicity: int
-    lowest: int  # multiplicity of as few unpaired electrons as there can be
-    count: int  # all electrons, those of the cores too
-    charge_from: str  # empty where nobody states it
-    multiplicity_from: str
+    lowest: int  # lowest possible multiplicity: 1 or 2
+    count: int  # number of all electrons, including core electrons
+    charge_from: str  # source of the charge; empty if it is assumed
+    multiplicity_from: str  # source of the multiplicity; empty if it is assumed
 
     @property
     def line(self) -> str:
-        """What holds, and who says so."""
+        """Charge and multiplicity with their sources, in one line."""
         told = [
             f"{name} {value} ({source})"
             for name, value, source in (
@@ -46,10 +46,10 @@ class Electrons(NamedTuple):
 def initial_moments(
     configured: Sequence[float] | None, structure: Structure, key: str, *, own: str = "the structure's file"
 ) -> tuple[float, ...] | None:
-    """Initial moments, μB: those of the configuration or of the structure, which must not contradict each other.
+    """Initial moments, μB, of the configuration or of the structure; they must not contradict each other.
 
     Raises:
-      ConfigError: if both state moments, and not the same ones.
+      ConfigError: if both state moments that differ.
     """
     stated = structure.electronic.moments
     if stated is None or (not np.any(stated) and configured is not None):
@@ -66,16 +66,16 @@ def settle(
     charge: tuple[str, int] | None = None,
     multiplicity: tuple[str, int] | None = None,
 ) -> Electrons:
-    """Charge and multiplicity from everything that states them.
+    """Determine charge and multiplicity from all statements.
 
     Args:
-      structure: what its file, or `structure` of the configuration, says.
-      moments: initial ones, μB; they decide on the multiplicity where nothing else does and they can.
-      charge: key and value of the setting of the engine for the total charge, e.
-      multiplicity: key and value of the setting of the engine for the spin multiplicity.
+      structure: with the charge and multiplicity of its file or of `structure` in the configuration.
+      moments: initial magnetic moments, μB; their sum gives the multiplicity if nothing else states it.
+      charge: key and value of the engine's setting for the total charge, e.
+      multiplicity: key and value of the engine's setting for the spin multiplicity.
 
     Raises:
-      ConfigError: if two statements contradict each other, or no such number of electrons can have that spin.
+      ConfigError: if two statements contradict each other, or the number of electrons does not allow that spin.
     """
     total, source = _stated_charge(structure)
     if charge is not None:
@@ -113,7 +113,7 @@ def settle(
 
 
 def _stated_charge(structure: Structure) -> tuple[int, str]:
-    """Charge of the structure and what says so; 0 and nothing if it is silent."""
+    """Charge of the structure and its source; 0 and an empty text if it states none."""
     stated, charges = structure.electronic.charge, structure.electronic.charges
     if charges is None or not np.any(charges):
         return (0, "") if stated is None else (stated, "structure")
@@ -129,6 +129,6 @@ def _stated_charge(structure: Structure) -> tuple[int, str]:
 
 
 def spread(total: int, n: int) -> tuple[float, ...]:
-    """A whole number shared out over n atoms; to the last bit, or all on the first atom."""
+    """Distribute a whole number evenly over n atoms; if the sum would not be exact, all of it is on the first atom."""
     even = np.full(n, total / n)
     return tuple(even.tolist()) if float(even.sum()) == total else (float(total), *(0.0,) * (n - 1))

@@ -1,4 +1,4 @@
-"""CHGNet (Deng et al. 2023, Nat. Mach. Intell. 5, 1031) in the place of density functional theory, for trials."""
+"""CHGNet (Deng et al. 2023, Nat. Mach. Intell. 5, 1031) as a substitute for density functional theory, for trials."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -14,7 +14,7 @@ CALCULATOR: Final = "chgnet.model.dynamics:CHGNetCalculator"
 
 
 class ChgnetSettings(CommonSettings):
-    """A universal potential that stands in for the reference method."""
+    """A universal potential as a substitute for the reference method."""
 
     name: Literal["chgnet"] = Field(default="chgnet", description="Reference method: the CHGNet model, for crystals.")
     stress: bool = Field(
@@ -32,12 +32,12 @@ class ChgnetSettings(CommonSettings):
 
     @property
     def gives_stress(self) -> bool:
-        """True if the stress of periodic structures is asked for."""
+        """True if the stress of periodic structures is calculated."""
         return self.stress
 
 
 class ChgnetEngine(WorkerEngine):
-    """An `Engine` on CPU in a process of its own."""
+    """An `Engine` that runs CHGNet on the CPU in a separate process."""
 
     def __init__(self, settings: ChgnetSettings, directory: Path | None = None, *, base: Path | None = None):
         """See `WorkerEngine`."""
@@ -52,12 +52,12 @@ class ChgnetEngine(WorkerEngine):
         super().__init__(worker, directory, base=base)
 
     def check(self, structure: Structure) -> None:
-        """See `Engine.check`; CHGNet knows neither charge nor spin of a structure."""
+        """See `Engine.check`; CHGNet cannot take charge or spin into account, so a charge is refused."""
         if structure.electronic.charge:
             raise ConfigError("structure.charge", structure.electronic.charge, "0 with CHGNet, which knows no charge")
         super().check(structure)
 
     @property
     def description(self) -> str:
-        """See `Engine.description`; says that this is no reference method."""
+        """See `Engine.description`; it says that this is not a real reference method."""
         return "CHGNet (a model, not DFT: labels are a surrogate for trials only), in a process of its own"

@@ -1,4 +1,4 @@
-"""Do energy, forces and stress of an engine belong together? Finite differences tell, before a run is paid for."""
+"""Finite-difference check, before a run starts, that forces and stress of an engine are derivatives of its energy."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
@@ -18,17 +18,17 @@ STRAIN: Final = 0.01
 """Largest component of the random strain."""
 
 RELATIVE: Final = 0.05
-"""Part of an energy difference by which the work of the forces may differ: anharmonicity, grids, convergence."""
+"""Allowed relative difference of energy change and work of the forces: anharmonicity, grids, convergence."""
 
 NOISE_EV: Final = 1e-3
-"""What energy differences of a converged calculation err by, eV, times the root of the number of atoms."""
+"""Error of energy differences of a converged calculation, eV; multiplied by the root of the number of atoms."""
 
 FACTORS: Final = {
     -1.0: "the opposite sign",
     0.5: "a factor of two",
     2.0: "a factor of two",
     **{
-        ratio: f"{other} in the place of {ours}"
+        ratio: f"{other} instead of {ours}"
         for unit, other, ours in (
             (units.BOHR, "bohr", "Å"),
             (units.HARTREE, "hartree", "eV"),
@@ -41,11 +41,11 @@ FACTORS: Final = {
         for ratio in (unit, 1.0 / unit)
     },
 }
-"""Ratios of energy difference to work that mistakes with units leave, and their names."""
+"""Names of unit errors, by the ratio of energy difference to work that they cause."""
 
 
 class Labels(Protocol):
-    """Whatever labels structures."""
+    """Anything that labels structures; see `Engine`."""
 
     def label(self, structure: Structure) -> EngineResult:
         """See `Engine.label`."""
@@ -53,7 +53,7 @@ class Labels(Protocol):
 
 
 class _Difference(NamedTuple):
-    """An energy difference of three labels, and what forces or stress make of it."""
+    """An energy difference between labels, and the same from integrated forces or stress."""
 
     found: float  # eV, from energies
     work: float  # eV, from the integrated derivative
@@ -65,23 +65,23 @@ class _Difference(NamedTuple):
 
 
 def compare(engine: Labels, structure: Structure, label: Label, *, seed: int = 0) -> tuple[str, ...]:
-    """Compare forces, and the stress where there is one, with energies; two calls each.
+    """Compare forces, and the stress if there is one, with energy differences; two calls of the engine for each.
 
-    Both labels of a pair also give derivatives, so that their integral from one to the other (Simpson's rule) is
-    compared, and the curvature too: a structure at rest, where all forces vanish, tells as much as any other.
+    The labels on both sides of the structure also give derivatives. Their integral (Simpson's rule) is compared with
+    the energy difference, and the curvature too, so that the test also works at a minimum, where all forces vanish.
 
     Args:
-      engine: the reference method, which labels displaced structures.
-      structure: where `label` is for; atoms that are held move, too, as the recorded forces are the true ones.
-      label: of the structure.
-      seed: of the random direction and strain.
+      engine: the reference method; it labels displaced structures.
+      structure: the structure of `label`; fixed atoms are displaced, too, since labels contain their true forces.
+      label: label of the structure.
+      seed: seed of the random direction and strain.
 
     Returns:
       One sentence for each comparison.
 
     Raises:
-      EngineSetupError: if they do not belong together, with the numbers and what their ratio hints at.
-      EngineFailedError: if a displaced structure has no label.
+      EngineSetupError: if they disagree, with the numbers and the error that their ratio suggests.
+      EngineFailedError: if a displaced structure cannot be labelled.
     """
     rng, n = np.random.default_rng(seed), len(structure.numbers)
     direction = rng.normal(size=(n, 3))
@@ -121,7 +121,7 @@ def _compare(
     step: float,
     n: int,
 ) -> str:
-    """Labels at both sides of a structure against their derivatives along the way; see `compare`."""
+    """Label both sides of a structure and compare energy differences with integrated derivatives; see `compare`."""
     up, down = engine.label(at(step)).label, engine.label(at(-step)).label
     left, middle, right = slope(-step, down), slope(0.0, here), slope(step, up)
     noise = NOISE_EV * np.sqrt(n)
@@ -145,7 +145,7 @@ def _compare(
 
 
 def _complaint(what: str, clear: _Difference, wrong: _Difference) -> str:
-    """What is wrong, and which mistake it looks like."""
+    """Message with the numbers that disagree, and the unit error that they suggest."""
     worst = clear if not clear.agrees else wrong
     ratio = worst.found / worst.work if worst.work else np.inf
     close = [name for factor, name in FACTORS.items() if abs(ratio / factor - 1.0) < 0.03]

@@ -1,4 +1,4 @@
-"""What an ASE calculator is told about the electrons: what a structure states takes effect or is refused by name."""
+"""Passes charge and spin of a structure to an ASE calculator; what the calculator would ignore is an error."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,20 +16,20 @@ from bayes_mlff.engines.keywords import Dialect
 
 
 class Told(NamedTuple):
-    """What reaches a calculator; JSON but for the mapping of keywords."""
+    """Arguments and atomic properties that are passed to a calculator."""
 
     arguments: dict[str, JsonValue]
     moments: tuple[float, ...] | None
     charges: tuple[float, ...] | None
     tags: tuple[int, ...] | None
     info: dict[str, Plain]
-    carries: bool  # whether moments of an earlier label may stand for the initial ones
-    remarks: tuple[str, ...]  # what is assumed and what is not used, one line each
-    settled: Settled  # charge and multiplicity that it is told
+    carries: bool  # whether moments of an earlier label may replace the initial ones
+    remarks: tuple[str, ...]  # assumptions, and statements that are not used, one line each
+    settled: Settled  # charge and multiplicity that are passed
 
     @property
     def atoms(self) -> dict[str, Any]:
-        """What `calls.atoms_of` puts on the atoms."""
+        """Properties that `calls.atoms_of` sets on the atoms."""
         return {"moments": self.moments, "charges": self.charges, "tags": self.tags, "info": self.info}
 
 
@@ -42,18 +42,18 @@ def tell(
     reads: Sequence[str],
     names: Mapping[str, Sequence[str]],
 ) -> Told:
-    """Arguments of a calculator, and what its atoms carry.
+    """Determine the arguments of a calculator and the properties of its atoms, with charge and spin.
 
     Args:
-      structure: what is to be labelled.
+      structure: the structure to label.
       calculator: import path of the ASE calculator.
-      arguments: as configured; calculators within them are told, too.
-      moments: initial ones, μB.
-      reads: by what the calculator finds charge and spin by itself, see `CalculatorSettings.reads`.
-      names: of each import path the keywords that it says it takes.
+      arguments: as configured; charge and spin are also passed to calculators described in them.
+      moments: initial magnetic moments, μB.
+      reads: where the calculator itself reads charge and spin, see `CalculatorSettings.reads`.
+      names: declared keywords of each calculator, by import path.
 
     Raises:
-      ConfigError: if what the structure states contradicts the arguments, or would not reach the calculator.
+      ConfigError: if the structure contradicts the arguments, or the calculator would ignore its charge or spin.
     """
     parts = list(_parts(calculator, arguments, "engine", names))
     for part in parts:
@@ -69,7 +69,7 @@ def tell(
 
 
 class _Part(NamedTuple):
-    """One calculator that does calculate, as opposed to one that adds others up."""
+    """One calculator that computes energies itself; sums of calculators have several parts."""
 
     path: str
     place: str
@@ -88,7 +88,7 @@ def _parts(
 
 
 def _inner(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Outermost descriptions of calculators within arguments."""
+    """Outermost descriptions of calculators inside arguments."""
     for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
         if is_description(item):
             yield f"{place}.{key}", item
@@ -97,7 +97,7 @@ def _inner(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _argument(part: _Part, what: str) -> tuple[str, int] | None:
-    """Key and value by which the arguments state the charge or the multiplicity."""
+    """Key and value with which the arguments state the charge or the multiplicity; None if they do not."""
     d = part.dialect
     paths = [(d.charge, 0)] if what == "charge" else [(d.multiplicity, 0), (d.unpaired, 1)]
     if what != "charge":
@@ -105,8 +105,8 @@ def _argument(part: _Part, what: str) -> tuple[str, int] | None:
     for path, more in paths:
         value = None if path is None else keywords.get(part.arguments, path)
         if path is not None and len(path) > 1 and value is None:
-            value = keywords.get(part.arguments, (path[0], path[-1]))  # ASE takes flat sections, too
-        # True is a switch by the name of a number, such as Turbomole's uhf.
+            value = keywords.get(part.arguments, (path[0], path[-1]))  # ASE also accepts sections without nesting
+        # A boolean is a switch that has the name of a number, such as Turbomole's uhf.
         if path is None or value is None or (isinstance(value, bool) and path not in (d.charge, d.multiplicity)):
             continue
         key = f"{part.place}.arguments.{'.'.join(path)}"
@@ -124,7 +124,7 @@ def _same(found: list[tuple[str, int]]) -> tuple[str, int] | None:
 
 
 def _refuse_other_spin(part: _Part, electrons: Electrons) -> None:
-    """Arguments that allow no unpaired electrons, or name a spin that is another one."""
+    """Refuse arguments that allow no unpaired electrons, or state another spin."""
     unpaired, stated = electrons.multiplicity - 1, electrons.multiplicity_from == "structure"
     for name, value in keywords.RESTRICTED.items():
         matters = unpaired and (stated or electrons.multiplicity > electrons.lowest)
@@ -139,7 +139,7 @@ def _refuse_other_spin(part: _Part, electrons: Electrons) -> None:
 
 
 def _refuse_deaf(part: _Part, electrons: Electrons, reads: Sequence[str]) -> None:
-    """A calculator that has no way to learn of a charge or a spin that matters."""
+    """Refuse a calculator without a keyword for a charge or spin that matters."""
     d = part.dialect
     if d.blind or reads or d.reads:
         return
@@ -165,7 +165,7 @@ def _applied(
     electrons: Electrons,
     moments: Sequence[float] | None,
 ) -> dict[str, JsonValue]:
-    """The arguments, and those of calculators within them, with charge and spin put in."""
+    """Add charge and spin to the arguments, also to those of calculators described in them."""
 
     def inside(value: Any, where: str) -> Any:
         if is_description(value):
@@ -195,7 +195,7 @@ def _applied(
 
 
 def _put(arguments: dict[str, JsonValue], path: keywords.Path, value: int) -> dict[str, JsonValue]:
-    """`keywords.put` where the arguments do not say it already."""
+    """Set an argument with `keywords.put`, unless the user has set it already."""
     flat = (path[0], path[-1])
     said = keywords.get(arguments, path) is not None or (len(path) > 1 and keywords.get(arguments, flat) is not None)
     return arguments if said else keywords.put(arguments, path, value)
@@ -204,7 +204,7 @@ def _put(arguments: dict[str, JsonValue], path: keywords.Path, value: int) -> di
 def _holding(
     arguments: dict[str, JsonValue], place: str, electrons: Electrons, moments: Sequence[float] | None
 ) -> dict[str, JsonValue]:
-    """GPAW's arguments: a stated multiplicity is the sum of the initial moments, and that sum is held."""
+    """Arguments for GPAW: a stated multiplicity must be the sum of the initial moments, and that sum is kept fixed."""
     unpaired = electrons.multiplicity - 1
     if electrons.multiplicity_from != "structure" or (moments is None and unpaired == 0):
         return arguments
@@ -264,7 +264,7 @@ def _with_atoms(
     concerned = reading or any(part.dialect.charge or part.dialect.multiplicity for part in parts)
     stated = electrons.charge_from or electrons.multiplicity_from
     lines = ([electrons.line] if concerned or stated else []) + remarks + unused
-    unknown = "arguments" in reads  # what these say is not read
+    unknown = "arguments" in reads  # their meaning is not known to this program
     settled = Settled(
         electrons.charge if electrons.charge_from or (concerned and not unknown) else None,
         electrons.multiplicity if electrons.multiplicity_from or (concerned and not unknown) else None,
@@ -276,7 +276,7 @@ def _with_atoms(
 def _usable_moments(
     moments: tuple[float, ...] | None, parts: Sequence[_Part]
 ) -> tuple[tuple[float, ...] | None, list[str]]:
-    """Moments without those that do harm, and what is to be said of moments that are not used."""
+    """Moments to pass (None if they would do harm), and a remark if single moments are not used."""
     if moments is None or not np.any(moments):
         return moments, []
     names = [part.path for part in parts if part.dialect.moments != "used"]

@@ -1,4 +1,4 @@
-"""What every reference engine promises, and what engines share to keep it."""
+"""Interface of reference engines, and functions that engines have in common."""
 
 import abc
 import hashlib
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class CommonSettings(BaseModel):
-    """What can be set for every engine."""
+    """Settings that every engine has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class CommonSettings(BaseModel):
 
 
 class Settled(NamedTuple):
-    """Charge, e, and multiplicity for which a label was calculated; None where the method is not told."""
+    """Charge, e, and multiplicity for which a label was calculated; None if they are not passed to the method."""
 
     charge: int | None = None
     multiplicity: int | None = None
@@ -48,15 +48,15 @@ class EngineResult(NamedTuple):
     """One finished reference calculation."""
 
     label: Label
-    structure: Structure  # the geometry that was evaluated, as the engine reports it
+    structure: Structure  # the evaluated geometry, as the engine reports it
     converged: bool  # as the engine reports it
     seconds: float  # wall clock, all attempts
     attempts: int  # 1 if the first try succeeded
-    diagnostics: tuple[str, ...]  # one line for each attempt that failed, then remarks on the one that did not
+    diagnostics: tuple[str, ...]  # one line for each failed attempt, then remarks on the successful one
     settled: Settled = Settled()
 
     def labelled(self, structure: Structure) -> Structure:
-        """The structure that was asked for, with charge and multiplicity for which its label holds."""
+        """The requested structure with the charge and multiplicity for which it was labelled."""
         state = structure.electronic
         charge, multiplicity = self.settled
         return structure._replace(
@@ -69,23 +69,23 @@ class EngineResult(NamedTuple):
 
 @runtime_checkable
 class Engine(Protocol):
-    """A reference method: from a structure to its energy and forces.
+    """A reference method, which computes energy and forces of a structure.
 
     An engine is a context manager and may keep a state, such as a density, that speeds up the next call.
     """
 
     @property
     def settings_hash(self) -> str:
-        """`sha256:` and the hash of name, version and all settings that change labels."""
+        """`sha256:` and the hash of name, version and all settings that affect labels."""
         ...
 
     @property
     def description(self) -> str:
-        """The level of theory in one line."""
+        """Description of the level of theory in one line."""
         ...
 
     def check(self, structure: Structure) -> None:
-        """Find out cheaply whether structures like this one can be labelled at all.
+        """Check, without an expensive calculation, whether structures like this one can be labelled.
 
         Raises:
           EngineSetupError: naming what is missing and the command that installs it.
@@ -94,7 +94,7 @@ class Engine(Protocol):
         ...
 
     def assumptions(self, structure: Structure) -> tuple[str, ...]:
-        """What is taken for granted about the electrons of this structure, and who said so; one line each.
+        """Charge and spin that are used for this structure, and where they come from; one line each.
 
         Raises:
           ConfigError: if a setting contradicts the structure.
@@ -111,11 +111,11 @@ class Engine(Protocol):
         ...
 
     def save_state(self) -> bytes | None:
-        """Everything that the next label depends on besides its structure; None if there is no such thing."""
+        """Save everything besides the structure that the next label depends on; None if there is nothing."""
         ...
 
     def restore_state(self, state: bytes | None) -> None:
-        """Continue from `save_state`, so that the next labels are those of the uninterrupted run."""
+        """Restore the result of `save_state`, so that the next labels equal those of an uninterrupted run."""
         ...
 
     def close(self) -> None:
@@ -130,10 +130,10 @@ class Engine(Protocol):
 
 
 class EngineBase(abc.ABC):
-    """A context manager with no state to save and nothing to release, from which an engine starts.
+    """Base class of engines: a context manager without state to save or resources to release.
 
-    A new engine is one module with its settings, a `CommonSettings`, and a sub-class of this one that says what is
-    abstract here and is made from the settings as `registry.MakeEngine` says; and one row of `registry.ENGINES`.
+    A new engine is one module with a sub-class of `CommonSettings` and a sub-class of this one, which implements the
+    abstract methods and is constructed as in `registry.MakeEngine`; and one row of `registry.ENGINES`.
     """
 
     @property
@@ -166,7 +166,7 @@ class EngineBase(abc.ABC):
         """See `Engine.restore_state`.
 
         Raises:
-          DataError: if there is a state, since this engine never saved one.
+          DataError: if there is a state, since this engine never saves one.
         """
         if state is not None:
             raise DataError(f"engine state: {self.description} has none; the state belongs to another engine")
@@ -188,7 +188,7 @@ class EngineBase(abc.ABC):
 def with_geometry(
     structure: Structure, numbers: np.ndarray, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
 ) -> Structure:
-    """The structure that was asked for, with the geometry that an engine says it evaluated."""
+    """The requested structure with the geometry that an engine reports as evaluated."""
     return structure._replace(
         numbers=np.array(numbers, np.int64),
         positions=np.array(positions, np.float64),
@@ -201,32 +201,32 @@ def hash_settings(name: str, version: str, settings: Mapping[str, JsonValue]) ->
     """Identify a level of theory.
 
     Args:
-      name: of the engine.
-      version: of the program behind it.
-      settings: whatever changes labels; settings of speed and effort stay out.
+      name: name of the engine.
+      version: version of its program.
+      settings: all settings that affect labels, but not those of speed and effort.
 
     Returns:
-      `sha256:` and 64 hexadecimal digits over canonical JSON; the prefix keeps a reader of text files from
-      taking a hash such as 12e34 for a number.
+      `sha256:` and 64 hexadecimal digits over canonical JSON; with the prefix no reader of text files takes
+      a hash such as 12e34 for a number.
     """
     text = json.dumps({"name": name, "version": version, "settings": settings}, sort_keys=True, separators=(",", ":"))
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def retry(attempt: Callable[[int], T], attempts: int, *, description: str) -> tuple[T, tuple[str, ...]]:
-    """Try one solver setting after another until one succeeds.
+    """Try several solver settings until one succeeds.
 
     Args:
-      attempt: from the number of the attempt, 0 to attempts - 1, to a result; it raises EngineRetryError if the next
+      attempt: maps the number of the attempt, 0 to attempts - 1, to a result; raises EngineRetryError if the next
         attempt may succeed.
-      attempts: how many there are.
-      description: of the engine, for the error.
+      attempts: number of attempts.
+      description: description of the engine, for the error.
 
     Returns:
       The result, and why each earlier attempt failed.
 
     Raises:
-      EngineFailedError: with every attempt's reason, if none succeeded.
+      EngineFailedError: if no attempt succeeded, with the reason of each.
     """
     reasons: list[str] = []
     for number in range(attempts):
@@ -238,10 +238,10 @@ def retry(attempt: Callable[[int], T], attempts: int, *, description: str) -> tu
 
 
 def read_state(state: bytes, keys: set[str]) -> dict[str, Any]:
-    """A state that an engine saved as a JSON object with exactly these keys.
+    """Read a state that an engine saved as a JSON object with exactly these keys.
 
     Raises:
-      DataError: if it is something else, such as the state of another engine.
+      DataError: if it is anything else, such as the state of another engine.
     """
     try:
         saved = json.loads(state)

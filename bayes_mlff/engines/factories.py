@@ -1,6 +1,6 @@
-"""From an import path to an ASE calculator, the same in this process and in a child of any Python 3.8+.
+"""Makes an ASE calculator from an import path; used in this process and in a child process with any Python 3.8+.
 
-The child loads this file by its path: it imports nothing of this package.
+The child loads this file by its path, so it imports nothing of this package.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ INSTALL = {
     "xtb": "{python} -m pip install xtb",
     "ase": "{python} -m pip install ase",
 }
-"""How the packages of known calculators are installed; no other name is ever advised."""
+"""Commands that install the packages of known calculators; messages never advise to install any other name."""
 
 
 class UnusableError(Exception):
-    """What a configuration names gives no calculator: the message says where and why."""
+    """An import path of the configuration gives no usable calculator; the message says where and why."""
 
 
 _added: List[str] = []  # noqa: UP006 (the folder of the configuration whose modules can be imported)
 
 
 def is_description(value: Any) -> bool:
-    """True for a mapping that stands for a calculator: `calculator`, an import path, and perhaps `arguments`."""
+    """True for a mapping that describes a calculator: `calculator` with an import path, and optional `arguments`."""
     return (
         isinstance(value, dict)
         and isinstance(value.get("calculator"), str)
@@ -51,7 +51,7 @@ def is_description(value: Any) -> bool:
 
 
 def descriptions(arguments: Any, place: str) -> Iterator[Tuple[str, Names]]:  # noqa: UP006
-    """The calculators within arguments, each with its dotted place, outer ones first."""
+    """Find the descriptions of calculators inside arguments: yields (dotted key, description), outer ones first."""
     items = arguments.items() if isinstance(arguments, dict) else enumerate(arguments)
     for key, item in items:
         where = f"{place}.{key}"
@@ -63,7 +63,7 @@ def descriptions(arguments: Any, place: str) -> Iterator[Tuple[str, Names]]:  # 
 
 
 def identity(path: str, arguments: Names, base: Optional[str]) -> str:  # noqa: UP045
-    """Packages and versions behind a calculator and those within its arguments; digests of modules beside the file."""
+    """Packages and versions of a calculator and of those in its arguments, with digests of the user's own modules."""
     found = []
     for name in (path, *(item["calculator"] for _, item in descriptions(arguments, ""))):
         own = digest(name, base)
@@ -74,7 +74,7 @@ def identity(path: str, arguments: Names, base: Optional[str]) -> str:  # noqa: 
 
 @functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8)
 def version(root: str) -> str:
-    """Distribution and version behind a package; the bare name if it belongs to no distribution."""
+    """Distribution and version of a package; only the name if it belongs to no distribution."""
     metadata = importlib.import_module("importlib.metadata")
     packages = getattr(metadata, "packages_distributions", None)
     names = packages().get(root, []) if packages is not None else [root]
@@ -85,15 +85,15 @@ def version(root: str) -> str:
 
 
 def find(path: str, place: str, base: Optional[str]) -> Any:  # noqa: UP045
-    """The object behind an import path.
+    """Import the object that an import path names.
 
     Args:
       path: 'package.module:Name' or 'package.module.Name'.
       place: dotted key of the configuration that names it.
-      base: folder of the configuration, whose modules are found after those of the interpreter.
+      base: folder of the configuration; its modules are found after the installed ones.
 
     Raises:
-      UnusableError: if there is none; says where it was looked for, and how known packages are installed.
+      UnusableError: if it cannot be imported; says where it was searched, and how to install known packages.
     """
     got = f"{place}: got {path!r}"
     if path.endswith(".py") or ".py:" in path or "/" in path or os.sep in path:
@@ -117,7 +117,7 @@ def find(path: str, place: str, base: Optional[str]) -> Any:  # noqa: UP045
 
 
 def find_factory(path: str, place: str, base: Optional[str]) -> Any:  # noqa: UP045
-    """The class or function behind an import path, see `find`."""
+    """Import the class or function that an import path names, see `find`."""
     found = find(path, place, base)
     if callable(found):
         return found
@@ -149,7 +149,7 @@ def _missing(module: str, missing: str, base: Optional[str]) -> str:  # noqa: UP
 
 
 def install_hint(name: str) -> str:
-    """How to install the package of a known calculator, as the end of a message; nothing for any other name."""
+    """End of a message that says how to install a known calculator; empty for any other name."""
     command = INSTALL.get(name.split(".", maxsplit=1)[0])
     return "" if command is None else "; " + command.format(python=sys.executable)
 
@@ -163,7 +163,7 @@ def _hidden(module: str, base: Optional[str], where: Any) -> str:  # noqa: UP045
 
 
 def _beside(root: str, base: Optional[str]) -> Optional[str]:  # noqa: UP045
-    """File of a module in the folder of the configuration."""
+    """File of a module in the folder of the configuration; None if there is none."""
     if base is None:
         return None
     spec = importlib.machinery.PathFinder.find_spec(root, [base])
@@ -175,7 +175,7 @@ def _folder_of(origin: str) -> str:
 
 
 def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
-    """Let modules of this folder be imported, after all installed ones but before those where the program started."""
+    """Add a folder to `sys.path`: after all installed modules, but before the current working directory."""
     others = [folder for folder in _added if folder != base]
     if others:
         sys.path[:] = [entry for entry in sys.path if entry not in others]
@@ -183,7 +183,7 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
             if origin is not None and name.split(".")[0] == root and _within(origin, others):
-                del sys.modules[name]  # of the same name, beside another configuration
+                del sys.modules[name]  # it has the same name but belongs to another configuration
     if base is None or base in _added:
         return
     here = [entry for entry in sys.path if entry == "" or os.path.abspath(entry) == os.getcwd()]
@@ -194,7 +194,7 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
 
 
 def folders_added() -> List[str]:  # noqa: UP006
-    """Folders of configurations that are in `sys.path` for their modules alone."""
+    """Folders of configurations that were added to `sys.path`."""
     return list(_added)
 
 
@@ -203,7 +203,7 @@ def _within(path: str, folders: Any) -> bool:
 
 
 def digest(path: str, base: Optional[str]) -> Optional[str]:  # noqa: UP045
-    """Digest of the module behind an import path if it, or the same content, lies beside the configuration."""
+    """SHA-256 of the module of an import path, if the configuration's folder has it or a copy; else None."""
     module = importlib.import_module(path.rpartition(":" if ":" in path else ".")[0])
     origin = getattr(module, "__file__", None)
     if base is None or origin is None or "site-packages" in origin:
@@ -226,7 +226,7 @@ def _content(path: str) -> Optional[bytes]:  # noqa: UP045
 
 
 def keywords(factory: Any) -> List[str]:  # noqa: UP006
-    """Names that a calculator says it takes: its default parameters, and those of its signature."""
+    """Keywords that a calculator declares: its default parameters, and those of its signature."""
     names = set(getattr(factory, "default_parameters", None) or {})
     with contextlib.suppress(TypeError, ValueError):
         names |= {
@@ -238,10 +238,10 @@ def keywords(factory: Any) -> List[str]:  # noqa: UP006
 
 
 def make(path: str, arguments: Names, base: Optional[str], place: str = "engine") -> Any:  # noqa: UP045
-    """A calculator, and those that its arguments describe.
+    """Make a calculator, and the calculators that its arguments describe.
 
     Raises:
-      UnusableError: naming the dotted place, if one cannot be made or is no calculator.
+      UnusableError: naming the dotted key, if an object cannot be made or is not a calculator.
     """
     factory = find_factory(path, f"{place}.calculator", base)
     made = {key: _made(value, base, f"{place}.arguments.{key}") for key, value in copy.deepcopy(arguments).items()}
@@ -293,7 +293,7 @@ def _brief(arguments: Names) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """File and line of the user's that an exception came from."""
+    """File and line outside this module from which an exception came, as the end of a message."""
     trace = error.__traceback__
     frames = []
     while trace is not None:
@@ -304,7 +304,7 @@ def place_of(error: BaseException) -> str:
 
 
 def with_files(arguments: Any, base: Optional[str], key: str = "") -> Any:  # noqa: UP045
-    """Arguments in which the name of a file beside the configuration is an absolute path; names of output stay."""
+    """Replace names of existing files in the configuration's folder by absolute paths; names of output files stay."""
     if isinstance(arguments, dict):
         return {name: with_files(value, base, str(name)) for name, value in arguments.items()}
     if isinstance(arguments, list):

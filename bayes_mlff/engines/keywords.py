@@ -1,4 +1,4 @@
-"""By which keywords calculators are told charge and spin; of ASE 3.29 and tblite 0.8, read in their sources."""
+"""Keywords for charge and spin of known calculators, from the sources of ASE 3.29 and tblite 0.8."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
@@ -9,20 +9,20 @@ Path = tuple[str, ...]
 
 
 class Dialect(NamedTuple):
-    """How one calculator is told charge and spin."""
+    """How charge and spin are passed to one calculator."""
 
-    charge: Path | None = None  # keyword of the total charge, e; nested ones with their sections
-    multiplicity: Path | None = None  # keyword of 2S + 1
-    unpaired: Path | None = None  # keyword of 2S
-    open_shell: Mapping[str, JsonValue] = {}  # further arguments where 2S is not 0, unless they are given
-    always: bool = False  # the multiplicity is told even where nobody states it, since the default is none for all
-    sums_moments: bool = False  # 2S is the sum of the initial moments, and there is no keyword for it
-    holds_moments: bool = False  # GPAW: the sum of the initial moments is kept if the occupations say so
-    moments: Literal["used", "unused", "harmful"] = "used"  # what the calculator makes of initial moments
+    charge: Path | None = None  # keyword for the total charge, e; nested keywords with their sections
+    multiplicity: Path | None = None  # keyword for 2S + 1
+    unpaired: Path | None = None  # keyword for 2S
+    open_shell: Mapping[str, JsonValue] = {}  # further arguments if 2S is not 0, unless the user sets them
+    always: bool = False  # pass the multiplicity even if it is not stated, since the default is wrong for some systems
+    sums_moments: bool = False  # 2S is the sum of the initial moments; there is no keyword for it
+    holds_moments: bool = False  # GPAW: the sum of the initial moments is kept if `occupations` says so
+    moments: Literal["used", "unused", "harmful"] = "used"  # how the calculator treats initial moments
     stated: tuple[Path, ...] = ()  # other places where 2S + 1 may be stated
-    blind: bool = False  # a correction to another calculator, which charge and spin do not concern
+    blind: bool = False  # a correction to another calculator that does not depend on charge and spin
     reads: tuple[str, ...] = ()  # see `CalculatorSettings.reads`
-    complete: bool = False  # its default parameters are all that it takes; others it drops without a word
+    complete: bool = False  # its default parameters are all keywords; it ignores others silently
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
@@ -30,7 +30,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
     "ase.calculators.orca.ORCA": Dialect(("charge",), ("mult",), always=True, moments="unused"),
     "ase.calculators.gaussian.Gaussian": Dialect(("charge",), ("mult",), always=True, moments="unused"),
     "ase.calculators.qchem.QChem": Dialect(("charge",), ("multiplicity",), always=True, moments="unused"),
-    # With initial moments ASE's Psi4 forgets the multiplicity.
+    # With initial moments ASE's Psi4 ignores the multiplicity.
     "ase.calculators.psi4.Psi4": Dialect(
         ("charge",), ("multiplicity",), open_shell={"reference": "uhf"}, always=True, moments="harmful"
     ),
@@ -65,10 +65,10 @@ ALIASES: Final[Mapping[str, str]] = {
 }
 
 SPELLINGS: Final = ("charge", "total_charge"), ("multiplicity", "mult")
-"""Keywords of charge and multiplicity by which a calculator that is not listed is told, if it says that it has them."""
+"""Keywords for charge and multiplicity of calculators that are not listed, used if the calculator declares them."""
 
 UNPAIRED: Final = ("uhf", "nopen", "nupdown", "tot_magnetization", "fixed_spin_moment", "unpaired")
-"""Arguments that state 2S, whatever the calculator."""
+"""Arguments that mean 2S for every calculator."""
 
 MEANINGS: Final[Mapping[str, frozenset[str]]] = {
     "charge": frozenset(
@@ -109,25 +109,25 @@ MEANINGS: Final[Mapping[str, frozenset[str]]] = {
     ),
     "spin": frozenset(["spin", "totalspin", "totspin", "spinstate"]),
 }
-"""What arguments mean, by their names in lower case without separators, whether a calculator takes them or not."""
+"""Quantities that names of arguments mean (in lower case without separators), whether or not a calculator has them."""
 
 RESTRICTED: Final[Mapping[str, JsonValue]] = {"nspin": 1, "ispin": 1, "spinpol": False, "uks": False, "spin": "none"}
 """Arguments that allow no unpaired electron."""
 
 
 def is_known(path: str) -> bool:
-    """True if it is known by which keywords a calculator is told charge and spin."""
+    """True if the keywords of a calculator for charge and spin are known."""
     dotted = path.replace(":", ".")
     return ALIASES.get(dotted, dotted) in DIALECTS
 
 
 def dialect(path: str, arguments: Mapping[str, JsonValue], names: Iterable[str]) -> Dialect:
-    """How a calculator is told charge and spin.
+    """Find how charge and spin are passed to a calculator.
 
     Args:
       path: import path of the ASE calculator.
-      arguments: of the calculator.
-      names: keywords that the calculator says it takes, see `factories.keywords`.
+      arguments: arguments of the calculator.
+      names: keywords that the calculator declares, see `factories.keywords`.
     """
     dotted = path.replace(":", ".")
     known = DIALECTS.get(ALIASES.get(dotted, dotted))
@@ -145,7 +145,7 @@ def dialect(path: str, arguments: Mapping[str, JsonValue], names: Iterable[str])
 
 
 def get(arguments: Mapping[str, JsonValue], path: Path) -> JsonValue:
-    """The value of a nested argument; None if it is not there. Case counts for the first name, not within sections."""
+    """Value of a nested argument, or None. The first name is case-sensitive, names inside sections are not."""
     first, *rest = path
     value: JsonValue = arguments.get(first)
     for name in rest:
@@ -156,7 +156,7 @@ def get(arguments: Mapping[str, JsonValue], path: Path) -> JsonValue:
 
 
 def put(arguments: Mapping[str, JsonValue], path: Path, value: JsonValue) -> dict[str, JsonValue]:
-    """A copy of the arguments with a nested one set; of names in sections, the spelling that is there is kept."""
+    """Copy the arguments and set a nested one; an existing spelling of a name inside a section is kept."""
     first, *rest = path
     if not rest:
         return {**arguments, first: value}

@@ -1,4 +1,4 @@
-"""Magnetic moments: where they start, and whether they turned over on the way."""
+"""Initial magnetic moments, and remarks on moments that changed between labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,38 +10,38 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data.structure import Structure
 
 JUMP: Final = 0.5
-"""Change of a local moment, μB, from one label to the next that is worth a remark."""
+"""A larger change of a local moment, μB, from one label to the next is reported."""
 
 PLANE_GAP: Final = 1.0
-"""Magnetic atoms whose heights differ by more, Å, are in different planes."""
+"""Gap, Å, along the plane normal above which magnetic atoms belong to different planes."""
 
 CHANGED: Final = "magnetic moments changed"
-"""How the remark on them begins."""
+"""Beginning of the remark on changed moments."""
 
 SIGN: Final = 0.1
-"""Smaller moments, μB, have no sign."""
+"""The sign of smaller moments, μB, is ignored."""
 
 
 def check_count(moments: Sequence[float] | None, structure: Structure, key: str) -> None:
-    """Refuse a list of moments that does not fit the atoms."""
+    """Refuse a list of moments whose length is not the number of atoms."""
     if moments is not None and len(moments) != len(structure.numbers):
         raise ConfigError(key, list(moments), f"{len(structure.numbers)} numbers, one for each atom")
 
 
 def moments_of_elements(values: Mapping[str, float], order: str, structure: Structure) -> tuple[float, ...]:
-    """Moments of all atoms from one value for each magnetic element.
+    """Make the moments of all atoms from one value for each magnetic element.
 
     Args:
       values: moment of each magnetic element, μB; other elements have none.
-      order: 'ferromagnetic', or 'A-AFM': planes of magnetic atoms normal to c alternate, the plane of the first
-        magnetic atom being as given and the next ones opposite in turn.
-      structure: its c vector is periodic where order is 'A-AFM'.
+      order: 'ferromagnetic', or 'A-AFM': the sign alternates between planes of magnetic atoms stacked along c; the
+        plane of the first magnetic atom has the given sign.
+      structure: must be periodic along c if order is 'A-AFM'.
 
     Returns:
       One moment for each atom, μB.
 
     Raises:
-      ConfigError: if an element is absent, or the planes cannot alternate.
+      ConfigError: if an element is absent, or the number of planes does not allow alternating signs.
     """
     symbols = [chemical_symbols[int(number)] for number in structure.numbers]
     for element in values:
@@ -56,7 +56,7 @@ def moments_of_elements(values: Mapping[str, float], order: str, structure: Stru
 
 
 def _planes(structure: Structure, atoms: np.ndarray) -> np.ndarray:
-    """Number the planes [m] normal to c, in which these atoms are; an even number of planes."""
+    """Number of the plane [m] of each of these atoms along c; the number of planes must be even."""
     if not structure.pbc[2] or atoms.size == 0:
         raise ConfigError("engine.magnetic_order", "A-AFM", "magnetic atoms and a structure that is periodic along c")
     normal = np.cross(structure.cell[0], structure.cell[1])
@@ -65,7 +65,7 @@ def _planes(structure: Structure, atoms: np.ndarray) -> np.ndarray:
     height = structure.positions[atoms] @ normal % period
     order = np.argsort(height)
     gaps = np.diff(height[order], append=height[order[0]] + period)
-    starts = np.roll(gaps > PLANE_GAP, 1)  # the plane below ends where a gap follows
+    starts = np.roll(gaps > PLANE_GAP, 1)  # a plane ends where a gap follows
     count = int(starts.sum())
     if count < 2 or count % 2:
         raise ConfigError(
@@ -79,16 +79,16 @@ def _planes(structure: Structure, atoms: np.ndarray) -> np.ndarray:
 def moment_remarks(
     before: Sequence[float] | None, now: Sequence[float] | None, structure: Structure, *, jumps: bool
 ) -> tuple[str, ...]:
-    """Say which local moments changed sign or, if `jumps`, by more than `JUMP`.
+    """Report which local moments changed sign or, if `jumps`, changed by more than `JUMP`.
 
     Args:
-      before: moments of the previous label, or those aimed at, μB.
+      before: moments of the previous label, or the initial ones, μB.
       now: moments of this label, μB.
       structure: for the names of the atoms.
-      jumps: false where `before` is only a guess of the moments' size.
+      jumps: false if `before` is only a guess of the size of the moments.
 
     Returns:
-      No remark, or one that names all atoms concerned.
+      Nothing, or one remark that names all these atoms.
     """
     if before is None or now is None:
         return ()

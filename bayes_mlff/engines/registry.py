@@ -1,4 +1,4 @@
-"""Which reference engines can be named in a configuration."""
+"""The reference engines that a configuration can name."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -20,7 +20,7 @@ from bayes_mlff.engines.worker.engine import WorkerEngine, WorkerSettings
 
 
 class MakeEngine(Protocol):
-    """Make an engine from its settings; nothing is calculated yet."""
+    """Makes an engine from its settings, without any calculation."""
 
     def __call__(self, settings: Any, directory: Path | None, *, base: Path | None) -> Engine:
         """See `make_engine`."""
@@ -36,7 +36,7 @@ ENGINES: Final[Mapping[type[CommonSettings], MakeEngine]] = MappingProxyType(
         ChgnetSettings: ChgnetEngine,
     }
 )
-"""For each kind of settings, what makes its engine; the field `name` of the settings tells them apart."""
+"""Constructor of the engine for each settings class; the field `name` of the settings selects the class."""
 
 NAMES: Final = tuple(settings.model_fields["name"].default for settings in ENGINES)
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     EngineSettings = CommonSettings
 else:
     EngineSettings = Annotated[reduce(or_, ENGINES), Field(discriminator="name")]
-    """Settings of any engine; the field `name` says of which."""
+    """Settings of any engine; the field `name` selects it."""
 
 
 def make_engine(settings: CommonSettings, directory: Path | None = None, *, base: Path | None = None) -> VerifiedEngine:
-    """Turn settings into a working engine, once, when a run starts.
+    """Make an engine from settings; done once, when a run starts.
 
     Args:
       settings: validated settings of one engine of `ENGINES`.
-      directory: of the run, which may not exist yet; engines with files write into its folder `engine`.
-      base: folder of the configuration, for the modules and files that it names.
+      directory: run directory, which may not exist yet; engines write files into its folder `engine`.
+      base: folder of the configuration, for modules and files that the settings name.
 
     Returns:
-      The engine, with the checks of `verified_label` around it.
+      The engine, with the checks of `verified_label`.
 
     Raises:
       EngineSetupError: if a package is missing, naming the command that installs it.

@@ -1,4 +1,4 @@
-"""One engine for several processes."""
+"""One engine that several processes use together."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from bayes_mlff.parallel.hosts import first, shared
 
 
 class SharedEngine(EngineBase):
-    """The engine of the first process, whose answers all get; all ask at the same time for the same structure."""
+    """Runs the engine in the first process and returns its results in all; all must call it together."""
 
     def __init__(self, make: Callable[[], Engine]):
-        """Start the engine in the first process alone."""
+        """Start the engine, in the first process only."""
         self._engine: Engine | None = None
 
         def start() -> tuple[str, str]:
@@ -33,7 +33,7 @@ class SharedEngine(EngineBase):
 
     @property
     def own(self) -> Engine:
-        """The engine itself, in the first process."""
+        """The engine itself; exists only in the first process."""
         assert self._engine is not None
         return self._engine
 
@@ -57,7 +57,7 @@ class SharedEngine(EngineBase):
         )
 
     def save_state(self) -> bytes | None:
-        """See `Engine.save_state`; None but in the first process."""
+        """See `Engine.save_state`; None in all processes except the first."""
         return self.own.save_state() if first() else None
 
     def restore_state(self, state: bytes | None) -> None:

@@ -1,4 +1,4 @@
-"""Arguments of a calculator that mean a charge or a spin in words that it does not take, or that it does not take."""
+"""Refuses unknown arguments of a calculator, above all other names for charge and spin, which it would ignore."""
 
 import difflib
 import re
@@ -10,21 +10,21 @@ from bayes_mlff.engines import keywords
 from bayes_mlff.engines.keywords import Dialect
 
 _COMMON: Final = ("atoms", "directory", "ignore_bad_restart_file", "label", "restart")
-"""What every calculator of ASE takes."""
+"""Arguments of every ASE calculator."""
 
 
 def check(path: str, place: str, arguments: Mapping[str, Any], dialect: Dialect, names: Iterable[str]) -> None:
-    """Refuse arguments that mean a charge or a spin and would be dropped, and unknown ones where all are known.
+    """Refuse arguments for charge or spin that would be ignored; and any unknown argument if all keywords are known.
 
     Args:
       path: import path of the calculator.
       place: dotted key of the calculator in the configuration.
-      arguments: of the calculator.
-      dialect: how it is told charge and spin.
-      names: keywords that it says it takes, see `factories.keywords`.
+      arguments: arguments of the calculator.
+      dialect: its keywords for charge and spin.
+      names: keywords that it declares, see `factories.keywords`.
 
     Raises:
-      ConfigError: naming the argument, and the one that is meant.
+      ConfigError: naming the argument, and the keyword to use instead.
     """
     known = keywords.is_known(path)
     taken = set(names)
@@ -53,7 +53,7 @@ def _paths(dialect: Dialect) -> list[keywords.Path]:
 
 
 def _sections(arguments: Mapping[str, Any], dialect: Dialect) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The sections in which a calculator looks for charge and spin, each once, with their places."""
+    """Sections of the arguments that may contain charge and spin: (dotted key, section), each once."""
     for prefix in dict.fromkeys(p[:depth] for p in _paths(dialect) for depth in range(1, len(p))):
         section = keywords.get(arguments, prefix)
         if isinstance(section, dict):
@@ -61,7 +61,7 @@ def _sections(arguments: Mapping[str, Any], dialect: Dialect) -> Iterator[tuple[
 
 
 def _quantity(name: str) -> str:
-    """Which quantity a name means, whatever its case and separators; empty if none."""
+    """Quantity that a name means, ignoring case and separators; empty if none."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return next((what for what, some in keywords.MEANINGS.items() if plain in some), "")
 
@@ -73,9 +73,9 @@ def _refuse_synonym(path: str, key: str, name: str, value: Any, dialect: Dialect
     spin = dialect.multiplicity or dialect.unpaired
     right = dialect.charge if what == "charge" else spin
     if name in keywords.UNPAIRED and dialect.unpaired is None and (dialect.multiplicity or dialect.sums_moments):
-        return  # read as 2S, and told in the calculator's own words
+        return  # it is read as 2S and passed with the calculator's own keyword
     if not known and (right is None or name in keywords.UNPAIRED or what == "spin"):
-        return  # nobody knows what this calculator takes
+        return  # the keywords of this calculator are not known
     if right is None and what != "charge" and dialect.stated:
         right = dialect.stated[0]
     if right is None:

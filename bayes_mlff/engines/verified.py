@@ -1,4 +1,4 @@
-"""The checks of a label that no engine is trusted to make itself."""
+"""Checks that are made on the labels of every engine."""
 
 from typing import Final
 
@@ -11,15 +11,15 @@ from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.engines.engine import Engine, EngineBase, EngineResult, hash_settings
 
 ECHO_TOLERANCE: Final = 1e-8
-"""Largest difference, Å, between the geometry asked for and the one that an engine says it evaluated."""
+"""Largest difference, Å, between the requested geometry and the one that an engine reports as evaluated."""
 
 
 def refuse_close_contacts(structure: Structure, min_distance_angstrom: float) -> None:
-    """Refuse a geometry on which a reference calculation would be wasted.
+    """Refuse a geometry with atoms so close that a reference calculation would be wasted.
 
     Args:
-      structure: periodic images, an atom's own included, count as neighbours.
-      min_distance_angstrom: smallest distance accepted, Å; 0 accepts everything.
+      structure: the geometry; periodic images count as neighbours, also those of the same atom.
+      min_distance_angstrom: smallest accepted distance, Å; 0 accepts everything.
 
     Raises:
       EngineFailedError: naming the closest pair and its distance.
@@ -41,16 +41,16 @@ def refuse_close_contacts(structure: Structure, min_distance_angstrom: float) ->
 def verified_label(
     engine: Engine, structure: Structure, *, min_distance_angstrom: float, subtract_net_force: bool = False
 ) -> EngineResult:
-    """Label a structure and believe nothing.
+    """Label a structure and check the result.
 
     Args:
       engine: any reference method.
-      structure: what to label.
+      structure: the structure to label.
       min_distance_angstrom: see `refuse_close_contacts`.
-      subtract_net_force: remove the mean force from every atom.
+      subtract_net_force: subtract the mean force from every atom.
 
     Returns:
-      The engine's result, known to be converged, finite, of the right shape and for this very geometry.
+      The engine's result; it is converged, finite, of the right shape and for exactly this geometry.
 
     Raises:
       EngineFailedError: if atoms are too close, the engine failed, or its answer fails one of these checks.
@@ -90,7 +90,7 @@ def _refuse_other_geometry(asked: Structure, evaluated: Structure, description: 
 
 
 class VerifiedEngine(EngineBase):
-    """An engine whose every label passed `verified_label` and is not an earlier label served again."""
+    """An engine whose labels are checked by `verified_label` and must differ from the previous label."""
 
     def __init__(self, engine: Engine, *, min_distance_angstrom: float, subtract_net_force: bool = False):
         self._engine = engine
@@ -100,7 +100,7 @@ class VerifiedEngine(EngineBase):
 
     @property
     def settings_hash(self) -> str:
-        """The engine's own hash, extended if the mean force is removed."""
+        """The engine's own hash, extended if the mean force is subtracted."""
         if not self._subtract_net_force:
             return self._engine.settings_hash
         return hash_settings("subtract_net_force", "1", {"engine": self._engine.settings_hash})
@@ -122,7 +122,7 @@ class VerifiedEngine(EngineBase):
         """See `verified_label`.
 
         Raises:
-          EngineFailedError: also if the numbers are exactly those of the previous, different geometry.
+          EngineFailedError: also if the result is exactly that of the previous, different geometry.
         """
         result = verified_label(
             self._engine,
@@ -152,7 +152,7 @@ class VerifiedEngine(EngineBase):
 
 
 def _is_served_again(before: EngineResult, now: EngineResult) -> bool:
-    """True for bit-equal energies and non-zero forces of geometries that are no translates."""
+    """True if energy and non-zero forces are bit-equal although the geometries are not translations of each other."""
     if before.label.forces.shape != now.label.forces.shape or before.label.energy != now.label.energy:
         return False
     if not np.array_equal(before.label.forces, now.label.forces) or not now.label.forces.any():

@@ -1,4 +1,4 @@
-"""Where an engine works: in the folder `engine` of its run, so that no two runs ever share one."""
+"""Working folder of an engine: `engine` in the run directory, so that no two runs share a folder."""
 
 import contextlib
 import tempfile
@@ -11,18 +11,18 @@ FOLDER: Final = "engine"
 """Folder of the run directory in which the engine works."""
 
 _ONE_AT_A_TIME: Final = threading.RLock()
-"""A process has one working directory."""
+"""Lock for the working directory, of which a process has only one."""
 
 
 class WorkFolder:
-    """The folder of one engine; a temporary one for as long as there is no run directory."""
+    """The working folder of one engine; a temporary folder as long as there is no run directory."""
 
     def __init__(self, directory: Path | None):
         self._directory = None if directory is None else directory.absolute()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def path(self) -> Path:
-        """Absolute path of the folder, which exists."""
+        """Absolute path of the folder; it is created if necessary."""
         if self._directory is not None and self._directory.is_dir():
             folder = (self._directory / FOLDER).resolve()
             folder.mkdir(exist_ok=True)
@@ -40,6 +40,6 @@ class WorkFolder:
 
 @contextlib.contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Make a folder this process's working directory for a while; other threads that want one wait."""
+    """Change the working directory of this process inside a `with` block; other threads that do so wait."""
     with _ONE_AT_A_TIME, contextlib.chdir(folder):
         yield

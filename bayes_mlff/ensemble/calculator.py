@@ -1,4 +1,4 @@
-"""ASE calculator of a fine-tuned ensemble, of a run or of labels: means, calibrated σ, what every sample says."""
+"""ASE calculator of a fine-tuned ensemble: means, calibrated σ and the predictions of all samples."""
 
 import math
 import warnings
@@ -26,45 +26,45 @@ from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import of_structures
 
 VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
-"""Rows and columns of xx yy zz yz xz xy."""
+"""Rows and columns of the components xx yy zz yz xz xy."""
 
 PROBABILITY = "probability_above_threshold"
 
 
 class OutsideTrainingWarning(UserWarning):
-    """An energy was asked for of a composition whose atomic reference energies no label determines."""
+    """The labels do not determine the atomic reference energies of a composition, so that its energy is unknown."""
 
 
 class EnsembleCalculator(Calculator):
-    """Predictive distribution of all samples for any structures of the fine-tuned elements; eV, eV/Å, eV/Å³.
+    """Predictions, with uncertainties, for any structure of the fine-tuned elements; units eV, eV/Å, eV/Å³.
 
-    Energies are on the scale of the reference. Beside `energy`, `free_energy` (the same), `forces` and (for three
-    periodic directions) `stress`, `results` holds
+    Energies are on the scale of the reference. Besides `energy`, `free_energy` (the same), `forces` and (for three
+    periodic directions) `stress`, `results` contains
 
-    - `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6]: standard deviations, calibrated as far as
-      `calibrated` says: by the errors that a run met (of its energies alone), or by a validation set.
-    - `energy_sigma_uncalibrated`: that of the ensemble as it is, which the trigger of a run compares with its limit.
-    - `probability_above_threshold`: that the absolute error of the energy is above `threshold`; of a run by the
-      distribution with which its trigger decides. Only where there is a threshold.
-    - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: of the c samples.
+    - `energy_sigma`, `forces_sigma` [n, 3] and `stress_sigma` [6]: standard deviations. `calibrated` says which of them
+      are calibrated: by the errors found in a run (only energies), or by a validation set.
+    - `energy_sigma_uncalibrated`: that of the ensemble itself, which the trigger of a run compares with its limit.
+    - `probability_above_threshold`: that the absolute error of the energy is above `threshold`; for a run from the
+      distribution that its trigger uses. Only if there is a threshold.
+    - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: predictions of the c samples.
 
-    Voigt order xx yy zz yz xz xy, tension positive. The energy of a composition that is no linear combination of
-    labelled ones has an infinite `energy_sigma`, a probability of 1 and an `OutsideTrainingWarning`, once a
-    calculator; its forces can be used. The calibration of a run was made with its own composition.
+    Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
+    ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
+    calculator; its forces can be used. The calibration of a run was made with the run's own composition.
 
     Args:
-      ensemble: from `fit`; or the path of an `ensemble.safetensors`, of the directory of a run or of a fine-tuning.
-      threshold: error of the total energy such as "0.5 kcal/mol" or "1 meV/atom"; by default that of the run. What a
-        fine-tuning has learnt has none.
-      dtype: of the arithmetic; float64 needs `jax_enable_x64`.
-      skin_angstrom: neighbours are searched anew only once something has moved that far.
+      ensemble: from `fit`; or the path of an `ensemble.safetensors`, or of the directory of a run or a fine-tuning.
+      threshold: error of the total energy such as "0.5 kcal/mol" or "1 meV/atom"; by default that of the run.
+        Fine-tunings have no default.
+      dtype: floating-point type of the calculation; float64 needs `jax_enable_x64`.
+      skin_angstrom: skin of the neighbour list, Å; the list is rebuilt only after atoms have moved so far.
 
     Raises:
-      ConfigError, WeightsError: from `ensemble.load`; ConfigError if the threshold is no energy, or from `get_property`
-        if a probability is asked for without one.
-      DataError: from a calculation, if the structure has an element that no set of the fine-tuning has, or `info`,
-        initial charges or, of molecules, initial moments state another charge or spin than the labelled frames, which
-        are neutral and in the lowest spin where they state none. What states nothing is taken for the same state.
+      ConfigError, WeightsError: from `ensemble.load`; ConfigError if the threshold is not an energy, or from
+        `get_property` if a probability is requested without a threshold.
+      DataError: from a calculation, if an element is not in the fine-tuning data, or if `info`, initial charges or, for
+        molecules, initial moments state another charge or spin than the labelled frames. Frames that state none count
+        as neutral and in the lowest spin; a structure that states none is taken to be in the state of the frames.
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -96,13 +96,13 @@ class EnsembleCalculator(Calculator):
 
     @property
     def calibrated(self) -> tuple[str, ...]:
-        """Which of `energy`, `forces` and `stress` have a σ that errors have calibrated."""
+        """Those of `energy`, `forces` and `stress` whose σ is calibrated."""
         factors = self.ensemble.factors._asdict()
         known = {name for name, factor in factors.items() if factor != 1.0}
         return tuple(name for name in factors if name in known or (name == "energy" and self.ensemble.online))
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """A result by name, see the class."""
+        """Return a result by name, see the class."""
         if name == PROBABILITY and self.threshold is None:
             raise ConfigError(
                 "threshold", None, "an error of the total energy, EnsembleCalculator(..., threshold='20 meV')"
@@ -115,7 +115,7 @@ class EnsembleCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Fill `results` with everything; see the class."""
+        """Compute all `results`; see the class."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
         self._refuse_other_state(self.atoms)
@@ -132,7 +132,7 @@ class EnsembleCalculator(Calculator):
         self._doubt(structure)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """Changes since the last calculation; charge and spin in `info`, which ASE does not compare, are checked.
+        """List changes since the last calculation; also check charge and spin in `info`, which ASE does not compare.
 
         Raises:
           DataError: see the class.
@@ -141,7 +141,7 @@ class EnsembleCalculator(Calculator):
         return super().check_state(atoms, tol)
 
     def _refuse_other_state(self, atoms: ase.Atoms) -> None:
-        """Refuse a charge or spin that differs from that of the labels; labels that state none are as usual."""
+        """Refuse a charge or spin other than that of the labels, by default neutral and in the lowest spin."""
         known = self.ensemble.labelled_state()
         if known is None:
             return
@@ -166,7 +166,7 @@ class EnsembleCalculator(Calculator):
             raise DataError(f"atoms: got {asked.spin[0]} {asked.spin[1]:g}; allowed: {told}")
 
     def _doubt(self, structure: Structure) -> None:
-        """Put σ of an energy whose atomic reference energies no label determines to infinity, and warn once."""
+        """Warn once, and set the energy σ to infinity, if labels do not determine the atomic reference energies."""
         ensemble, what = self.ensemble, ase.Atoms(structure.numbers).get_chemical_formula()
         if not bool(ensemble.knows_energy(structure.numbers)):
             self.results["energy_sigma"] = math.inf
@@ -250,7 +250,7 @@ def _evaluate(
     spec: NeighborSpec,
     with_stress: bool,
 ) -> tuple[NeighborState, Predictive, Prediction]:
-    """New neighbour list if the old one is stale, moments over the samples, and the samples themselves."""
+    """Neighbour list (rebuilt if outdated), mean and σ over the samples, and the predictions of each sample."""
     moved = neighbors.move(state, positions, cell)
     searched = jax.lax.cond(neighbors.stale(moved, spec), lambda s: neighbors.update(s, spec), lambda s: s, moved)
     batch = jax.tree.map(lambda x: x[None], searched.graph)

@@ -1,4 +1,4 @@
-"""Where the ensembles of runs and fine-tunings are on the disk."""
+"""Paths of the ensemble files of runs and fine-tunings."""
 
 from pathlib import Path
 from typing import Final
@@ -6,45 +6,45 @@ from typing import Final
 from bayes_mlff.core.errors import ConfigError
 
 NAME: Final = "ensemble.safetensors"
-"""In the directory of a fine-tuning, and in that of a run once it has ended."""
+"""File in the directory of a fine-tuning, and in that of a run after its end."""
 
 CHECKPOINTS: Final = "checkpoints"
-"""Folder of a run directory."""
+"""Folder of the checkpoints in a run directory."""
 
 CHECKPOINT: Final = ".ckpt"
-"""Ending of the name of a checkpoint, after its step."""
+"""File extension of checkpoints, after the step."""
 
 _BESIDE: Final = f".{NAME}"
 
 
 def beside(checkpoint: Path) -> Path:
-    """Where the ensemble of a checkpoint is."""
+    """Path of the ensemble that belongs to a checkpoint."""
     return checkpoint.with_name(checkpoint.name.removesuffix(CHECKPOINT) + _BESIDE)
 
 
 def checkpoint_of(ensemble: Path) -> Path:
-    """The checkpoint that an ensemble lies beside."""
+    """Path of the checkpoint to which an ensemble belongs."""
     return ensemble.with_name(ensemble.name.removesuffix(_BESIDE) + CHECKPOINT)
 
 
 def all_beside(folder: Path) -> list[Path]:
-    """Ensembles in a folder of checkpoints, those of which a kill has left no checkpoint among them, by their step."""
+    """All ensembles in a folder of checkpoints by step; after a kill some may be without a checkpoint."""
     found = (p for p in folder.glob(f"*{_BESIDE}") if _step(p).isdecimal())
     return sorted(found, key=lambda p: int(_step(p)))
 
 
 def kept(folder: Path) -> Path | None:
-    """The ensemble of the newest checkpoint that has one."""
+    """The ensemble of the newest checkpoint that has one; None if there is none."""
     whole = [path for path in all_beside(folder) if checkpoint_of(path).is_file()]
     return whole[-1] if whole else None
 
 
 def find(path: Path) -> Path:
-    """The newest ensemble.
+    """Find the newest ensemble.
 
     Args:
-      path: a file, or the directory of a run or a fine-tuning. Of a run the ensemble of its newest checkpoint is taken,
-        since `ensemble.safetensors` is older where a run has gone on and was killed.
+      path: a file, or the directory of a run or a fine-tuning. For a run the ensemble of the newest checkpoint is used,
+        since `ensemble.safetensors` is older if a run was resumed and then killed.
 
     Raises:
       ConfigError: if there is none.

@@ -1,7 +1,7 @@
-"""A fine-tuned model: all samples, and what turns their predictions into calibrated ones; one file on disk.
+"""A fine-tuned ensemble in one file: all samples of the weights, and the calibration of their predictions.
 
-Fine-tunings on labels that exist and runs on the fly write the same file. They differ in what calibrates their σ: a
-validation set gives factors, and the errors that a run met give Student's t, which its trigger uses.
+Fine-tunings on existing labels and on-the-fly runs write the same file. They differ in the calibration of σ: a
+validation set gives factors, and the errors found in a run give Student's t distribution, which its trigger uses.
 """
 
 import json
@@ -28,13 +28,13 @@ from bayes_mlff.posterior.likelihood import PerAtom
 
 FORMAT: Final = 4
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
-"""Key of the configuration's text by format, where it was another than `configuration`."""
+"""Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
-"""Key of an energy σ that is one per atom."""
+"""Metadata key of an energy σ per atom."""
 
 
 class SigmaFactors(NamedTuple):
-    """Factors on the predicted σ; 1 where there was no validation set to find them."""
+    """Calibration factors of the predicted σ; 1 without a validation set."""
 
     energy: float = 1.0
     forces: float = 1.0
@@ -42,53 +42,53 @@ class SigmaFactors(NamedTuple):
 
 
 class OnlineCalibration(NamedTuple):
-    """What the errors that a run met say of its energies, and what it asks of them."""
+    """Calibration of the energies by the errors found in a run, and the accuracy that the run requires."""
 
-    state: Calibration  # takes the σ of the ensemble, not calibrated
-    threshold: str  # error of the total energy, with its unit; perhaps per atom
-    confidence: float  # with which an error is to be below the threshold
+    state: Calibration  # applies to the uncalibrated σ of the ensemble
+    threshold: str  # error of the total energy with its unit, possibly per atom
+    confidence: float  # required probability that an error is below the threshold
 
     @property
     def energy_factor(self) -> float:
-        """Standard deviation of the predictive distribution over σ; infinite where that has no finite one."""
+        """Standard deviation of the predictive distribution divided by σ; infinite if it does not exist."""
         known = self.state.a + self.state.n / 2 > 1.0
         return float(np.sqrt(calibration.map_factor(self.state))) if known else float("inf")
 
 
 class Ensemble(NamedTuple):
-    """K fine-tuned samples of one architecture."""
+    """Several fine-tuned samples of the weights of one architecture, with their calibration."""
 
-    architecture: ArchitectureConfig  # for the elements of the labelled frames only
+    architecture: ArchitectureConfig  # restricted to the elements of the labelled frames
     samples: jax.Array  # [c, p] flat weights
-    offset_ev: np.ndarray  # [c, e] per atom of each element, energy of the sample minus reference; [c] of all together
+    offset_ev: np.ndarray  # [c, e] energy of the sample minus reference, per atom of each element; or [c], in total
     factors: SigmaFactors
-    energy_sigma_ev: float | PerAtom  # of the likelihood
-    stress_sigma_ev_a3: float  # of the likelihood
-    config_text: str  # YAML of the fine-tuning or the run
-    compositions: np.ndarray | None = None  # [r, e] linearly independent ones with labelled energies; None: unknown
-    state: Mapping[str, float] | None = {}  # charge and spin of the labelled frames, as these state them; None: unknown
-    online: OnlineCalibration | None = None  # of a run; None: the factors are all that calibrates
-    provenance: Mapping[str, str] = {}  # where it comes from, for people: run, step, labels
+    energy_sigma_ev: float | PerAtom  # σ of energies in the likelihood, eV
+    stress_sigma_ev_a3: float  # σ of stress components in the likelihood, eV/Å³
+    config_text: str  # YAML configuration of the fine-tuning or the run
+    compositions: np.ndarray | None = None  # [r, e] linearly independent labelled compositions; None: unknown
+    state: Mapping[str, float] | None = {}  # charge and spin that the labelled frames state; None: unknown
+    online: OnlineCalibration | None = None  # calibration of a run; None: only the factors calibrate
+    provenance: Mapping[str, str] = {}  # origin, for information: run, step, labels
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
-        """Model of one flat set of weights [p]; energies without isolated atoms and offset."""
+        """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
         return flat_predictor(self.architecture, with_stress=with_stress)
 
     def atomic_reference_energy(self, numbers: np.ndarray) -> np.ndarray:
-        """Sum of the atomic reference energies, which added to the network's energy gives that of the reference, eV.
+        """Sum of the atomic reference energies, eV: reference energy = network energy + this sum.
 
         Args:
           numbers: atomic numbers [..., n], 0 on padding.
 
         Returns:
-          [c, ...], by sample.
+          [c, ...], for each sample.
         """
         return atomic_energies.atomic_reference_energy(self.architecture, self.offset_ev, numbers)
 
     def exceedance_probability(self, sigma_ev: float, threshold_ev: float) -> float:
         """Probability that the absolute error of a total energy is above a threshold.
 
-        Of a run by Student's t, as its trigger has it; else by a normal distribution with σ times `factors.energy`.
+        For a run from Student's t distribution, as in its trigger; else from a normal one with `factors.energy` · σ.
 
         Args:
           sigma_ev: standard deviation over the samples, not calibrated, eV; where it is not finite the result is 1.
@@ -101,23 +101,23 @@ class Ensemble(NamedTuple):
         return float(2.0 * stats.norm.sf(threshold_ev / (sigma_ev * self.factors.energy)))
 
     def labelled_state(self) -> State | None:
-        """Charge and spin that the labelled frames state; None if nobody knows, or they were allowed to differ."""
+        """Charge and spin that the labelled frames state; None if unknown, or if they were allowed to differ."""
         if self.state is None or "electronic_states: allow" in self.config_text:
             return None
         spins = [(name, value) for name, value in self.state.items() if name not in CHARGES]
         return State(self.state.get("charge"), spins[0] if spins else None)
 
     def knows_energy(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether the labelled energies determine the sum of atomic reference energies of compositions.
+        """Whether the labelled energies determine the sum of atomic reference energies for given compositions.
 
-        They do where a composition is a linear combination of labelled ones: labels of ethanol determine that of two
-        ethanol molecules, but not that of water. True where the file does not say, as those of formats 1 and 2.
+        This is so if a composition is a linear combination of labelled ones: labels of ethanol determine the sum for
+        two ethanol molecules, but not for water. True for files of formats 1 and 2, which lack this information.
 
         Args:
           numbers: atomic numbers [..., n], 0 on padding.
 
         Returns:
-          [...]
+          Booleans [...].
         """
         counts = atomic_energies.composition(numbers, self.architecture.elements)
         if self.compositions is None:
@@ -126,7 +126,7 @@ class Ensemble(NamedTuple):
 
 
 def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Array], Params]]:
-    """Number p of weights, and the way from [p] of any floating type to the network's parameters."""
+    """Number p of weights, and a function that converts a vector [p] of any floating type to network parameters."""
     shapes = jax.eval_shape(lambda: registry.initialize(architecture, 0).params)
     leaves, treedef = jax.tree.flatten(shapes)
     ends = np.cumsum([leaf.size for leaf in leaves])
@@ -139,23 +139,23 @@ def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Arr
 
 
 def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
-    """Model of flat weights [p], in the order of `Potential.flat`."""
+    """Prediction function of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]
     predict = predictor(registry.Potential(architecture, {}).node_fn, with_stress=with_stress)
     return lambda params, graphs: predict(unravel(params), graphs)
 
 
 def save(ensemble: Ensemble, path: Path) -> None:
-    """Write one safetensors file, whole or not at all.
+    """Write one safetensors file atomically.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: if the file cannot be written.
     """
     durable.write_whole(path, serialised(ensemble))
 
 
 def serialised(ensemble: Ensemble) -> bytes:
-    """What `save` writes."""
+    """The content of the file that `save` writes."""
     metadata = {
         "format": str(FORMAT),
         "config": ensemble.architecture.model_dump_json(),
@@ -181,7 +181,7 @@ def _of_online(online: OnlineCalibration) -> dict[str, Any]:
 
 
 def same(left: Ensemble, right: Ensemble) -> bool:
-    """True if two ensembles predict the same to the last bit and were made with the same settings."""
+    """True if two ensembles have bit-identical predictions and the same settings."""
     arrays = ("samples", "offset_ev", "compositions")
     if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, "provenance"}):
         return False
@@ -196,15 +196,15 @@ def _of_energy_sigma(sigma: float | PerAtom) -> dict[str, str]:
 def load(path: Path) -> Ensemble:
     """Read a file written by `save`.
 
-    In those of format 1 the offset of a sample is one for all structures; those of formats 1 and 2 do not say which
-    compositions it holds for.
+    Files of format 1 have one offset per sample for all structures; files of formats 1 and 2 do not state the
+    compositions for which it is valid.
 
     Args:
       path: a file, or the directory of a run or a fine-tuning; see `files.find`.
 
     Raises:
-      ConfigError: if there is no such file.
-      WeightsError: if it is no ensemble, of a newer format, or does not fit the architecture that it states.
+      ConfigError: if the file does not exist.
+      WeightsError: if it is not an ensemble, has a newer format, or does not fit the architecture that it states.
     """
     path, metadata, stored = _read(path)
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
@@ -254,11 +254,11 @@ def _read(path: Path) -> tuple[Path, Mapping[str, str], dict[str, np.ndarray]]:
 
 
 def _stated(metadata: Mapping[str, str]) -> Ensemble:
-    """An ensemble with what the metadata say, without samples.
+    """Make an ensemble without samples from the metadata.
 
     Raises:
-      ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError: if they lack something, or it is
-        not what it should be.
+      ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError: if an entry is missing or not
+        valid.
     """
     if int(metadata["format"]) < 1:
         raise ValueError(f"format {metadata['format']}")

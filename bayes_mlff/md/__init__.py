@@ -1,1 +1,1 @@
-"""Molecular dynamics that stops itself."""
+"""Molecular dynamics that stops when the model is uncertain or a limit is exceeded."""

@@ -1,33 +1,33 @@
-"""Steps at constant pressure: stochastic rescaling of the whole cell.
+"""Constant-pressure dynamics by stochastic cell rescaling.
 
 Isotropic: Bernetti and Bussi 2020, J. Chem. Phys. 153, 114107; anisotropic: Del Tatto, Raiteri, Bernetti and Bussi
 2022, Appl. Sci. 12, 1139; used here in the following form. In a step the rows h of the cell and the positions are
-multiplied by exp(A) with a symmetric A, the momenta p by exp(-A). A = ε/3 + B: ε is the change of ln V, and B has no
-trace. With W = Σ p pᵀ/m - V σ (its trace is three times volume times internal pressure), external pressure P,
+multiplied by exp(A) with a symmetric A, the momenta p by exp(-A). A = ε/3 + B: ε is the change of ln V, and B is
+traceless. With W = Σ p pᵀ/m - V σ (its trace is three times volume times internal pressure), external pressure P,
 compressibility β and barostat time τ,
 
 - λ = sqrt(V) moves by β/(2τλ)·(tr W/3 - P V + kT/2) dt + sqrt(kT β dt/(2τ)) ξ, noise that does not depend on λ;
-- B = s/(2kT) dev W + sqrt(s) dev Ξ, with s = 2 kT β dt/(3 τ V_m), Ξ a matrix of normal numbers and V_m the geometric
-  mean of old and new volume, so that the step and its reverse have the same s.
+- B = s/(2kT) dev W + sqrt(s) dev Ξ, with s = 2 kT β dt/(3 τ V_m), Ξ a matrix of N(0, 1) numbers and V_m the geometric
+  mean of the old and the new volume, so that a step and its reverse have the same s.
 
 This diffusion on the cells has the stationary density V exp(-(U + K + P V)/kT) with respect to the invariant measure
 dh/V³. Volumes are thus distributed as in the isotropic ensemble, shapes as in that of a flexible cell under
 hydrostatic pressure, V⁻² exp(-(U + K + P V)/kT) dh (Martyna, Tobias and Klein 1994, J. Chem. Phys. 101, 4177).
 
-Where only d of the three cell vectors are free, the strain acts in their span alone. With the projector Π onto it
-A = ε/d Π + B, B = Π B Π without a trace; exp(A) leaves all that is perpendicular to the span as it is, so that held
+If only d of the three cell vectors are free, the strain acts only in their span. With the projector Π onto it
+A = ε/d Π + B, B = Π B Π traceless; exp(A) changes nothing perpendicular to the span, so that fixed cell
 vectors must be perpendicular to the free ones. In the above tr W/3 becomes tr(Π W)/d, which is the derivative of
--(U + K) by ε, and dev W the part of Π W Π without trace. ε is still the change of ln V, so that λ moves as before:
+-(U + K) with respect to ε, and dev W the traceless part of Π W Π. ε is still the change of ln V, so λ moves as before:
 its variance is that of ε²V/4, that of a component of B is again Var(ε)/d, hence s = 2 kT β dt/(d τ V_m), with which
-the noise is alike in all directions of the free strains. exp(A) changes V by exp(ε), the volume of configurations of
+the noise is the same for all free strains. exp(A) changes V by the factor exp(ε), the volume of configurations of
 N atoms by exp(Nε), that of their momenta by its inverse. With L, the length or area of the free vectors h, the
 stationary density is L exp(-(U + K + P V)/kT) for the invariant measure dh/L^d: L exp(-P V/kT) dL/L times L^N for an
 ideal gas, and L^(1-d) exp(-(U + K + P V)/kT) dh for shapes.
 
 A step is symmetric in time: half kick, draw A, rescale by A/2, drift with the thermostat in its middle, rescale by
-A/2, evaluate, half kick. A depends on stress and momenta at its beginning, the A of the reversed step on those at its
-end, so that one evaluation a step gives the ratio of the two probabilities. Its logarithm is booked as work of the
-barostat; the energy that is left is then conserved as well as the time step allows, also under a schedule.
+A/2, evaluate, half kick. A depends on the stress and momenta at the beginning of the step, the A of the reversed step
+on those at its end, so that one evaluation per step gives the ratio of the two probabilities. Its logarithm is counted
+as work of the barostat; energy minus work is then conserved up to the error of the time step, also under a schedule.
 """
 
 from collections.abc import Callable
@@ -45,19 +45,19 @@ from bayes_mlff.md.schedule import Schedule
 CellMotion = Literal["flexible", "orthorhombic", "isotropic"]
 
 _SERIES_TERMS: Final = 8
-"""Of the exponential: exact to float64 for strains below 0.1 in a step, which no useful step exceeds."""
+"""Terms of the series of exp(A): exact to float64 for strains below 0.1 per step, which no useful step exceeds."""
 
 SKEW: Final = 1e-4
-"""Part of a held cell vector along the free ones that counts as rounding of a file: a strain of 1 % of a free vector
-moves the atoms across a cell of 20 Å by 2e-5 Å against each other."""
+"""Largest fraction of a fixed cell vector along the free ones that is accepted as rounding in a file: with it, a strain
+of 1 % of a free vector displaces atoms across a cell of 20 Å by 2e-5 Å."""
 
 
 class Span(NamedTuple):
-    """The space of strains of a cell of which one or two vectors are free."""
+    """Subspace of strains of a cell with one or two free vectors."""
 
     free: np.ndarray  # [3] bool
     projection: np.ndarray  # [3, 3] onto the span of the free vectors
-    normal: np.ndarray  # [3] unit vector perpendicular to two free vectors; of no meaning for one
+    normal: np.ndarray  # [3] unit vector perpendicular to two free vectors; has no meaning for one free vector
 
     def projector(self, like: jax.Array) -> jax.Array:
         """The projection in the dtype of an array."""
@@ -65,17 +65,17 @@ class Span(NamedTuple):
 
 
 def span_of(cell: np.ndarray, free: np.ndarray) -> Span | None:
-    """The span of some cell vectors.
+    """Compute the span of the free cell vectors.
 
     Args:
-      cell: [3, 3] Å, rows; held vectors must be perpendicular to free ones within `SKEW`.
-      free: [3] True for those that may change.
+      cell: [3, 3] Å, rows; fixed vectors must be perpendicular to the free ones within `SKEW`.
+      free: [3] True for vectors that may change.
 
     Returns:
-      None if all are free.
+      The span; None if all vectors are free.
 
     Raises:
-      ValueError: if none is free, or a held vector is not perpendicular to the free ones.
+      ValueError: if none is free, or a fixed vector is not perpendicular to the free ones.
     """
     free = np.asarray(free, bool)
     if free.all():
@@ -88,13 +88,13 @@ def span_of(cell: np.ndarray, free: np.ndarray) -> Span | None:
 
 
 def _exact(values: np.ndarray) -> np.ndarray:
-    """Zero and one where rounding made something else of it: what is perpendicular is multiplied by exactly one."""
+    """Restore zeros and ones that rounding has changed, so that perpendicular vectors are multiplied by exactly one."""
     nearest = np.round(values)
     return np.where(np.abs(values - nearest) < 1e-14, nearest, values)
 
 
 def skew(cell: np.ndarray, free: np.ndarray) -> float:
-    """Largest part, over its length, of a held vector that lies in the span of the free ones."""
+    """Largest fraction of the length of a fixed vector that lies in the span of the free ones."""
     _, _, axes = np.linalg.svd(cell[free])
     held = cell[~np.asarray(free, bool)]
     if not held.size:
@@ -113,23 +113,23 @@ def cell_rescaling(
     cell: CellMotion = "flexible",
     span: Span | None = None,
 ) -> Integrator:
-    """Constant temperature and pressure.
+    """Make an integrator for constant temperature and pressure.
 
-    Where the thermostat keeps the centre of mass at rest, kT/V stands in for its pressure, so that N atoms of an
+    If the thermostat keeps the centre of mass at rest, kT/V is added in place of its pressure, so that N atoms of an
     ideal gas have volumes distributed as V^N exp(-P V/kT) with either thermostat.
 
     Args:
       timestep_fs: time step of the integrator, fs.
       schedule: temperature (positive) and pressure.
       thermostat: made for the same time step.
-      time_fs: barostat time τ, fs; longer is gentler.
-      compressibility_per_gpa: β, 1/GPa; enters only as β/τ and changes no average, so a rough value does.
+      time_fs: barostat time τ, fs; a longer time couples more weakly.
+      compressibility_per_gpa: β, 1/GPa; enters only as β/τ and changes no average, so a rough value is sufficient.
       cell: "flexible" changes all lengths and angles; the first vector keeps its direction and the second its plane.
-        "orthorhombic" scales along x, y and z, "isotropic" alike in all directions.
-      span: from `span_of`, where not all cell vectors are free; the others stay as they are, bit for bit.
+        "orthorhombic" scales along x, y and z separately, "isotropic" equally in all directions.
+      span: from `span_of`, if not all cell vectors are free; the fixed ones do not change by a single bit.
 
     Returns:
-      An integrator whose `begin` needs the stress of the present geometry in the state, and `finish` that of the new.
+      An integrator; `begin` needs the stress of the old geometry in the state, and `finish` that of the new geometry.
     """
     pace = compressibility_per_gpa / units.GPA * timestep_fs / time_fs
     steps = _Steps(timestep_fs, schedule, thermostat, pace, _Strains(span, cell))
@@ -137,7 +137,7 @@ def cell_rescaling(
 
 
 def internal_tensor(state: MDState) -> jax.Array:
-    """Volume times the tensor of internal pressure, W = Σ p pᵀ/m - V σ, [3, 3] eV."""
+    """Volume times the internal pressure tensor, W = Σ p pᵀ/m - V σ, [3, 3] eV."""
     kinetic = _product(state.momentum.T, state.momentum / state.mass)
     return kinetic - volume(state.cell) * state.stress
 
@@ -153,7 +153,7 @@ def rescale(state: MDState, strain: jax.Array) -> MDState:
 
 
 def turn_back(state: MDState, cell: jax.Array) -> MDState:
-    """Turn everything so that the first vector is along that of `cell` and the second in its plane."""
+    """Rotate the system: first cell vector along that of `cell`, second one in the plane of the first two of `cell`."""
     turn = _product(_axes(state.cell).T, _axes(cell))
     return state.set(
         cell=_product(state.cell, turn),
@@ -164,9 +164,9 @@ def turn_back(state: MDState, cell: jax.Array) -> MDState:
 
 
 def hold(state: MDState, cell: jax.Array, span: Span, *, turn: bool) -> MDState:
-    """Put held vectors back to those of `cell`, bit for bit, and free ones into their span, which rounding leaves.
+    """Set fixed vectors exactly to those of `cell` and project free ones onto their span, which removes rounding.
 
-    With `turn`, and two free vectors, everything is turned in their plane so that the first is along that of `cell`.
+    With `turn` and two free vectors, the system is also rotated in their plane: the first is along that of `cell`.
     """
     free = jnp.asarray(span.free)[:, None]
     onto = span.projector(cell)
@@ -179,7 +179,7 @@ def hold(state: MDState, cell: jax.Array, span: Span, *, turn: bool) -> MDState:
         along = vectors[first] / jnp.linalg.norm(vectors[first])
         return jnp.stack([along, jnp.cross(normal, along)])
 
-    # Exactly one along a normal that is x, y or z: a turn made of three axes would round it.
+    # Exactly one along a normal that is x, y or z: a rotation made of three axes would round it.
     turned = _product(plane(state.cell).T, plane(cell)) + (jnp.eye(3, dtype=cell.dtype) - onto)
     return state.set(
         cell=jnp.where(free, _product(_product(state.cell, turned), onto), cell),
@@ -220,22 +220,22 @@ _SYMMETRIC: Final[dict[CellMotion, Callable[[jax.Array], jax.Array] | None]] = {
     "orthorhombic": lambda matrix: jnp.diag(jnp.diag(matrix)),
     "isotropic": None,
 }
-"""Part of a tensor that strains the cell in the ways that are allowed; None: the volume alone changes."""
+"""Part of a tensor that strains the cell in an allowed way; None: only the volume changes."""
 
 
 class _Strains(NamedTuple):
-    """The strains that a barostat may make."""
+    """The strains that a barostat may apply."""
 
     span: Span | None
     motion: CellMotion
 
     @property
     def ways(self) -> float:
-        """Free directions."""
+        """Number of free cell vectors d."""
         return 3.0 if self.span is None else float(np.sum(self.span.free))
 
     def unit(self, dtype: jnp.dtype) -> jax.Array:
-        """What is one in the span of the free vectors and zero perpendicular to it."""
+        """Projector [3, 3] onto the span of the free vectors."""
         return jnp.eye(3, dtype=dtype) if self.span is None else jnp.asarray(self.span.projection, dtype)
 
     def confined(self, tensor: jax.Array) -> jax.Array:
@@ -244,7 +244,7 @@ class _Strains(NamedTuple):
         return tensor if self.span is None else _product(_product(onto, tensor), onto)
 
     def deviator(self, tensor: jax.Array) -> jax.Array:
-        """Part of a confined tensor that changes the shape of the cell, in the ways that are allowed."""
+        """Part of a confined tensor that changes the shape of the cell in an allowed way."""
         symmetric = _SYMMETRIC[self.motion]
         if symmetric is None or self.ways == 1.0:
             return jnp.zeros_like(tensor)
@@ -263,7 +263,7 @@ class _Steps(NamedTuple):
 
     @property
     def resting(self) -> float:
-        """Multiples of kT/V that stand in for the pressure of a centre of mass at rest."""
+        """Multiple of kT/V that replaces the pressure of the centre of mass if that is at rest."""
         return 1.0 if self.thermostat.conserves_momentum else 0.0
 
     def scales(self, state: MDState) -> tuple[jax.Array, jax.Array]:
@@ -272,12 +272,12 @@ class _Steps(NamedTuple):
         return units.KB * present.temperature_k, units.GPA * present.pressure_gpa
 
     def root_mean(self, tensor: jax.Array, size: jax.Array, kt: jax.Array, pressure: jax.Array) -> jax.Array:
-        """Mean change of λ from a cell of volume `size`."""
+        """Mean change of λ in a step that begins with volume `size`."""
         push = jnp.trace(tensor) / self.strains.ways - pressure * size + (0.5 + self.resting) * kt
         return 0.5 * self.mobility / jnp.sqrt(size) * push
 
     def variances(self, kt: jax.Array, middle: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Variance of λ and that of B for V_m = `middle`."""
+        """Variances of the change of λ and of B, for V_m = `middle`."""
         return 0.5 * self.mobility * kt, 2.0 * self.mobility * kt / (self.strains.ways * middle)
 
     def begin(self, state: MDState) -> MDState:
@@ -296,7 +296,7 @@ class _Steps(NamedTuple):
         return turn_back(state, start) if turn else state
 
     def _draw(self, state: MDState, kt: jax.Array, pressure: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Next key, A [3, 3], and the logarithm of its probability but for what the reversed step has, too."""
+        """Draw A: next key, A [3, 3], and its log-probability without terms that the reversed step has, too."""
         strains, dtype = self.strains, state.cell.dtype
         size, tensor = volume(state.cell), strains.confined(internal_tensor(state))
         key, key_root, key_shape = jax.random.split(state.rng, 3)
@@ -311,7 +311,7 @@ class _Steps(NamedTuple):
         return key, growth / strains.ways * strains.unit(dtype) + shape, odds
 
     def finish(self, state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
-        """Book the work of the barostat, with the probability of the reversed step, and the last half kick."""
+        """Count the work of the barostat, from the probability of the reversed step, and do the last half kick."""
         if stress is None:
             raise ValueError("stress: got None; allowed: [3, 3], which a moving cell needs after every step")
         strains = self.strains

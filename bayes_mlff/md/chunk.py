@@ -1,4 +1,4 @@
-"""A jitted stretch of molecular dynamics that stops itself."""
+"""A compiled sequence of MD steps that stops early when a trigger or a limit is exceeded."""
 
 import enum
 from collections.abc import Callable, Sequence
@@ -36,60 +36,60 @@ class Stop(enum.IntFlag):
     AUDIT = 8
     """The step was drawn for an audit: label it as if it were uncertain."""
     SIGMA = 16
-    """A trigger so far above its limit that the structure is no longer worth a label."""
+    """A trigger is so far above its limit that labelling the structure is not worthwhile."""
     CLOSE = 32
     """Two atoms are closer than allowed."""
     HOT = 64
     """The kinetic energy is above its limit."""
     VOLUME = 128
-    """The volume of the cell is out of its range."""
+    """The volume of the cell is outside the allowed range."""
     DRIFT = 256
     """The conserved energy has drifted too far."""
 
 
 TRIPS = Stop.NON_FINITE | Stop.SIGMA | Stop.CLOSE | Stop.HOT | Stop.VOLUME | Stop.DRIFT
-"""Bits after which a run does not go on from where it is."""
+"""Bits after which a run cannot continue from the present geometry."""
 
 
 class Limits(NamedTuple):
-    """What a step may not exceed, and when the next audit is due; traced, so that nothing compiles anew."""
+    """Limits of a step, and when the next audit is due; traced, so that new values need no new compilation."""
 
     audit: jax.Array  # [] int32, number of the step in this chunk, from 1; 0 = none
-    statistics: jax.Array  # [t], or [] for all: of each trigger, in its unit
-    distance: jax.Array  # [] Å, smallest
-    kinetic: jax.Array  # [] eV
+    statistics: jax.Array  # [t] largest statistic of each trigger, in its unit; or [] for all
+    distance: jax.Array  # [] Å, smallest distance of two atoms
+    kinetic: jax.Array  # [] eV, largest kinetic energy
     volume_min: jax.Array  # [] Å³
     volume_max: jax.Array  # [] Å³
-    conserved: jax.Array  # [] eV, what the drift is counted from; nan = value after the first step
+    conserved: jax.Array  # [] eV, conserved energy that drift is measured from; nan = its value after the first step
     drift: jax.Array  # [] eV, allowed at any time
     drift_per_step: jax.Array  # [] eV, allowed for each step since `conserved`, if that is more
     age: jax.Array  # [] int32, steps since `conserved`
 
 
 class Compared(NamedTuple):
-    """What the guards compared in the last step, completed with the model's forces; each field [] but the first."""
+    """Values that the guards compared in the last step, finished with the model's forces; [] except the first."""
 
-    statistics: jax.Array  # [t] of each trigger, in its unit
-    distance: jax.Array  # Å, of the nearest two atoms
+    statistics: jax.Array  # [t] statistic of each trigger, in its unit
+    distance: jax.Array  # Å, of the two closest atoms
     kinetic: jax.Array  # eV
     volume: jax.Array  # Å³
-    drift: jax.Array  # eV, either way
+    drift: jax.Array  # eV, absolute value
     drift_allowed: jax.Array  # eV
 
 
 def no_limits(dtype: jnp.dtype) -> Limits:
-    """Limits that nothing exceeds, and no audit."""
+    """Infinite limits, and no audit."""
     inf, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros([], dtype)
     none = jnp.zeros([], jnp.int32)
     return Limits(none, inf, zero, inf, zero, inf, jnp.asarray(jnp.nan, dtype), inf, zero, none)
 
 
 class Thermo(NamedTuple):
-    """What is recorded of every step; each field [length] or [length, t], NaN where no step was taken."""
+    """Values recorded for every step; each field [length] or [length, t], NaN where no step was taken."""
 
-    potential: jax.Array  # eV, mean of the chains, or the reference where a label finished the step
+    potential: jax.Array  # eV, mean of the chains, or the reference energy if a label finished the step
     kinetic: jax.Array  # eV
-    statistics: jax.Array  # [length, t] of each trigger, in its unit, not calibrated
+    statistics: jax.Array  # [length, t] statistic of each trigger, in its unit, not calibrated
     sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
     work: jax.Array  # eV, done by thermostat and barostat since the start of the run
 
@@ -100,15 +100,15 @@ class Frames(NamedTuple):
     positions: jax.Array  # [length, n, 3] Å
     cell: jax.Array  # [length, 3, 3] Å, rows
     stress: jax.Array | None  # [length, 3, 3] eV/Å³, tension positive, without kinetic part; None if not predicted
-    momenta: jax.Array  # [length, n, 3] sqrt(amu·eV); of a step that `stop` ended before its last half kick
+    momenta: jax.Array  # [length, n, 3] sqrt(amu·eV); of a step that was stopped: before its last half kick
 
 
 class Chunk(NamedTuple):
-    """Carry of the loop, and its result."""
+    """State that the loop carries, and its result."""
 
     md: MDState  # after the last complete step; if `stop` is not NONE, before the last half kick
     neighbors: NeighborState
-    predictive: Predictive  # of one structure, at the positions of `md`
+    predictive: Predictive  # prediction for one structure, at the positions of `md`
     stop: jax.Array  # [] int32, bits of `Stop`
     asked: jax.Array  # [t] bool, triggers above their limits in the last step
     steps: jax.Array  # [] int32, steps begun
@@ -118,7 +118,7 @@ class Chunk(NamedTuple):
 
 
 class RunChunk(Protocol):
-    """A compiled chunk of one system, or of r replicas with a leading axis [r] of everything but the parameters."""
+    """A compiled chunk of one system, or of r replicas with a leading axis [r] on everything but the parameters."""
 
     def __call__(
         self,
@@ -129,21 +129,21 @@ class RunChunk(Protocol):
         limit: jax.Array,
         limits: Limits | None = None,
     ) -> Chunk:
-        """Take at most `limit` steps; `limits` None sets no limits and asks for no audit."""
+        """Take at most `limit` steps; with `limits` None there are no limits and no audit."""
         ...
 
 
 def batch_predictor(
     predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
 ) -> Callable[..., Predictive]:
-    """Predictive distribution of several structures from K sets of parameters.
+    """Make a function that predicts several structures with K sets of parameters.
 
     Args:
-      predict: model of one set of flat parameters.
+      predict: model with one set of flat parameters.
       energy_sigma: fixed standard deviation of the likelihood, eV.
-      stress_sigma: likewise of the stress, eV/Å³.
-      at_once: most sets of parameters that a device evaluates together, the others after them; by default all, or
-        one on a CPU, whose caches hold the work of one.
+      stress_sigma: the same for the stress, eV/Å³.
+      at_once: largest number of sets of parameters that a device evaluates together; by default all, or
+        one on a CPU, whose caches are too small for more.
 
     Returns:
       `(params [c, p], graphs [b, ...], mesh=None) -> Predictive`; inside a function that runs on all devices of a
@@ -174,7 +174,7 @@ def batch_predictor(
 def ensemble_predictor(
     predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
 ) -> Callable[..., Predictive]:
-    """The same for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
+    """`batch_predictor` for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
     evaluate = batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
 
     def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
@@ -193,20 +193,20 @@ def make_chunk(
     low_memory: Sequence[Callable[..., Predictive]] = (),
     memory_gib: float | None = None,
 ) -> RunChunk:
-    """Compile up to `length` steps that end, with the offending state, on any `Stop` bit.
+    """Compile up to `length` steps that end as soon as any `Stop` bit is set, with the state that set it.
 
     Args:
-      evaluate: ensemble predictor, which gets the mesh as `mesh` if that has several devices.
+      evaluate: ensemble predictor; it is called with `mesh` if the mesh has several devices.
       integrator: one step in two halves; if it moves the cell, `evaluate` must predict the stress.
       spec: static part of the neighbour list.
-      length: most steps of one call.
-      mesh: devices to share the chains of `evaluate`; by default those of the arguments, whatever memory they have.
-      low_memory: predictors that need less and less memory, in the place of `evaluate` where that does not fit.
-      memory_gib: of each device of the mesh, for intermediate results; by default what `memory_budget` says.
+      length: largest number of steps of one call.
+      mesh: devices that the chains are split over; by default the devices of the arguments, without a memory check.
+      low_memory: alternatives to `evaluate` in order of falling memory, tried if `evaluate` does not fit.
+      memory_gib: memory of each device for intermediate results, GiB; by default from `memory_budget`.
 
     Returns:
-      `(params [c, p], md, neighbors, triggers, limit [] steps, limits) -> Chunk`; compiled once. Where it does not
-      fit into the memory the first call raises a ConfigError of `dynamics.memory_gib`.
+      `(params [c, p], md, neighbors, triggers, limit [] steps, limits) -> Chunk`; compiled once. If nothing fits
+      into the memory, the first call raises a ConfigError that names `dynamics.memory_gib`.
     """
     if mesh is None:
         return jax.jit(_chunk(evaluate, integrator, spec, length))
@@ -215,14 +215,14 @@ def make_chunk(
 
 
 def dynamics_budget(mesh: Mesh, memory_gib: float | None) -> Budget:
-    """Memory for evaluating the ensemble."""
+    """Memory that evaluating the ensemble may take."""
     return Budget(memory_budget(mesh, memory_gib), "dynamics.memory_gib", "one chain")
 
 
 def _chunk(
     evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
 ) -> RunChunk:
-    """A chunk that is not compiled yet."""
+    """The function of `make_chunk`, not yet compiled."""
 
     def run(
         params: jax.Array,
@@ -253,7 +253,7 @@ def _chunk(
 def empty_chunk(
     md: MDState, state: NeighborState, predicted: Predictive, triggers: tuple[Trigger, ...], length: int
 ) -> Chunk:
-    """A chunk of at most `length` steps before the first; `predicted` gives the shapes of one prediction."""
+    """Initial state of a chunk of at most `length` steps; `predicted` gives the shapes of one prediction."""
     count = len(triggers)
     nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), predicted)
     dtype = md.position.dtype
@@ -288,15 +288,15 @@ def conclude(
     triggers: tuple[Trigger, ...],
     bounds: Limits,
 ) -> Chunk:
-    """Finish and record a step, or stop before its second half.
+    """Finish and record a step, or stop before its second half kick.
 
     Args:
-      c: before the step.
-      md: after its first half.
+      c: chunk before the step.
+      md: state after the first half of the step.
       state: neighbours at the new geometry.
-      predictive: of one structure, at the new geometry.
-      integrator: whose step it is.
-      triggers: what a geometry is labelled for.
+      predictive: prediction for one structure, at the new geometry.
+      integrator: the integrator of the step.
+      triggers: conditions for labelling a geometry.
       bounds: limits of the chunk.
     """
     stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
@@ -324,7 +324,7 @@ def conclude(
 
 
 def inspect(predictive: Predictive, state: NeighborState, statistics: jax.Array, asked: jax.Array) -> jax.Array:
-    """Bits of `Stop` for one evaluated geometry, with the triggers' statistics [t] and which are too large [t]."""
+    """`Stop` bits of an evaluated geometry, from the triggers' statistics [t] and which are above their limits [t]."""
     finite = (
         jnp.isfinite(predictive.energy_mean[0])
         & jnp.isfinite(predictive.energy_sigma[0])
@@ -345,18 +345,19 @@ def compare(
     limits: Limits,
     number: jax.Array,
 ) -> Compared:
-    """Measure one complete step.
+    """Compute the values that the guards compare, for one complete step.
 
     Args:
-      md: after the step, finished with the model's forces.
+      md: state after the step, finished with the model's forces.
       state: neighbours at the new geometry.
-      predictive: at the new geometry.
-      statistics: [t] of the triggers, there.
-      limits: what is allowed; a `conserved` that is nan is not compared with.
-      number: of the step in its chunk, from 1.
+      predictive: prediction at the new geometry.
+      statistics: [t] statistics of the triggers at the new geometry.
+      limits: limits of the chunk; if `conserved` is nan, drift is not checked.
+      number: number of the step in its chunk, from 1.
 
     Returns:
-      The numbers, behind a barrier: XLA would compute them once to compare and once to report, rounded differently.
+      The values behind an optimization barrier: XLA would compute them twice, to compare and to report, with
+      different rounding.
     """
     kinetic = kinetic_energy(md)
     apart = jnp.sum(edge_vectors(state.graph.positions, state.graph.cell, state.graph) ** 2, axis=-1)
@@ -368,13 +369,13 @@ def compare(
 
 
 def guard(md: MDState, compared: Compared, limits: Limits, number: jax.Array) -> jax.Array:
-    """Bits of `Stop` for one complete step.
+    """`Stop` bits of one complete step.
 
     Args:
-      md: after the step, finished with the model's forces.
-      compared: measured of it.
-      limits: what is allowed.
-      number: of the step in its chunk, from 1.
+      md: state after the step, finished with the model's forces.
+      compared: result of `compare` for this step.
+      limits: limits of the chunk.
+      number: number of the step in its chunk, from 1.
     """
     finite = jnp.all(jnp.isfinite(md.position)) & jnp.all(jnp.isfinite(md.momentum)) & jnp.all(jnp.isfinite(md.cell))
     found = {

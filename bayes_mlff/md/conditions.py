@@ -9,7 +9,7 @@ from bayes_mlff.md.schedule import Schedule
 
 
 class Conditions(NamedTuple):
-    """What holds at one time."""
+    """Temperature and pressure at one time."""
 
     temperature_k: jax.Array  # []
     pressure_gpa: jax.Array  # []

@@ -1,10 +1,10 @@
-"""Steps of molecular dynamics, split where the forces are evaluated.
+"""Integrators of molecular dynamics, with steps split where the forces are evaluated.
 
 A step is `begin` (half kick, drift, and a thermostat in the middle of the drift), one evaluation, and `finish`
 (half kick). Forces and stress may come from the model or, when the model is not trusted, from the reference
-method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020). Thermostats: Langevin, whose splitting is BAOAB
+method. Sub-steps are those of jax-md (Schoenholz and Cubuk 2020). Thermostats: Langevin with BAOAB splitting
 (Leimkuhler and Matthews 2013, J. Chem. Phys. 138, 174102), and stochastic velocity rescaling (Bussi, Donadio and
-Parrinello 2007, J. Chem. Phys. 126, 014101). Steps that change the cell are in `otf.barostat`.
+Parrinello 2007, J. Chem. Phys. 126, 014101). Steps that change the cell are in `md.barostat`.
 """
 
 from collections.abc import Callable
@@ -23,27 +23,27 @@ from bayes_mlff.md.schedule import Schedule, constant
 
 
 class MDState(NamedTuple):
-    """Everything that the dynamics goes on from; time is in Å·sqrt(amu/eV), the clock is the number of steps."""
+    """Complete state of the dynamics; momenta use the time unit Å·sqrt(amu/eV), time is counted in steps."""
 
     position: jax.Array  # [n, 3] Å
     momentum: jax.Array  # [n, 3] sqrt(amu·eV)
     force: jax.Array  # [n, 3] eV/Å
     mass: jax.Array  # [n, 1] amu
-    rng: jax.Array  # [] key of thermostat and barostat
+    rng: jax.Array  # [] random key of thermostat and barostat
     cell: jax.Array  # [3, 3] Å, rows
-    stress: jax.Array  # [3, 3] eV/Å³, tension positive, of the forces (no kinetic part); zero where not evaluated
+    stress: jax.Array  # [3, 3] eV/Å³, tension positive, without kinetic part; zero if not evaluated
     strain: jax.Array  # [3, 3] symmetric A of the last step, cell_new = cell_old·exp(A) up to a rotation
-    work: jax.Array  # [2] eV, done by thermostat and barostat: the sum and what rounding took from it
-    step: jax.Array  # [] int32, finished steps
-    free: jax.Array | None = None  # [n, 3] bool, False where a coordinate is held; None: all move
+    work: jax.Array  # [2] eV, done by thermostat and barostat: the sum and its rounding error (Kahan)
+    step: jax.Array  # [] int32, number of finished steps
+    free: jax.Array | None = None  # [n, 3] bool, False where a coordinate is fixed; None: all are free
 
     def set(self, **changes: Any) -> "MDState":
-        """Copy with other values of the named fields; what jax-md's sub-steps call."""
+        """Copy with other values of the named fields; jax-md's sub-steps call this method."""
         return self._replace(**changes)
 
 
 class Finish(Protocol):
-    """Complete a step."""
+    """Second half of a step."""
 
     def __call__(self, state: MDState, force: jax.Array, stress: jax.Array | None = None) -> MDState:
         """Use forces [n, 3] eV/Å and, if known, the stress [3, 3] eV/Å³ at the geometry that `begin` returned."""
@@ -51,7 +51,7 @@ class Finish(Protocol):
 
 
 class Integrator(NamedTuple):
-    """The two halves of a step. Potential + kinetic energy - `total_work` is what a step should conserve."""
+    """The two halves of a step. A step should conserve potential + kinetic energy - `total_work`."""
 
     begin: Callable[[MDState], MDState]
     finish: Finish
@@ -59,12 +59,12 @@ class Integrator(NamedTuple):
     needs_stress: bool = False
 
     def degrees_of_freedom(self, n_atoms: int, fixed: np.ndarray | None = None) -> int:
-        """Momentum components that move: without the centre of mass where that keeps its momentum.
+        """Number of thermal momentum components: without those of the centre of mass if its momentum is conserved.
 
         Args:
           n_atoms: number of atoms n.
-          fixed: [n, 3] True where a coordinate is held; None: nowhere. Along an axis of which one is held the centre
-            of mass exchanges momentum with what holds it.
+          fixed: [n, 3] True where a coordinate is fixed; None: none is. Along an axis with a fixed coordinate the
+            momentum of the centre of mass is not conserved.
         """
         held = np.zeros((n_atoms, 3), bool) if fixed is None else np.asarray(fixed, bool)
         lost = int(np.sum(kept_axes(held))) if self.conserves_momentum else 0
@@ -72,16 +72,16 @@ class Integrator(NamedTuple):
 
 
 def kept_axes(fixed: np.ndarray) -> np.ndarray:
-    """Axes [3] bool along which forces between atoms cannot change the net momentum of several.
+    """Axes [3] bool along which the net momentum of several atoms is conserved by the forces between them.
 
     Args:
-      fixed: [n, 3] True where a coordinate is held.
+      fixed: [n, 3] True where a coordinate is fixed.
     """
     return ~np.any(fixed, axis=0) & (len(fixed) > 1)
 
 
 class Thermostat(NamedTuple):
-    """Brings momenta nearer to equilibrium over one time step, and books the heat as work."""
+    """Couples the momenta to a heat bath for one time step, and counts the heat as work."""
 
     apply: Callable[[MDState, jax.Array], MDState]  # (state, kT [] eV)
     conserves_momentum: bool
@@ -127,7 +127,7 @@ def rescaling_thermostat(timestep_fs: float, time_fs: float) -> Thermostat:
 
 
 def _squares(key: jax.Array, state: MDState, dtype: jnp.dtype) -> jax.Array:
-    """Sum of the squares of as many normal numbers as there are degrees of freedom, less one."""
+    """Sum of squares of N(0, 1) numbers, one fewer than the degrees of freedom."""
     if state.free is None:
         return 2.0 * jax.random.gamma(key, (3 * state.position.shape[0] - 4) / 2, (), dtype)
     several = len(state.free) > 1
@@ -141,25 +141,25 @@ def langevin(timestep_fs: float, temperature_k: float | Schedule, friction_per_f
 
     Args:
       timestep_fs: time step of the integrator, fs.
-      temperature_k: of the bath, K, or a schedule of it.
+      temperature_k: temperature of the bath, K, or a schedule of it.
       friction_per_fs: friction γ, 1/fs; momenta decay as exp(-γt).
     """
     return thermostatted(timestep_fs, temperature_k, friction_thermostat(timestep_fs, friction_per_fs))
 
 
 def velocity_rescaling(timestep_fs: float, temperature_k: float | Schedule, time_fs: float) -> Integrator:
-    """Constant-temperature dynamics that leaves the directions of the momenta alone.
+    """Constant-temperature dynamics by stochastic velocity rescaling: all momenta are scaled by the same factor.
 
     Args:
       timestep_fs: time step of the integrator, fs.
-      temperature_k: of the bath, K, or a schedule of it.
+      temperature_k: temperature of the bath, K, or a schedule of it.
       time_fs: relaxation time of the kinetic energy, fs.
     """
     return thermostatted(timestep_fs, temperature_k, rescaling_thermostat(timestep_fs, time_fs))
 
 
 def thermostatted(timestep_fs: float, temperature_k: float | Schedule, thermostat: Thermostat) -> Integrator:
-    """Velocity Verlet with a thermostat of the same time step in the middle of the drift."""
+    """Velocity Verlet with a thermostat, made for the same time step, in the middle of the drift."""
     schedule = temperature_k if isinstance(temperature_k, Schedule) else constant(temperature_k)
 
     def begin(state: MDState) -> MDState:
@@ -171,7 +171,7 @@ def thermostatted(timestep_fs: float, temperature_k: float | Schedule, thermosta
 
 
 def velocity_verlet(timestep_fs: float) -> Integrator:
-    """Constant-energy dynamics with a time step in fs."""
+    """Constant-energy dynamics (velocity Verlet) with a time step in fs."""
 
     def begin(state: MDState) -> MDState:
         return drift(kick(state, timestep_fs / 2), timestep_fs)
@@ -190,33 +190,33 @@ def finish(timestep_fs: float) -> Finish:
 
 
 def kick(state: MDState, time_fs: float) -> MDState:
-    """Momenta change under constant forces."""
+    """Change the momenta under constant forces for `time_fs`, fs."""
     from jax_md import simulate
 
     return _held(simulate.momentum_step(state, time_fs * units.FS))
 
 
 def _held(state: MDState) -> MDState:
-    """No momentum where a coordinate is held: it then stays what it is to the last bit."""
+    """Set the momenta of fixed coordinates to zero, so that these coordinates do not change by a single bit."""
     if state.free is None:
         return state
     return state.set(momentum=jnp.where(state.free, state.momentum, 0.0))
 
 
 def drift(state: MDState, time_fs: float) -> MDState:
-    """Atoms move freely; positions are never wrapped, so that stored lattice translations stay true."""
+    """Move the atoms with constant momenta; positions are never wrapped, so that stored lattice shifts stay valid."""
     from jax_md import simulate
 
     return simulate.position_step(state, lambda position, displacement: position + displacement, time_fs * units.FS)
 
 
 def now(schedule: Schedule, state: MDState, timestep_fs: float) -> Conditions:
-    """Conditions of the step that begins, or has begun, from `state`."""
+    """Temperature and pressure of the step that begins, or has begun, from `state`."""
     return conditions(schedule, state.step.astype(state.position.dtype) * timestep_fs)
 
 
 def add_work(state: MDState, work: jax.Array) -> MDState:
-    """Book work [] eV by compensated summation (Kahan 1965, Commun. ACM 8, 40)."""
+    """Add work [] eV by compensated summation (Kahan 1965, Commun. ACM 8, 40)."""
     total, lost = state.work
     work = work + lost
     new = total + work
@@ -233,16 +233,16 @@ def initial_state(
     masses: np.ndarray | jax.Array | None = None,
     free: jax.Array | None = None,
 ) -> MDState:
-    """Atoms at rest positions with Maxwell-Boltzmann momenta, no net momentum, and zero force and stress.
+    """Atoms at given positions with Maxwell-Boltzmann momenta, no net momentum, and zero force and stress.
 
     Args:
       positions: [n, 3] Å.
       numbers: [n] atomic numbers.
-      temperature_k: of the distribution that the momenta are drawn from, K.
-      key: used for the momenta, and carried on for thermostat and barostat.
-      cell: [3, 3] Å, rows, not singular; by default unit vectors, for what does not repeat.
+      temperature_k: temperature of the momenta, K.
+      key: random key for the momenta and, split from it, for thermostat and barostat.
+      cell: [3, 3] Å, rows, not singular; by default unit vectors, for structures that are not periodic.
       masses: [n] amu; by default ASE's standard ones.
-      free: [n, 3] bool, False where a coordinate is held; the net momentum is taken off along the other axes alone.
+      free: [n, 3] bool, False where a coordinate is fixed; the net momentum is removed along axes without fixed ones.
     """
     dtype = positions.dtype
     mass = jnp.asarray(atomic_masses[numbers] if masses is None else masses, dtype)[:, None]
@@ -264,9 +264,9 @@ def initial_state(
 
 
 def _thermal(key: jax.Array, mass: jax.Array, free: jax.Array, kt: float) -> jax.Array:
-    """Momenta [n, 3] of temperature kT eV where coordinates are free; their centre of mass rests where it can.
+    """Momenta [n, 3] at temperature kT, eV, for free coordinates; the centre of mass is at rest along unfixed axes.
 
-    It is the velocity of the centre of mass that is taken off: the mean momentum in its place would heat light atoms.
+    The velocity of the centre of mass is subtracted; subtracting the mean momentum instead would heat light atoms.
     """
     drawn = jnp.sqrt(mass * kt) * jax.random.normal(key, free.shape, mass.dtype)
     drawn = jnp.where(free, drawn, 0.0)
@@ -275,7 +275,7 @@ def _thermal(key: jax.Array, mass: jax.Array, free: jax.Array, kt: float) -> jax
 
 
 def centre_velocity(state: MDState) -> jax.Array:
-    """Velocity [1, 3] sqrt(eV/amu) of the centre of mass, zero along axes of which a coordinate is held."""
+    """Velocity [1, 3] sqrt(eV/amu) of the centre of mass, zero along axes with a fixed coordinate."""
     net = jnp.sum(state.momentum, axis=0, keepdims=True) / jnp.sum(state.mass)
     return net if state.free is None else jnp.where(jnp.all(state.free, axis=0, keepdims=True), net, 0.0)
 

@@ -1,4 +1,4 @@
-"""Sensible sizes of what sets the pace of thermostat and barostat: values far out are slips of a unit."""
+"""Allowed ranges of thermostat and barostat settings: values far outside them come from a wrong unit."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -12,21 +12,21 @@ COMPRESSIBILITY: Final = (1e-4, 5.0)
 """1/GPa: diamond has 0.002, metals 0.01, water 0.45, soft organic liquids 1 to 2."""
 
 PRESSURE: Final = (-100.0, 1000.0)
-"""GPa: no solid bears more tension; the middle of the Earth has 360."""
+"""GPa: no solid withstands more tension; the centre of the Earth has 360."""
 
 FEWEST_STEPS: Final = 10.0
-"""Of a barostat time."""
+"""Smallest number of MD steps in a barostat time."""
 
 PACE: Final = 2e-3
-"""Largest change of ln V in a step for each GPa that the pressure is off. A step relaxes the volume by this over the
-true compressibility; beyond twice the relaxation it overshoots more and more."""
+"""Largest change of ln V in a step per GPa of pressure deviation. This number over the true compressibility is the
+fraction of the volume deviation that a step removes; above two the volume oscillates with growing amplitude."""
 
 LARGEST_STEP: Final = 0.02
-"""Largest change of ln V in a step, by the wanted pressure or by noise."""
+"""Largest change of ln V in a step, caused by the external pressure or by noise."""
 
 
 def check_thermostat(kind: str | None, timestep_fs: float, *, friction_per_fs: float, time_fs: float) -> None:
-    """Refuse a thermostat that replaces the velocities in every step.
+    """Refuse a thermostat that is so strong that it replaces the velocities in every step.
 
     Raises:
       ConfigError: naming the setting of the thermostat that is used.
@@ -45,10 +45,10 @@ def check_thermostat(kind: str | None, timestep_fs: float, *, friction_per_fs: f
 
 
 def check_compressibility(value: float) -> None:
-    """Refuse a compressibility that no material has.
+    """Refuse a compressibility outside the range of real materials.
 
     Raises:
-      ConfigError: with the range, and values of some materials.
+      ConfigError: with the allowed range and values of some materials.
     """
     low, high = COMPRESSIBILITY
     if not low <= value <= high:
@@ -62,7 +62,7 @@ def check_compressibility(value: float) -> None:
 def check_barostat(
     timestep_fs: float, *, time_fs: float, compressibility_per_gpa: float, pressures_gpa: Iterable[float]
 ) -> None:
-    """Refuse a barostat whose steps are too large to be steps.
+    """Refuse a barostat that would change the volume too much in one step.
 
     Args:
       timestep_fs: time step of the integrator, fs.
@@ -71,7 +71,7 @@ def check_barostat(
       pressures_gpa: external pressures of the run, GPa.
 
     Raises:
-      ConfigError: with the smallest time that does.
+      ConfigError: with the smallest allowed barostat time.
     """
     key = "dynamics.barostat.time_fs"
     if time_fs < FEWEST_STEPS * timestep_fs:
@@ -100,17 +100,17 @@ def check_barostat(
 def check_noise(
     timestep_fs: float, *, time_fs: float, compressibility_per_gpa: float, temperature_k: float, volume_a3: float
 ) -> None:
-    """Refuse a barostat whose noise is too large for a cell.
+    """Refuse a barostat whose noise is too large for the size of the cell.
 
     Args:
       timestep_fs: time step of the integrator, fs.
       time_fs: relaxation time τ of the barostat, fs.
       compressibility_per_gpa: isothermal compressibility β, 1/GPa.
-      temperature_k: the highest of the run, K.
+      temperature_k: highest temperature of the run, K.
       volume_a3: volume of the cell, Å³.
 
     Raises:
-      ConfigError: with the smallest time that does.
+      ConfigError: with the smallest allowed barostat time.
     """
     mobility = compressibility_per_gpa / units.GPA * timestep_fs / time_fs
     step = float(np.sqrt(2.0 * units.KB * temperature_k * mobility / volume_a3))
@@ -125,6 +125,6 @@ def check_noise(
 
 
 def _up(value: float) -> str:
-    """Three digits, rounded up, so that the value said is one that is taken."""
+    """Three digits, rounded up, so that the value in the message is accepted."""
     scale = 10.0 ** (np.floor(np.log10(value)) - 2)
     return f"{np.ceil(value / scale * (1 - 1e-12)) * scale:g}"

@@ -1,6 +1,6 @@
-"""Several independent dynamics of one kind of system, advanced together as one batch of structures.
+"""Several independent simulations (replicas) of one system, advanced together as one batch of structures.
 
-For notebooks and scripts: a small system leaves a device idle, which then advances many replicas in the time of one.
+For notebooks and scripts: one small system does not fill a device, which can advance many replicas in the same time.
 
     md, near = replicas.stack(states), replicas.stack(lists)  # of one `NeighborSpec`
     chunk = replicas.make_replicas(evaluate, integrator, spec, length=500)(params, md, near, triggers, limit)
@@ -25,10 +25,10 @@ Tree = TypeVar("Tree")
 
 
 def stack(states: Sequence[Tree]) -> Tree:
-    """States of r replicas as one, with a leading axis [r]: of dynamics, neighbour lists (of one capacity) or limits.
+    """Stack states of r replicas along a new leading axis [r]: MD states, neighbour lists (same capacity) or limits.
 
     Raises:
-      ValueError: if there is none, or they differ in structure or shapes.
+      ValueError: if the list is empty, or its elements differ in structure or shapes.
     """
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
@@ -36,20 +36,20 @@ def stack(states: Sequence[Tree]) -> Tree:
 def make_replicas(
     evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
 ) -> RunChunk:
-    """Compile up to `length` steps of several replicas, each of which ends on any `Stop` bit of its own.
+    """Compile up to `length` steps of several replicas; each replica ends when one of its own `Stop` bits is set.
 
-    A replica that has stopped stays as it is, as `make_chunk` would return it, while the others go on. Each draws
-    the noise of its thermostat from the key in its own state.
+    A replica that has stopped does not change any more (its state is that of `make_chunk`) while the others continue.
+    Each draws the noise of its thermostat from the key in its own state.
 
     Args:
-      evaluate: `chunk.batch_predictor` of the ensemble.
-      integrator: of all replicas; if it moves the cell, `evaluate` must predict the stress.
-      spec: static part of all neighbour lists: capacity and images that suffice for each.
-      length: most steps of one call.
+      evaluate: ensemble predictor, from `chunk.batch_predictor`.
+      integrator: integrator of all replicas; if it moves the cell, `evaluate` must predict the stress.
+      spec: static part of all neighbour lists; its capacity and images must be sufficient for each replica.
+      length: largest number of steps of one call.
 
     Returns:
       `(params [c, p], md, neighbors, triggers, limit [r] steps, limits) -> Chunk`, where everything but the
-      parameters, limits of triggers and the result included, has a leading axis [r], see `stack`; compiled once for
+      parameters, also limits of triggers and the result, has a leading axis [r], see `stack`; compiled once for
       every r.
     """
 
@@ -83,14 +83,14 @@ def make_replicas(
 
 
 def _singly(predictive: Predictive) -> Predictive:
-    """Predictions [r, ...] as r predictions of one structure each, [r, 1, ...]."""
+    """Split predictions [r, ...] into r predictions for one structure each, [r, 1, ...]."""
     chains = predictive.chain_energy.T
     each = jax.tree.map(lambda x: x[:, None], predictive._replace(chain_energy=chains))
     return each._replace(chain_energy=chains[:, :, None])
 
 
 def _searched(state: NeighborState, active: jax.Array, spec: NeighborSpec) -> NeighborState:
-    """Lists [r, ...] of which those that are stale are made anew; nothing is searched as long as none is."""
+    """Rebuild the neighbour lists [r, ...] that are outdated; if none is, nothing is computed."""
     outdated = jax.vmap(partial(neighbors.stale, spec=spec))(state) & active
 
     def search(s: NeighborState) -> NeighborState:
@@ -100,7 +100,7 @@ def _searched(state: NeighborState, active: jax.Array, spec: NeighborSpec) -> Ne
 
 
 def _where(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
-    """`new` for the replicas [r] that are chosen, `old` for the others."""
+    """Take `new` for the chosen replicas [r] and `old` for the others."""
 
     def pick(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)

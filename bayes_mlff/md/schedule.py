@@ -1,4 +1,4 @@
-"""Temperature and pressure as functions of time: constant or linear from one point in time to the next."""
+"""Temperature and pressure as piecewise linear functions of time."""
 
 from collections.abc import Sequence
 from typing import Annotated, Final, NamedTuple
@@ -11,7 +11,7 @@ from bayes_mlff.core.settings import Positive, Section
 from bayes_mlff.md.ranges import PRESSURE
 
 SHORTEST: Final = 1e-6
-"""Length of a segment in units of the time at its end, which float32 still tells apart."""
+"""Shortest segment as a fraction of the time at its end; shorter ones cannot be resolved in float32."""
 
 
 def _bearable(value: float) -> float:
@@ -25,7 +25,7 @@ Pressure = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_bearable
 
 
 class Segment(Section):
-    """A stretch of a schedule; it lasts for `duration_ps` or ends at `until_ps`, one of which is given."""
+    """A segment of a schedule; its end is given by either `duration_ps` or `until_ps`."""
 
     duration_ps: Positive | None = Field(
         default=None, description="Length of the segment, ps; a segment has this or until_ps."
@@ -49,16 +49,16 @@ class Segment(Section):
 
 
 class Schedule(NamedTuple):
-    """m segments that follow each other without a gap, the first from time 0; values jump between segments."""
+    """m consecutive segments without gaps, starting at time 0; values may jump between segments."""
 
     begin_fs: np.ndarray  # [m]
     end_fs: np.ndarray  # [m]
     temperature_k: np.ndarray  # [m, 2] at the beginning and the end of each segment
-    pressure_gpa: np.ndarray  # [m, 2] likewise
+    pressure_gpa: np.ndarray  # [m, 2] at the beginning and the end of each segment
 
 
 def constant(temperature_k: float, pressure_gpa: float = 0.0) -> Schedule:
-    """The same conditions for ever."""
+    """Make a schedule of constant temperature and pressure."""
     return Schedule(
         np.zeros(1),
         np.full(1, np.inf),
@@ -70,19 +70,19 @@ def constant(temperature_k: float, pressure_gpa: float = 0.0) -> Schedule:
 def build(
     segments: Sequence[Segment], *, temperature_k: float, pressure_gpa: float, key: str = "dynamics.schedule"
 ) -> Schedule:
-    """Put segments one after the other.
+    """Make a schedule from consecutive segments.
 
     Args:
-      segments: in order of time; with none the conditions below hold for ever.
-      temperature_k: K, where there are no segments.
-      pressure_gpa: GPa, where there are no segments and until one sets its own.
+      segments: in order of time; if empty, the two conditions below are constant.
+      temperature_k: temperature if there are no segments, K.
+      pressure_gpa: pressure if there are no segments, and until a segment sets one, GPa.
       key: dotted configuration key of the list, for error messages.
 
     Returns:
-      The schedule; after its last segment the last values stay.
+      The schedule; after the last segment its final values remain.
 
     Raises:
-      ConfigError: naming the segment, if it has no end or two, or ends before it begins.
+      ConfigError: naming the segment, if its end is missing, given twice, or not after its beginning.
     """
     if not segments:
         return constant(temperature_k, pressure_gpa)

@@ -1,4 +1,4 @@
-"""Settings of molecular dynamics: the ensemble and what holds it, stretches of time, and what is stored."""
+"""Settings of molecular dynamics: ensemble, thermostat, barostat, schedule, and what is stored."""
 
 from typing import Final, Literal
 
@@ -12,7 +12,7 @@ from bayes_mlff.md import schedule as schedules
 from bayes_mlff.md.schedule import Pressure, Schedule, Segment
 
 LONGEST_STEPS: Final = 2**31 - 1
-"""MD steps of a run, which are counted in int32."""
+"""Largest number of MD steps of a run; they are counted in int32."""
 
 Thermostat = Literal["langevin", "bussi"]
 
@@ -138,13 +138,13 @@ class DynamicsConfig(Section):
         """Temperature and pressure over time.
 
         Raises:
-          ConfigError: if the schedule is no schedule.
+          ConfigError: if a segment of the schedule is not valid.
         """
         return schedules.build(self.schedule, temperature_k=self.temperature_k, pressure_gpa=self.pressure_gpa)
 
     @property
     def thermostat_used(self) -> Thermostat | None:
-        """The thermostat; None in nve, which has none."""
+        """The thermostat; None for nve."""
         return None if self.ensemble == "nve" else self.thermostat
 
     @property
@@ -160,5 +160,5 @@ class DynamicsConfig(Section):
 
     @property
     def initial_temperature_k(self) -> float:
-        """Temperature of the first velocities."""
+        """Temperature of the initial velocities, K."""
         return self.schedule[0].temperature_k if self.schedule else self.temperature_k

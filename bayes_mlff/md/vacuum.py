@@ -1,4 +1,4 @@
-"""Directions in which nothing holds a structure together, so that a barostat could strain them without resistance."""
+"""Vacuum in a periodic cell: directions without bonds, in which a barostat would strain the cell without resistance."""
 
 from typing import Final
 
@@ -11,24 +11,24 @@ from bayes_mlff.data.neighbors import pairs
 from bayes_mlff.data.structure import Structure
 
 FARTHEST: Final = 6.0
-"""Largest distance of two atoms, Å, that still counts as holding together. Contacts between molecules and between
-layers, as in graphite, MoS2 or clays, are 3 to 4.5 Å long; nearest neighbours in crystals of an element at most 5.3."""
+"""Largest distance, Å, at which two atoms count as linked. Contacts between molecules and between layers, as in
+graphite, MoS2 or clays, are 3 to 4.5 Å long; nearest neighbours in crystals of an element at most 5.3."""
 
 VECTORS: Final = ("a", "b", "c")
 
 
 def held_together(structure: Structure, reach: float) -> np.ndarray:
-    """Cell vectors along which the structure hangs together.
+    """Find the cell vectors along which the structure is connected.
 
-    Atoms closer than `reach` are linked. A lattice translation that links lead from an atom to its image resists
-    being strained; a vector counts if it is a combination of such translations, of whatever atoms.
+    Atoms closer than `reach` are linked. A lattice translation resists strain if a path of links leads from an atom to
+    its image by that translation; a cell vector counts as connected if it is a combination of such translations.
 
     Args:
       structure: periodic in three directions.
       reach: largest distance of linked atoms, Å.
 
     Returns:
-      [3] bool.
+      [3] bool, True for connected cell vectors.
     """
     first, second, shift = pairs(structure, structure.cell, reach)
     loops = _loops(len(structure.numbers), first, second, np.rint(shift).astype(np.int64))
@@ -37,11 +37,11 @@ def held_together(structure: Structure, reach: float) -> np.ndarray:
 
 
 def _loops(n: int, first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Lattice translations [l, 3] by which links lead from atoms to their images, with repeats left out."""
+    """Lattice translations [l, 3] by which paths of links lead from atoms to their images, without duplicates."""
     graph = coo_matrix((np.ones(len(first)), (first, second)), shape=(n, n)).tocsr()
     _, label = connected_components(graph, directed=False)
     codes, one = np.unique(first * n + second, return_index=True)
-    place = np.zeros((n, 3), np.int64)  # image in which an atom is reached from the first of its component
+    place = np.zeros((n, 3), np.int64)  # image in which an atom is reached from the first atom of its component
     for root in np.unique(label, return_index=True)[1]:
         order, before = breadth_first_order(graph, root, directed=False)
         atoms = order[1:]
@@ -57,7 +57,7 @@ def _rank(rows: np.ndarray) -> int:
 
 
 def gaps(structure: Structure) -> np.ndarray:
-    """The thickest empty slice [3], Å, between atoms along the normal of each pair of cell vectors."""
+    """Thickness [3], Å, of the largest empty layer along the normal of each pair of cell vectors."""
     inverse = np.linalg.inv(structure.cell)
     fractional = np.sort((structure.positions @ inverse) % 1.0, axis=0)
     between = np.diff(np.vstack([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
@@ -65,7 +65,7 @@ def gaps(structure: Structure) -> np.ndarray:
 
 
 def refuse_vacuum(structure: Structure, free: tuple[str, ...], r_max: float) -> None:
-    """Refuse a barostat that would strain a vacuum.
+    """Refuse a barostat that would strain vacuum.
 
     Args:
       structure: periodic in three directions.
@@ -73,7 +73,7 @@ def refuse_vacuum(structure: Structure, free: tuple[str, ...], r_max: float) -> 
       r_max: cutoff of the model, Å, beyond which it has no forces.
 
     Raises:
-      ConfigError: naming the free vectors along which the structure does not hang together, and what helps.
+      ConfigError: naming the free vectors along which the structure is not connected, and what to change.
     """
     reach = min(r_max, FARTHEST)
     together = held_together(structure, reach)
@@ -85,8 +85,8 @@ def refuse_vacuum(structure: Structure, free: tuple[str, ...], r_max: float) -> 
     found = [f"{gap[VECTORS.index(name)]:.3g} Å along {name}" for name in loose if gap[VECTORS.index(name)] > reach]
     empty = f" ({', '.join(found)})" if found else ""
     why = (
-        f"along {', '.join(loose)} no atoms within {reach:g} Å hold the structure together, so that its vacuum{empty} "
-        "would be strained without resistance"
+        f"along {', '.join(loose)} the structure is not connected by atoms within {reach:g} Å, so that its "
+        f"vacuum{empty} would be strained without resistance"
     )
     if not holding:
         raise ConfigError("dynamics.ensemble", "npt", f"nvt or nve, at constant cell: {why}")

@@ -1,1 +1,1 @@
-"""Pure-function interatomic potentials and their observables."""
+"""Interatomic potentials as pure functions, and energies, forces and stress from them."""

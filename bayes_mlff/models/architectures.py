@@ -1,7 +1,7 @@
-"""Everything in which architectures differ: a row of a table for each, and the only place that tells them apart.
+"""Table of the architectures; all differences between them that the rest of the package needs are in its rows.
 
-A new architecture is a module with its configuration, a subclass of `ArchitectureConfig`, and its network, which takes
-what `NequIP` takes and gets its force σ from `force_sigma`, and a row here.
+A new architecture is a module with a subclass of `ArchitectureConfig` and a network, which has the arguments of
+`NequIP` and computes its force σ with `force_sigma`; and a row here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from bayes_mlff.models.importers import downloads, mace_files, sevennet_files
 C = TypeVar("C", bound=ArchitectureConfig)
 
 Say = Callable[[str], None]
-"""Told in a line what takes place."""
+"""Called with one line of text about the progress."""
 
 
 class Writer(Protocol):
@@ -31,12 +31,12 @@ class Writer(Protocol):
     def __call__(
         self, config: Any, chains: Sequence[Params], template: Path, paths: Sequence[Path], *, trust: bool
     ) -> None:
-        """Write the chains with everything but their weights taken from a template; see `mace_files.write_models`."""
+        """Write the chains; everything except the weights comes from a template; see `mace_files.write_models`."""
         ...
 
 
 class FileFormat(NamedTuple):
-    """Files of another program that hold a model with its architecture."""
+    """A file format of another program that contains a model with its architecture."""
 
     program: str
     suffix: str
@@ -45,43 +45,43 @@ class FileFormat(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A model of another project that is known by name."""
+    """A model of another project that has a known name."""
 
-    find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> its file and the file's SHA-256
+    find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> file and its SHA-256
     read: Callable[[Path], Imported]
-    digest: str | None = None  # the SHA-256, where it is known without the file
+    digest: str | None = None  # the SHA-256, if it is known without the file
 
 
 @dataclass(frozen=True)
 class Architecture(Generic[C]):
-    """What the rest of the package needs to know of one architecture."""
+    """What the rest of the package needs to know about one architecture."""
 
     config: type[C]
-    """Its settings; the default of the field `architecture` is its name."""
+    """Class of its settings; the default of the field `architecture` is its name."""
     network: Callable[[C], nn.Module]
-    """The network with these settings."""
+    """Makes the network with these settings."""
     element_axis: Callable[[C, tuple[str, ...]], int | None]
-    """Which axis of the parameter at a path counts elements, if one does."""
+    """Axis of the parameter at a path that is indexed by element; None if there is none."""
     most_layers: Callable[[C], int]
-    """The largest of the numbers of blocks and layers, each of which has an array of its own: what a file claims."""
+    """The larger of the numbers of blocks and layers; a file must have at least as many arrays."""
     last_layer: Callable[[C], tuple[str, ...]]
-    """Path of the weights of the last linear layer of the (last) energy readout, in which energies are linear."""
+    """Path of the weights of the last linear layer of the (last) energy readout; energies are linear in them."""
     prior_scale: float
-    """σ_TL of the transfer prior where none is given."""
+    """Default of σ_TL, the standard deviation of the transfer prior."""
     step_size: float
-    """First step size γ0 of short chains where none is given."""
+    """Default of the initial step size γ0 of short chains."""
     widened: Callable[[Params], Params]
-    """Random weights of unit variance, changed to what training from them should begin with."""
+    """Changes random weights of unit variance so that training can start from them."""
     per_element: Callable[[C, Params], tuple[C, Params]]
-    """The same energies with weights of each element in place of those of an embedding; the very arguments if so."""
+    """Replaces weights on an element embedding by weights for each element, with equal energies; else no change."""
     formats: tuple[FileFormat, ...] = ()
-    """Files of other programs that are read and, some of them, written."""
+    """File formats of other programs that can be read and, some of them, written."""
     published: Mapping[str, Published] = field(default_factory=dict)
     """Models of other projects by the name used in configurations."""
 
     @property
     def name(self) -> str:
-        """By which files say which architecture they are of."""
+        """Name of the architecture, as in files."""
         return self.config.model_fields["architecture"].default
 
 
@@ -118,7 +118,7 @@ _MACE: Final = Architecture(
     prior_scale=0.5,
     step_size=1e-3,
     widened=lambda params: params,
-    per_element=lambda config, params: (config, params),  # its weights are those of each element
+    per_element=lambda config, params: (config, params),  # it already has weights for each element
     formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),
     published={name: Published(_download, mace_files.read_model) for name in downloads.DOWNLOADS},
 )
@@ -128,10 +128,10 @@ ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (
 
 
 def of(config: ArchitectureConfig) -> Architecture[Any]:
-    """The row of the architecture that a configuration is of.
+    """The row for the architecture of a configuration.
 
     Raises:
-      ValueError: if there is none.
+      ValueError: if the architecture is not in the table.
     """
     row = ARCHITECTURES.get(config.architecture)
     if row is None:
@@ -140,30 +140,30 @@ def of(config: ArchitectureConfig) -> Architecture[Any]:
 
 
 def read_config(text: str) -> ArchitectureConfig:
-    """The configuration of any architecture from JSON.
+    """Read the configuration of any architecture from JSON.
 
     Raises:
-      ValidationError: if it is none.
+      ValidationError: if it is not valid.
     """
     return _reader(tuple(row.config for row in ARCHITECTURES.values())).validate_json(text)
 
 
 @cache
 def _reader(kinds: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[ArchitectureConfig]:
-    # The members of the union are known only now, which a type checker does not follow.
+    # A type checker cannot follow that the members of the union are known only at run time.
     return TypeAdapter(Annotated[Union[kinds], Field(discriminator="architecture")])  # noqa: UP007  # pyright: ignore
 
 
 def formats() -> tuple[FileFormat, ...]:
-    """Files of other programs, of all architectures."""
+    """File formats of other programs, for all architectures."""
     return tuple(form for row in ARCHITECTURES.values() for form in row.formats)
 
 
 def written_format(config: ArchitectureConfig) -> tuple[FileFormat, Writer]:
-    """The files of another program that fine-tuned weights of an architecture can be written to.
+    """File format of another program to which weights of an architecture can be written.
 
     Raises:
-      ConfigError: if there are none.
+      ConfigError: if there is none.
     """
     for form in of(config).formats:
         if form.write is not None:

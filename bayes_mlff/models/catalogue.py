@@ -1,4 +1,4 @@
-"""What there is to know about the models that go by a name."""
+"""Description of all models that have a name, for the command `models`."""
 
 from importlib import resources
 from pathlib import Path
@@ -14,18 +14,18 @@ from bayes_mlff.models.importers.downloads import DOWNLOADS
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find
 
 MANY: Final = 12
-"""More elements than this are counted."""
+"""If a model has more elements, only their number is shown."""
 
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
 ELEMENTS: Final[dict[str, str]] = dict.fromkeys(
     ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium"), "89 elements"
 )
-"""Of models that need not be here."""
+"""Elements of models whose files may not be on this machine."""
 
 
 class KnownModel(NamedTuple):
-    """One model, in words."""
+    """Description of one model."""
 
     name: str
     architecture: str
@@ -54,7 +54,7 @@ def _model(name: str) -> KnownModel:
     origin = DOWNLOADS[name]
     downloaded = cache_folder() / f"{name}.model"
     path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
-    here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded when first asked for"
+    here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded at the first use"
     return KnownModel(name, *_described(name, path), origin.licence, origin.url, here)
 
 
@@ -66,7 +66,7 @@ def _installed(name: str) -> str:
 
 
 def _described(name: str, path: Path) -> tuple[str, str, str]:
-    """What `_read` says, or where there is no such file what is known without it."""
+    """The result of `_read`, or what is known without the file if it does not exist."""
     if path.is_file():
         return _read(path)
     row = next(row for row in architectures.ARCHITECTURES.values() if name in row.published)

@@ -1,4 +1,4 @@
-"""Architecture settings: frozen, validated, hashable, and stored beside the weights."""
+"""Settings of the architectures: immutable, validated, hashable, and stored together with the weights."""
 
 import math
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
@@ -10,15 +10,15 @@ from bayes_mlff.core.errors import READER_ERRORS
 from bayes_mlff.models.energetics import Params
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
-"""Of layers, widths and powers: what a file claims is built only as far as a network can be."""
+"""Numbers of layers, widths and powers; bounded, so that a damaged file cannot ask for an enormous network."""
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 HIGHEST_DEGREE: Final = 6
-"""Of features: far above what any published network has."""
+"""Highest degree l of features; far above that of any published network."""
 
 
 def _irreps(value: str) -> e3nn.Irreps:
-    """Irreps that are written as e3nn writes them, grouped, of bounded degree and number.
+    """Read irreps in e3nn's notation, with equal ones grouped; their degree and number are limited.
 
     Raises:
       ValueError: saying what is allowed.
@@ -33,13 +33,13 @@ def _irreps(value: str) -> e3nn.Irreps:
 
 
 class ArchitectureConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """What the configurations of all architectures have; `architectures` has a row for each subclass."""
+    """Settings that all architectures have; the table in `architectures` has a row for each subclass."""
 
     tables: ClassVar[tuple[str, ...]] = ("energy_shifts",)
     """Fields with one number for each element, in the order of `elements`."""
 
     architecture: str
-    """Name of the architecture, by which a file says which one it is; a subclass allows one value, its default."""
+    """Name of the architecture, also in files; each subclass allows only one value, its default."""
     elements: tuple[int, ...]
     """Atomic numbers the model knows, strictly ascending; the species index is the position here."""
     r_max: PositiveFloat
@@ -64,7 +64,7 @@ class ArchitectureConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=F
         return self
 
     def restricted(self, places: tuple[int, ...]) -> Self:
-        """The configuration for the elements at these places alone, ascending."""
+        """The configuration for only the elements at these positions, in ascending order."""
         fields = {name: tuple(getattr(self, name)[i] for i in places) for name in ("elements", *self.tables)}
         return type(self).model_validate(self.model_dump() | fields)
 
@@ -98,12 +98,12 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     one_hot_embedding: bool = False
     """Whether the embedding is a linear map of the one-hot element, normalised by `declared_elements`."""
     declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
-    """Number of elements that maps of the one-hot element are normalised for: that before a restriction to some."""
+    """Number of elements for which maps of the one-hot element are normalised: that of the unrestricted model."""
     self_connection: Literal["embedding", "element", "linear"] = "embedding"
-    """What mixes the channels of a block's input, added to its output: a matrix that is linear in the element
-    embedding, one of each element, or one for all."""
+    """Matrix that mixes the channels of a block's input, which is added to its output: linear in the element
+    embedding, one for each element, or one for all."""
     first_self_connection: bool = False
-    """Whether the first block has one too."""
+    """Whether the first block also has a self-connection."""
     radial_depth: PositiveInt = 2
     radial_width: PositiveInt = 64
     radial_gain: PositiveFloat = math.sqrt(2.0)
@@ -112,9 +112,9 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     cutoff_power: PositiveInt = 6
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
     switch_on: PositiveFloat | None = None
-    """With it, the XPLOR function from this distance, Å, to `r_max` takes the place of the polynomial cutoff."""
+    """If set, the XPLOR function from this distance, Å, to `r_max` replaces the polynomial cutoff."""
     average_neighbors: PositiveFloat | tuple[PositiveFloat, ...]
-    """Messages are divided by its square root; one number, or one for each block."""
+    """Messages are divided by the square root of this number; one for all blocks, or one for each."""
     readout_depth: Annotated[int, Field(ge=0)] = 0
     readout_width: PositiveInt = 16
     readout_activation: bool = True
@@ -148,7 +148,7 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
         return self
 
     def neighbors_of(self, block: int) -> float:
-        """The average number of neighbours that a block is normalised for."""
+        """The average number of neighbours for which a block is normalised."""
         average = self.average_neighbors
         return average[block] if isinstance(average, tuple) else average
 
@@ -158,9 +158,9 @@ class MACEConfig(ArchitectureConfig, frozen=True):
 
     architecture: Literal["mace"] = "mace"
     declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
-    """Number of elements that the weights are normalised for: that of the model before it was restricted to some."""
+    """Number of elements for which the weights are normalised: that of the unrestricted model."""
     hidden_irreps: str
-    """Features between interactions: 0e and others of 1o, 2e, 3o, all of the same width, e.g. '128x0e+128x1o'."""
+    """Features between interactions: 0e and possibly 1o, 2e, 3o, all of the same width, e.g. '128x0e+128x1o'."""
     num_interactions: PositiveInt
     """Interactions; the last one has scalar outputs only."""
     first_interaction: Literal["plain", "residual"] = "residual"
@@ -177,7 +177,7 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     readout_width: PositiveInt = 16
     """Hidden width of the last readout; the others are linear."""
     average_neighbors: PositiveFloat
-    """Messages are divided by it."""
+    """Messages are divided by this number."""
     sigma_widths: tuple[PositiveInt, ...] = (64, 16)
     """Hidden widths of the MLP from the invariant features of all interactions to log σ."""
     energy_scale: PositiveFloat
@@ -187,12 +187,12 @@ class MACEConfig(ArchitectureConfig, frozen=True):
 
     @property
     def width(self) -> int:
-        """Channels of every irrep."""
+        """Number of channels of every irrep."""
         return next(mul for mul, _ in e3nn.Irreps(self.hidden_irreps))
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Irreps between interactions, as the configuration orders them."""
+        """Irreps between interactions, in the order of the configuration."""
         return tuple(str(ir) for _, ir in e3nn.Irreps(self.hidden_irreps))
 
     @field_validator("hidden_irreps")

@@ -1,4 +1,4 @@
-"""Energies, forces, stress and force uncertainty of any node-energy function."""
+"""Energies, forces, stress and force uncertainty from any function for atomic energies."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ class NodeOutput(NamedTuple):
 
 
 class NodeFn(Protocol):
-    """A network as a pure function of edge vectors."""
+    """A network as a pure function of the edge vectors."""
 
     def __call__(
         self,
@@ -32,14 +32,14 @@ class NodeFn(Protocol):
     ) -> NodeOutput:
         """Evaluate every atom from vectors [n, k, 3] Å, species [n], neighbors [n, k] and edge_mask [n, k].
 
-        With receivers [r], ascending, vectors, neighbors and edge_mask are [r, k, ...]: row i has slots of atom
-        receivers[i]. An atom may have any number of rows.
+        If receivers [r], in ascending order, is given, vectors, neighbors and edge_mask are [r, k, ...]: row i has
+        neighbours of atom receivers[i]. An atom may have any number of rows.
         """
         ...
 
 
 class Prediction(NamedTuple):
-    """Observables of a batch of structures from one set of parameters."""
+    """Predictions for a batch of structures with one set of parameters."""
 
     energy: jax.Array  # [b] eV
     forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding
@@ -51,10 +51,10 @@ PredictFn = Callable[[Params, Graph], Prediction]
 
 
 def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
-    """Differentiate a node-energy function with respect to positions and, if asked, strain.
+    """Make a function for energies and their derivatives: forces and, with `with_stress`, stress.
 
-    The batch is evaluated as one disjoint graph. Stress is (1/V) dE/dε for a symmetric strain ε acting on
-    positions and cell alike (Knuth et al. 2015, Comput. Phys. Commun. 190, 33).
+    The batch is evaluated as one disjoint graph. Stress is (1/V) dE/dε for a symmetric strain ε that acts on both
+    positions and cell (Knuth et al. 2015, Comput. Phys. Commun. 190, 33).
 
     Args:
       node_fn: pure network function.

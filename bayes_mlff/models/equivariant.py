@@ -1,6 +1,6 @@
-"""Parts of equivariant networks on channel-last features: `{irrep: [n, 2l+1, channels]}`.
+"""Building blocks of equivariant networks with channels as the last axis: `{irrep: [n, 2l+1, channels]}`.
 
-Keeping the channels last makes every contraction a small dense matrix product over contiguous memory. The
+With channels last every contraction is a small dense matrix product over contiguous memory. The
 algebra (Clebsch-Gordan coefficients, spherical harmonics, irreps) comes from e3nn-jax; normalisations are
 those of e3nn (Geiger and Smidt 2022, arXiv:2207.09453), so that its weights can be used unchanged.
 """
@@ -20,7 +20,7 @@ Features = dict[str, jax.Array]  # irrep name -> [n, 2l+1, channels]
 
 SILU_NORM = 1.6791767923989418
 TANH_NORM = 1.5937334472592695
-"""Scale that gives silu and tanh a unit second moment under a standard normal, as e3nn estimates it."""
+"""Factors that give silu and tanh a unit second moment for standard normal input, as e3nn estimates them."""
 
 
 def channels(irreps: str) -> dict[str, int]:
@@ -114,7 +114,7 @@ def xplor_cutoff(x: jax.Array, start: float) -> jax.Array:
 
 
 class ScaledDense(nn.Module):
-    """Matrix product with unit-variance weights scaled by gain/sqrt(inputs), so that one prior width fits all."""
+    """Linear layer with unit-variance weights, scaled by gain/sqrt(inputs), so that one prior width fits all layers."""
 
     features: int
     gain: float = 1.0

@@ -1,4 +1,4 @@
-"""The head that every network has for the standard deviation of the forces, and where its weights are."""
+"""Output (σ head) that every network has for the standard deviation of the forces, and the path of its weights."""
 
 from typing import Final
 
@@ -10,21 +10,21 @@ from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.equivariant import MLP
 
 SIGMA_UNIT: Final = 0.1 * KCAL_MOL
-"""Force σ where the σ head returns zero, eV/Å."""
+"""Force σ, eV/Å, if the output of the σ head is zero."""
 
 HEAD: Final = "sigma"
-"""Name of the head among the parameters of every network."""
+"""Name of the σ head in the parameters of every network."""
 
 
 def force_sigma(config: ArchitectureConfig, invariants: jax.Array) -> jax.Array:
-    """Force σ of each atom [n], eV/Å, from invariant features [n, f]; to be called inside a network.
+    """Compute the force σ of each atom [n], eV/Å, from invariant features [n, f]; to be called inside a network.
 
-    Its weights are the network's parameters `HEAD`.
+    Its weights are in the network's parameters under `HEAD`.
     """
     log_sigma = MLP((*config.sigma_widths, 1), use_bias=True, name=HEAD)(invariants)[:, 0]
     return SIGMA_UNIT * jnp.exp(log_sigma)
 
 
 def last_bias(config: ArchitectureConfig) -> tuple[str, ...]:
-    """Path of the last bias of the head: the logarithm of the force σ in units of `SIGMA_UNIT`."""
+    """Path of the last bias of the σ head: the logarithm of the force σ in units of `SIGMA_UNIT`."""
     return (HEAD, f"dense_{len(config.sigma_widths)}", "bias")

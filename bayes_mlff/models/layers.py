@@ -1,4 +1,4 @@
-"""Indices of certain layers of a network in its flat weights."""
+"""Positions of certain layers of a network in its vector of weights."""
 
 from typing import cast
 
@@ -23,7 +23,7 @@ def last_sigma_bias(potential: Potential) -> np.ndarray:
 
 
 def with_force_sigma(potential: Potential, params: jax.Array, sigma_ev_a: float) -> jax.Array:
-    """Flat weights [..., p] with the last bias of the σ head set for a given force σ, eV/Å."""
+    """Set the last bias of the σ head in flat weights [..., p] to a given force σ, eV/Å."""
     return params.at[..., last_sigma_bias(potential)].set(float(np.log(sigma_ev_a / SIGMA_UNIT)))
 
 

@@ -1,7 +1,8 @@
-"""MACE (Batatia et al. 2022, arXiv:2206.07697) as a pure function, with a head for the force σ.
+"""MACE (Batatia et al. 2022, arXiv:2206.07697) as a pure function, with an additional output for the force σ.
 
-The network is the scale-shift form that the published foundation models have. Their edge vectors point from the
-sender to the receiver, against those of this package: features of odd parity differ in sign, energies do not.
+The network has the scale-shift form of the published foundation models. Their edge vectors point from the sender
+to the receiver, those of this package in the opposite direction: features of odd parity differ in sign, energies do
+not.
 """
 
 import math
@@ -34,7 +35,7 @@ def outputs(config: MACEConfig, i: int) -> tuple[str, ...]:
 
 
 class Edges(NamedTuple):
-    """Edge features that the blocks use."""
+    """Features of the edges, for all blocks."""
 
     harmonics: Features  # {irrep: [r, k, 2l+1]}
     radial: jax.Array  # [r, k, bessels], zero on padding
@@ -43,7 +44,7 @@ class Edges(NamedTuple):
 
 
 class Interaction(nn.Module):
-    """Messages from the neighbours, their products, and a self-connection."""
+    """One interaction: messages from the neighbours, their products, and a self-connection."""
 
     config: MACEConfig
     index: int
@@ -53,10 +54,10 @@ class Interaction(nn.Module):
         """Map features `{irrep: [n, 2l+1, channels]}` to the next ones.
 
         Args:
-          x: features of the atoms; of the first interaction, rows of `table`.
+          x: features of the atoms; for the first interaction, rows of `table`.
           table: [elements, channels] embedding of each element.
-          one_hot: [n, elements] the element of each atom.
-          edges: of the graph.
+          one_hot: [n, elements] one-hot element of each atom.
+          edges: features of the edges.
         """
         config, first = self.config, self.index == 0
         width, out = config.width, outputs(config, self.index)
@@ -79,7 +80,7 @@ class Interaction(nn.Module):
     def _messages(
         self, x: Features, table: jax.Array, one_hot: jax.Array, edges: Edges, targets: tuple[str, ...]
     ) -> Features:
-        """Sums over neighbours of every atom, by path."""
+        """Sum messages over the neighbours of every atom, for each path."""
         config, (n, elements) = self.config, one_hot.shape
         routes = message_paths(tuple(x), config.max_ell, targets)
         by_element = self.index == 0 and elements <= FEW_ELEMENTS
@@ -114,11 +115,11 @@ class MACE(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
-          receivers: [rows], ascending, the atom of each row of slots. If given, the first axis of vectors, neighbors
-            and edge_mask counts rows instead of atoms.
+          receivers: [rows], in ascending order, the atom of each row. If given, the first axis of vectors, neighbors
+            and edge_mask is over rows instead of atoms.
 
         Returns:
-          Energies without those of the isolated atoms, eV, and σ of force components, eV/Å.
+          Atomic energies without those of the isolated atoms, eV, and σ of force components, eV/Å.
         """
         config, dtype = self.config, vectors.dtype
         elements = len(config.elements)
@@ -143,7 +144,7 @@ class MACE(nn.Module):
         return NodeOutput(energy, force_sigma(config, jnp.concatenate(invariants, axis=-1)))
 
     def _edges(self, vectors: jax.Array, edge_mask: jax.Array) -> tuple[Features, jax.Array]:
-        """Harmonics and radial functions."""
+        """Spherical harmonics and radial functions of the edges."""
         config = self.config
         x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
         envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
@@ -154,7 +155,7 @@ class MACE(nn.Module):
 
 
 def element_axis(config: MACEConfig, path: tuple[str, ...]) -> int | None:
-    """Which axis of a parameter counts elements."""
+    """Axis of a parameter that is indexed by element; None if there is none."""
     if path == ("embedding",) or "product" in path:
         return 0
     return 1 if {"self_connection", "element_messages"} & set(path) else None

@@ -10,7 +10,7 @@ import numpy as np
 from bayes_mlff.models.equivariant import MLP, SILU_NORM, Features, Path, combine, coupling, degree, paths
 
 FEW_ELEMENTS = 8
-"""Largest number of elements for which the first messages are summed by element of the sender, which saves 90 %."""
+"""Up to this number of elements, the first messages are summed by element of the sender, which saves 90 % of them."""
 
 
 def message_paths(node: tuple[str, ...], l_max: int, targets: tuple[str, ...]) -> tuple[Path, ...]:
@@ -72,10 +72,10 @@ class Messages(nn.Module):
 
 
 class ElementMessages(nn.Module):
-    """The same sum if the features of a sender depend only on its element.
+    """The sum of `Messages` for features that depend only on the element of the sender.
 
-    Edges are then summed for each element of the sender, harmonic and hidden radial feature before the last layer
-    of the radial network is applied: once per atom and element instead of once per edge.
+    Edges are first summed for each element of the sender, harmonic and hidden radial feature; then the last layer
+    of the radial network is applied once per atom and element instead of once per edge.
     """
 
     paths: tuple[Path, ...]

@@ -4,8 +4,8 @@ An atom's features x (one irrep of each degree 0..l_max, natural parity) are mul
 `correlation` times, and every equivariant product is weighted by element and channel. MACE writes the products of
 one order as U[w, i, j, k, p] x_i x_j x_k, where p counts ways of coupling the factors one after the other. Most
 of these ways differ only in the order of the factors and give the same product or zero. The weights keep MACE's
-form, [elements, p, channels], so that they and their prior can be used unchanged. Evaluated is a minimal set
-of independent products, whose weights are linear in MACE's.
+form, [elements, p, channels], so that they and their prior can be used unchanged. Only a minimal set of
+independent products is evaluated; their weights are linear functions of MACE's.
 """
 
 import itertools
@@ -40,10 +40,10 @@ class Term(NamedTuple):
 
 
 class Reduction(NamedTuple):
-    """Relation of MACE's products of one order and output degree to independent ones."""
+    """Relation between MACE's products of one order and output degree and the independent ones."""
 
     terms: tuple[Term, ...]  # independent products
-    matrix: np.ndarray  # [terms, p]: matrix from MACE's weights to theirs
+    matrix: np.ndarray  # [terms, p], maps MACE's weights to those of the independent products
 
 
 def natural(l: int) -> str:
@@ -60,11 +60,11 @@ def wigner(l1: int, l2: int, l3: int) -> np.ndarray:
 
 @lru_cache
 def couplings(l_max: int, order: int) -> tuple[tuple[tuple[int, int], np.ndarray], ...]:
-    """Every way of coupling `order` copies of the irreps 0..l_max one after the other.
+    """All ways of coupling `order` copies of the irreps 0..l_max one after the other.
 
     Returns:
       Pairs of ((degree, parity), coefficients [2l+1, d, ..., d]) with d = (l_max+1)², ascending in (degree, parity);
-      ways with the same result keep the order of their construction. Component normalisation.
+      ways with the same result are in the order of their construction. Component normalisation.
     """
     d = (l_max + 1) ** 2
     if order == 1:
@@ -91,7 +91,7 @@ def generalized_coupling(l_max: int, l_out: int, order: int) -> np.ndarray:
 
 
 def symmetrized(tensor: np.ndarray) -> np.ndarray:
-    """Coefficients [2l+1, d, ..., d, p] averaged over the order of their factors, as a matrix [numbers, p].
+    """Average coefficients [2l+1, d, ..., d, p] over all orders of the factors; returns a matrix [numbers, p].
 
     Only this part contributes to products of a vector with itself.
     """
@@ -102,7 +102,7 @@ def symmetrized(tensor: np.ndarray) -> np.ndarray:
 
 
 def pairs(l_max: int, l_out: int) -> tuple[tuple[int, int], ...]:
-    """Pairs l1 <= l2 with a product of natural parity and degree l_out."""
+    """Pairs l1 <= l2 whose product has natural parity and degree l_out."""
     return tuple(
         (a, b)
         for a in range(l_max + 1)
@@ -113,15 +113,15 @@ def pairs(l_max: int, l_out: int) -> tuple[tuple[int, int], ...]:
 
 @lru_cache
 def reduction(l_max: int, l_out: int, order: int) -> Reduction:
-    """Independent products of two or three factors, and how MACE's weights act on them.
+    """Find independent products of two or three factors, and their weights from MACE's.
 
     Args:
       l_max: highest degree of the factors.
       l_out: degree of the product.
-      order: 2 or 3; of two factors `l3` is -1 and `middle` is l_out.
+      order: 2 or 3; for two factors `l3` is -1 and `middle` is l_out.
 
     Returns:
-      Terms, those with small intermediate degrees first, and the matrix of weights.
+      Terms, in order of rising intermediate degree, and the matrix of weights.
     """
     if order == 2:
         candidates = [Term(a, b, l_out, -1) for a, b in pairs(l_max, l_out)]
@@ -179,14 +179,14 @@ class ProductBasis(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features, one_hot: jax.Array) -> Features:
-        """Multiply.
+        """Compute the weighted products.
 
         Args:
           x: [n, 2l+1, channels] of each natural irrep up to l_max.
-          one_hot: [n, elements] the element of each atom.
+          one_hot: [n, elements] one-hot element of each atom.
 
         Returns:
-          `{irrep: [n, 2l+1, channels]}` of the irreps in `out`.
+          `{irrep: [n, 2l+1, channels]}` for the irreps in `out`.
         """
         flat = [jnp.swapaxes(x[natural(l)], 0, 1) for l in range(self.l_max + 1)]  # [2l+1, n, channels]
         elements, channels = one_hot.shape[1], flat[0].shape[-1]
@@ -201,7 +201,7 @@ class ProductBasis(nn.Module):
     def _weights(
         self, irrep: str, one_hot: jax.Array, elements: int, channels: int, dtype: jnp.dtype
     ) -> dict[int, dict[Term, jax.Array]]:
-        """Weight [n, channels] of every independent product that leads to an irrep, by order."""
+        """Weight [n, channels] of every independent product for an irrep, by order."""
         plan: dict[int, dict[Term, jax.Array]] = {}
         l = degree(irrep)
         for order in range(1, self.correlation + 1):
@@ -214,14 +214,14 @@ class ProductBasis(nn.Module):
             if order > 1:
                 terms, matrix = reduction(self.l_max, l, order)
                 weight = jnp.einsum("rp,epc->erc", jnp.asarray(matrix, dtype), weight)
-            # A product with the one-hot element instead of a gather, whose transpose would be a scatter.
+            # A matrix product with the one-hot element: the gradient of a gather would be a slow scatter.
             atoms = (one_hot @ weight.reshape(elements, -1)).reshape(-1, len(terms), channels)
             plan[order] = {term: atoms[:, i, :] for i, term in enumerate(terms)}
         return plan
 
 
 def _squares(x: list[jax.Array], terms: set[Term]) -> dict[tuple[int, int, int], jax.Array]:
-    """Coupled products of two factors that terms need: `{(l1, l2, middle): [2 middle+1, n, channels]}`."""
+    """Coupled products of two factors that the terms need: `{(l1, l2, middle): [2 middle+1, n, channels]}`."""
     wanted: dict[tuple[int, int], list[int]] = {}
     for a, b, middle in sorted({(t.l1, t.l2, t.middle) for t in terms if t.l2 >= 0}):
         wanted.setdefault((a, b), []).append(middle)
@@ -258,7 +258,7 @@ def _contract(
         if l_out == 0:
             total = total + jnp.sum(by_middle[l3] * x[l3], axis=0, keepdims=True) * float(wigner(l3, l3, 0)[0, 0, 0])
             continue
-        # Couple the weighted squares to the degree that the last factor needs first: few components, one product.
+        # First couple the weighted squares to the degree of the last factor: few components, one matrix product.
         c = np.concatenate([wigner(m, l3, l_out).reshape(2 * m + 1, -1) for m in by_middle], axis=0)
         rows = _matmul(c.T, jnp.concatenate(list(by_middle.values())))
         rows = rows.reshape(2 * l3 + 1, 2 * l_out + 1, *rows.shape[1:])
@@ -272,6 +272,6 @@ def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _matmul(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """matrix [p, k] times x [k, n, c] over its first axis."""
+    """Multiply matrix [p, k] with x [k, n, c] along the first axis of x."""
     product = jnp.asarray(matrix, x.dtype) @ x.reshape(x.shape[0], -1)
     return product.reshape(-1, *x.shape[1:])

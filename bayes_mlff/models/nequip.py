@@ -1,6 +1,6 @@
-"""NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with a head for the force σ.
+"""NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with an additional output for the force σ.
 
-The options of its configuration include the network of SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857).
+With certain settings it is the network of SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857).
 """
 
 import math
@@ -108,11 +108,11 @@ class NequIP(nn.Module):
           species: [n] index into `config.elements`.
           neighbors: [n, k] index of the neighbour.
           edge_mask: [n, k] True on real edges.
-          receivers: [rows], ascending, the atom of each row of slots. If given, the first axis of vectors, neighbors
-            and edge_mask counts rows instead of atoms.
+          receivers: [rows], in ascending order, the atom of each row. If given, the first axis of vectors, neighbors
+            and edge_mask is over rows instead of atoms.
 
         Returns:
-          Energies without the shifts of isolated atoms, eV, and σ of force components, eV/Å.
+          Atomic energies without the shifts of isolated atoms, eV, and σ of force components, eV/Å.
         """
         config, dtype = self.config, vectors.dtype
         table = self.param(
@@ -140,7 +140,7 @@ class NequIP(nn.Module):
         return NodeOutput(energy, force_sigma(config, invariants))
 
     def _envelope(self, x: jax.Array) -> jax.Array:
-        """Factor that takes the radial functions to zero at x = r/r_max = 1."""
+        """Factor that makes the radial functions zero at x = r/r_max = 1."""
         config = self.config
         if config.switch_on is None:
             return polynomial_cutoff(x, config.cutoff_power)
@@ -148,14 +148,14 @@ class NequIP(nn.Module):
 
 
 def element_axis(config: NequIPConfig, path: tuple[str, ...]) -> int | None:
-    """Which axis of a parameter counts elements."""
+    """Axis of a parameter that is indexed by element; None if there is none."""
     if path == ("embedding",):
         return 0
     return 1 if "self_connection" in path and config.self_connection == "element" else None
 
 
 def most_layers(config: NequIPConfig) -> int:
-    """The largest of the numbers of blocks and layers, each of which has an array of its own."""
+    """The largest of the numbers of blocks and layers, each of which has its own array."""
     return max(config.num_layers, config.radial_depth, config.readout_depth)
 
 
@@ -168,7 +168,7 @@ def widened(params: Params) -> Params:
     """Random weights with larger first radial weights.
 
     Bessel functions times envelope have an rms of about 0.2 on the edges of molecules. With unit weights each block
-    would add a hundredth of the one before, which training takes long to make up for.
+    would contribute a hundredth of the block before, which training corrects only slowly.
     """
     flat = _flat(params)
     wide = {k: v * RADIAL_STD if k.endswith("radial/dense_0/weight") else v for k, v in flat.items()}
@@ -176,9 +176,9 @@ def widened(params: Params) -> Params:
 
 
 def per_element(config: NequIPConfig, params: Params) -> tuple[NequIPConfig, Params]:
-    """One self-connection matrix of each element in place of those linear in the embedding.
+    """Replace self-connection matrices that are linear in the embedding by one matrix for each element.
 
-    Energies are identical; where the embedding is wider than there are elements there are fewer weights to sample.
+    Energies are identical; if the embedding is wider than the number of elements, there are fewer weights to sample.
     """
     if config.self_connection != "embedding":
         return config, params

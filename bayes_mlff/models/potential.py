@@ -1,4 +1,4 @@
-"""A network together with its weights."""
+"""A network and its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,10 +38,10 @@ class Potential:
         return network(self.config).apply({"params": params}, vectors, species, neighbors, edge_mask, receivers)  # type: ignore[return-value]
 
     def flat(self) -> tuple[jax.Array, Callable[[jax.Array], Params]]:
-        """The weights as one vector [p], and the inverse function."""
+        """The weights as one vector [p], and the function that converts such a vector back."""
         return ravel_pytree(self.params)
 
     def isolated_energy(self, numbers: np.ndarray) -> float:
-        """Sum of the energies of the isolated atoms, eV, in float64; the network's energy is added to it."""
+        """Sum of the energies of the isolated atoms, eV, in float64; total energy = this + the network's energy."""
         table = dict(zip(self.config.elements, self.config.energy_shifts, strict=True))
         return float(sum(table[int(z)] for z in numbers))

@@ -1,4 +1,4 @@
-"""Models by name or path: configuration, weights and the functions made of them."""
+"""Loading, saving and changing models, which are given by name or path."""
 
 import os
 from collections.abc import Callable
@@ -26,25 +26,25 @@ from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.potential import Potential, network
 
 LAYOUT = 1
-"""Of converted files; to be raised when a conversion changes, so that older ones are not found any more."""
+"""Version of converted files; to be increased when a conversion changes, so that older files are no longer used."""
 
 SHIPPED = {
     "nequip-md17-small": "nequip_md17_small.safetensors",
     "mace-perovskite-small": "mace_perovskite_small.safetensors",
 }
-"""Models that come with the package, by the name used in configurations."""
+"""Files of the models that come with the package, by their names in configurations."""
 
 NAMES = (*SHIPPED, *architectures.published())
-"""All models that are known by name: those of this package, and those that other projects have published."""
+"""Names of all known models: those of this package, and those that other projects have published."""
 
 
 def initialize(config: ArchitectureConfig, seed: int, dtype: type = jnp.float32) -> Potential:
-    """Random weights, which in networks that are made for the prior N(0, 1) have unit variance."""
+    """Make a potential with random weights; they have unit variance, as for the prior N(0, 1)."""
     return Potential(config, jax.jit(_initializer(config, dtype))(jax.random.key(seed)))
 
 
 def widened(potential: Potential) -> Potential:
-    """Random weights changed to what training from them should begin with; see `nequip.widened`."""
+    """Change random weights so that training can start from them; see `nequip.widened`."""
     return Potential(potential.config, architectures.of(potential.config).widened(potential.params))
 
 
@@ -57,14 +57,14 @@ def _initializer(config: ArchitectureConfig, dtype: type) -> Callable[[jax.Array
 
 
 def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
-    """The same potential for fewer elements: identical energies, smaller tables and less work.
+    """Restrict a potential to fewer elements: energies are identical, tables smaller and evaluation cheaper.
 
     Args:
       potential: network with its weights.
       elements: atomic numbers to keep, in any order.
 
     Raises:
-      ValueError: if the potential does not know one of them.
+      ValueError: if the potential does not have one of them.
     """
     config = potential.config
     kept = tuple(sorted(set(elements)))
@@ -79,17 +79,17 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
 
 
 def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
-    """The same potential for the elements of these atoms: absent ones would be sampled from the prior for nothing.
+    """Restrict a potential to the elements of these atoms; weights of absent elements need not be sampled.
 
     Raises:
-      DataError: if the potential does not know one of them.
+      DataError: if the potential does not have one of them.
     """
     species_index(numbers, potential.config.elements)
     return restrict(potential, tuple(int(z) for z in np.unique(numbers)))
 
 
 def per_element(potential: Potential) -> Potential:
-    """The same energies with weights of each element in place of those of an embedding; see `nequip.per_element`."""
+    """Replace weights on an element embedding by weights for each element; see `nequip.per_element`."""
     config, params = architectures.of(potential.config).per_element(potential.config, potential.params)
     return potential if config is potential.config else Potential(config, params)
 
@@ -100,28 +100,28 @@ def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
 
 
 def serialised(potential: Potential, metadata: dict[str, str]) -> bytes:
-    """What `save` writes."""
+    """The content of the file that `save` writes."""
     return to_bytes(_arrays(potential), metadata={"config": potential.config.model_dump_json(), **metadata})
 
 
 def _arrays(potential: Potential) -> dict[str, np.ndarray]:
-    """Weights by name. Whatever their strides say, safetensors takes the memory of arrays to be in C order."""
+    """Weights by name, in C order, since safetensors ignores the strides of arrays."""
     return {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
 
 
 def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:
-    """Load a model by name, any safetensors file written by `save`, or a file of another program, such as mace-torch.
+    """Load a model by name, from a safetensors file written by `save`, or from a file of another program (mace-torch).
 
-    The first time that a model of another package is loaded, its converted weights are put into the user's cache.
+    When a model of another package is loaded for the first time, its converted weights are stored in the user's cache.
 
     Args:
       name_or_path: one of `NAMES` or a path to a file.
       key: dotted configuration key, for the error message.
-      dtype: of the weights.
+      dtype: floating-point type of the weights.
 
     Raises:
-      ConfigError: if there is neither such a model nor such a file, or if the package that has it is missing.
-      WeightsError: if the file does not fit the architecture that it states.
+      ConfigError: if neither a model nor a file of this name exists, or if the package of the model is missing.
+      WeightsError: if the weights in the file do not fit the architecture that it states.
     """
     if name_or_path in SHIPPED:
         path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
@@ -138,7 +138,7 @@ def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) ->
 
 
 def _read(path: Path, dtype: type) -> Potential:
-    """What `save` wrote."""
+    """Read a file that `save` wrote."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -155,7 +155,7 @@ def _read(path: Path, dtype: type) -> Potential:
         raise WeightsError(
             f"{path}: {key} in the metadata: got {shown(first['input'])}; {brief(first['msg'])}"
         ) from error
-    # Before anything is built: every block and every layer has an array of its own.
+    # Checked before the network is built: every block and every layer has at least one array.
     claimed = architectures.of(config).most_layers(config)
     if claimed > len(stored):
         raise WeightsError(f"{path}: the metadata claim {claimed} blocks or layers in {len(stored)} arrays")
@@ -172,8 +172,8 @@ def _say(line: str) -> None:
 
 
 def _converted(name: str, key: str, origin: Published) -> Path:
-    """The file with the converted weights of a model of another project, which is written if it is not there."""
-    # What was converted before is found without the package that it came from, unless it could have changed.
+    """Path of the converted weights of another project's model; the model is converted if necessary."""
+    # An earlier conversion is used without the original package, unless the original could have changed.
     if origin.digest is not None and cached(name, origin.digest).is_file():
         return cached(name, origin.digest)
     found, digest = origin.find(name, key, _say)
@@ -188,15 +188,15 @@ def _converted(name: str, key: str, origin: Published) -> Path:
 
 
 def cached(name: str, digest: str) -> Path:
-    """Where the converted weights of another package's model are kept; the name tells the original and the layout."""
+    """Path of the converted weights of another project's model, with the digest of the original and the layout."""
     return cache_folder() / f"{name}-{digest}-v{LAYOUT}.safetensors"
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:
-    """Put stored arrays in the places of a template, one to one.
+    """Put stored arrays into the structure of a template; names and shapes must match exactly.
 
     Raises:
-      WeightsError: naming every entry that is missing, left over, of another shape or not made of finite numbers.
+      WeightsError: naming every entry that is missing, superfluous, of another shape or not finite.
     """
     wanted = cast(dict[str, jax.ShapeDtypeStruct], flatten_dict(template, sep="/"))  # annotated as nested
     problems = [f"missing {k}" for k in wanted if k not in stored]

@@ -1,7 +1,7 @@
-"""Check that JAX computes correct numbers on this machine, once for every version and device.
+"""Checks that JAX computes correct numbers on this machine, once for every version and device.
 
-Shipped models are evaluated in float32 and compared with shipped float64 values, and operations that some releases
-compiled wrongly are tested; see `selfcheck_operations` and `scripts/make_selfcheck_reference.py`.
+Shipped models are evaluated in float32 and compared with stored float64 values, and operations that some releases
+of JAX compiled wrongly are tested; see `selfcheck_operations` and `scripts/make_selfcheck_reference.py`.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from bayes_mlff.models.energetics import Prediction, predictor
 REFERENCE: Final = "selfcheck.json"
 
 TOLERANCE: Final = 2e-4
-"""Largest deviation in units of the largest component; float32 deviates by some 1e-5 on a CPU."""
+"""Largest deviation in units of the largest component; float32 deviates by about 1e-5 on a CPU."""
 
 ACCELERATOR_TOLERANCE: Final = 3e-2
-"""The same for devices that may round factors of float32 products to ten bits."""
+"""The same for accelerators, which may round factors of float32 products to ten bits (TF32)."""
 
 TIMEOUT_S: Final = 120.0
 """Time limit of the process that tests the operations."""
@@ -49,13 +49,13 @@ class Case(NamedTuple):
 
 
 def ensure(say: Callable[[str], None] | None = None) -> bool:
-    """Check this installation, unless it has been checked before.
+    """Check this installation, unless it was checked before.
 
     Args:
       say: receives a line of text if a check is made.
 
     Returns:
-      True if it was checked now, False if it had been checked before.
+      True if it was checked now, False if it was checked before.
 
     Raises:
       BrokenInstallationError: naming versions, device and deviation, if numbers are wrong.
@@ -64,7 +64,7 @@ def ensure(say: Callable[[str], None] | None = None) -> bool:
     if done.is_file():
         return False
     if say is not None:
-        say("checking once that JAX computes right numbers on this machine")
+        say("checking once that JAX computes correct numbers on this machine")
     deviations = check()
     try:
         done.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def check() -> dict[str, float]:
     """Check this installation, whether or not it has been checked before.
 
     Returns:
-      For every model the largest deviation in units of the largest component.
+      The largest deviation of each model, in units of the largest component.
 
     Raises:
       BrokenInstallationError: see `ensure`.
@@ -140,7 +140,7 @@ def evaluate(model: str, structure: Structure, dtype: type) -> Prediction:
 
 
 def _operations() -> list[str]:
-    """Failures of single operations; on a CPU they are tested in another process, since some releases crash or hang."""
+    """Failed operations; on a CPU they are tested in a separate process, since some releases crash or hang."""
     if jax.default_backend() != "cpu":
         return selfcheck_operations.failures()
     command = [sys.executable, str(selfcheck_operations.__file__)]
@@ -156,7 +156,7 @@ def _operations() -> list[str]:
 
 
 def _installation() -> dict[str, str]:
-    """Versions and device on which the numbers depend."""
+    """Versions and device that affect the numbers."""
     device = jax.devices()[0]
     kind = device.device_kind if device.platform != "cpu" else _processor()
     return {
@@ -170,7 +170,7 @@ def _installation() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor type, which JAX calls just cpu; different machines can share a home folder."""
+    """The processor type, for which JAX only says cpu; needed since different machines can share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tests of operations that some releases of JAX compiled wrongly, with whole numbers, whose results are exact.
+"""Tests of operations that some releases of JAX compiled wrongly; they use whole numbers, so that results are exact.
 
 This file needs only JAX and NumPy. Run as a program it prints one line for each failure. It is a separate program
 because some releases crash or hang here.
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def failures() -> list[str]:
-    """Failed operations, one phrase each; factors fit into ten bits, so that products are exact on any device."""
+    """Names of the failed operations; factors fit into ten bits, so that products are exact on any device."""
     checks = (_matrix_vector(), _matrix_vector_gradient(), *map(_reduction, range(6, 9)))
     return [what for what, right in checks if not right]
 

@@ -1,1 +1,1 @@
-"""Molecular dynamics that labels and retrains itself."""
+"""On-the-fly runs: molecular dynamics that requests labels and retrains its potential."""

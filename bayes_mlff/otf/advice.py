@@ -1,4 +1,4 @@
-"""Settings that work and yet are seldom what was meant."""
+"""Warnings about settings that are allowed but probably not intended."""
 
 from typing import Final
 
@@ -8,35 +8,35 @@ from ase.data import atomic_masses, chemical_symbols
 from bayes_mlff.data.structure import Structure
 
 HYDROGEN_FS: Final = 1.0
-"""Longest usual time step for hydrogen, whose stretching vibrations last 9 to 12 fs."""
+"""Longest usual time step for hydrogen; the period of its stretching vibrations is 9 to 12 fs."""
 
 DOUBLE_BONDS_FS: Final = 2.0
-"""Longest for B to F, whose double and triple bonds last 14 to 20 fs whatever the square root of the mass says."""
+"""Longest usual time step for B to F, since vibrations of double and triple bonds have periods of 14 to 20 fs."""
 
 TOLERANCE: Final = 1.05
-"""A time step that is longer by so little is not worth a word."""
+"""Time steps that are longer by up to this factor give no warning."""
 
 
 def longest_timestep_fs(mass: float) -> float:
     """Longest usual time step, fs, for atoms of a mass in amu.
 
-    Periods grow with the square root of the mass: 1 fs for H, 1.4 fs for D. Heavier atoms than Li are bound to others
-    of their like, so that the reduced mass counts, about half of theirs, and more strongly than hydrogen.
+    Periods grow with the square root of the mass: 1 fs for H, 1.4 fs for D. Atoms heavier than Li are bound to atoms
+    of similar mass, so that the reduced mass, about half of theirs, determines the period, and more strongly than H.
     """
     scaled = HYDROGEN_FS * float(np.sqrt(mass / atomic_masses[1]))
     return max(min(scaled, DOUBLE_BONDS_FS), 0.5 * scaled)
 
 
 def timestep_warning(timestep_fs: float, masses: np.ndarray | None, numbers: np.ndarray) -> str | None:
-    """What to say of a time step that is long for the lightest of some atoms.
+    """Warning about a time step that is too long for the lightest of some atoms.
 
     Args:
-      timestep_fs: fs.
+      timestep_fs: time step, fs.
       masses: [n] amu; None: the standard ones.
       numbers: [n] atomic numbers of the atoms that move.
 
     Returns:
-      One sentence, or None if there is nothing to say.
+      One sentence, or None if the time step is not too long.
     """
     if not len(numbers):
         return None
@@ -52,7 +52,7 @@ def timestep_warning(timestep_fs: float, masses: np.ndarray | None, numbers: np.
 
 
 def of_structure(timestep_fs: float, structure: Structure) -> str | None:
-    """The same for the atoms of a structure that are not held in all directions."""
+    """`timestep_warning` for the atoms of a structure that are not fixed in all directions."""
     moves = np.full(len(structure.numbers), True)
     if structure.fixed is not None:
         moves = ~np.all(structure.fixed, axis=1)

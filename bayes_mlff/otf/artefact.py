@@ -1,4 +1,4 @@
-"""What a run has learnt as an ensemble that can be used without the run, beside its checkpoints and at its end."""
+"""Writes the ensemble of a run, which can be used without the run, with each checkpoint and at the end."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory, write_whole
 
 PARAMETERS: Final = ".params"
-"""Where a checkpoint has the weights of the chains, [c, p]."""
+"""Key path of the weights of the chains, [c, p], in a checkpoint."""
 
 
 def trained(
@@ -33,19 +33,19 @@ def trained(
     structure: Structure,
     provenance: Mapping[str, str],
 ) -> Ensemble:
-    """The ensemble of a run at a step.
+    """Make the ensemble of a run at one step.
 
     Args:
-      config: in force.
+      config: present configuration of the run.
       potential: the pretrained model, for the elements of the run.
       params: weights of the chains [c, p].
-      host: offset and calibration.
-      structure: of a label, for composition and electronic state.
-      provenance: what is said of its origin besides the step.
+      host: for offset and calibration.
+      structure: structure of a label, for composition and electronic state.
+      provenance: origin, in addition to the step.
     """
     numbers = structure.numbers
     counts = atomic_energies.composition(numbers, potential.config.elements)
-    # The offset is of the whole structure: the shortest numbers for each element that add up to it.
+    # The offset is one number for the whole structure: take the minimum-norm solution per atom of each element.
     per_atom = host.offset_ev * counts / np.sum(np.square(counts))
     online = OnlineCalibration(host.calibration, config.threshold, config.confidence)
     return Ensemble(
@@ -64,10 +64,10 @@ def trained(
 
 
 def read(run: Path, potential: Potential) -> Ensemble:
-    """The ensemble of the newest intact checkpoint of a run, from that alone: runs of earlier versions have no other.
+    """Make the ensemble of a run from its newest intact checkpoint; needed for runs of earlier versions.
 
     Args:
-      run: its directory.
+      run: run directory.
       potential: the pretrained model that it was started from.
 
     Raises:
@@ -87,26 +87,26 @@ def read(run: Path, potential: Potential) -> Ensemble:
 
 
 def _stated(state: ElectronicState) -> dict[str, float]:
-    """Charge and spin of the labels, in the words of labelled frames."""
+    """Charge and spin of the labels, under the names that labelled frames use."""
     stated = {"charge": state.charge, "multiplicity": state.multiplicity}
     return {name: float(value) for name, value in stated.items() if value is not None}
 
 
 class Artefact:
-    """Keeps the ensemble of a run beside its checkpoints."""
+    """Writes the ensemble of a run next to its checkpoints."""
 
     def __init__(self, config: RunConfig, potential: Potential, run: RunDirectory):
         self._config, self._potential, self._run = config, potential, run
         self._last: tuple[Ensemble, Path] | None = None
 
     def keep(self, state: RunState, structure: Structure) -> None:
-        """Put the ensemble where the checkpoint of this state is to be, or is.
+        """Write the ensemble that belongs to the checkpoint of this state.
 
-        Where nothing was learnt since the last one, the same file gets another name.
+        If nothing was learnt since the last one, the new file is a hard link to it.
 
         Args:
-          state: of the run.
-          structure: of a label.
+          state: state of the run.
+          structure: structure of a label.
 
         Raises:
           RunDirectoryError: if it cannot be written.
@@ -122,7 +122,7 @@ class Artefact:
 
     @staticmethod
     def _found(path: Path) -> tuple[Ensemble, Path] | None:
-        """What a process before this one has left there; whatever is wrong with it, it is made again."""
+        """The ensemble that an earlier process has written; None if it cannot be used, so that it is made again."""
         try:
             return saved.load(path), path
         except (OSError, ConfigError, WeightsError):
@@ -130,7 +130,7 @@ class Artefact:
 
 
 def publish(run: RunDirectory) -> None:
-    """Put a copy of the newest ensemble into the directory of a run that has ended.
+    """Copy the newest ensemble into the directory of a run that has ended.
 
     Raises:
       RunDirectoryError: if it cannot be read or written.

@@ -1,15 +1,15 @@
-"""Labels at random times: when they are due, what they say about the stated confidence, and what follows from it.
+"""Audits: labels at random times, which test the stated confidence and correct the calibration.
 
-A label that the trigger asked for is no fair sample: it was taken because σ was large. Audits are: each step has
-the same chance to become one, whatever σ is there.
+A label that the trigger requested is a biased sample: it was taken because σ was large. Audits are unbiased: each
+step has the same probability to become one, independent of σ.
 
 Each audit turns into a score w, the absolute error on the scale of a standard normal variable under the
 calibration in force before it (`calibration.normal_score`). If the calibration is right, the scores are
-independent and half-normal. The alternative is that from some audit j on the errors are τ times as large as stated,
-τ > 1. With weights 1/(j (j + 1)) over j and equal ones over `WIDENINGS` the Bayes factor of the alternative
-is a martingale of mean 1 while the calibration is right, so that the chance that it ever exceeds 1/α is at
-most α (Ville 1939; Grünwald, de Heide and Koolen 2024, J. R. Stat. Soc. B 86, 1091). Beyond that the Gamma posterior
-of the precision starts anew: its prior, updated with the audits from the most probable j on alone.
+independent and half-normal. The alternative hypothesis is that from some audit j on the errors are τ times as large as
+stated, τ > 1. With weights 1/(j (j + 1)) over j and equal ones over `WIDENINGS` the Bayes factor of the alternative
+is a martingale of mean 1 if the calibration is right, so that the probability that it ever exceeds 1/α is at
+most α (Ville 1939; Grünwald, de Heide and Koolen 2024, J. R. Stat. Soc. B 86, 1091). If it does, the Gamma posterior
+of the precision is restarted from its prior, updated only with the audits from the most probable j on.
 """
 
 import math
@@ -24,36 +24,36 @@ from bayes_mlff.ensemble import calibration, metrics
 from bayes_mlff.ensemble.calibration import Calibration
 
 WIDENINGS: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
-"""Values of τ, equally probable beforehand."""
+"""Values of τ, with equal prior probabilities."""
 
 _STREAM: Final = 1
-"""Keeps the waiting times apart from other uses of the seed."""
+"""Makes the random numbers of the waiting times independent of other uses of the seed."""
 
 
 class Clock(NamedTuple):
     """When the next audit is due."""
 
-    drawn: int  # waiting times so far
-    due: int  # step; 0 = never
-    mean_steps: float  # of the waiting time; 0 = no audits
+    drawn: int  # number of waiting times drawn so far
+    due: int  # step of the next audit; 0 = never
+    mean_steps: float  # mean waiting time, MD steps; 0 = no audits
 
 
 class Score(NamedTuple):
-    """One audit, as the test of the stated confidence needs it."""
+    """Result of one audit, for the test of the stated confidence."""
 
     z: float  # error over uncalibrated σ
-    normal: float  # absolute error on the scale of a standard normal variable, under the calibration before
+    normal: float  # absolute error on the scale of a standard normal variable, with the calibration before the audit
 
 
 class Evidence(NamedTuple):
-    """For errors larger than stated."""
+    """Evidence for errors larger than stated."""
 
-    log_bayes_factor: float  # nats
-    start: int  # index of the audit from which on, most probably
+    log_bayes_factor: float  # natural logarithm
+    start: int  # index of the audit from which on errors are larger, most probably
 
 
 class Outcome(NamedTuple):
-    """What an audit leaves behind."""
+    """Calibration and test result after a label."""
 
     calibration: Calibration
     scores: tuple[Score, ...]  # empty after a raise
@@ -62,34 +62,34 @@ class Outcome(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """One audit as the run logged it; energies in eV."""
+    """One audit from the log of a run; energies in eV."""
 
     step: int
-    error: float  # predicted minus reference
-    asked: bool  # uncertainty asked for a label, too
+    error: float  # predicted minus reference energy
+    asked: bool  # the trigger also requested a label
     threshold: float
-    pit: float  # predictive distribution function at the error
-    raised: bool  # the calibration was raised after it
+    pit: float  # probability integral transform: cumulative predictive distribution at the error
+    raised: bool  # the calibration was raised after this audit
 
 
 class Statement(NamedTuple):
-    """What audits say about the stated confidence."""
+    """Summary of the audits about the stated confidence."""
 
     count: int
-    coverage: metrics.Coverage | None  # of the predictive intervals; None without audits
-    trusted: int  # audits where the trigger would have asked for no label
-    above: int  # of these, with an error above the threshold
-    share_above: metrics.Share | None  # the same with its 95 % interval
+    coverage: metrics.Coverage | None  # coverage of the predictive intervals; None without audits
+    trusted: int  # number of audits at which the trigger requested no label
+    above: int  # number of these with an error above the threshold
+    share_above: metrics.Share | None  # their fraction, with its 95 % interval
 
 
 def draw(seed: int, drawn: int, after: int, mean_steps: float) -> Clock:
     """Draw the next waiting time.
 
     Args:
-      seed: of the run.
-      drawn: waiting times so far; with the seed it fixes the result.
-      after: step from which to wait.
-      mean_steps: mean of the geometric law, which has no memory; 0 = no audits.
+      seed: seed of the run.
+      drawn: number of waiting times so far; it determines the result together with the seed.
+      after: step at which the waiting time begins.
+      mean_steps: mean of the geometric distribution, which has no memory; 0 = no audits.
     """
     if mean_steps <= 0.0:
         return Clock(drawn, 0, 0.0)
@@ -98,22 +98,22 @@ def draw(seed: int, drawn: int, after: int, mean_steps: float) -> Clock:
 
 
 def kept_up(clock: Clock, seed: int, step: int, mean_steps: float) -> Clock:
-    """The clock as of `step`: drawn anew if it has run out or the mean has changed, else as it was."""
+    """The clock at `step`: a new waiting time is drawn if the last has ended or the mean has changed."""
     if clock.mean_steps == mean_steps and (clock.due > step or mean_steps == 0.0):
         return clock
     return draw(seed, clock.drawn, step, mean_steps)
 
 
 def evidence(normal: Sequence[float]) -> Evidence:
-    """Weigh scores [m], m > 0, in order of time, for the alternative against a right calibration."""
+    """Evidence for the alternative, against a right calibration, from scores [m], m > 0, in order of time."""
     w = np.asarray(normal, np.float64)
     tau = np.array(WIDENINGS)
-    # Of N(0, τ²) against N(0, 1) at each score; then summed from each audit on.
+    # Log-likelihood ratio of N(0, τ²) to N(0, 1) for each score; then summed from each audit on.
     ratio = 0.5 * np.square(w)[:, None] * (1.0 - tau**-2)[None, :] - np.log(tau)[None, :]
     since = np.cumsum(ratio[::-1], axis=0)[::-1]
     number = np.arange(1, w.size + 1, dtype=np.float64)
     by_start = np.logaddexp.reduce(since, axis=1) - np.log(tau.size) - np.log(number * (number + 1.0))
-    not_yet = -np.log(w.size + 1.0)  # weight of a beginning still to come, for which the two agree so far
+    not_yet = -np.log(w.size + 1.0)  # weight of changes in the future, for which both hypotheses agree so far
     return Evidence(float(np.logaddexp.reduce([*by_start, not_yet])), int(np.argmax(by_start)))
 
 
@@ -127,19 +127,19 @@ def learn(
     decay: float = 1.0,
     false_alarm: float = 0.01,
 ) -> Outcome:
-    """Update the calibration with one label, and raise it if this audit shows that it was too confident.
+    """Update the calibration with one label, and raise it if an audit shows that it was overconfident.
 
     Args:
       state: calibration before this label.
-      scores: of the audits since the last raise.
-      error: eV, predicted minus reference.
-      sigma: eV, not calibrated.
+      scores: scores of the audits since the last raise.
+      error: predicted minus reference, eV.
+      sigma: uncalibrated σ, eV.
       audited: the label was taken at random.
       decay: see `calibration.update`.
-      false_alarm: probability of raising a right calibration, over a whole run.
+      false_alarm: probability, over a whole run, of raising a right calibration.
 
     Returns:
-      The calibration; raised, it never states smaller errors than the update alone.
+      The new calibration; a raised one never states smaller errors than the update without raise.
     """
     updated = calibration.update(state, error, sigma, decay=decay)
     if not audited:
@@ -154,7 +154,7 @@ def learn(
 
 
 def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
-    """Audits of the energy in order of time, from the events of a run; one that was logged twice counts once.
+    """Audits of the energy in order of time, from the events of a run; duplicates count once.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
@@ -166,7 +166,7 @@ def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
                 audit = Audit(
                     step=int(event["step"]),
                     error=float(event["error_ev"]),
-                    # Before this was logged, uncertainty asked whenever σ was above its limit.
+                    # Older logs lack `asked`; there the trigger requested a label if σ was above its limit.
                     asked=bool(event.get("asked", float(event["sigma_ev"]) > float(event["sigma_crit_ev"]))),
                     threshold=float(event["threshold_ev"]),
                     pit=float(event["pit"]),
@@ -187,7 +187,7 @@ def since_raise(audits: Sequence[Audit]) -> list[Audit]:
 
 
 def statement(audits: Sequence[Audit]) -> Statement:
-    """Coverage at 50, 80, 90 and 95 %, and how often a trusted prediction was wrong by more than the threshold."""
+    """Coverage at 50, 80, 90 and 95 %, and how often the error of a trusted prediction was above the threshold."""
     trusted = [a for a in audits if not a.asked]
     above = sum(abs(a.error) > a.threshold for a in trusted)
     return Statement(

@@ -1,4 +1,4 @@
-"""Whether a run that is there is the one that a user asks for: the same settings, structure, model and reference."""
+"""Checks that an existing run has the settings, structure, model and reference that the user requests."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,26 +25,26 @@ GONE: Final = f"modules or files beside the configuration are gone: {_COPY}"
 
 
 class Begun(NamedTuple):
-    """A run that is there."""
+    """An existing run."""
 
     start: Start
-    remarks: tuple[str, ...]  # what could not be compared
+    remarks: tuple[str, ...]  # files that could not be compared
 
 
 def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
-    """What the run in a directory was started from, if it is the run that a configuration asks for.
+    """Check that the run in a directory is the one of a configuration; returns what it was started from.
 
-    Structure and model are compared by what they are, not by where they are: the files may have moved. Where one has
-    gone there is nothing to compare with, and the copy in the directory stands for it.
+    Structure and model are compared by content and not by path, since files may have been moved. If a file no longer
+    exists, it is not compared, and the copy in the directory is used.
 
     Args:
-      config: with absolute paths.
+      config: the requested configuration, with absolute paths.
       stored: the configuration in the directory.
-      path: the directory.
+      path: run directory.
 
     Raises:
       RunDirectoryError: naming what differs, or what is damaged.
-      ConfigError, DataError, WeightsError: if the structure or the model is there but cannot be read any more.
+      ConfigError, DataError, WeightsError: if the file of the structure or the model exists but cannot be read.
     """
     start, remarks = starts.read(path), []
     config, stored = (stated(each, start.potential) for each in (config, stored))
@@ -70,15 +70,15 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
 
 
 def folder_of(start: Start, path: Path, base: Path) -> Path:
-    """The folder of the reference's modules and files: that of the configuration, or the copy where some have gone.
+    """Folder of the reference's modules and files: that of the configuration, or the run's copy if files are missing.
 
     Args:
-      start: what the run in a directory was started from.
-      path: the directory.
+      start: what the run was started from.
+      path: run directory.
       base: folder of the configuration.
 
     Raises:
-      RunDirectoryError: naming a file that has changed, or is nowhere.
+      RunDirectoryError: naming a file that has changed, or that no longer exists.
     """
     names = (*start.beside.kept, *start.beside.needed)
     for name in hosts.shared(lambda: [n for n, c in start.beside.kept.items() if _is_other(base / n, c)]):
@@ -95,7 +95,7 @@ def _is_other(path: Path, content: bytes) -> bool:
 
 
 def check_engine(start: Start, settings_hash: str, description: str) -> None:
-    """Refuse another reference than that with which a run was started.
+    """Refuse a reference other than that with which the run was started.
 
     Raises:
       ConfigError: naming both.
@@ -125,12 +125,12 @@ def _structure(config: RunConfig) -> InitialStructure | None:
 
 
 def _model(config: RunConfig, start: Start) -> Potential | None:
-    """The model of the configuration, for the same elements; None if it is not there."""
+    """The model of the configuration, for the elements of the run; None if it does not exist."""
     if config.model not in registry.NAMES and not is_file(Path(config.model)):
         return None
     try:
         found = registry.load(config.model)
-    except ConfigError:  # of another package that is not there any more, or cannot be downloaded
+    except ConfigError:  # a model of a package that is no longer installed, or that cannot be downloaded
         return None
     missing = set(start.potential.config.elements) - set(found.config.elements)
     if missing:

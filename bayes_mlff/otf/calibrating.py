@@ -1,4 +1,4 @@
-"""What the calibrations learn from one label, and what is said of it."""
+"""Updates the calibrations with one label, and reports audits."""
 
 from typing import Final, NamedTuple
 
@@ -14,19 +14,19 @@ from bayes_mlff.otf.state import HostState, Observer
 from bayes_mlff.runs.directory import RunDirectory
 
 _SUFFIX: Final = {"eV": "ev", "eV/Å": "ev_a"}
-"""How names of fields end, by unit."""
+"""Suffixes of event fields, by unit."""
 
 
 class Told(NamedTuple):
-    """What a label has told about the prediction before it."""
+    """A label, and why it was requested."""
 
     record: LabelRecord
     audited: bool  # the label was taken at random
-    asked: tuple[bool, ...]  # by the triggers, in the order of the criteria
+    asked: tuple[bool, ...]  # whether each trigger requested it, in the order of the criteria
 
 
 def calibrated(problem: Problem, run: RunDirectory, observer: Observer, host: HostState, told: Told) -> HostState:
-    """Learn from one error of each statistic, and say so if an audit has shown that its confidence does not hold."""
+    """Update the calibration of each statistic with its error, and report if an audit has disproved its confidence."""
     for criterion, asked in zip(criteria(problem), told.asked, strict=True):
         host = _one(problem, run, observer, host, criterion, told, asked=asked)
     return host
@@ -44,7 +44,7 @@ def _one(
 ) -> HostState:
     name, record = criterion.statistic.name, told.record
     reading = readings.find(record.readings, name)
-    if reading is None:  # the label was paid for before this statistic was watched
+    if reading is None:  # the label is older than the trigger on this statistic
         return host
     before, error = calibration_of(host, criterion), criterion.statistic.error(record)
     outcome = audits.learn(
@@ -80,7 +80,7 @@ def _one(
 def _raised(
     run: RunDirectory, observer: Observer, step: int, criterion: Criterion, change: tuple[float, Outcome]
 ) -> None:
-    """Say that intervals, of a unit σ as wide as the first number before, are wider from here on."""
+    """Report that intervals are wider from here on; `change` has the earlier width for σ = 1, and the outcome."""
     then, outcome = change
     factor = float(calibration.interval(outcome.calibration, 1.0)) / then
     run.log(

@@ -1,4 +1,4 @@
-"""Which settings may differ when a run is resumed, and which make it another run."""
+"""Settings that may change when a run is resumed; all others need a new run."""
 
 from bayes_mlff.core.changes import Change, changes
 from bayes_mlff.core.errors import ConfigError
@@ -36,16 +36,16 @@ FREE = (
     "audits",
     "engine",
 )
-"""Settings that take effect from the checkpoint on. The engine may change in what leaves its results as they are
-(threads, time limits): its settings hash is compared with that of the labels. Cell vectors that were free until now
-lean towards others, which could not be held then."""
+"""Settings that take effect from the checkpoint on. Of the engine only settings that do not affect labels may change
+(threads, time limits): its settings hash is compared with that of the labels. `dynamics.barostat.free` may not: vectors
+that were free are tilted by now, so that they and the others are no longer perpendicular."""
 
 
 def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
-    """All settings that differ, if the run can go on with them.
+    """List all settings that differ, if the run can be resumed with them.
 
     Raises:
-      ConfigError: naming the first one that may not change.
+      ConfigError: naming the first setting that may not change.
     """
     found = changes(before, after)
     for change in found:

@@ -1,4 +1,4 @@
-"""The configuration of a run: one YAML file, validated before anything is paid for."""
+"""The configuration of a run: one YAML file, validated before any calculation."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -240,7 +240,7 @@ class RunConfig(Section):
 
     @property
     def n_steps(self) -> int:
-        """MD steps of the whole run."""
+        """Number of MD steps of the whole run."""
         return round(self.dynamics.duration_ps * 1000.0 / self.dynamics.timestep_fs)
 
 
@@ -248,7 +248,7 @@ def parse(raw: Any) -> RunConfig:
     """Validate a configuration read from YAML.
 
     Raises:
-      ConfigError: for the first problem, naming the dotted key, what came and what is allowed.
+      ConfigError: for the first problem, naming the dotted key, the value and what is allowed.
     """
     return settings.validate(RunConfig, raw)
 
@@ -263,6 +263,6 @@ def load(path: Path) -> RunConfig:
 
 
 def template() -> str:
-    """YAML of all keys, commented; the only one without a default, `structure`, is set to ethanol."""
+    """YAML of all keys with comments; `structure`, the only key without a default, is set to ethanol."""
     config = RunConfig(structure=StructureSettings(file="ethanol"))
     return commented(config, "Configuration of an on-the-fly run. Unknown keys are refused.")

@@ -1,4 +1,4 @@
-"""What a run will cost, from one measured call of each part."""
+"""Estimates the cost of a run from one measured call of each part."""
 
 import resource
 import sys
@@ -21,20 +21,20 @@ UPDATE_STEPS: Final = 4
 
 
 class Cost(NamedTuple):
-    """Of the parts of a run besides the reference; compilation is not counted."""
+    """Cost of the parts of a run, without the reference and without compilation."""
 
-    step_s: float  # of dynamics, with all chains
-    update_s: float  # of all chains after a label, with a whole minibatch, without the noise levels (about a tenth)
-    memory_bytes: int  # most that was in use so far, on the device, or of the process on a CPU
-    label_bytes: int  # of memory for every label
+    step_s: float  # s per MD step, with all chains
+    update_s: float  # s per update of all chains, with a full minibatch, without noise levels (about a tenth)
+    memory_bytes: int  # peak memory so far: of the device, or of the process on a CPU
+    label_bytes: int  # memory per label
 
     def run_s(self, config: RunConfig, *, labels: int, label_s: float) -> float:
-        """Estimate for a run with so many labels of so many seconds each."""
+        """Estimated time, s, of a run with this number of labels, of `label_s` each."""
         return config.n_steps * self.step_s + labels * (config.sampler.rounds * self.update_s + label_s)
 
 
 def measure(problem: Problem) -> Cost:
-    """Take some steps of dynamics and some of the chains at the initial structure, with the pretrained weights."""
+    """Time a few MD steps and a few steps of the chains, at the initial structure with the pretrained weights."""
     config, key = problem.config, jax.random.key(0)
     chains = config.sampler.chains
     params = jnp.repeat(problem.pretrained, chains, axis=0)
@@ -59,7 +59,7 @@ def _shortened(problem: Problem) -> Problem:
 
 
 def _labels(problem: Problem) -> training.TrainingSet:
-    """As many labels as a minibatch has, all alike: what the pretrained model says of the initial structure."""
+    """A full minibatch of equal labels: the prediction of the pretrained model for the initial structure."""
     graph = learning_graph(problem, problem.structure, slack=1.1)
     batch = jax.tree.map(lambda x: x[None], graph)
     said = jax.jit(problem.predict)(problem.pretrained[0], batch)
@@ -72,7 +72,7 @@ def _labels(problem: Problem) -> training.TrainingSet:
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    """Of the second time; the first compiles."""
+    """Time of the second call, s; the first call compiles."""
     jax.block_until_ready(work())
     start = time.perf_counter()
     jax.block_until_ready(work())

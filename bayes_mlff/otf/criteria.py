@@ -1,4 +1,4 @@
-"""Criteria of a run: one row for each statistic that may ask for a label, and what follows from them now."""
+"""Criteria of a run, one for each statistic that can request a label, and the present triggers."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -17,11 +17,11 @@ def _energy(problem: Problem) -> Criterion:
 
 
 ROWS: Final[list[Callable[[Problem], Criterion | None]]] = [_energy]
-"""Criteria of which a configuration may ask; None where it does not."""
+"""Functions that make the criteria; each returns None if the configuration does not request its criterion."""
 
 
 def criteria(problem: Problem) -> tuple[Criterion, ...]:
-    """What the configuration of a run asks for, the error of the energy always among it."""
+    """All criteria of a run; that on the error of the energy is always included."""
     return tuple(made for row in ROWS if (made := row(problem)) is not None)
 
 
@@ -31,25 +31,25 @@ def priors(problem: Problem) -> dict[str, Calibration]:
 
 
 def calibration_of(host: HostState, criterion: Criterion) -> Calibration:
-    """Present calibration of a criterion; its prior if it is new."""
+    """Present calibration of a criterion; its prior if there is none yet."""
     return host.calibrations.get(criterion.statistic.name, criterion.prior)
 
 
 def triggers(problem: Problem, host: HostState) -> tuple[Trigger, ...]:
-    """Triggers with the limits that hold now, in the order of `criteria`."""
+    """Triggers with the present limits, in the order of `criteria`."""
     return tuple(criterion.trigger(calibration_of(host, criterion)) for criterion in criteria(problem))
 
 
 def silent_steps(host: HostState, between: int, labels: Iterable[int], paid: Iterable[int]) -> int:
-    """Steps from here on in which no trigger asks for a label, since one was just learnt or gone back to.
+    """Number of steps from here on in which no trigger may request a label, after a label or a roll-back.
 
-    What a trigger had asked for before a kill, and a longer silence was configured, is asked for again.
+    Labels that a trigger requested before the run was killed are requested again, even if `between` is now larger.
 
     Args:
-      host: of this step.
-      between: least number of steps between labels that triggers ask for.
+      host: state of the run at this step.
+      between: smallest number of steps between labels that triggers request.
       labels: steps of all labels of the run.
-      paid: those of them that triggers asked for.
+      paid: steps of the labels that triggers requested.
     """
     last = max((step for step in (*labels, *(s.step for s in host.setbacks)) if step <= host.step), default=0)
     ahead = min((step for step in paid if step > host.step), default=last + between + 1)

@@ -1,4 +1,4 @@
-"""More room in the neighbour list, for a geometry that did not fit into it."""
+"""Enlarges the neighbour list for a geometry with too many neighbours."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from bayes_mlff.otf.state import HostState, RunState
 
 
 def structure_of(problem: Problem, md: MDState, host: HostState) -> Structure:
-    """The geometry of the dynamics in the frame of the structure's file."""
+    """The present geometry in the coordinates of the structure's file."""
     start = problem.structure
     cell = np.asarray(md.cell, np.float64) if problem.integrator.needs_stress else start.cell
     positions = problem.positions(np.asarray(md.position, np.float64), cell, host.origin)
@@ -19,7 +19,7 @@ def structure_of(problem: Problem, md: MDState, host: HostState) -> Structure:
 
 
 def with_room(problem: Problem, state: RunState, crowded: MDState) -> RunState:
-    """The last committed state, with neighbour lists that hold the geometry that did not fit."""
+    """The last committed state with larger neighbour lists, sufficient for the geometry that did not fit."""
     device, host, spec = state.device, state.host, state.host.spec
     elements = problem.potential.config.elements
     larger = _larger(problem, host, structure_of(problem, crowded, host))
@@ -32,13 +32,13 @@ def with_room(problem: Problem, state: RunState, crowded: MDState) -> RunState:
 
 
 def _larger(problem: Problem, host: HostState, crowd: Structure) -> NeighborSpec:
-    """The present list with more neighbours or more images, as the crowded geometry needs."""
+    """Neighbour list settings with more neighbours or more images, as the crowded geometry needs."""
     spec, slack = host.spec, 1.25
     while True:
         wanted, _ = neighbors.allocate(
             crowd, problem.potential.config.elements, spec.r_max, skin=spec.skin, slack=slack
         )
-        # One more image at a time: were the cell collapsing, the number of images would exhaust the memory.
+        # One more image at a time: for a collapsing cell, the number of images would exhaust the memory.
         images = tuple(old + (new > old) for new, old in zip(wanted.images, spec.images, strict=True))
         if wanted.capacity > spec.capacity or images != spec.images:
             return spec._replace(capacity=max(wanted.capacity, spec.capacity), images=images)

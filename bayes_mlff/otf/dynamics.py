@@ -1,4 +1,4 @@
-"""The next stretch of dynamics: how long it may be, what stops it, and what came of it."""
+"""Runs the next chunk of dynamics with its limits and triggers."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,26 +16,26 @@ from bayes_mlff.otf.state import RunState
 
 
 class Ran(NamedTuple):
-    """A stretch of dynamics, and what it was run against."""
+    """A finished chunk of dynamics with its triggers."""
 
     chunk: Chunk
-    triggers: tuple[Trigger, ...]  # with the limits of this stretch, even if it was too early to ask
-    readings: tuple[Reading, ...]  # of its last step
-    tripped: str | None  # why its last step cannot be gone on from
+    triggers: tuple[Trigger, ...]  # with the limits of this chunk, also if they could not request a label yet
+    readings: tuple[Reading, ...]  # of the last step
+    tripped: str | None  # why the run cannot continue from the last step; None if it can
 
     @property
     def stop(self) -> Stop:
-        """Why it ended early."""
+        """Why the chunk ended early."""
         return Stop(int(self.chunk.stop))
 
     @property
     def steps(self) -> int:
-        """Steps begun."""
+        """Number of steps begun."""
         return int(self.chunk.steps)
 
     @property
     def labelled(self) -> bool:
-        """Whether its last step waits for a label."""
+        """Whether the last step waits for a label."""
         return bool(self.stop & (Stop.UNCERTAIN | Stop.AUDIT))
 
 
@@ -49,12 +49,12 @@ class Dynamics:
     def run(
         self, state: RunState, triggers: tuple[Trigger, ...], *, silent: int, known: Mapping[str, list[float]]
     ) -> Ran:
-        """Dynamics up to the next stop.
+        """Run until the next stop, for at most one chunk.
 
         Args:
-          state: from which it starts.
-          triggers: with the limits of now.
-          silent: steps from here on in which the triggers ask for nothing.
+          state: initial state.
+          triggers: triggers with the present limits.
+          silent: number of steps from here on in which the triggers request no label.
           known: values of the statistics at the labels so far, by name.
         """
         host, device, config = state.host, state.device, self._problem.config

@@ -11,17 +11,17 @@ from bayes_mlff.otf.state import DeviceState, HostState, RunState
 from bayes_mlff.posterior import training_set as training
 
 INITIAL_CAPACITY: Final = 64
-"""Label slots to begin with; doubled when full, at the price of one compilation."""
+"""Initial number of label slots; doubled when full, which costs one compilation."""
 
 
 def first_state(problem: Problem, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:
-    """Atoms at rest in the initial structure or with their first velocities, chains apart, and no labels.
+    """Initial structure with initial velocities, different starting points of the chains, and no labels.
 
     Args:
-      problem: of the run.
-      key_md: draws the first velocities and the noise of the thermostat.
-      key_params: draws the starting points of the chains.
-      key_chains: draws the noise of the sampler.
+      problem: constants of the run.
+      key_md: random key for the initial velocities and the noise of the thermostat.
+      key_params: random key for the starting points of the chains.
+      key_chains: random key for the noise of the sampler.
     """
     spec, state, md = first_dynamics(problem, key_md)
     params = first_parameters(problem, key_params)

@@ -1,4 +1,4 @@
-"""What a run refuses to go on from, the way back to its trusted state, and when it gives up."""
+"""Guards: states from which a run must not continue, the roll-back to the last trusted state, and when a run stops."""
 
 from collections.abc import Mapping
 
@@ -25,13 +25,13 @@ from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import Anchor, HostState, RunState, Setback
 
 COLDEST_K = 300.0
-"""Lower scheduled temperatures count as this much, since a relaxing structure heats up on its own."""
+"""Smallest temperature for the limit, since a relaxing structure heats up even at a lower scheduled temperature."""
 
 HEALTHY_TAIL = 1e-12
-"""Probability of a kinetic energy in equilibrium above which the limit of the temperature stays."""
+"""Largest probability, in equilibrium, of a kinetic energy above the limit."""
 
 UNSOUND = "a position, momentum, force, cell or stress is not finite"
-"""Said of a state that was about to be committed."""
+"""Reason for not committing a state."""
 
 _SETTINGS = {
     Stop.SIGMA: "guards.sigma_ratio",
@@ -40,11 +40,11 @@ _SETTINGS = {
     Stop.VOLUME: "guards.volume_ratio",
     Stop.DRIFT: "guards.drift_kcal_mol_atom_ps",
 }
-"""What sets the limit of each bit."""
+"""Setting of the limit for each bit."""
 
 
 def hottest_k(problem: Problem, time_fs: float) -> float:
-    """Highest temperature scheduled from the start to a time, at least `COLDEST_K`."""
+    """Highest temperature scheduled from the start until a time, at least `COLDEST_K`."""
     dynamics = problem.config.dynamics
     known = [COLDEST_K, dynamics.initial_temperature_k]
     if dynamics.ensemble != "nve":
@@ -53,7 +53,7 @@ def hottest_k(problem: Problem, time_fs: float) -> float:
 
 
 def _highest(schedule: Schedule, time_fs: float) -> float:
-    """A schedule is linear between its ends, so that its maximum is at one of them or now."""
+    """Highest temperature of a schedule until a time; segments are linear, so only their ends and that time matter."""
     highest = 0.0
     for begin, end, (first, last) in zip(schedule.begin_fs, schedule.end_fs, schedule.temperature_k, strict=True):
         if begin <= time_fs:
@@ -74,10 +74,10 @@ def limits(
     """Limits of the next chunk.
 
     Args:
-      problem: of the run.
-      state: from which it starts.
-      steps: its largest number of steps.
-      triggers: with the limits of now.
+      problem: constants of the run.
+      state: state at the start of the chunk.
+      steps: largest number of steps of the chunk.
+      triggers: triggers with the present limits.
       audit: number of the step in the chunk, from 1, that is an audit; 0 = none.
       known: values of the statistics at the labels so far, by name.
     """
@@ -87,7 +87,7 @@ def limits(
     freedom = problem.integrator.degrees_of_freedom(n_atoms, problem.structure.fixed)
     ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
     scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
-    # A user may lower the temperature and resume; what the reference has confirmed is not too hot.
+    # A user may lower the temperature and resume; a state that the reference has confirmed is never too hot.
     kinetic = ratio * max(scheduled, float(kinetic_energy(state.device.trusted)))
     volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
     highest = [
@@ -115,16 +115,16 @@ def limits(
 
 
 def _usual(criterion: Criterion, trigger: Trigger, known: list[float]) -> float:
-    """What a statistic is at most or usually, whichever is more; infinite while no label tells.
+    """Scale of a statistic for its limit: the largest of the present limit, the first one and the median at labels.
 
-    A model that knows little is no explosion: its usual σ counts as the critical one if it is larger.
+    With the median, a model that is uncertain everywhere is not taken for an explosion. Infinite before any label.
     """
     usual = float(np.median(known)) if known else np.inf
     return max(float(trigger.limit), criterion.limit(criterion.prior), usual)
 
 
 def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> Anchor | None:
-    """Where drift is counted from after a chunk of which the model took `alone` steps before any label."""
+    """Start of the drift measurement after a chunk in which the model took `alone` steps before any label."""
     if config.dynamics.ensemble != "nve" or host.anchor is not None or alone < 1:
         return host.anchor
     first = (np.float64(x[0]) for x in (chunk.thermo.potential, chunk.thermo.kinetic, chunk.thermo.work))
@@ -133,9 +133,9 @@ def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> An
 
 
 def tripped(stop: Stop, chunk: Chunk, allowed: Limits, triggers: tuple[Trigger, ...]) -> str | None:
-    """Why the last step of a chunk, run with these triggers, cannot be gone on from; None if it can.
+    """Why the run cannot continue from the last step of a chunk with these triggers; None if it can.
 
-    With neighbours missing, σ and distances say nothing: the chunk is redone with more room first.
+    If neighbours are missing, σ and distances have no meaning: the chunk is first repeated with larger lists.
     """
     found = stop & TRIPS
     if Stop.NEIGHBOR_OVERFLOW in stop:
@@ -151,7 +151,7 @@ def tripped(stop: Stop, chunk: Chunk, allowed: Limits, triggers: tuple[Trigger, 
 
 
 def _uncertain(chunk: Chunk, limits: Limits, triggers: tuple[Trigger, ...]) -> list[str]:
-    """Statistics that were above their limits, and these."""
+    """Messages about statistics above their limits."""
     values = np.atleast_1d(np.asarray(chunk.compared.statistics))
     highest = np.broadcast_to(np.asarray(limits.statistics), values.shape)
     said = []
@@ -164,7 +164,7 @@ def _uncertain(chunk: Chunk, limits: Limits, triggers: tuple[Trigger, ...]) -> l
 
 
 def _exceeded(bit: Stop, chunk: Chunk, limits: Limits) -> str:
-    """The number that was compared, and its limit."""
+    """Message with the value that was compared and its limit."""
     compared, kcal = chunk.compared, KCAL_MOL_PER_EV
     size, smallest = float(compared.volume), float(limits.volume_min)
     what, unit, value, limit, digits = {
@@ -190,7 +190,7 @@ def _exceeded(bit: Stop, chunk: Chunk, limits: Limits) -> str:
 
 
 def _lost(chunk: Chunk) -> str:
-    """What is not finite in the last step of a chunk; the momenta at its end are those that its forces have made."""
+    """Message about values in the last step of a chunk that are not finite."""
     predictive, md = chunk.predictive, chunk.md
     parts = {
         "the predicted energy": predictive.energy_mean,
@@ -206,7 +206,7 @@ def _lost(chunk: Chunk) -> str:
 
 
 def not_finite(state: RunState) -> tuple[str, ...]:
-    """Names of the parts of a state that hold NaN or infinity: 'md', 'params', 'calibration'."""
+    """Names of the parts of a state that contain NaN or infinity: 'md', 'params', 'calibration'."""
     device = state.device
     moving = (device.md.position, device.md.momentum, device.md.force, device.md.cell, device.md.stress)
     parts = {
@@ -221,13 +221,13 @@ def permit(guards: GuardsConfig, host: HostState, setback: Setback, last_label: 
     """Allow one more roll-back, or stop the run.
 
     Args:
-      guards: settings.
-      host: before it.
-      setback: what happened now.
+      guards: settings of the guards.
+      host: state before the roll-back.
+      setback: reason for the roll-back.
       last_label: step of the last accepted label.
 
     Raises:
-      RunStoppedError: with what happened lately and what can be done.
+      RunStoppedError: with the recent roll-backs and what the user can do.
     """
     lately = [s for s in host.setbacks if s.step > setback.step - guards.rollback_steps]
     failed = [s for s in host.setbacks if s.kind == "reference" and s.step > last_label]
@@ -260,14 +260,14 @@ def back(problem: Problem, trusted: MDState, step: int, count: int) -> MDState:
     """The trusted state with new velocities.
 
     Args:
-      problem: of the run.
-      trusted: where the last accepted label finished a step.
-      step: number of the step that takes the run back; step numbers never fall.
-      count: roll-backs before this one, from which and the seed the velocities follow.
+      problem: constants of the run.
+      trusted: state after the last accepted label.
+      step: number of the step that rolls back; step numbers never decrease.
+      count: number of earlier roll-backs, which with the seed determines the velocities.
 
     Returns:
-      Velocities of the scheduled temperature, in nve of the trusted state's kinetic energy and with its centre of
-      mass's; the change of kinetic energy is booked as work.
+      Velocities of the scheduled temperature; in nve with the kinetic energy and the centre-of-mass velocity of the
+      trusted state. The change of the kinetic energy is counted as work.
     """
     dynamics = problem.config.dynamics
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(problem.config.seed), 2), count)
@@ -296,13 +296,13 @@ def back(problem: Problem, trusted: MDState, step: int, count: int) -> MDState:
 
 
 def neighbors_of(md: MDState, state: NeighborState, spec: NeighborSpec) -> NeighborState:
-    """Neighbours of a geometry that is not the next one; the overflow of the one that was left is forgotten."""
+    """Neighbours of a geometry after a jump; an overflow of the previous geometry is reset."""
     moved = neighbors.move(state, md.position, md.cell)._replace(overflow=jnp.zeros([], bool))
     return neighbors.update(moved, spec)
 
 
 def rewritten(chunk: Chunk, md: MDState) -> Chunk:
-    """A chunk whose last step is the return to `md`, which no model has predicted: σ is nan there."""
+    """Replace the last step of a chunk by the return to `md`; σ is nan there, since there is no prediction."""
     last = int(chunk.steps) - 1
 
     def put(buffer: jax.Array, value: object) -> np.ndarray:

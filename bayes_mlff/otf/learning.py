@@ -1,4 +1,4 @@
-"""A label enters the training set, and the chains go on until they know it."""
+"""Adds a label to the training set and continues the chains until they reproduce it."""
 
 import time
 
@@ -18,14 +18,14 @@ from bayes_mlff.runs.interruption import Interruption
 
 
 class Learner:
-    """The update of the chains of one run, compiled once for every capacity of the training set."""
+    """Updates the chains of one run; compiled once for every capacity of the training set."""
 
     def __init__(self, problem: Problem, run: RunDirectory, observer: Observer, interruption: Interruption):
         self._problem, self._run, self._observer, self._interruption = problem, run, observer, interruption
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
 
     def learn(self, state: RunState, record: LabelRecord) -> RunState:
-        """Put a label into the training set and continue the chains.
+        """Add a label to the training set and continue the chains.
 
         Raises:
           RunStoppedError: if a chain becomes non-finite.
@@ -49,7 +49,7 @@ class Learner:
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
 
     def _with_room(self, known: TrainingSet, record: LabelRecord) -> tuple[TrainingSet, Graph]:
-        """The training set with room for one more label, and that label's graph with as many neighbour slots."""
+        """Make room for one more label in the training set, and its graph with the same number of neighbour slots."""
         if int(known.count) == known.capacity:
             known = training.grow(known, 2 * known.capacity)
         graph, slots = learning_graph(self._problem, record.structure), known.graphs.neighbors.shape[2]
@@ -59,7 +59,7 @@ class Learner:
         return known, pad_slots(graph, known.graphs.neighbors.shape[2])
 
     def _fits(self, params: jax.Array, graph: Graph, energy: float) -> bool:
-        """True if the mean energy of a label, eV on the network's scale, is off by at most half of the threshold."""
+        """True if the mean prediction for a label's energy, eV on the network's scale, is within half the threshold."""
         error = float(self._ensemble(params, graph).energy_mean[0]) - energy
         return abs(error) <= 0.5 * self._problem.threshold_ev
 

@@ -1,4 +1,4 @@
-"""The on-the-fly loop: run until uncertain, ask the reference, learn, finish the step, go on."""
+"""The on-the-fly loop: run dynamics until uncertain, call the reference, learn, finish the step, continue."""
 
 import contextlib
 import time
@@ -35,7 +35,7 @@ from bayes_mlff.runs.interruption import SAVING_S, Interruption
 
 
 class Session:
-    """One process working on one run."""
+    """The work of one process on one run."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ class Session:
         """Run until the schedule ends.
 
         Raises:
-          RunStoppedError: if the run cannot go on by itself.
+          RunStoppedError: if the run cannot continue without a decision of the user.
           EngineError: if the reference gave no label.
-          RunInterruptedError: if the run was asked to end.
+          RunInterruptedError: if the end of the run was requested.
         """
         n_steps = self.problem.config.n_steps
         self.run.log("run_started", step=state.host.step, n_steps=n_steps)
@@ -124,7 +124,7 @@ class Session:
         return state
 
     def advance(self, state: RunState) -> RunState:
-        """Run one chunk and do what its stop bits ask for."""
+        """Run one chunk and act on its stop bits."""
         started = time.perf_counter()
         state = recentred(state)
         ran = self._run(state)
@@ -155,7 +155,7 @@ class Session:
         return moved
 
     def triggers(self, host: HostState) -> tuple[Trigger, ...]:
-        """What asks for a label now."""
+        """The triggers with their present limits."""
         return criteria.triggers(self.problem, host)
 
     def _run(self, state: RunState) -> Ran:
@@ -170,7 +170,7 @@ class Session:
         self.run.log("chunk", **numbers, stop=int(ran.stop), drift_ev=drift)
 
     def _record(self, before: HostState, ran: Ran, md: MDState, last_ev: float | None) -> None:
-        """Rows and frames of a stretch that ended at `md`; its last energy is the reference's where there is one."""
+        """Write rows and frames of a chunk that ended at `md`; `last_ev` replaces its last energy if it is given."""
         potential = self.problem.scale().network_to_total(
             np.asarray(ran.chunk.thermo.potential[: ran.steps], np.float64)
         )
@@ -180,10 +180,10 @@ class Session:
         recorder.record(self.run, self._recording, made)
 
     def _roll_back(self, state: RunState, ran: Ran, setback: Setback) -> RunState:
-        """Throw the last step of a chunk away, and take in its place the way back to the trusted state.
+        """Discard the last step of a chunk; in its place, return to the trusted state.
 
         Raises:
-          RunStoppedError: if the configuration wants it, or the run has gone back too often.
+          RunStoppedError: if the configuration says so, or after too many roll-backs.
         """
         host, problem = state.host, self.problem
         last = max((step for step in self._reference.labels if step < setback.step), default=0)
@@ -200,7 +200,7 @@ class Session:
         return back
 
     def _intervene(self, state: RunState, ran: Ran) -> RunState:
-        """Label the geometry at which MD stopped, learn, and finish the step with the reference forces."""
+        """Label the geometry at which the dynamics stopped, learn, and finish the step with the reference forces."""
         host, config, chunk = state.host, self.problem.config, ran.chunk
         calls = self._reference.calls_before(host.step)
         if len(calls) >= config.max_labels:
@@ -226,7 +226,7 @@ class Session:
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 
     def _calibrated(self, host: HostState, ran: Ran, record: LabelRecord) -> HostState:
-        """Tell the user and the calibrations how wrong the predictions were."""
+        """Report the errors of the predictions and update the calibrations."""
         self.observer.label(
             step=host.step,
             reason="audit" if Stop.AUDIT in ran.stop else "uncertain",

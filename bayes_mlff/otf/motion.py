@@ -1,4 +1,4 @@
-"""What moves at the start of a run, how heavy it is, and how fast: from the structure's file and the configuration."""
+"""Masses, initial velocities and fixed coordinates of a run, from the structure's file and the configuration."""
 
 from typing import Final, NamedTuple
 
@@ -13,44 +13,44 @@ from bayes_mlff.md.integrators import Integrator, kept_axes
 from bayes_mlff.md.settings import DynamicsConfig
 
 LIGHTEST: Final = 0.1
-"""Smallest mass of an atom, amu: that of a muon in the place of a proton."""
+"""Smallest mass of an atom, amu: that of a muon in place of a proton."""
 
 HEAVIEST: Final = 1000.0
 """Largest mass of an atom, amu."""
 
 SAME_MASS: Final = 1e-6
-"""Relative difference of two masses that are one, as far as files state their digits."""
+"""Masses with a smaller relative difference are equal; files state a limited number of digits."""
 
 AT_REST: Final = 1e-9
-"""Kinetic energy over what there was of it below which nothing is left but rounding."""
+"""Remaining fraction of the kinetic energy below which only rounding errors are left."""
 
 
 class Motion(NamedTuple):
-    """Masses and first velocities of a run."""
+    """Masses and initial velocities of a run."""
 
     masses: np.ndarray  # [n] amu
-    momenta: np.ndarray | None = None  # [n, 3] sqrt(amu·eV) of the structure's file; None: drawn
-    carried_ev: float = 0.0  # kinetic energy of a centre of mass that keeps moving; no temperature counts it
-    remarks: tuple[tuple[str, str], ...] = ()  # what is not as usual: a word and a sentence about it
+    momenta: np.ndarray | None = None  # [n, 3] sqrt(amu·eV) from the structure's file; None: drawn at random
+    carried_ev: float = 0.0  # kinetic energy of a conserved centre-of-mass motion, eV; not part of the temperature
+    remarks: tuple[tuple[str, str], ...] = ()  # (topic, sentence) about everything unusual
 
 
 def begin(
     dynamics: DynamicsConfig, structure: Structure, velocities: np.ndarray | None, integrator: Integrator
 ) -> Motion:
-    """Masses and first velocities, each from the one place that states it.
+    """Determine masses and initial velocities.
 
-    In nve the centre of mass keeps the velocity that the file gives it, in Langevin dynamics it has it at first;
-    velocity rescaling and a moving cell would keep or change it as if it were heat, so that it is taken off.
+    In nve and at the start of Langevin dynamics the centre of mass has the velocity that the file gives; with velocity
+    rescaling and with a moving cell it is set to zero, since these would treat its motion as heat.
 
     Args:
-      dynamics: settings.
-      structure: the initial one.
-      velocities: [n, 3] Å/fs, of its file; None: it has none.
-      integrator: of the run.
+      dynamics: settings of the dynamics.
+      structure: initial structure.
+      velocities: [n, 3] Å/fs, of the structure's file; None: it has none.
+      integrator: integrator of the run.
 
     Raises:
-      ConfigError: if the settings contradict the file, or ask for what it does not have.
-      DataError: if the file's masses, held coordinates or velocities are unusable.
+      ConfigError: if the settings contradict the file, or need something that it does not contain.
+      DataError: if the file's masses, fixed coordinates or velocities are unusable.
     """
     held = fixed(structure)
     masses, about_masses = _masses(dynamics, structure)
@@ -59,10 +59,10 @@ def begin(
 
 
 def fixed(structure: Structure) -> np.ndarray:
-    """Where coordinates are held, [n, 3] bool.
+    """Fixed coordinates, [n, 3] bool.
 
     Raises:
-      DataError: if none is left to move.
+      DataError: if all coordinates are fixed.
     """
     n = len(structure.numbers)
     if structure.fixed is None:
@@ -129,7 +129,7 @@ def _about_held(numbers: np.ndarray, held: np.ndarray) -> tuple[tuple[str, str],
 
 
 def _listed(numbers: np.ndarray, atoms: np.ndarray) -> str:
-    """Atoms by their formula and indices from 0, runs of them by their ends."""
+    """List atoms by formula and indices from 0; consecutive indices as a range."""
     ends = np.nonzero(np.diff(atoms) != 1)[0]
     first, last = atoms[np.append(0, ends + 1)], atoms[np.append(ends, len(atoms) - 1)]
     runs = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(first, last, strict=True)]
@@ -175,7 +175,7 @@ def _with_velocities(
     if thermal <= AT_REST * before:
         thermal = 0.0
         if dynamics.thermostat_used == "bussi":
-            raise ConfigError(key, wanted, "draw: velocity rescaling cannot set in motion what the file leaves at rest")
+            raise ConfigError(key, wanted, "draw: velocity rescaling cannot start from the file's zero velocities")
     kelvin = 2.0 * thermal / (integrator.degrees_of_freedom(n, structure.fixed) * units.KB)
     text = "; ".join([f"those of the structure's file, {kelvin:.4g} K", *remarks])
     kept = carried if dynamics.ensemble == "nve" else 0.0

@@ -1,12 +1,12 @@
-"""Labels that lie: does a converged result fit to what is known already?
+"""Plausibility of labels: is a converged result consistent with earlier labels and with the prediction?
 
-A calculation can converge to another electronic state, or hand out an energy and forces of different origin. Two
-witnesses know better. The label before: along the straight path between two geometries the energy changes by minus
+A calculation can converge to another electronic state, or return energy and forces that do not belong together. Two
+checks can show this. The previous label: along the straight path between two geometries the energy changes by minus
 the work of the forces, for a harmonic surface exactly that of the mean force of both ends (trapezoidal rule). The
-ensemble: it states σ. Neither is believed alone. A label far from the ensemble's prediction is learnt if it fits to
-the label before, for then the ensemble is at fault; one that does not fit to the label before is learnt if the
-ensemble expected it, for then the path was too long or the earlier label is at fault. Forces far from the
-prediction are learnt if they are near those of the label before.
+ensemble: it predicts the energy with σ. Neither check decides alone. A label far from the ensemble's prediction is
+learnt if it agrees with the previous label, since then the ensemble is wrong; a label that disagrees with the previous
+one is learnt if the ensemble predicted it, since then the path was too long or the previous label is wrong. Forces far
+from the prediction are learnt if they are close to those of the previous label.
 """
 
 from typing import Final, NamedTuple
@@ -20,22 +20,22 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.energy_scale import EnergyScale
 
 FLOOR_THRESHOLDS: Final = 2.0
-"""Misfit between two labels, in thresholds, that is allowed whatever their distance: noise of the reference. Labels
-of neighbouring steps differ by up to half a threshold of 3 kcal/mol with a plane-wave code."""
+"""Misfit between two labels, in thresholds, that is allowed at any distance, for noise of the reference. Labels of
+neighbouring steps differ by up to half a threshold of 3 kcal/mol with a plane-wave code."""
 
 ANHARMONIC: Final = 0.5
-"""Misfit allowed beside that, as a share of sum_i |ΔF_i·Δr_i|, twice what a harmonic surface adds to the first
-force's work; over gaps from 1 to 4000 steps in ethanol and LaMnO3 the share met was at most 0.15."""
+"""Further allowed misfit, as a fraction of sum_i |ΔF_i·Δr_i|, which is twice what a harmonic surface adds to the work
+of the first force; over gaps from 1 to 4000 steps in ethanol and LaMnO3 the fraction was at most 0.15."""
 
 DOUBT_SIGMAS: Final = 5.0
-"""Calibrated σ beyond which the ensemble did not expect an energy that the label before contradicts."""
+"""Error in calibrated σ above which a label that contradicts the previous one also contradicts the prediction."""
 
 _FLIP: Final = "magnetic moments changed"
-"""How remarks on moments that turned over begin, see `dft.moments`."""
+"""Beginning of remarks on changed magnetic moments, see `engines.moments`."""
 
 
 class Expectation(NamedTuple):
-    """What the ensemble says, σ calibrated."""
+    """Prediction of the ensemble, with calibrated σ."""
 
     energy: float  # eV, on the model's scale
     energy_sigma: float  # eV
@@ -44,24 +44,24 @@ class Expectation(NamedTuple):
 
 
 class Misfit(NamedTuple):
-    """Energy difference of two labels against the work of their forces."""
+    """Comparison of the energy difference of two labels with the work of their forces."""
 
     residual: float  # eV
-    tolerance: float  # eV, grows with the distance of the geometries
+    tolerance: float  # eV, increases with the distance of the geometries
 
 
 def misfit(before: LabelRecord, structure: Structure, label: Label, threshold_ev: float) -> Misfit | None:
-    """Compare a label with the one before by the trapezoidal rule.
+    """Compare a label with the previous one by the trapezoidal rule.
 
     Args:
       before: an accepted label of the same atoms.
       structure: geometry of the new label.
-      label: the new one.
-      threshold_ev: error of the total energy to hold, eV.
+      label: the new label.
+      threshold_ev: largest acceptable error of the total energy, eV.
 
     Returns:
-      Residual and tolerance; None if the cell has changed and a stress is missing. The straining of cell and atoms
-      together does the work V S:ε, the motion of atoms in the strained cell that of their forces.
+      Residual and tolerance; None if the cell has changed and a stress is missing. The common strain of cell and atoms
+      does the work V S:ε, the motion of atoms in the strained cell the work of their forces.
     """
     old = before.structure
     strain, carried = np.zeros((3, 3)), old.positions
@@ -94,18 +94,18 @@ def objections(
     sigmas: float = 20.0,
     thresholds: float = 20.0,
 ) -> tuple[str, ...]:
-    """Why a label should not be learnt; empty if nothing speaks against it.
+    """Reasons why a label should not be learnt; empty if it is plausible.
 
     Args:
       structure: geometry of the label.
-      label: finite, of the right shape.
-      scale: of the label's energy against that of predictions.
-      threshold_ev: error of the total energy to hold, eV.
+      label: the label; finite and of the right shape.
+      scale: energy scale, to compare the label with predictions.
+      threshold_ev: largest acceptable error of the total energy, eV.
       expected: prediction before the label was known.
       before: last accepted label.
-      remarks: of the engine, among them changes of magnetic moments.
-      sigmas: error in calibrated σ and
-      thresholds: in thresholds (eV; for forces eV/Å) beyond which a prediction is not merely wrong.
+      remarks: remarks of the engine, among them changes of magnetic moments.
+      sigmas: largest plausible error in calibrated σ; a label is doubted if it exceeds this and `thresholds`.
+      thresholds: largest plausible error in thresholds (eV; for forces eV/Å).
     """
     error = scale.reference_to_total(label.energy) - expected.energy
     surprise = abs(error) / expected.energy_sigma
@@ -140,7 +140,7 @@ def objections(
 
 
 def _beyond(what: str, error: float, surprise: float, unit: str, allowed: tuple[float, float]) -> str:
-    """That an error exceeds what is allowed in σ and in itself."""
+    """Message about an error that is too large, both in σ and in its unit."""
     size, largest = apart(abs(error), allowed[1])
     times, most = apart(surprise, allowed[0], 3)
     verb, sign = ("differs", "+" if error > 0.0 else "-") if what == "energy" else ("differ", "")

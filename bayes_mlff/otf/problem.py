@@ -1,4 +1,4 @@
-"""What stays fixed during a run, made once from the configuration."""
+"""Functions and constants of a run, made once from the configuration."""
 
 from collections.abc import Callable
 from functools import partial
@@ -52,48 +52,48 @@ LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
     "vmap": (("vmap", 1), ("map", None), ("map", 1)),
     "map": (("map", 1),),
 }
-"""How chains and labels at a time are cut down where the preferred way, the key, needs too much memory."""
+"""Alternatives for updates (how chains are evaluated, labels at a time) if the preferred way, the key, does not fit."""
 
 GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
-"""How many chains are evaluated together during dynamics where the preferred way, the key, needs too much memory."""
+"""Alternatives for dynamics (chains evaluated together) if the preferred way, the key, needs too much memory."""
 
 
 class Problem(NamedTuple):
     """Functions and constants of a run."""
 
-    config: RunConfig  # with what the architecture decides, see `stated`
-    structure: Structure  # the initial one
+    config: RunConfig  # with defaults from the architecture, see `stated`
+    structure: Structure  # initial structure
     potential: Potential
-    threshold_ev: float  # of the total energy
+    threshold_ev: float  # largest acceptable error of the total energy, eV
     isolated_ev: float  # energy of the isolated atoms of the pretrained model, see `scale`
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p]
     predict: PredictFn  # of flat parameters [p]
     evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
-    low_memory_evaluate: tuple[Callable[..., Predictive], ...]  # the same with less and less memory, for more time
+    low_memory_evaluate: tuple[Callable[..., Predictive], ...]  # the same with decreasing memory and increasing time
     chains: OtfChains
-    low_memory_chains: tuple[OtfChains, ...]  # likewise
+    low_memory_chains: tuple[OtfChains, ...]  # the same for `chains`
     integrator: Integrator
-    with_stress: bool  # of predictions and likelihood
-    motion: Motion  # masses, and first momenta where they are not drawn
+    with_stress: bool  # whether predictions and likelihood include the stress
+    motion: Motion  # masses, and initial momenta if they are not drawn at random
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
 
     def scale(self, offset_ev: float = 0.0) -> EnergyScale:
-        """Scales of energy, with the offset of the first label."""
+        """Energy scales, with the offset from the first label."""
         return EnergyScale(self.isolated_ev, offset_ev)
 
     @property
     def masses(self) -> np.ndarray:
-        """Masses of the atoms [n], amu: the one place for all that moves."""
+        """Masses of the atoms [n], amu."""
         return self.motion.masses
 
     def positions(self, local: np.ndarray, cell: np.ndarray, origin: Origin) -> np.ndarray:
-        """Where atoms are, float64: held coordinates to the last bit where the structure's file has them.
+        """Positions of the atoms, Å, float64; fixed coordinates are exactly those of the structure's file.
 
         Args:
-          local: [..., n, 3] Å, as the dynamics counts them.
-          cell: [..., 3, 3] Å, at that time.
-          origin: from which they are counted.
+          local: [..., n, 3] Å, positions in the dynamics, relative to `origin`.
+          cell: [..., 3, 3] Å, cell at that time.
+          origin: origin of these positions.
         """
         found = origin.everywhere(local, cell)
         fixed = self.structure.fixed
@@ -101,7 +101,7 @@ class Problem(NamedTuple):
 
 
 def stated(config: RunConfig, potential: Potential) -> RunConfig:
-    """The configuration as the run directory states it: with what the architecture decides where nothing is given."""
+    """The configuration as stored in the run directory: missing values are filled with those of the architecture."""
     size = first_step_size(config.sampler.step_size, potential)
     scale = prior_scale(config.prior.scale, potential)
     sampler, prior = config.sampler, config.prior
@@ -115,13 +115,13 @@ def prepare(
     """Build the functions of a run.
 
     Args:
-      config: validated.
-      structure: the initial one.
+      config: validated configuration.
+      structure: initial structure.
       potential: the pretrained model.
       velocities: [n, 3] Å/fs, of the structure's file.
 
     Raises:
-      DataError: if the model does not know an element of the structure, or nothing in it may move.
+      DataError: if the model does not have an element of the structure, or all coordinates are fixed.
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
@@ -186,7 +186,7 @@ def prepare(
 
 
 def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrator:
-    """The configured dynamics of a structure.
+    """Make the configured integrator for a structure.
 
     Raises:
       ConfigError: if the ensemble needs another kind of structure.
@@ -239,10 +239,10 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
 
 
 def _span(barostat: BarostatConfig, structure: Structure) -> Span | None:
-    """What the free cell vectors span.
+    """Span of the free cell vectors.
 
     Raises:
-      ConfigError: if a held vector is not perpendicular to them.
+      ConfigError: if a fixed vector is not perpendicular to them.
     """
     free = np.array([name in barostat.free for name in VECTORS])
     leaning = skew(structure.cell, free)
@@ -259,7 +259,7 @@ def _span(barostat: BarostatConfig, structure: Structure) -> Span | None:
 
 
 def first_dynamics(problem: Problem, key: jax.Array) -> tuple[NeighborSpec, NeighborState, MDState]:
-    """Neighbours of the initial structure, and atoms there with the first velocities; counted from `first_origin`."""
+    """Neighbours and initial MD state of the initial structure; positions are relative to `first_origin`."""
     dynamics, model, structure = problem.config.dynamics, problem.potential.config, problem.structure
     origin, held = first_origin(problem), motions.fixed(structure)
     spec, state = neighbors.allocate(structure, model.elements, model.r_max, skin=dynamics.skin_angstrom, origin=origin)
@@ -278,19 +278,19 @@ def first_dynamics(problem: Problem, key: jax.Array) -> tuple[NeighborSpec, Neig
 
 
 def first_origin(problem: Problem) -> Origin:
-    """Where positions are counted from at the start."""
+    """Origin of positions at the start."""
     return origins.find(problem.structure)
 
 
 def learning_graph(problem: Problem, structure: Structure, *, slack: float = 1.0) -> Graph:
-    """A graph for learning: without the skin of the dynamics, whose edges cost time and add nothing."""
+    """Graph for learning, without the neighbours in the skin, which cost time and contribute nothing."""
     model = problem.potential.config
     _, state = neighbors.allocate(structure, model.elements, model.r_max, skin=0.0, slack=slack)
     return state.graph
 
 
 def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChunk:
-    """Up to `length` steps of dynamics with all chains, on all devices and within their memory."""
+    """Make the function for up to `length` MD steps with all chains, on all devices and within their memory."""
     return make_chunk(
         problem.evaluate,
         problem.integrator,
@@ -303,33 +303,33 @@ def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChun
 
 
 def ensemble(problem: Problem) -> Callable[[jax.Array, Graph], Predictive]:
-    """Prediction of one structure by all chains, within the memory of the dynamics; compiled once."""
+    """Make the function that predicts one structure with all chains, within the memory of the dynamics."""
     dynamics, mesh = problem.config.dynamics, chain_mesh(problem.config.sampler.chains)
     ways = [jax.jit(evaluate) for evaluate in (problem.evaluate, *problem.low_memory_evaluate)]
     return FirstThatFits(ways, dynamics_budget(mesh, dynamics.memory_gib))
 
 
 def chain_update(problem: Problem) -> ChainDevices:
-    """The update of all chains after a label, on all devices and within their memory."""
+    """Make the function that updates all chains after a label, on all devices and within their memory."""
     sampler = problem.config.sampler
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
     return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch_size, memory_gib=sampler.memory_gib)
 
 
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
-    """Total energy of one graph, eV, from the model before fine-tuning; compiled once."""
+    """Make the function for the total energy of a graph, eV, with the model before fine-tuning; compiled once."""
     single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
     return lambda graph: problem.scale().network_to_total(float(single(problem.pretrained[0], graph).energy[0]))
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
-    """Starting points [c, p] of the chains, apart from each other so that they explore different modes."""
+    """Starting points [c, p] of the chains, different from each other so that they explore different modes."""
     sampler = problem.config.sampler
     return around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
 
 
 def recording(problem: Problem) -> Recording:
-    """What the rows and frames of the run are made with."""
+    """Constants for the rows and frames of the run."""
     dynamics, structure = problem.config.dynamics, problem.structure
     return Recording(
         structure=structure,

@@ -1,4 +1,4 @@
-"""Asking the reference: paid labels are found again, answers are doubted, refused ones are kept."""
+"""Requests labels from the reference: stored labels are reused, new ones are checked, refused ones are stored."""
 
 from functools import partial
 from pathlib import Path
@@ -22,20 +22,20 @@ from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import Interruption
 
 ATTEMPTS = 2
-"""Calls for one geometry before a label that is not believed counts as a failure."""
+"""Number of calls for one geometry; if no label is plausible then, it counts as a failure."""
 
 SAME_GEOMETRY = 1e-3
-"""Å. A run that goes on elsewhere repeats up to a chunk of steps, and other processors round otherwise."""
+"""Å. A resumed run repeats up to a chunk of steps, and another processor rounds differently."""
 
 
 class Reference:
-    """The engine of a run together with everything that it has answered so far."""
+    """The engine of a run and all labels that it has made so far."""
 
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, interruption: Interruption | None = None):
         """Read the labels of a run.
 
         Raises:
-          ConfigError: if they were made by another method.
+          ConfigError: if they were made with another method.
           DataError: if a file of labels is damaged.
         """
         self._problem, self._engine, self._run = problem, engine, run
@@ -60,16 +60,16 @@ class Reference:
 
     @property
     def labelled(self) -> Structure:
-        """A structure of the run with the electronic state of its labels, if there are any."""
+        """A labelled structure, with its electronic state; the initial structure if there are no labels."""
         return next((r.structure for r in self.labels.values()), self._problem.structure)
 
     def calls_before(self, step: int) -> list[LabelRecord]:
-        """Everything that was paid for before a step, refused labels too, in order of time."""
+        """All reference calculations before a step, including refused labels, in order of time."""
         paid = [*self.labels.values(), *self.refused]
         return sorted((r for r in paid if r.step < step), key=lambda r: r.step)
 
     def values_before(self, step: int) -> dict[str, list[float]]:
-        """What the triggers found at the labels up to a step, by name of the statistic."""
+        """Values of the triggers' statistics at the labels up to a step, by name."""
         found: dict[str, list[float]] = {}
         for reading in (each for r in self.labels.values() if r.step <= step for each in r.readings):
             found.setdefault(reading.name, []).append(reading.value)
@@ -86,22 +86,22 @@ class Reference:
         host: HostState,
         readings: tuple[Reading, ...] = (),
     ) -> LabelRecord:
-        """A label that is believed, from the disk if this very label has been paid for; on disk when this returns.
+        """Get a plausible label: from the disk if this step has one, else from the engine; stored when this returns.
 
         Args:
           step: MD step.
           reason: 'initial', 'uncertain' or 'audit'.
           structure: geometry of the step.
-          pretrained: eV, energy of the model before fine-tuning.
-          predictive: of the ensemble; None for the structure that defines the energy offset.
+          pretrained: energy of the model before fine-tuning, eV.
+          predictive: prediction of the ensemble; None for the structure that defines the energy offset.
           host: for the offset and the calibration.
-          readings: what the triggers found there, and their limits.
+          readings: values of the triggers' statistics at this step, and their limits.
 
         Raises:
-          EngineFailedError: if there is no label, or none that is believed.
+          EngineFailedError: if there is no label, or none that is plausible.
           EngineSetupError: if the engine can never work as configured.
           DataError: if the label of this step belongs to another geometry.
-          RunInterruptedError: if the run has been asked to end, or the calculation would not end in time.
+          RunInterruptedError: if the end of the run was requested, or the calculation would not end in time.
         """
         paid = self.labels.get(step)
         if paid is not None:
@@ -111,7 +111,7 @@ class Reference:
         refused = [r.reason for r in self.refused if r.step == step and _same(r.structure, structure)]
         while len(refused) < ATTEMPTS:
             if refused:
-                self._engine.restore_state(None)  # what was carried over may be what misled it
+                self._engine.restore_state(None)  # the previous density or moments may be the cause
             self._interruption.before_label(self._longest_s())
             with self._interruption.patience(0.0):
                 result = self._engine.label(structure)

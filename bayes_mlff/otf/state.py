@@ -1,4 +1,4 @@
-"""What a run carries from chunk to chunk, and who is told about it."""
+"""State of a run between chunks, and the interface of its observer."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +19,7 @@ from bayes_mlff.sghmc.run import ChainState
 
 
 class Setback(NamedTuple):
-    """Why a run went back to its trusted state."""
+    """A roll-back to the trusted state, and its reason."""
 
     step: int
     kind: str  # 'guard' or 'reference'
@@ -27,45 +27,45 @@ class Setback(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """Where the drift of the conserved energy is counted from."""
+    """Start of the measurement of the drift of the conserved energy."""
 
     step: int
-    conserved_ev: float  # without the isolated atoms, as the chunk counts
+    conserved_ev: float  # conserved energy, eV, without the isolated atoms, as in the chunk
 
 
 class DeviceState(NamedTuple):
-    """Arrays that move a run forward."""
+    """Arrays of the run's state."""
 
     md: MDState
-    trusted: MDState  # where the last accepted label finished a step; initially the first structure
+    trusted: MDState  # state after the last accepted label; initially the first structure
     neighbors: NeighborState
     params: jax.Array  # [c, p]
     chains: ChainState
     training_set: TrainingSet
-    engine: np.ndarray  # [bytes] uint8, what the engine wants to remember
+    engine: np.ndarray  # [bytes] uint8, saved state of the engine
 
 
 class HostState(NamedTuple):
-    """Numbers that decide; floats survive a checkpoint exactly."""
+    """Other values of the run's state; floats are stored exactly in checkpoints."""
 
     step: int
-    offset_ev: float  # added to reference energies
+    offset_ev: float  # eV, added to reference energies
     calibrations: Mapping[str, Calibration]  # by name of the statistic
     spec: NeighborSpec
-    trusted_ev: float = 0.0  # potential energy of the trusted state by the reference, with offset
+    trusted_ev: float = 0.0  # reference energy of the trusted state, eV, with offset
     clock: Clock = Clock(0, 0, 0.0)
-    scores: Mapping[str, tuple[Score, ...]] = {}  # likewise, of the audits since that calibration was last raised
+    scores: Mapping[str, tuple[Score, ...]] = {}  # by statistic, of audits since its calibration was last raised
     setbacks: tuple[Setback, ...] = ()
-    anchor: Anchor | None = None  # None until the model has taken a step on its own; nve only
-    origin: Origin = Origin()  # from which the positions of the dynamics are counted
+    anchor: Anchor | None = None  # only in nve; None until the model has taken a step without a label
+    origin: Origin = Origin()  # origin of the positions of the dynamics
 
     @property
     def calibration(self) -> Calibration:
-        """Of σ of the total energy."""
+        """Calibration of σ of the total energy."""
         return self.calibrations[ENERGY]
 
     def to_json(self) -> dict[str, Any]:
-        """Values for a checkpoint, all but the step, which names it."""
+        """Values for a checkpoint, without the step, which is stored separately."""
         return {
             "offset_ev": self.offset_ev,
             "calibrations": {name: [float(x) for x in state] for name, state in self.calibrations.items()},
@@ -80,7 +80,7 @@ class HostState(NamedTuple):
 
     @classmethod
     def from_json(cls, metadata: Mapping[str, Any]) -> "HostState":
-        """Read `to_json` back, with the step under "step"."""
+        """Make a state from the values of `to_json` and the step under "step"."""
         r_max, skin, capacity, images = metadata["spec"]
         spec = NeighborSpec(r_max, skin, capacity, tuple(images))
         anchor = metadata["anchor"]
@@ -99,14 +99,14 @@ class HostState(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """Everything a checkpoint holds."""
+    """Everything that a checkpoint contains."""
 
     device: DeviceState
     host: HostState
 
 
 def recentred(state: RunState) -> RunState:
-    """The same state with positions counted from near the atoms, where these have drifted far: float32 needs it."""
+    """Move the origin of positions close to the atoms if they have drifted far, since float32 loses precision there."""
     md, trusted = state.device.md, state.device.trusted
     free = np.ones(3, bool) if md.free is None else np.all(np.asarray(md.free), axis=0)
     by = np.where(free, drifted(np.asarray(md.position, np.float64)), 0.0)
@@ -120,19 +120,19 @@ def recentred(state: RunState) -> RunState:
 
 
 class Observer(Protocol):
-    """Told what happens, as it happens."""
+    """Receives reports about the progress of a run."""
 
     def working(self, what: str) -> None:
-        """What is being waited for from now on, in a few words."""
+        """Work with this description begins."""
 
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
-        """MD moved on to `step`; the readings of the triggers are those of the last step."""
+        """The dynamics has reached `step`; the readings of the triggers are those of the last step."""
 
     def label(self, *, step: int, reason: str, error_ev: float | None, sigma_ev: float | None, seconds: float) -> None:
-        """The reference answered; error is predicted minus reference, None for the first structure."""
+        """The reference has made a label; error is predicted minus reference, None for the first structure."""
 
     def notice(self, *, step: int, text: str) -> None:
-        """Something happened that a user should know: a guard tripped, a label was refused, σ was raised."""
+        """Something happened that the user should know: a guard tripped, a label was refused, σ was raised."""
 
     def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
         """The chains were continued."""

@@ -1,4 +1,4 @@
-"""A storm of reference calls: recognised before the next one is paid for, and read for its cause."""
+"""Stops a run that calls the reference too often (a storm of labels), and diagnoses the cause."""
 
 from typing import NamedTuple
 
@@ -11,27 +11,27 @@ from bayes_mlff.otf.config import GuardsConfig
 
 
 class Trend(NamedTuple):
-    """Labels of a storm in numbers; energies in thresholds."""
+    """Statistics of the labels of a storm; energies in units of the threshold."""
 
     count: int
-    rms: float  # error
+    rms: float  # root mean square error
     bias: float  # mean error
     first: float  # rms of the first half
-    last: float  # of the second half
+    last: float  # rms of the second half
     over_sigma: float  # rms of error over uncalibrated σ
 
 
 def refuse_storm(guards: GuardsConfig, calls: list[LabelRecord], step: int, threshold_ev: float) -> None:
-    """Stop before a call of a storm is paid for.
+    """Stop the run if there were too many reference calls recently.
 
     Args:
-      guards: settings.
-      calls: everything paid for before this step.
-      step: of the geometry that would be labelled.
-      threshold_ev: error of the total energy to hold, eV.
+      guards: settings of the guards.
+      calls: all reference calculations before this step.
+      step: step of the geometry to label.
+      threshold_ev: largest acceptable error of the total energy, eV.
 
     Raises:
-      RunStoppedError: with the trend of the errors and what they point to.
+      RunStoppedError: with the trend of the errors and its probable cause.
     """
     storm = [r for r in calls if r.step > step - guards.storm_steps]
     if len(storm) < guards.storm_labels:
@@ -49,7 +49,7 @@ def refuse_storm(guards: GuardsConfig, calls: list[LabelRecord], step: int, thre
 
 
 def trend(error: np.ndarray, sigma: np.ndarray) -> Trend:
-    """Numbers of a storm from errors and σ [m] in thresholds, m > 1."""
+    """Statistics of errors and σ [m], in units of the threshold, m > 1."""
     half = error.size // 2
 
     def rms(x: np.ndarray) -> float:
@@ -61,7 +61,7 @@ def trend(error: np.ndarray, sigma: np.ndarray) -> Trend:
 
 
 def diagnosis(t: Trend) -> str:
-    """What the errors of a storm point to, and what to do."""
+    """Probable cause of a storm, from its errors, and what to do."""
     said = (
         f"errors of {t.rms:.2g} thresholds on average (first half {t.first:.2g}, second {t.last:.2g}), "
         f"mean {t.bias:+.2g}, {t.over_sigma:.2g} times σ: "
@@ -74,8 +74,8 @@ def diagnosis(t: Trend) -> str:
         )
     if t.rms < 0.5:
         return said + (
-            "they are well within the threshold, so the calibration asks too much, probably because of a few earlier "
-            "errors: set calibration.decay to about 0.9 so that it forgets, or look for a bad label among them"
+            "they are well within the threshold, so the calibration is too cautious, probably because of a few large "
+            "early errors: set calibration.decay to about 0.9 so that it forgets them, or look for a bad early label"
         )
     if t.last < 0.5 * t.first:
         return said + "the model is learning: raise guards.storm_labels and resume"

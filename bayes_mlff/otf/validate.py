@@ -1,4 +1,4 @@
-"""Reference calculations on random frames of a finished run: an unbiased sample, unlike the labels."""
+"""Validation of a finished run: reference calculations on random frames, which unlike the labels are unbiased."""
 
 from collections.abc import Callable
 
@@ -44,19 +44,19 @@ def validate(
     progress: Callable[[int, int], None],
     interruption: Interruption | None = None,
 ) -> Validation:
-    """Label random frames, each durable before the next, and compare with the final and the pretrained model.
+    """Label random frames, each stored before the next, and compare with the final and the pretrained model.
 
     Args:
-      problem: of the run.
+      problem: constants of the run.
       engine: reference method.
       run: open run directory; `validation.extxyz` and `validation.npz` are written.
-      state: final state.
-      progress: told how many frames of how many are done.
-      interruption: asked before each frame.
+      state: final state of the run.
+      progress: called with the number of finished frames and of all frames.
+      interruption: checked before each frame.
 
     Raises:
-      RunInterruptedError: if the run has been asked to end; every frame so far is on the disk.
-      EngineError: if a frame has no label; calling again goes on with the remaining frames.
+      RunInterruptedError: if the end of the run was requested; all frames so far are on the disk.
+      EngineError: if a frame cannot be labelled; another call continues with the remaining frames.
     """
     frames = random_frames(run, problem.config.validation_frames, problem.config.seed)
     reference, compare = (
@@ -75,13 +75,13 @@ def validate(
 
 
 def _structure(problem: Problem, frame: Structure) -> Structure:
-    """A frame of the trajectory as the engine gets it."""
+    """A frame of the trajectory as a structure for the engine."""
     cell = frame.cell if problem.integrator.needs_stress else problem.structure.cell
     return problem.structure._replace(positions=problem.positions(frame.positions, cell, Origin()), cell=cell)
 
 
 class _Frames:
-    """Labels of random frames: those that are on the disk already, and the engine's for all others."""
+    """Labels of random frames, from the disk or from the engine."""
 
     def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, state: RunState, asked: Interruption):
         self._problem, self._engine, self._run, self._host, self._asked = problem, engine, run, state.host, asked
@@ -90,11 +90,11 @@ class _Frames:
         self._known = {r.step: r for r in dataset.read(run.validation)} if run.validation.exists() else {}
 
     def label(self, step: int, structure: Structure, progress: str) -> LabelRecord:
-        """The label of a frame, on the disk when this returns.
+        """The label of a frame; stored on the disk when this returns.
 
         Raises:
-          RunInterruptedError: if the run has been asked to end.
-          EngineError: if there is no label.
+          RunInterruptedError: if the end of the run was requested.
+          EngineError: if the frame cannot be labelled.
         """
         self._asked.check(self._host.step, self._problem.config.n_steps, progress)
         if step in self._known:
@@ -110,14 +110,14 @@ class _Frames:
 
 
 class _Comparison:
-    """The final and the pretrained model at labelled geometries."""
+    """Predictions of the final and the pretrained model for labelled geometries."""
 
     def __init__(self, problem: Problem, state: RunState):
         self._problem, self._state = problem, state
         self._evaluate, self._pretrained = ensemble(problem), pretrained_energy(problem)
 
     def __call__(self, structure: Structure, record: LabelRecord) -> tuple[float, float, float, float]:
-        """Energies, eV: reference and prediction on the scale of predictions, σ, prediction of the pretrained model."""
+        """Total energies, eV: reference, prediction, its σ, and prediction of the pretrained model."""
         host, graph = self._state.host, self._graph(structure)
         scale, predictive = self._problem.scale(host.offset_ev), self._evaluate(self._state.device.params, graph)
         return (

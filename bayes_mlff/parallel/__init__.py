@@ -1,1 +1,1 @@
-"""Several devices and several processes."""
+"""Calculations on several devices and in several processes."""

@@ -1,4 +1,4 @@
-"""Chains, and their minibatches, spread over all devices of all processes; everything else on each of them."""
+"""Distributes chains and their minibatches over the devices of all processes; all other data is replicated."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ class Update(Protocol):
     def __call__(
         self, params: jax.Array, state: ChainState, training_set: TrainingSet, /, *, batch_axis: str | None = None
     ) -> tuple[jax.Array, ChainState, Info]:
-        """Update the chains; the devices along `batch_axis` of the mesh, if given, share their minibatches."""
+        """Update the chains; if `batch_axis` is given, minibatches are split over the devices along that mesh axis."""
         ...
 
 
@@ -37,19 +37,19 @@ _COPIED: Final = PartitionSpec()
 
 
 def chain_mesh(chains: int) -> Mesh:
-    """As many local devices as divide the number of chains; of several processes as many of each.
+    """Mesh of devices for the chains: the largest number that divides the number of chains, equal in all processes.
 
     Raises:
-      ConfigError: if chains cannot be shared out over the processes.
+      ConfigError: if the number of chains is not a multiple of the number of processes.
     """
     return Mesh(_devices(chains, 1).ravel(), (_AXIS,))
 
 
 def update_mesh(chains: int, batch_size: int) -> Mesh:
-    """As many rows of devices as `chain_mesh` has devices; those of a row share the minibatches of its chains.
+    """Two-dimensional mesh: one row for each device of `chain_mesh`; minibatches are split over the devices of a row.
 
     Raises:
-      ConfigError: if chains cannot be shared out over the processes.
+      ConfigError: if the number of chains is not a multiple of the number of processes.
     """
     return Mesh(_devices(chains, batch_size), (_AXIS, _BATCH_AXIS))
 
@@ -66,26 +66,26 @@ def _devices(chains: int, batch_size: int) -> np.ndarray:
 
 
 class Budget(NamedTuple):
-    """Memory that intermediate results may take."""
+    """Limit for the memory of intermediate results."""
 
-    bytes: float  # of each device
-    key: str  # of the configuration, which sets it
-    least: str  # in words, what the way that needs least memory does at once
+    bytes: float  # memory on each device
+    key: str  # configuration key that sets it
+    least: str  # in words: what the variant with the smallest memory evaluates at a time
 
 
 class FirstThatFits:
-    """The first of several ways to the same result that keeps to a budget, by the compiler's own account."""
+    """Selects the first of several equivalent functions that needs no more memory than allowed, as XLA reports it."""
 
     def __init__(self, ways: Sequence[jax.stages.Wrapped], budget: Budget):
-        """Prepare functions that differ only in how much they do at once, the one that does most first."""
+        """Store functions that differ only in how much they evaluate at a time, the one with most first."""
         self._ways, self._budget = ways, budget
         self._compiled: dict[tuple, Callable] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """Evaluate, after compiling once for arguments of such shapes.
+        """Evaluate; compiled once for each set of argument shapes.
 
         Raises:
-          ConfigError: naming the key and what it would have to be, if none of the ways fits.
+          ConfigError: naming the key and the smallest sufficient value, if no function fits.
         """
         leaves, structure = jax.tree.flatten(arguments)
         kind = structure, *((aval.shape, aval.dtype) for aval in map(jax.typeof, leaves))
@@ -110,7 +110,7 @@ class FirstThatFits:
 
 
 class ChainDevices:
-    """An update of chains on as many devices as divide their number, each with its own share of them.
+    """Updates chains on several devices, each of which has the same number of chains.
 
     With more devices than chains, each minibatch is split over the spare ones.
     """
@@ -120,10 +120,10 @@ class ChainDevices:
 
         Args:
           chains: number of chains c.
-          batch_size: labels of a minibatch.
+          batch_size: number of labels in a minibatch.
           updates: one or more functions that map chains [c, ...] and labels to chains and differ only in how much
-            they do at once; the first one that fits into the memory is taken.
-          memory_gib: of each device, for intermediate results; by default what `memory_budget` says.
+            they evaluate at a time; the first one that fits into the memory is used.
+          memory_gib: memory of each device for intermediate results, GiB; by default from `memory_budget`.
         """
         self._mesh = update_mesh(chains, batch_size)
         budget = Budget(memory_budget(self._mesh, memory_gib), "sampler.memory_gib", "one chain and one label")
@@ -132,7 +132,7 @@ class ChainDevices:
     def __call__(
         self, params: jax.Array, state: ChainState, training_set: TrainingSet
     ) -> tuple[jax.Array, ChainState, Info]:
-        """Update chains [c, ...] on all devices and bring the result back to the first.
+        """Update chains [c, ...] on all devices and move the result to the first device.
 
         Raises:
           ConfigError: if none of the updates fits into the memory.
@@ -145,7 +145,7 @@ class ChainDevices:
             return jax.jit(update)
         if self._mesh.shape[_BATCH_AXIS] > 1:
             update = partial(update, batch_axis=_BATCH_AXIS)
-        # Chains do not communicate: left to the partitioner, a loop over the chains of a device would.
+        # shard_map keeps chains free of communication; the partitioner would insert it into a loop over chains.
         shared = jax.shard_map(
             update,
             mesh=self._mesh,
@@ -157,10 +157,10 @@ class ChainDevices:
 
 
 def memory_budget(mesh: Mesh, memory_gib: float | None = None) -> float:
-    """Bytes of each device that intermediate results may take.
+    """Memory, bytes, that intermediate results may take on each device.
 
-    By default four fifths of what is free where the device tells, else half of the machine's memory, shared by its
-    devices.
+    By default four fifths of the free memory if the device reports it, else half of the machine's memory, divided by
+    the number of its devices.
     """
     if memory_gib is not None:
         return memory_gib * GIB
@@ -172,18 +172,18 @@ def memory_budget(mesh: Mesh, memory_gib: float | None = None) -> float:
 
 
 def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
-    """Predictions of all chains, of which each device makes its share and then gets the others.
+    """Distribute predictions over devices: each evaluates its chains and then receives the results of the others.
 
     Args:
-      predict: `(params [c, ...], graphs) -> tree of [c, ...]`, independent from chain to chain.
+      predict: `(params [c, ...], graphs) -> tree of [c, ...]`, independent for each chain.
       mesh: the devices, from `chain_mesh`.
 
     Returns:
-      The same function, for use inside a function that is compiled by `on_all`.
+      A function like `predict`, for use inside a function that is compiled by `on_all`.
     """
 
     def share(params, graphs):
-        # In one collective: for small systems each takes as long as the predictions themselves.
+        # One collective for all arrays: for small systems each takes as long as the predictions themselves.
         said = predict(params, graphs)
         _, unravel = ravel_pytree(jax.tree.map(lambda x: x[0], said))
         flat = jax.vmap(lambda one: ravel_pytree(one)[0])(said)
@@ -193,14 +193,14 @@ def shared_prediction(predict: Callable, mesh: Mesh) -> Callable:
 
 
 def on_all(ways: Sequence[Callable], mesh: Mesh, budget: Budget) -> Callable:
-    """Compile a function of chains [c, ...], which are shared out, and of anything else, which every device holds.
+    """Compile a function of chains [c, ...], which are split over the devices, and other arguments, which are copied.
 
-    Every device does all of its work, but for what is shared out inside; the result comes back to the first.
+    Every device does all of the work, except for the parts that are split inside; the result is on the first device.
 
     Args:
-      ways: the function, and others of the same result that need less and less memory.
+      ways: the function, and variants with the same result in order of falling memory.
       mesh: the devices, from `chain_mesh`.
-      budget: decides between them.
+      budget: memory limit for selecting one.
     """
     compiled = FirstThatFits([jax.jit(way) for way in ways], budget)
 
@@ -212,7 +212,7 @@ def on_all(ways: Sequence[Callable], mesh: Mesh, budget: Budget) -> Callable:
 
 
 def _placed(mesh: Mesh, split: Any, copied: Any) -> tuple[Any, Any]:
-    """Trees of chains [c, ...] shared out, and trees of anything else on every device; nothing moves for one device."""
+    """Split trees of chains [c, ...] over the devices and copy other trees to each; with one device, do nothing."""
     if mesh.size == 1:
         return split, copied
     put = jax.device_put if jax.process_count() == 1 else _put_everywhere
@@ -220,7 +220,7 @@ def _placed(mesh: Mesh, split: Any, copied: Any) -> tuple[Any, Any]:
 
 
 def _put_everywhere(tree: Any, sharding: NamedSharding) -> Any:
-    """Trees that are alike in all processes, on the devices of all."""
+    """Put a tree that is the same in all processes on the devices of all processes."""
 
     def put(x: Any) -> jax.Array:
         if jnp.issubdtype(jax.typeof(x).dtype, jax.dtypes.prng_key):
@@ -232,7 +232,7 @@ def _put_everywhere(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _gathered(mesh: Mesh, result: Any) -> Any:
-    """A result on the first device, of every process."""
+    """Move a result to the first device, in every process."""
     if mesh.size == 1:
         return result
     if jax.process_count() == 1:

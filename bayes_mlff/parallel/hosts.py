@@ -1,8 +1,8 @@
-"""One run in several processes, on one host or many, each with devices of its own.
+"""One run in several processes, on one host or many, each with its own devices.
 
-All processes do the same work and take the same decisions; those of the chains are shared out over the devices of
-all. The first process alone asks the reference and keeps the run directory; the others are told its answers, and
-write to copies that are thrown away. With one process everything here does nothing.
+All processes do the same work and take the same decisions; only the chains are split over the devices of all
+processes. Only the first process calls the reference and writes the run directory; the others receive its results
+and write to temporary copies. With one process, the functions here do nothing.
 """
 
 import base64
@@ -22,29 +22,29 @@ from bayes_mlff.core.errors import BayesMlffError, ConfigError, EngineFailedErro
 T = TypeVar("T")
 
 SLURM: Final = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-"""What `srun` sets for each process."""
+"""Environment variables that `srun` sets for each process."""
 
 LONGEST_WAIT_S: Final = 7 * 24 * 3600
-"""For a reference calculation of the first process."""
+"""Longest wait for another process, e.g. for a reference calculation of the first one."""
 
 SILENCE_S: Final = 60
-"""After which a process that gives no sign of life is taken for dead, which ends all."""
+"""A process that sends no heartbeat for this time counts as dead; then all processes end."""
 
 _ALONE: Final = contextvars.ContextVar("alone", default=False)
-"""True while the first process does what the others are told about afterwards."""
+"""True while the first process does work inside `shared`."""
 
 _BARRIERS: Final = itertools.count()
-"""Numbers of the barriers of this process, the same in all; like JAX's own connection there is one for a process."""
+"""Numbers of the barriers of this process, the same in all; global, like JAX's own connection."""
 
 
 def join() -> None:
     """Connect to the other processes, if `srun` has started several or JAX's coordinator variables are set.
 
-    The variables are JAX_COORDINATOR_ADDRESS (host:port of the first process) with, where SLURM does not tell,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID. To be called before anything is computed.
+    The variables are JAX_COORDINATOR_ADDRESS (host:port of the first process) and, without SLURM,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call this before anything is computed.
 
     Raises:
-      ConfigError: if a variable is missing or is no number.
+      ConfigError: if a variable is missing or is not a number.
     """
     slurm = all(name in os.environ for name in SLURM) and os.environ["SLURM_NTASKS"] != "1"
     told = "JAX_COORDINATOR_ADDRESS" in os.environ
@@ -66,12 +66,12 @@ def _number(name: str) -> int:
 
 
 def first() -> bool:
-    """True in the process that asks the reference and keeps the files."""
+    """True in the first process, which calls the reference and writes the files."""
     return jax.process_index() == 0
 
 
 def barrier() -> None:
-    """Wait for the other processes, however long they take; devices would wait for each other for half a minute.
+    """Wait for the other processes, for up to `LONGEST_WAIT_S`; a wait on the devices would fail after half a minute.
 
     Raises:
       JaxRuntimeError: if one of them has ended.
@@ -85,13 +85,14 @@ def barrier() -> None:
 
 
 def shared(work: Callable[[], T]) -> T:
-    """What a function gives in the first process, which alone calls it, in all processes.
+    """Call a function only in the first process and return its result in all processes.
 
     Args:
-      work: gives what JSON can hold, or tuples, arrays and bytes within; the others get lists for tuples.
+      work: returns JSON values, which may contain tuples, arrays and bytes; other processes get lists for tuples.
 
     Raises:
-      BayesMlffError: in all processes if the function does; of the same type in the first, EngineFailedError in all.
+      BayesMlffError: in all processes if the function raises one. EngineFailedError and RunInterruptedError keep their
+        type in all processes, other errors only in the first.
     """
     if jax.process_count() == 1:
         return work()
@@ -121,14 +122,14 @@ def shared(work: Callable[[], T]) -> T:
 
 
 def any_of(value: bool) -> bool:
-    """True in all processes if it is in one of them, which all ask at the same time; within `shared`, of the first."""
+    """True in all processes if `value` is true in one; all must call it together. Inside `shared`: only the first's."""
     if jax.process_count() == 1 or _ALONE.get():
         return value
     return bool(np.any(multihost_utils.process_allgather(np.bool_(value))))
 
 
 def _encoded(value: Any) -> Any:
-    """Arrays and bytes as JSON."""
+    """Encode arrays and bytes as JSON."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -137,7 +138,7 @@ def _encoded(value: Any) -> Any:
 
 
 def _decoded(item: dict[str, Any]) -> Any:
-    """`_encoded` back again, and any other JSON object as it is."""
+    """Decode what `_encoded` made; other JSON objects are unchanged."""
     if set(item) == {"bytes"}:
         return base64.b64decode(item["bytes"])
     if set(item) == {"dtype", "shape", "content"}:
@@ -146,7 +147,7 @@ def _decoded(item: dict[str, Any]) -> Any:
 
 
 def _told(message: bytes) -> bytes:
-    """The message of the first process."""
+    """Send the message of the first process to all; returns it."""
     barrier()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     content = np.frombuffer(message, np.uint8) if first() else np.zeros(size, np.uint8)

@@ -1,1 +1,1 @@
-"""What a run keeps on the disk."""
+"""Files of a run: run directory, checkpoints, trajectory and logs."""

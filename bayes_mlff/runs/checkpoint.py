@@ -1,7 +1,7 @@
-"""Checkpoints: one file each (SHA-256 and a safetensors body), written whole or not at all, the last two kept.
+"""Checkpoints: one file each (SHA-256 and a safetensors body), written atomically; the last two are kept.
 
-Beside the checkpoint of a step lies the ensemble of a run at that step, see `ensemble.files`; it is written before the
-checkpoint and goes with it.
+Next to the checkpoint of a step is the ensemble of the run at that step, see `ensemble.files`; it is written before
+the checkpoint and removed with it.
 """
 
 import hashlib
@@ -24,19 +24,19 @@ Tree = TypeVar("Tree")
 
 
 def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
-    """Save a pytree of arrays and JSON metadata durably, then drop all but the two newest checkpoints.
+    """Save a pytree of arrays and JSON metadata durably, then remove all but the two newest checkpoints.
 
     Args:
-      folder: directory of the checkpoints, which exists.
+      folder: existing directory of the checkpoints.
       step: MD step, for the file name.
       tree: pytree of arrays; random keys are stored as their data.
-      metadata: JSON-serialisable; floats survive exactly.
+      metadata: JSON-serialisable; floats are stored exactly.
 
     Returns:
       Path of the file.
 
     Raises:
-      RunDirectoryError: if it cannot be written; then the earlier checkpoints are as they were.
+      RunDirectoryError: if the file cannot be written; the earlier checkpoints are then unchanged.
     """
     arrays = {jax.tree_util.keystr(path): _to_numpy(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     body = save(arrays, metadata={"state": json.dumps({"format": FORMAT, "step": step, **metadata})})
@@ -50,24 +50,24 @@ def write(folder: Path, step: int, tree: Any, metadata: dict[str, Any]) -> Path:
     except OSError as error:
         raise RunDirectoryError(
             f"{target}: cannot be written ({error.strerror}); the checkpoints before it are intact: "
-            "resume when this is mended"
+            "resume when this is fixed"
         ) from error
     return target
 
 
 def at(folder: Path, step: int) -> Path:
-    """The file of the checkpoint of a step."""
+    """Path of the checkpoint of a step."""
     return folder / f"{step:09d}{files.CHECKPOINT}"
 
 
 def newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
-    """Read the newest checkpoint that is intact.
+    """Read the newest checkpoint that is not damaged.
 
     Returns:
-      Arrays by key path, metadata, and a line for each newer checkpoint that had to be passed over.
+      Arrays by key path, metadata, and one line for each newer checkpoint that was skipped.
 
     Raises:
-      RunDirectoryError: if there is none, or it was written in another format.
+      RunDirectoryError: if there is no intact checkpoint, or it was written in another format.
     """
     remarks = []
     for path in reversed(_all(folder)):
@@ -89,11 +89,11 @@ def newest(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], list[st
 
 
 class _UnreadableError(Exception):
-    """Why a file is no checkpoint."""
+    """A file is not a readable checkpoint; the message says why."""
 
 
 def _all(folder: Path) -> list[Path]:
-    """Checkpoints by their step; files that were put beside them are not ours."""
+    """Checkpoints in the order of their steps; other files in the folder are ignored."""
     return sorted((p for p in folder.glob(f"*{files.CHECKPOINT}") if p.stem.isdecimal()), key=lambda p: int(p.stem))
 
 
@@ -120,7 +120,7 @@ def restore(template: Tree, arrays: dict[str, np.ndarray]) -> Tree:
     """Put stored arrays into a pytree of the same structure; shapes may differ from the template's.
 
     Raises:
-      RunDirectoryError: if an array is missing or left over.
+      RunDirectoryError: if an array is missing or superfluous.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(template)
     names = [jax.tree_util.keystr(path) for path, _ in paths]

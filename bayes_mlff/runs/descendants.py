@@ -1,4 +1,4 @@
-"""The programs that this process has started, and those that they have started."""
+"""Child processes of this process, their children, and so on."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def descendants(root: int | None = None) -> list[int]:
-    """Processes below this one, or below `root`; none where the system does not tell, as on macOS."""
+    """Process ids of all descendants of this process, or of `root`; empty on systems without /proc, such as macOS."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -26,10 +26,10 @@ def descendants(root: int | None = None) -> list[int]:
 
 
 def end_descendants(*, grace_s: float) -> None:
-    """Ask all of them to end, as launchers of parallel programs must pass it on; those that stay are killed.
+    """End all descendants: first SIGTERM, which launchers of parallel programs pass on, after the grace time SIGKILL.
 
     Args:
-      grace_s: how long they may take, s.
+      grace_s: time between the two signals, s; with 0 only SIGKILL is sent.
     """
     found = descendants()
     if grace_s > 0.0:

@@ -1,4 +1,4 @@
-"""The run directory: what is in it, who may write to it, and how it is cut back to the last committed step."""
+"""The run directory: its files, its lock, and how it is truncated to the last checkpoint."""
 
 import contextlib
 import fcntl
@@ -21,13 +21,13 @@ from bayes_mlff.runs import start
 from bayes_mlff.runs.trajectory import Constants
 
 CONFIG: Final = "config.yaml"
-"""Without this file a directory is no run."""
+"""A directory is a run only if it has this file."""
 
 IN_FORCE: Final = "config.in_force.yaml"
 DATASET: Final = "dataset.extxyz"
 
 LABEL_RESERVE: Final = 1 << 20
-"""Bytes kept for the label that is being calculated when the disk fills up; a frame of 1000 atoms has 0.2 MB."""
+"""Bytes reserved on the disk so that the label in progress can be stored when it is full (1000 atoms: 0.2 MB)."""
 
 THERMO_COLUMNS = (
     "step",
@@ -46,7 +46,7 @@ THERMO_COLUMNS = (
 
 
 class Frame(NamedTuple):
-    """One geometry of the trajectory."""
+    """One frame of the trajectory."""
 
     step: int
     time_fs: float
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
 
 
 class RunDirectory:
-    """Files of one run; holds an exclusive lock while open."""
+    """The files of one run; an exclusive lock is held while it is open."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -81,7 +81,7 @@ class RunDirectory:
           beginning: files of the folder `start` by name, see `start.contents`.
 
         Raises:
-          RunDirectoryError: if it already holds a run, or cannot be written.
+          RunDirectoryError: if the directory already holds a run, or cannot be written.
         """
         if self.config.exists():
             raise RunDirectoryError(
@@ -98,17 +98,17 @@ class RunDirectory:
         write_whole(self.config, config_text.encode())  # last: with it, this is a run
 
     def put_in_force(self, config_text: str) -> None:
-        """Remember the settings that the run goes on with, apart from the copy that a user may edit."""
+        """Store the settings that the run uses, separately from config.yaml, which the user may edit."""
         write_whole(self.in_force, config_text.encode())
 
     def open(self) -> None:
-        """Take the lock, and clear away what an interrupted process left unfinished.
+        """Take the lock, and clean up after an interrupted process.
 
-        A torn last line of the events is cut off. Steps that no checkpoint knows of, since all were removed, are
-        set aside in files that end in `.old`. Disk space for one label is reserved.
+        An incomplete last line of the events is removed. If all checkpoints were removed, thermo.csv and the trajectory
+        are renamed to end in `.old`. Disk space for one label is reserved.
 
         Raises:
-          RunDirectoryError: if this is no run directory, another process is using it, or it cannot be written.
+          RunDirectoryError: if this is not a run directory, another process uses it, or it cannot be written.
         """
         if not self.config.is_file():
             raise RunDirectoryError(f"{self.path}: no run here (config.yaml is missing)")
@@ -144,14 +144,14 @@ class RunDirectory:
         dataset.reserve(self.path, LABEL_RESERVE)
 
     def close(self) -> None:
-        """Give the lock and the reserved space back."""
+        """Release the lock and the reserved disk space."""
         if self._lock is not None:
             dataset.release(self.path)
             self._lock.close()
             self._lock = None
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow step by step, which are on the disk when this returns; for a checkpoint."""
+        """Sizes, bytes, of thermo.csv and the trajectory, for a checkpoint; both are on the disk when this returns."""
         growing = [path for path in (self.thermo, self.trajectory) if path.exists()]
         with _writing(self.path):
             for path in growing:
@@ -159,10 +159,10 @@ class RunDirectory:
         return {p.name: p.stat().st_size if p in growing else 0 for p in (self.thermo, self.trajectory)}
 
     def truncate(self, sizes: dict[str, int]) -> None:
-        """Cut the growing files back to what a checkpoint knows.
+        """Truncate thermo.csv and the trajectory to the sizes of a checkpoint.
 
         Raises:
-          RunDirectoryError: if one is shorter, that is, was changed after the checkpoint; then nothing is cut.
+          RunDirectoryError: if a file is shorter, so was changed after the checkpoint; nothing is truncated then.
         """
         paths = {path: path.stat().st_size if path.exists() else 0 for path in (self.thermo, self.trajectory)}
         for path, present in paths.items():
@@ -177,10 +177,10 @@ class RunDirectory:
                     os.truncate(path, sizes[path.name])
 
     def append_thermo(self, rows: np.ndarray, columns: tuple[str, ...] = THERMO_COLUMNS) -> None:
-        """Add rows [m, len(columns)].
+        """Append rows [m, len(columns)] to thermo.csv.
 
         Raises:
-          RunDirectoryError: if the file has other columns, as those of a run with other triggers, or cannot be written.
+          RunDirectoryError: if the file has other columns (from other triggers), or cannot be written.
         """
         if not len(rows):
             return
@@ -196,7 +196,7 @@ class RunDirectory:
             durable.append(self.thermo, "".join(line + "\n" for line in lines).encode())
 
     def _thermo_header(self) -> str:
-        """The first line of the logged steps; empty if there is none yet."""
+        """First line of thermo.csv; empty if there is none yet."""
         if not self.thermo.exists():
             return ""
         with self.thermo.open(encoding="utf-8", errors="replace") as file:
@@ -205,7 +205,7 @@ class RunDirectory:
     def append_frames(
         self, numbers: np.ndarray, pbc: np.ndarray, frames: Iterable[Frame], constants: Constants | None = None
     ) -> None:
-        """Add frames of the trajectory as extended XYZ, each with its own lattice and what never changes."""
+        """Append frames to the trajectory as extended XYZ, each with its lattice and the constants of the run."""
         columns, ends, remarks, fixed = constants or Constants("", ("",) * len(numbers), "")
         held = np.zeros((len(numbers), 3), bool) if fixed is None else fixed
         symbols = [chemical_symbols[z] for z in numbers]
@@ -229,13 +229,13 @@ class RunDirectory:
             durable.append(self.trajectory, text.encode())
 
     def store_validation(self, **arrays: Any) -> None:
-        """Write the arrays of the comparison with random frames, whole or not at all."""
+        """Write the arrays of the validation on random frames (validation.npz) atomically."""
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_whole(self.validation_arrays, buffer.getvalue())
 
     def log(self, event: str, **fields: Any) -> None:
-        """Add one event to events.jsonl; within a process its times never go back, even if the clock is set back."""
+        """Append one event to events.jsonl; times never decrease within a process, even if the clock is set back."""
         now = self._clock_s + time.monotonic()
         line = json.dumps({"event": event, "time": round(now, 3), **fields}) + "\n"
         with _writing(self.events):
@@ -243,10 +243,10 @@ class RunDirectory:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file of a run, whole or not at all.
+    """Write a file of a run atomically.
 
     Raises:
-      RunDirectoryError: if it cannot be written; then the file is as it was.
+      RunDirectoryError: if it cannot be written; the file then keeps its old content.
     """
     with _writing(path):
         durable.write_whole(path, content)
@@ -254,18 +254,18 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn what the system says against writing into an error that says what to do."""
+    """Turn an OSError into a RunDirectoryError that says what to do."""
     try:
         yield
     except OSError as error:
         raise RunDirectoryError(
             f"{path}: cannot be written ({error.strerror}); nothing that was committed is lost: "
-            "resume when this is mended"
+            "resume when this is fixed"
         ) from error
 
 
 def _coordinate(value: float, held: bool) -> str:
-    """What is held is where it was to the last bit when it is read again."""
+    """Write a coordinate; fixed ones with all digits, so that they are unchanged when they are read again."""
     return repr(float(value)) if held else f"{value:.8f}"
 
 

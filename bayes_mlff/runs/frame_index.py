@@ -1,4 +1,4 @@
-"""Where the frames of a trajectory begin in its file: found without reading what is in them."""
+"""Byte offsets of the frames in a trajectory file, found by counting lines without parsing them."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -7,26 +7,26 @@ import numpy as np
 
 _BLOCK: Final = 1 << 24
 _LONGEST_HEAD: Final = 32
-"""Bytes of the line with the number of atoms."""
+"""Largest length, bytes, of the line with the number of atoms."""
 
 
 class FrameIndex(NamedTuple):
-    """Whole frames of a file in which each has the same number of lines."""
+    """Complete frames of a file in which all frames have the same number of lines."""
 
     n_atoms: int
-    offsets: np.ndarray  # [f + 1] bytes; frame i lasts from offsets[i] to offsets[i + 1]
+    offsets: np.ndarray  # [f + 1] bytes; frame i is from offsets[i] to offsets[i + 1]
 
     @property
     def count(self) -> int:
-        """Whole frames."""
+        """Number of complete frames f."""
         return len(self.offsets) - 1
 
 
 def index(path: Path) -> FrameIndex:
-    """Find the frames of an extended XYZ file; a last one that is still being written is left out.
+    """Find the frames of an extended XYZ file; an incomplete last frame, which is still being written, is left out.
 
     Raises:
-      OSError: if it cannot be read.
+      OSError: if the file cannot be read.
       ValueError: if it does not begin with a number of atoms.
     """
     with path.open("rb") as file:
@@ -44,17 +44,17 @@ def index(path: Path) -> FrameIndex:
 
 
 def evenly(count: int, most: int | None) -> np.ndarray:
-    """Indices of all of `count` frames, or of `most` evenly spaced ones with the first and the last."""
+    """Indices of all `count` frames, or of at most `most` evenly spaced ones, including the first and the last."""
     if most is None or count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
 
 
 def lines_of(path: Path, found: FrameIndex, chosen: np.ndarray) -> list[list[str]]:
-    """The lines of some frames, in rising order.
+    """Read the lines of the chosen frames; indices in rising order.
 
     Raises:
-      OSError, ValueError: if they cannot be read as text.
+      OSError, ValueError: if the file cannot be read as text.
     """
     frames = []
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Where each of several processes keeps the files of a run."""
+"""The folder in which each of several processes keeps the files of a run."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from bayes_mlff.runs import start
 
 @contextlib.contextmanager
 def run_directory(path: Path) -> Iterator[Path]:
-    """Where this process keeps the files of the run in `path`: there, or in a copy of what a resumed run needs."""
+    """Folder for the run's files: `path` in the first process, else a temporary copy of what a resumed run needs."""
     files = shared(lambda: _files(path)) if jax.process_count() > 1 else {}
     if first():
         yield path
@@ -32,7 +32,7 @@ def run_directory(path: Path) -> Iterator[Path]:
 
 
 def _files(path: Path) -> dict[str, bytes | int]:
-    """Files of a run directory, if there is one; of those that grow with every step the size alone, in bytes."""
+    """Contents of the files of a run directory, if it exists; for growing files only their size, bytes."""
     kept = [*path.glob("config*.yaml"), path / "dataset.extxyz", path / "rejected.extxyz", *path.glob("checkpoints/*")]
     kept += path.glob(f"{start.FOLDER}/**/*")
     growing = [path / "thermo.csv", path / "trajectory.extxyz"]

@@ -1,4 +1,4 @@
-"""Rows of thermo.csv and frames of the trajectory, from the arrays of a chunk."""
+"""Writes rows of thermo.csv and frames of the trajectory from the arrays of a chunk."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,29 +16,29 @@ from bayes_mlff.runs.trajectory import constants
 
 
 class Recording(NamedTuple):
-    """What the rows and frames of a run are made with."""
+    """Constants of a run that its rows and frames depend on."""
 
     structure: Structure  # the initial one
     masses: np.ndarray  # [n] amu
-    positions: Callable[[np.ndarray, np.ndarray, Origin], np.ndarray]  # those of dynamics in the frame of the file, Å
+    positions: Callable[[np.ndarray, np.ndarray, Origin], np.ndarray]  # from MD to the axes of the input file, Å
     timestep_fs: float
     n_steps: int  # of the whole run
     thermo_every: int  # steps
     trajectory_every: int  # steps
     moving_cell: bool
     degrees_of_freedom: int
-    carried_ev: float  # kinetic energy of the centre of mass, which is no heat
+    carried_ev: float  # kinetic energy of the centre of mass, eV, which does not count for the temperature
 
 
 class Stretch(NamedTuple):
     """Consecutive steps of a run."""
 
     before: int  # last step that is already on the disk
-    origin: Origin  # of the positions of the chunk
-    chunk: Chunk  # what the dynamics returned
-    potential: np.ndarray  # [steps] eV, with the energies of the isolated atoms; the last may be the reference's
+    origin: Origin  # origin of the positions in the chunk
+    chunk: Chunk  # result of the dynamics
+    potential: np.ndarray  # [steps] eV, with the energies of the isolated atoms; the last may be a reference energy
     md: MDState  # after the last step, finished with the reference forces if that step was labelled
-    triggers: tuple[Trigger, ...]  # what a geometry was labelled for
+    triggers: tuple[Trigger, ...]  # conditions for labelling a geometry
 
 
 def record(run: RunDirectory, made: Recording, stretch: Stretch) -> None:
@@ -47,13 +47,13 @@ def record(run: RunDirectory, made: Recording, stretch: Stretch) -> None:
     Args:
       run: open run directory.
       made: constants of the run.
-      stretch: what is appended.
+      stretch: the steps to append.
     """
     number = stretch.before + 1 + np.arange(len(stretch.potential))
     moved = _geometries(made, stretch)
     columns = _columns(made, stretch, number, moved)
     logged = number % made.thermo_every == 0
-    logged[-1] |= bool(stretch.chunk.stop) or number[-1] == made.n_steps  # a labelled step, or the last of all
+    logged[-1] |= bool(stretch.chunk.stop) or number[-1] == made.n_steps  # a labelled step, or the last of the run
     run.append_thermo(np.stack(list(columns.values()), axis=1)[logged], tuple(columns))
     start = made.structure
     frames = (_frame(made, moved, i, int(n)) for i, n in enumerate(number) if n % made.trajectory_every == 0)
@@ -61,7 +61,7 @@ def record(run: RunDirectory, made: Recording, stretch: Stretch) -> None:
 
 
 class _Geometries(NamedTuple):
-    """What the frames of a stretch are made of."""
+    """Arrays for the frames of a stretch."""
 
     positions: np.ndarray  # [steps, n, 3] Å
     cells: np.ndarray  # [steps, 3, 3] Å, rows
@@ -96,7 +96,7 @@ def _frame(made: Recording, moved: _Geometries, i: int, step: int) -> Frame:
 
 
 def _columns(made: Recording, stretch: Stretch, number: np.ndarray, moved: _Geometries) -> dict[str, np.ndarray]:
-    """Columns of thermo.csv [steps] by name; those of triggers that are not on the energy come last."""
+    """Columns of thermo.csv [steps] by name; those of triggers on other quantities than the energy come last."""
     thermo, steps = stretch.chunk.thermo, len(number)
     kinetic, work = (np.array(x[:steps], np.float64) for x in (thermo.kinetic, thermo.work))
     kinetic[-1], work[-1] = float(kinetic_energy(stretch.md)), float(total_work(stretch.md))
@@ -125,7 +125,7 @@ def _columns(made: Recording, stretch: Stretch, number: np.ndarray, moved: _Geom
 
 
 def drift(chunk: Chunk, steps: int) -> float:
-    """Change of the conserved energy, eV, from the first to the last step of a chunk that the model took alone."""
+    """Change of the conserved energy, eV, from the first to the last of `steps` steps with the model's forces."""
     if steps < 1:
         return 0.0
     thermo = chunk.thermo

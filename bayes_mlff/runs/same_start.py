@@ -1,4 +1,4 @@
-"""Whether a structure and a model are still those that a run was started from, and if not, what differs."""
+"""Comparison of a structure and a model with those that a run was started from."""
 
 from typing import Any, Final
 
@@ -14,23 +14,23 @@ from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models.potential import Potential
 
 LENGTH: Final = 1e-6
-"""Å. What a file says is the same within this, whatever version of a reader reads it."""
+"""Å. Positions and cells within this are the same; different versions of a reader may round differently."""
 
 RELATIVE: Final = 1e-9
-"""The same for velocities, masses, moments and charges."""
+"""Relative tolerance for velocities, masses, moments and charges."""
 
 _MOST: Final = 3
-"""Atoms that are named; of others only their number is."""
+"""Largest number of atoms that are named; further ones are only counted."""
 
 _INFO: Final = "a remark of the file"
 
 
 def structure_differences(now: InitialStructure, before: InitialStructure) -> tuple[str, ...]:
-    """What differs between a structure and the one that a run was started from, in phrases; atoms count from 0.
+    """List in words how a structure differs from the one that a run was started from; atoms count from 0.
 
     Args:
-      now: what the file says now.
-      before: what the run was started from.
+      now: the structure as the file has it now.
+      before: the structure that the run was started from.
     """
     new, old = now.structure, before.structure
     if len(new.numbers) != len(old.numbers):
@@ -52,7 +52,7 @@ def structure_differences(now: InitialStructure, before: InitialStructure) -> tu
 
 
 def _is_reordered(new: Structure, old: Structure) -> bool:
-    """True if every atom of one is somewhere in the other, but not all in the same row."""
+    """True if both have the same atoms at the same positions, but in another order."""
     if np.array_equal(new.numbers, old.numbers) and np.allclose(new.positions, old.positions, rtol=0.0, atol=LENGTH):
         return False
     if sorted(new.numbers) != sorted(old.numbers) or not np.allclose(new.cell, old.cell, rtol=0.0, atol=LENGTH):
@@ -127,7 +127,7 @@ def _optional(
     if new is None and old is None:
         return ()
     if new is None or old is None:
-        return (f"{what}: {'none' if new is None else 'one for each atom'} in the place of "
+        return (f"{what}: {'none' if new is None else 'one for each atom'} instead of "
                 f"{'none' if old is None else 'one for each atom'}",)  # fmt: skip
     if new.shape != old.shape:
         return (f"{what}: numbers of another shape",)
@@ -152,17 +152,17 @@ def _scalars(names: list[str], new: np.ndarray, old: np.ndarray, what: str, unit
 
 
 def _some(said: list[str], all_of_them: str) -> tuple[str, ...]:
-    """The first few, and how many there are."""
+    """The first few phrases, and the total number if there are more."""
     more = (f"{len(said)} {all_of_them} in all",) if len(said) > _MOST else ()
     return (*said[:_MOST], *more)
 
 
 def model_differences(now: Potential, before: Potential) -> tuple[str, ...]:
-    """What differs between a model and the one that a run was started from, in phrases.
+    """List in words how a model differs from the one that a run was started from.
 
     Args:
-      now: the model as it is found now, for the elements of the structure.
-      before: the one that the run was started from.
+      now: the present model, for the elements of the structure.
+      before: the model that the run was started from.
     """
     new, old = now.config.model_dump(), before.config.model_dump()
     said = [

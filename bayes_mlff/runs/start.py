@@ -1,9 +1,9 @@
-"""What a run was started from, kept in its directory: structure and model as they were used, and their digests.
+"""Copies of what a run was started from: initial structure and model, with their digests, in the run directory.
 
-A run goes on from these copies, so that it depends on no file outside of its directory. They are in the folder
+A run continues from these copies, so that it depends on no file outside of its directory. They are in the folder
 `start`: `structure.npz` and `model.safetensors`, which are read, `structure.extxyz` for people to look at, and
-`identity.json` with the SHA-256 of both and the hash of the engine's settings. Modules and files beside the
-configuration that the reference uses are in its folder `files`.
+`identity.json` with the SHA-256 of both and the hash of the engine's settings. Modules and files next to the
+configuration that the reference uses are in its sub-folder `files`.
 """
 
 import hashlib
@@ -29,30 +29,30 @@ MODEL: Final = "model.safetensors"
 IDENTITY: Final = "identity.json"
 READABLE: Final = "structure.extxyz"
 KEPT: Final = "files"
-"""Folder for what the reference uses from the folder of the configuration, by the same relative paths."""
+"""Sub-folder for files that the reference uses from the folder of the configuration, under the same relative paths."""
 
 FORMAT: Final = 1
 
 _REST: Final = "rest"
-"""Array that holds as JSON what is no array."""
+"""Name of the array that holds all values that are not arrays, as JSON."""
 
 _MOST_BYTES: Final = 1 << 20
-"""Of an identity."""
+"""Largest size of identity.json."""
 
 
 class Start(NamedTuple):
-    """What a run was started from."""
+    """Everything that a run was started from."""
 
     initial: InitialStructure
     potential: Potential  # for the elements of the structure
-    engine_hash: str  # of the settings and versions of the reference
-    engine: str  # the same in words
+    engine_hash: str  # hash of settings and versions of the reference
+    engine: str  # description of the reference in words
     base: Path  # folder of the configuration
-    beside: Beside = Beside()  # modules and files from there that the reference uses
+    beside: Beside = Beside()  # modules and files in that folder that the reference uses
 
 
 def contents(start: Start) -> dict[str, bytes]:
-    """The files of the folder `start` by name, the identity last."""
+    """Contents of the files of the folder `start` by name; the identity is last."""
     structure, model = _packed(start.initial), registry.serialised(start.potential, {})
     readable = io.StringIO()
     plain = start.initial.structure._replace(electronic=ElectronicState())
@@ -76,10 +76,10 @@ def contents(start: Start) -> dict[str, bytes]:
 
 
 def read(run: Path) -> Start:
-    """What the run in a directory was started from, as it was to the last bit.
+    """Read what a run was started from, with every bit unchanged.
 
     Raises:
-      RunDirectoryError: if a file is missing, damaged, or not the one that the run was started from.
+      RunDirectoryError: if a file is missing, damaged or was replaced.
     """
     folder = run / FOLDER
     identity = _identity(folder / IDENTITY)
@@ -93,10 +93,10 @@ def read(run: Path) -> Start:
 
 
 def base_of(start: Start, run: Path) -> Path:
-    """The folder whose modules and files the reference of a run uses: the copy in the run, if it has all of them.
+    """Folder from which the reference takes modules and files: the run's copy if it is complete, else the original.
 
     Raises:
-      RunDirectoryError: naming a file that the run has no copy of and that is not where it was.
+      RunDirectoryError: naming a file that was not copied and is no longer in its original place.
     """
     gone = [name for name in start.beside.needed if not (start.base / name).is_file()]
     if gone:
@@ -136,7 +136,7 @@ _RESTORE: Final = "restore it from a copy, or start another run"
 
 
 def _verified(path: Path, digest: str) -> bytes:
-    """Content of a file with this SHA-256."""
+    """Content of a file, after checking its SHA-256."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -150,7 +150,7 @@ def _verified(path: Path, digest: str) -> bytes:
 
 
 def _packed(initial: InitialStructure) -> bytes:
-    """Arrays as they are, everything else as JSON in an array of bytes; what is None is left out."""
+    """Pack an initial structure as npz: arrays unchanged, other values as JSON in an array of bytes, None left out."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}
     parts = (
@@ -171,7 +171,7 @@ def _packed(initial: InitialStructure) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python, which JSON keeps to the last bit."""
+    """Convert numpy numbers to Python numbers, which JSON stores exactly."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} cannot be kept")

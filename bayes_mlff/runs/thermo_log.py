@@ -1,6 +1,6 @@
-"""The logged steps of a run as arrays: all of them, or of a long run evenly spaced ones.
+"""The logged steps of a run (thermo.csv) as arrays: all of them, or evenly spaced ones of a long run.
 
-A run of 10⁷ steps logs a gigabyte. Its figures need some 10⁴ rows, and its mean values do not ask for more.
+A run of 10⁷ steps logs a gigabyte. Figures and mean values need only about 10⁴ rows.
 """
 
 import io
@@ -12,17 +12,17 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError
 
 WHOLE_BYTES: Final = 8 << 20
-"""A file up to this size, some 60 000 rows, is read as it is."""
+"""A file up to this size, about 60 000 rows, is read completely."""
 
 BLOCKS: Final = 2000
 BLOCK_BYTES: Final = 1 << 12
-"""Evenly spaced parts of a larger file that are read, each of some 30 rows: at most as much as of a smaller one."""
+"""Of a larger file, so many evenly spaced blocks are read, of about 30 rows each; together at most WHOLE_BYTES."""
 
 LARGEST: Final = 1e15
-"""No time, step or energy of a run comes near."""
+"""Bound for plausible numbers: no time, step or energy of a run comes near it."""
 
 SURE: Final = ("step", "time_fs", "temperature_k", "potential_ev", "total_ev")
-"""Columns that are always known."""
+"""Columns that must not contain nan."""
 
 
 class ThermoSeries(NamedTuple):
@@ -34,22 +34,22 @@ class ThermoSeries(NamedTuple):
     total_ev: np.ndarray  # [t]
     sigma_ev: np.ndarray  # [t]
     sigma_crit_ev: np.ndarray  # [t]
-    pressure_gpa: np.ndarray | None = None  # [t] nan where it is not known; None if it is not logged
+    pressure_gpa: np.ndarray | None = None  # [t] nan where unknown; None if the file has no such column
 
 
 class ThermoLog(NamedTuple):
-    """What was read of a file of logged steps."""
+    """Rows that were read from thermo.csv."""
 
     steps: np.ndarray  # [t]
     thermo: ThermoSeries
-    rows: int  # in the file; estimated from its size if not all were read
+    rows: int  # number of rows in the file; estimated from its size if not all were read
 
 
 def read(path: Path) -> ThermoLog:
-    """Read a file of logged steps, a last line that is still being written left out; a missing file is empty.
+    """Read thermo.csv without an incomplete last line; a missing file gives empty arrays.
 
     Raises:
-      RunDirectoryError: if it is unreadable, lacks a column, or has something other than numbers in one.
+      RunDirectoryError: if the file is unreadable, lacks a column, or has a value that is not a number.
     """
     try:
         header, text, share = _read_parts(path)
@@ -84,7 +84,7 @@ def _check(path: Path, names: tuple[str, ...], table: np.ndarray, *, whole: bool
 
 
 def _read_parts(path: Path) -> tuple[str, str, float]:
-    """Header, whole lines, and their share of the file."""
+    """Header, the complete lines that were read, and the fraction of the file that they are."""
     if not path.exists():
         return "", "", 1.0
     size = path.stat().st_size
@@ -99,11 +99,11 @@ def _read_parts(path: Path) -> tuple[str, str, float]:
 
 
 def _blocks(file: BinaryIO, begin: int, end: int) -> bytes:
-    """Whole lines in evenly spaced blocks, the first and the last line among them."""
+    """Complete lines of evenly spaced blocks, including the first and the last line."""
     parts = []
     for offset in np.linspace(begin, end - BLOCK_BYTES, BLOCKS).astype(np.int64).tolist():
         file.seek(offset - 1)
-        block = file.read(BLOCK_BYTES + 1)  # with the byte before it, which tells whether a line begins here
+        block = file.read(BLOCK_BYTES + 1)  # with the byte before it, which shows whether a line begins here
         parts.append(_whole_lines(block[block.find(b"\n") + 1 :]))
     return b"".join(parts)
 

@@ -16,14 +16,14 @@ from bayes_mlff.runs import frame_index
 from bayes_mlff.runs.frame_index import FrameIndex
 
 _FIRST: Final = "species:S:1:pos:R:3"
-"""The first columns, without which there is no frame."""
+"""The first columns, which every frame must have."""
 
 _OURS: Final = ("Lattice", "Properties", "pbc", "step", "time_fs", "stress")
-"""What the comment says of every frame."""
+"""Keys that the comment line of a frame already uses."""
 
 
 class Trajectory(NamedTuple):
-    """Frames of the same atoms."""
+    """Frames with the same atoms in the same order."""
 
     step: np.ndarray  # [f]
     time_fs: np.ndarray  # [f]
@@ -31,13 +31,13 @@ class Trajectory(NamedTuple):
     pbc: np.ndarray  # [3] bool
     positions: np.ndarray  # [f, n, 3] Å, wrapped or not
     cells: np.ndarray  # [f, 3, 3] Å, rows; zero without a lattice
-    stored: int | None = None  # frames in the file; None: these are all
+    stored: int | None = None  # number of frames in the file; None: these are all
 
     def structure(self, index: int) -> Structure:
-        """One frame.
+        """One frame as a structure.
 
         Raises:
-          DataError: if nothing can be computed for it.
+          DataError: if the structure is not valid, see `data.structure.check`.
         """
         found = Structure(self.numbers, self.positions[index], self.cells[index], self.pbc)
         check(found)
@@ -45,19 +45,19 @@ class Trajectory(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What the frames of a run have beside geometry and momenta, as text: the same in all of them."""
+    """Constant text of all frames of a run: everything except geometry and momenta."""
 
-    columns: str  # of Properties
-    ends: tuple[str, ...]  # [n] of the atoms' rows
-    remarks: str  # of the comment
-    held: np.ndarray | None = None  # [n, 3] bool, coordinates written to the last bit; None: none
+    columns: str  # further columns of Properties
+    ends: tuple[str, ...]  # [n] ends of the atoms' rows
+    remarks: str  # further keys of the comment line
+    held: np.ndarray | None = None  # [n, 3] bool, fixed coordinates, written with all digits; None: none
 
 
 def constants(structure: Structure, masses: np.ndarray) -> Constants:
-    """What makes a frame a whole structure, in the words of ASE; empty where it is as usual.
+    """Text for what a structure has beside the geometry (masses, constraints, charge and spin), with ASE's keys.
 
     Args:
-      structure: of the run.
+      structure: initial structure of the run.
       masses: [n] masses of the atoms, amu.
     """
     state, n = structure.electronic, len(structure.numbers)
@@ -86,15 +86,15 @@ def _remark(name: str, value: Plain) -> str:
 
 
 def read(path: Path, *, most: int | None = None) -> Trajectory:
-    """Read a trajectory; a last frame that is still being written is left out.
+    """Read a trajectory; an incomplete last frame, which is still being written, is left out.
 
     Args:
       path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`, and species and positions as
-        its first columns; what other columns hold is left alone.
-      most: read so many evenly spaced frames, the first and the last among them, if there are more.
+        its first columns; other columns are ignored.
+      most: if there are more frames, read only so many evenly spaced ones, including the first and the last.
 
     Raises:
-      RunDirectoryError: if it is missing, has no whole frame, or is not such a file.
+      RunDirectoryError: if the file is missing, has no complete frame, or has another format.
     """
     found = frames(path)
     chosen = frame_index.evenly(found.count, most)
@@ -102,10 +102,10 @@ def read(path: Path, *, most: int | None = None) -> Trajectory:
 
 
 def frames(path: Path) -> FrameIndex:
-    """Where the frames of a trajectory are.
+    """Find the frames of a trajectory file.
 
     Raises:
-      RunDirectoryError: if it is missing or has no whole frame.
+      RunDirectoryError: if the file is missing or has no complete frame.
     """
     if not path.is_file():
         raise RunDirectoryError(f"{path.name} is missing; allowed: a run that has stored frames")
@@ -117,7 +117,7 @@ def frames(path: Path) -> FrameIndex:
 
 
 def read_some(path: Path, found: FrameIndex, chosen: np.ndarray) -> Trajectory:
-    """Read the chosen frames of a trajectory, one at least; see `read`."""
+    """Read the chosen frames of a trajectory, at least one; see `read`."""
     with _explained(path):
         texts = frame_index.lines_of(path, found, chosen)
         if any(int(lines[0]) != found.n_atoms for lines in texts):
@@ -145,7 +145,7 @@ def read_some(path: Path, found: FrameIndex, chosen: np.ndarray) -> Trajectory:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Say of what is no trajectory what would be one."""
+    """Turn errors of reading into a RunDirectoryError that says what a trajectory must contain."""
     try:
         yield
     except (DataError, IndexError, KeyError, OSError, OverflowError, ValueError) as error:
@@ -155,7 +155,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _checked(rows: list[str], comment: str) -> list[str]:
-    """Rows with as many columns as the comment says, species and positions first."""
+    """Check that rows have the columns that the comment line announces, species and positions first; return them."""
     properties = _field("Properties", comment, _FIRST)
     names = properties.split(":")
     if not f"{properties}:".startswith(f"{_FIRST}:") or len(names) % 3:

@@ -1,4 +1,4 @@
-"""Random frames of a finished run that the reference labelled, as `validation.npz` holds them."""
+"""Validation of a finished run, from `validation.npz`: random frames that the reference has labelled."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from bayes_mlff.runs.thermo_log import LARGEST
 
 
 class Validation(NamedTuple):
-    """Energies of f random frames on the model's scale; each [f]."""
+    """Energies of f random frames; each array [f]."""
 
-    step: np.ndarray  # of the trajectory
-    reference_ev: np.ndarray  # eV
+    step: np.ndarray  # MD step of the frame
+    reference_ev: np.ndarray  # eV, on the model's energy scale
     predicted_ev: np.ndarray  # eV, mean of the final chains
     sigma_ev: np.ndarray  # eV, standard deviation, not calibrated
     pretrained_ev: np.ndarray  # eV, of the model before fine-tuning
 
 
 def read(path: Path) -> Validation | None:
-    """What a run stored; None if there is no such file.
+    """Read the validation of a run; None if the file does not exist.
 
     Raises:
-      RunDirectoryError: if an array is missing, or is not one finite number for each frame.
+      RunDirectoryError: if an array is missing, or does not hold one finite number per frame.
     """
     if not path.exists():
         return None

@@ -1,1 +1,1 @@
-"""Preconditioned stochastic-gradient Hamiltonian Monte Carlo over any pytree; knows no atoms."""
+"""Preconditioned stochastic-gradient Hamiltonian Monte Carlo over any pytree; independent of atoms and models."""

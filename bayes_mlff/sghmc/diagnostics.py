@@ -1,4 +1,4 @@
-"""Have the chains mixed, how many independent samples are they worth, how hot are they."""
+"""Diagnostics of chains: R-hat, effective sample size and kinetic temperature."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from bayes_mlff.sghmc.precondition import Params
 def kinetic_temperature(
     momentum: Params, inverse_mass: Params, *, step_size: jax.Array, friction: float, n_data: jax.Array | int
 ) -> jax.Array:
-    """Temperature that the momenta of one chain show.
+    """Kinetic temperature of one chain, from its momenta.
 
     Without a force the recursion p <- (1-α) p + α ξ has Var p = α²/(1-(1-α)²) Var ξ = 2α/(2-α) · T/(γ M⁻¹ N),
     hence T_kin = (2-α)/(2α) · N · mean_j(γ M_j⁻¹ p_j²). For U = k θ²/2 the recursion is AR(2) in θ and

@@ -1,7 +1,7 @@
-"""Standard normal numbers for the sampler: those of `jax.random.normal`, generated in one pass.
+"""Standard normal numbers for the sampler: those of `jax.random.normal`, but generated faster on a CPU.
 
-A step of a chain needs one for every weight. On a CPU JAX keeps the rounds of its generator in a loop that sweeps
-the memory several times; written out, the compiler makes one loop over registers of them.
+A step of a chain needs one number for every weight. On a CPU JAX runs the rounds of its generator as a loop that
+passes over the memory several times; with unrolled rounds the compiler makes a single pass, in registers.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 ROTATIONS: Final = ((13, 15, 26, 6), (17, 29, 16, 24))
-"""Of the Threefry-2x32 rounds (Salmon et al. 2011, SC11, table 2)."""
+"""Rotation distances of the Threefry-2x32 rounds (Salmon et al. 2011, SC11, table 2)."""
 
 PARITY: Final = 0x1BD11BDA
 """Constant of the third key word (ibid.)."""
@@ -21,9 +21,9 @@ def standard_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) ->
     """Independent N(0, 1) numbers, bit for bit those of `jax.random.normal(key, shape, dtype)`.
 
     Args:
-      key: used up here.
-      shape: of the result.
-      dtype: floating-point type.
+      key: random key; do not use it again.
+      shape: shape of the result.
+      dtype: floating-point type of the result.
     """
     size = int(np.prod(shape))
     if not _written_out(key, size, dtype):
@@ -32,7 +32,7 @@ def standard_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) ->
 
 
 def threefry_bits(key: jax.Array, size: int) -> jax.Array:
-    """Random bits [size] of a key [2], uint32: both words of every block together, 20 rounds."""
+    """Random bits [size], uint32, from key data [2] with 20 rounds; both words of a block are combined by XOR."""
     words = (key[0], key[1], key[0] ^ key[1] ^ np.uint32(PARITY))
     left, right = jnp.broadcast_to(words[0], (size,)), jnp.arange(size, dtype=jnp.uint32) + words[1]
     for group in range(5):
@@ -45,14 +45,14 @@ def threefry_bits(key: jax.Array, size: int) -> jax.Array:
 
 
 def _written_out(key: jax.Array, size: int, dtype: jnp.dtype) -> bool:
-    """Whether the generator above is JAX's own for this key and faster than its implementation."""
+    """True if JAX uses Threefry for this key and the unrolled generator is faster than JAX's own."""
     partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
     same = partitionable and str(jax.random.key_impl(key)) == "threefry2x32"
     return same and jnp.dtype(dtype) == jnp.float32 and size < 2**32 and jax.default_backend() == "cpu"
 
 
 def _normal(bits: jax.Array) -> jax.Array:
-    """Inverse distribution function of float32 numbers in (-1, 1), of which bits [n] give the mantissa."""
+    """Normal numbers: inverse error function of uniform float32 numbers in (-1, 1) with mantissas from bits [n]."""
     lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
     mantissa = jax.lax.bitcast_convert_type((bits >> np.uint32(9)) | np.uint32(0x3F800000), jnp.float32)
     uniform = (mantissa - np.float32(1.0)) * (np.float32(1.0) - lowest) + lowest

@@ -13,7 +13,7 @@ Params = Any
 class Preconditioner(NamedTuple):
     """A diagonal mass matrix as three pure functions.
 
-    `update` takes `freeze`, a bool or traced bool: where it is true the state is returned as it came.
+    `update` takes `freeze`, a bool or traced bool: if it is true, the state is returned unchanged.
     """
 
     init: Callable[[Params], Any]  # params -> state
@@ -39,7 +39,7 @@ def identity() -> Preconditioner:
 
 
 def fixed(inverse_mass: Params) -> Preconditioner:
-    """A mass that never changes.
+    """A constant mass.
 
     Args:
       inverse_mass: M⁻¹ > 0, a pytree shaped as the parameters of one chain.
@@ -60,14 +60,14 @@ def amsgrad(*, beta: float = 0.999, eps: float = 1e-5, freeze_after: int | None 
     """AMSGrad second-moment mass (Reddi et al. 2018, arXiv:1904.09237; mass as in Rensmeyer et al. 2023).
 
     v <- βv + (1-β)g², m <- max(m, v), M⁻¹ = 1/(sqrt(m/(1-β^t)) + ε), element-wise, with v = m = 0 at t = 0.
-    The law of the sampler is exact only for a constant mass. Freezing therefore stops v, m **and t**: were t
-    to run on, the bias correction would keep changing a mass that is called frozen. The first gradient is
-    always used, since no mass exists before it.
+    The sampler has the right stationary distribution only for a constant mass. Freezing therefore stops v, m **and
+    t**: if t continued, the bias correction would still change the mass. The first gradient is always used, since no
+    mass exists before it.
 
     Args:
       beta: decay of the second moment, in (0, 1).
       eps: ε > 0, in the unit of the gradient; bounds M⁻¹ by 1/ε.
-      freeze_after: number of gradients, at least 1, after which the mass stays as it is; None for never.
+      freeze_after: number of gradients, at least 1, after which the mass is constant; None for never.
 
     Returns:
       A preconditioner with state `AmsgradState`.

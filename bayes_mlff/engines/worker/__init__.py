@@ -1,1 +1,1 @@
-"""An ASE calculator in a process of its own."""
+"""Engine that runs an ASE calculator in a separate process."""

@@ -1,16 +1,16 @@
 """Serve one ASE calculator over JSON lines on stdin and stdout, in any Python 3.8+ that has ASE and NumPy.
 
-This file is executed by its path in another process, often of another environment: it imports nothing of this
-package. Requests and replies are one JSON object a line with the same `id`; every other line on stdout is noise.
-With the arguments `serve MODULE LAUNCHER...` it starts several processes for each label (LAUNCHER: mpiexec -n 4, say),
-which work together by the calculator's own MODULE of MPI: `once MODULE REQUEST REPLY`. They live no longer than the
-calculation, since waiting processes of MPI take a core each.
+This file is executed by its path in another process, often in another environment, so it imports nothing of this
+package. Requests and replies are one JSON object per line with the same `id`; other lines on stdout are ignored.
+With the arguments `serve MODULE LAUNCHER...` it starts several processes for each label (LAUNCHER: e.g. mpiexec -n 4),
+which communicate by the calculator's own MPI module MODULE: `once MODULE REQUEST REPLY`. They end after each
+calculation, since a waiting MPI process occupies a core.
 """
 
 import sys
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose modules must not hide the engine's own
+    sys.path.pop(0)  # the folder of this file; its modules must not hide the engine's own
 
 import gc
 import hashlib
@@ -31,7 +31,7 @@ Message = Dict[str, Any]  # noqa: UP006
 
 
 def _shared(name: str) -> Any:
-    """A file of the folder above this one, as a module; it imports nothing of this package either."""
+    """Import a file of the parent folder as a module; such files import nothing of this package either."""
     path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name + ".py")
     spec = importlib.util.spec_from_file_location("bayes_mlff_child_" + name, path)
     assert spec is not None and spec.loader is not None
@@ -47,7 +47,7 @@ _KILL_LATER = "import os, sys, time; time.sleep(float(sys.argv[2])); os.killpg(i
 
 
 class OutputCheck:
-    """Reads what a calculator's program wrote during one call, since some return unconverged numbers."""
+    """Searches the output of a calculator's program, since some programs return unconverged numbers silently."""
 
     def __init__(self, path: str, pattern: str):
         self._path, self._pattern = path, re.compile(pattern)
@@ -55,7 +55,7 @@ class OutputCheck:
         self._size, self._digest = len(content), hashlib.sha256(content).digest()
 
     def complaint(self) -> Optional[str]:  # noqa: UP045 (Python 3.8)
-        """Return what speaks against the call since this object was made; None if nothing does."""
+        """Return why the calculation since this object was made is not usable; None if it is."""
         now, content = self._read()
         if now == self._time:
             return f"{self._path} was not written by this call, so that nobody knows whether it converged"
@@ -64,7 +64,7 @@ class OutputCheck:
         return f"{found.group(0)!r} in {self._path}" if found else None
 
     def _read(self) -> Tuple[int, bytes]:  # noqa: UP006 (Python 3.8)
-        """Time of the last change, ns, and content; nothing of a file that is not there."""
+        """Time of the last change, ns, and content of the file; -1 and empty if it does not exist."""
         try:
             with open(self._path, "rb") as file:
                 return os.fstat(file.fileno()).st_mtime_ns, file.read()
@@ -73,21 +73,21 @@ class OutputCheck:
 
 
 class Server:
-    """The calculator and what it was made with."""
+    """Holds the calculator and answers requests."""
 
-    shares_folder = False  # True where several processes make the same calculator
+    shares_folder = False  # True if several processes make the same calculator
 
     def __init__(self) -> None:
         self._path, self._base = "", None
         self._arguments: Message = {}
         self._calculator: Any = None
-        self._moments: Any = None  # those that the calculator started from
+        self._moments: Any = None  # magnetic moments that the calculator started from
         self._output: Optional[List[str]] = None  # noqa: UP006, UP045
-        self._held: List[Any] = []  # noqa: UP006 (locks of folders elsewhere)
-        self.making = False  # True while the calculator is being made: then any error is one of its settings
+        self._held: List[Any] = []  # noqa: UP006 (locks of folders outside the working folder)
+        self.making = False  # True while the calculator is being made: any error then comes from its settings
 
     def start(self, message: Message) -> Message:
-        """Import the calculator's class, and those that arguments name; report versions and their keywords."""
+        """Import the calculator's class, and those that arguments name; report versions and declared keywords."""
         self._path, self._base = message["calculator"], message.get("base")
         self._output = message["output"]
         found = {self._path: factories.find_factory(self._path, "engine.calculator", self._base)}
@@ -103,7 +103,7 @@ class Server:
         }
 
     def check(self, message: Message) -> Message:
-        """Make the calculator, if there is none, and say what it can do; run the engine's own checks."""
+        """Run the engine's own checks, make the calculator if there is none, and report its properties."""
         problem = None
         if message["probe"] is not None:
             problem = runpy.run_path(message["probe"])["problem"](message["arguments"], message["numbers"])
@@ -115,7 +115,7 @@ class Server:
         return {"problem": None, "properties": list(calculator.implemented_properties)}
 
     def label(self, message: Message) -> Message:
-        """Energy, forces and stress of one geometry; forces first, as the others come along."""
+        """Energy, forces and stress of one geometry."""
         calculator = self._calculator
         if message["fresh"] or calculator is None or message["arguments"] != self._arguments:
             calculator = self._make(message["arguments"], message["moments"])
@@ -138,7 +138,7 @@ class Server:
         return answer
 
     def drop(self, message: Message) -> Message:
-        """Forget the calculator, which may hold processes of its own."""
+        """Close and release the calculator, which may have child processes."""
         del message
         calculator, self._calculator = self._calculator, None
         close = getattr(calculator, "close", None)
@@ -161,14 +161,14 @@ class Server:
 
 
 class ParallelServer(Server):
-    """Has each label calculated by processes of their own, which start from nothing."""
+    """Calculates each label in new MPI processes."""
 
     def __init__(self, mpi: str, launcher: Sequence[str]) -> None:
         super().__init__()
         self._mpi, self._launcher, self._started = mpi, launcher, {}
 
     def start(self, message: Message) -> Message:
-        """Import the calculator's class here, too."""
+        """Import the calculator's class in this process, too."""
         self._started = message
         return super().start(message)
 
@@ -190,16 +190,16 @@ class ParallelServer(Server):
 
 
 def _plain(value: Any) -> Any:
-    """What JSON knows, of arrays and NumPy numbers."""
+    """Convert arrays and NumPy numbers to values that JSON knows."""
     return value.tolist()
 
 
 def _answer(server: Server, message: Message) -> Message:
-    """Serve one request; whatever the engine raises becomes part of the reply."""
+    """Serve one request; an exception of the calculator becomes part of the reply."""
     server.making = False
     try:
         return getattr(server, message["op"])(message)
-    except Exception as error:  # noqa: BLE001 (the parent judges it by its kinds)
+    except Exception as error:  # noqa: BLE001 (the parent decides by the names of its classes)
         traceback.print_exc()
         sys.stderr.flush()
         kinds = [kind for kind in type(error).__mro__ if kind is not object]
@@ -213,7 +213,7 @@ def _answer(server: Server, message: Message) -> Message:
 
 
 def _read(source: Any, requests: Any, busy: Any) -> None:
-    """Queue requests; when the parent is gone in the middle of a calculation, end the whole process group."""
+    """Queue requests; if the parent dies during a calculation, end the whole process group."""
     for line in source:
         requests.put(json.loads(line))
     requests.put(None)
@@ -222,7 +222,7 @@ def _read(source: Any, requests: Any, busy: Any) -> None:
 
 
 def _end_family() -> None:
-    """End this process group; who ignores that is killed by a process outside it, which survives this one."""
+    """End this process group; processes that ignore SIGTERM are killed later by a process outside the group."""
     if os.getpgrp() != os.getpid():
         return
     subprocess.Popen(
@@ -236,7 +236,7 @@ def _end_family() -> None:
 
 
 def once(mpi: str, request: str, reply: str) -> None:
-    """Label by all processes of a launcher; the first writes the reply to a file."""
+    """Calculate a label in all processes of a launcher; the first writes the reply to a file."""
     first = importlib.import_module(mpi).world.rank == 0
     with open(request, encoding="utf-8") as file:
         message = json.load(file)
@@ -251,7 +251,7 @@ def once(mpi: str, request: str, reply: str) -> None:
 
 
 def main(mpi: Optional[str] = None, *launcher: str) -> None:  # noqa: UP045 (Python 3.8)
-    """Serve until stdin ends. File descriptors 0 and 1 are taken away from the engine and its children."""
+    """Serve until stdin ends. The engine and its children cannot use file descriptors 0 and 1."""
     source = os.fdopen(os.dup(0), "r", encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -272,7 +272,7 @@ def main(mpi: Optional[str] = None, *launcher: str) -> None:  # noqa: UP045 (Pyt
         replies.write("\n" + json.dumps(reply, default=_plain) + "\n")
         replies.flush()
     server.drop({})
-    if os.getppid() != parent:  # killed, so that nobody else ends what the calculator has started and not ended
+    if os.getppid() != parent:  # the parent was killed, so this process ends what the calculator has left running
         _end_family()
 
 

@@ -1,4 +1,4 @@
-"""Any ASE calculator as a reference engine in a process, and perhaps a Python environment, of its own."""
+"""Reference engine that runs any ASE calculator in a separate process, possibly with another Python environment."""
 
 import json
 import time
@@ -28,14 +28,14 @@ from bayes_mlff.engines.worker.process import Mpi, WorkerProcess, child_environm
 _SETUP: Final = frozenset(kind.__name__ for kind in SETUP_EXCEPTIONS)
 _RETRY: Final = frozenset(kind.__name__ for kind in RETRY_EXCEPTIONS)
 _PLAIN: Final = frozenset({"UnusableError", "FolderTakenError"})
-"""Errors of the child whose messages name the setting themselves."""
+"""Error classes of the child whose messages already name the setting."""
 
 
 class WorkerSettings(CalculatorSettings):
-    """An ASE calculator in a process of its own.
+    """An ASE calculator in a separate process.
 
     Relative paths in `arguments` and `output_file` start from the folder `engine` of the run directory, unless they
-    name a file beside the configuration.
+    name a file next to the configuration.
     """
 
     name: Literal["worker"] = Field(
@@ -74,8 +74,8 @@ class _Answer(NamedTuple):
 class WorkerEngine(CalculatorEngine):
     """An `Engine` whose calculator may crash, hang or print without harm to this process.
 
-    The magnetic moments of the last label are all of the calculator's state that is saved; a density is not, so
-    that labels after a restart agree within the convergence only.
+    Of the calculator's state only the magnetic moments of the last label are saved. A density is not saved, so that
+    labels after a restart agree only within the convergence criteria.
     """
 
     def __init__(
@@ -90,16 +90,16 @@ class WorkerEngine(CalculatorEngine):
         """Find the interpreter; the process starts with the first call.
 
         Args:
-          settings: of calculator and process.
-          directory: of the run; as long as it does not exist, the engine works in a temporary folder.
+          settings: settings of calculator and process.
+          directory: run directory; as long as it does not exist, the engine works in a temporary folder.
           base: folder of the configuration, whose modules and files the settings may name.
-          probe: file with a function `problem(arguments, numbers)` that runs in the child and says in a phrase
-            why these elements cannot be calculated, or None.
-          mpi: starts several processes for each label, by a calculator that shares its work out over those it runs in,
-            and is not kept from label to label.
+          probe: file with a function `problem(arguments, numbers)` that runs in the child; it returns a message if
+            these elements cannot be calculated, else None.
+          mpi: start several MPI processes for each label, with a calculator that distributes its work over them;
+            they end after each label.
 
         Raises:
-          EngineSetupError: if there is no such interpreter.
+          EngineSetupError: if the interpreter does not exist.
         """
         super().__init__(settings, directory, base)
         self._settings: WorkerSettings = settings
@@ -109,13 +109,13 @@ class WorkerEngine(CalculatorEngine):
         self._hash: str | None = None
         self._names: dict[str, list[str]] = {}
         self._fresh = False
-        self._start_from: tuple[float, ...] | None = settings.initial_magmoms  # [n] μB, those of a new calculator
+        self._start_from: tuple[float, ...] | None = settings.initial_magmoms  # [n] μB, for a new calculator
         self._last_told: dict[str, Any] | None = None
         self._moments: tuple[float, ...] | None = None
 
     @property
     def settings_hash(self) -> str:
-        """See `Engine.settings_hash`; that of the same calculator inside this process. Starts the child once."""
+        """See `Engine.settings_hash`; the same as for this calculator in `AseEngine`. Starts the child if necessary."""
         if self._hash is None:
             self._child()
             assert self._hash is not None
@@ -127,11 +127,11 @@ class WorkerEngine(CalculatorEngine):
         return f"{super().description}, in a process of its own"
 
     def set_initial_moments(self, moments: tuple[float, ...] | None) -> None:
-        """Replace `initial_magmoms`, for engines that derive them from the first structure."""
+        """Replace `initial_magmoms`; for engines that derive them from the first structure."""
         self._initial_magmoms = self._start_from = moments
 
     def check(self, structure: Structure) -> None:
-        """See `Engine.check`: makes the calculator and asks which properties it has."""
+        """See `Engine.check`: makes the calculator and checks which properties it implements."""
         told = self._tell_first(structure)
         self._start_from = told.moments
         reply = self._set_up(
@@ -149,7 +149,7 @@ class WorkerEngine(CalculatorEngine):
         self._refuse_without(reply["properties"], structure)
 
     def label(self, structure: Structure) -> EngineResult:
-        """See `Engine.label`; the energy is the free energy where there is one, as forces need it."""
+        """See `Engine.label`; the energy is the free energy if there is one, since forces are its derivative."""
         start = time.perf_counter()
         told = self._tell(structure, self._settings.arguments)
         self._start_from = told.moments
@@ -174,10 +174,10 @@ class WorkerEngine(CalculatorEngine):
         )
 
     def once(self, structure: Structure, changes: dict[str, JsonValue]) -> Label:
-        """Label by a calculator with other arguments, which then is dropped.
+        """Label once, with a calculator that has other arguments and is not used again.
 
         Raises:
-          EngineFailedError: if there is no label.
+          EngineFailedError: if the calculation fails.
           EngineSetupError: if the calculator can never work with these arguments.
         """
         try:
@@ -187,16 +187,16 @@ class WorkerEngine(CalculatorEngine):
             raise EngineFailedError(f"{self.description} with {changes}: {error}") from error
 
     def save_state(self) -> bytes | None:
-        """The magnetic moments of the last label; None without initial moments."""
+        """Save the magnetic moments of the last label; None without initial moments."""
         if self._start_from is None or self._moments is None:
             return None
         return json.dumps({"settings_hash": self.settings_hash, "moments": self._moments}).encode()
 
     def restore_state(self, state: bytes | None) -> None:
-        """Start from a new calculator, with these moments if there are any.
+        """Start with a new calculator, and with the saved moments if there are any.
 
         Raises:
-          DataError: if the state is that of another engine or level of theory.
+          DataError: if the state belongs to another engine or level of theory.
         """
         self._fresh = True
         self._moments = None
@@ -208,24 +208,24 @@ class WorkerEngine(CalculatorEngine):
         self._moments = tuple(saved["moments"])
 
     def close(self) -> None:
-        """End the process, and whatever it started."""
+        """End the child and all processes that it started."""
         process, self._process = self._process, None
         if process is not None:
             process.end(orderly=True)
         self._folder.close()
 
     def _keywords(self) -> dict[str, list[str]]:
-        """Ask the child, which starts with the first call."""
+        """Declared keywords, from the child, which is started if necessary."""
         self._child()
         return self._names
 
     def _start_moments(self, structure: Structure, told: Told) -> tuple[float, ...] | None:
-        """What a new calculator starts from."""
+        """Magnetic moments, μB, that a new calculator starts from."""
         carried = self._moments if self._settings.carry_moments and told.carries else None
         return carried if carried is not None and len(carried) == len(structure.numbers) else told.moments
 
     def _attempt(self, structure: Structure, number: int) -> _Answer:
-        """One evaluation; from the second on by a new calculator and from the initial moments."""
+        """One attempt; from the second attempt on with a new calculator and the initial moments."""
         told = self._tell(structure, all_arguments(self._settings)[number])
         fresh = number > 0 or self._fresh or not self._settings.reuse_calculator
         moments = told.moments if number > 0 else self._start_moments(structure, told)
@@ -240,7 +240,7 @@ class WorkerEngine(CalculatorEngine):
             "op": "label",
             "arguments": told.arguments,
             "moments": moments,
-            # A calculator does not notice that remarks on its atoms have changed.
+            # A calculator does not notice changes of charges, tags or `info` of its atoms.
             "fresh": fresh or self._last_told not in (None, on_atoms),
             "geometry": geometry,
             "told": on_atoms,
@@ -253,11 +253,11 @@ class WorkerEngine(CalculatorEngine):
         if reply["complaint"] is not None:
             raise EngineRetryError(reply["complaint"])
         if reply["geometry"] is None:
-            raise EngineSetupError(f"{self.description}: the calculator does not say which geometry it evaluated")
+            raise EngineSetupError(f"{self.description}: the calculator does not report which geometry it evaluated")
         return self._read(reply, structure)
 
     def _read(self, reply: dict[str, Any], asked: Structure) -> _Answer:
-        """From JSON to arrays; their shapes and values are checked by whoever asked."""
+        """Convert JSON to arrays; `verified_label` checks their shapes and values."""
         label = self._label_of(reply)
         carries = self._start_from is not None and np.ndim(reply["moments"]) == 1
         try:
@@ -268,7 +268,7 @@ class WorkerEngine(CalculatorEngine):
         return _Answer(label, with_geometry(asked, **reply["geometry"]), moments, note)
 
     def _error(self, reply: dict[str, Any]) -> Exception:
-        """What an exception of the calculator means, by the names of its classes."""
+        """Turn an exception of the calculator into an error of this package, by the names of its classes."""
         kinds, text = reply["kinds"], f"{reply['kinds'][0]}: {reply['error']}"
         if _PLAIN.intersection(kinds):
             return EngineSetupError(reply["error"])
@@ -281,7 +281,7 @@ class WorkerEngine(CalculatorEngine):
         return EngineFailedError(f"{self.description}: {text}; {' '.join(reply['trace'].split())}")
 
     def _child(self) -> WorkerProcess:
-        """The running child, or a new one that has imported the calculator."""
+        """The running child, or a new child that has imported the calculator."""
         directory = self._folder.path()
         if self._process is not None and self._process.usable and self._process.directory == directory:
             return self._process
@@ -301,7 +301,7 @@ class WorkerEngine(CalculatorEngine):
         return process
 
     def _set_up(self, op: str, process: WorkerProcess, message: dict[str, Any]) -> dict[str, Any]:
-        """Ask for something that has to work; every failure is one of set-up."""
+        """Send a set-up request; every failure becomes an EngineSetupError."""
         try:
             reply = process.ask({"op": op, **message}, self._settings.start_timeout_s)
         except EngineRetryError as error:
@@ -318,5 +318,5 @@ class WorkerEngine(CalculatorEngine):
         raise EngineSetupError(text)
 
     def _elsewhere(self, text: str) -> str:
-        """Says which interpreter an error comes from, if the message does not."""
+        """Name of the interpreter as the end of a message, if the message lacks it."""
         return "" if self._python in text or self._settings.python is None else f" (in {self._python})"

@@ -1,4 +1,4 @@
-"""A child process that answers JSON lines, and can crash or hang without taking this process along."""
+"""A child process that answers JSON lines, and can crash or hang without harm to this process."""
 
 import json
 import os
@@ -23,14 +23,14 @@ CHUNK: Final = 1 << 16
 
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _OWN_PYTHON: Final = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-"""What would lead another interpreter to the packages of this one."""
+"""Environment variables that would make another interpreter use the packages of this one."""
 
 
 def find_python(python: str | None) -> str:
-    """Path of the interpreter to use; links stay as they are, since a virtual environment hangs on them.
+    """Path of the interpreter to use; links are not resolved, since virtual environments depend on them.
 
     Raises:
-      EngineSetupError: if it is not there or cannot be executed.
+      EngineSetupError: if it does not exist or cannot be executed.
     """
     if python is None:
         return sys.executable
@@ -41,28 +41,28 @@ def find_python(python: str | None) -> str:
 
 
 def child_environment(python: str, threads: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables of a child that runs `python` with so many threads."""
+    """Environment variables of a child process that runs `python` with this number of threads."""
     other = os.path.abspath(python) != os.path.abspath(sys.executable)
     kept = {name: value for name, value in os.environ.items() if not (other and name in _OWN_PYTHON)}
     return kept | dict.fromkeys(_THREADS, str(threads)) | dict(extra)
 
 
 class Mpi(NamedTuple):
-    """How to start several processes that calculate a label together."""
+    """How to start several MPI processes that calculate a label together."""
 
-    launcher: tuple[str, ...]  # such as mpiexec -n 4
-    module: str  # of the calculator's package, with `world`
+    launcher: tuple[str, ...]  # command, e.g. mpiexec -n 4
+    module: str  # module of the calculator's package that has `world`
     environment: Mapping[str, str]  # variables that the processes need
 
 
 class WorkerProcess:
-    """One child with a session and process group of its own; it ends with its pipes if this process dies.
+    """One child with its own session and process group; if this process dies, its pipes close and the child ends.
 
-    A child that has not answered in time, has died or was interrupted is ended, and cannot be asked again.
+    A child that has not answered in time, has died or was interrupted is ended and cannot be used again.
     """
 
     def __init__(self, python: str, environment: Mapping[str, str], directory: Path, mpi: Mpi | None = None):
-        """Start the child in `directory`, where it also leaves its standard error; with `mpi` it starts others.
+        """Start the child in `directory`, where it also writes its standard error; with `mpi` it starts MPI processes.
 
         Raises:
           EngineSetupError: if the process cannot be started.
@@ -91,20 +91,20 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process, session and process group."""
+        """Id of the process, its session and its process group."""
         return self._process.pid
 
     @property
     def usable(self) -> bool:
-        """True if it can be asked, as far as one can know."""
+        """True if the process is running, so that it can be asked."""
         return not self._ended and self._process.poll() is None
 
     def ask(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Send one request and wait for the reply to it.
 
         Args:
-          message: the request; its values are those of JSON.
-          timeout_s: how long to wait for the complete reply, s.
+          message: the request, with JSON values.
+          timeout_s: longest time to wait for the complete reply, s.
 
         Raises:
           EngineRetryError: if the child died or is too slow, with the end of its standard error.
@@ -135,7 +135,7 @@ class WorkerProcess:
                     elif self._process.poll() is not None:
                         raise BrokenPipeError
         except BrokenPipeError:
-            self._wait()  # it may have closed its pipes on the way out: let it say how it ended
+            self._wait()  # it may have closed its pipes before its end: wait for the exit status
             self.end()
             raise EngineRetryError(f"the process {self._how_it_ended()} without an answer{self._tail()}") from None
         except EngineRetryError as error:
@@ -146,7 +146,7 @@ class WorkerProcess:
             raise
 
     def end(self, *, orderly: bool = False) -> None:
-        """End the child and everything that it started.
+        """End the child and all processes that it started.
 
         Args:
           orderly: let an idle child close its calculator first.
@@ -166,7 +166,7 @@ class WorkerProcess:
         self._stdout.close()
 
     def _reply(self, data: bytes) -> dict[str, Any] | None:
-        """The reply to the latest request, if it is complete; lines that are not JSON objects are noise."""
+        """The reply to the latest request, if it is complete; lines that are not JSON objects are ignored."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             try:
@@ -186,11 +186,11 @@ class WorkerProcess:
     def _signal_group(self, number: int) -> None:
         try:
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             return
 
     def _group_exists(self) -> bool:
-        self._process.poll()  # a child that nobody waits for remains in its group
+        self._process.poll()  # a child that is not waited for remains in its group
         try:
             os.killpg(self.pid, 0)
         except (ProcessLookupError, PermissionError):

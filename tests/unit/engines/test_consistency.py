@@ -72,8 +72,8 @@ def test_tight_binding_and_density_functional_theory_pass():
     ("factors", "said"),
     [
         ({"forces": 0.5}, r"energy and forces do not belong together: .*a factor of two"),
-        ({"forces": 1.889726}, "bohr in the place of Å"),
-        ({"energy": 1.0 / 27.2114}, "hartree in the place of eV"),
+        ({"forces": 1.889726}, "bohr instead of Å"),
+        ({"energy": 1.0 / 27.2114}, "hartree instead of eV"),
         ({"forces": -1.0}, "the opposite sign"),
         ({"energy": 0.25}, r"ratio 0\.2"),
         ({"stress": -1.0}, r"energy and stress do not belong together: .*the opposite sign"),

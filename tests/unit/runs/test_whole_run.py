@@ -144,7 +144,7 @@ SYMBOLS = {1: "H", 6: "C", 8: "O"}
         (changed(pbc=np.ones(3, bool)), "periodic along a and b and c instead of no direction"),
         (changed(masses=None), f"atom {O} (O): mass 15.999 instead of 2.014 amu"),
         (changed(fixed=None), "held along no axis instead of x"),
-        (FULL._replace(velocities=None), "velocity: none in the place of one for each atom"),
+        (FULL._replace(velocities=None), "velocity: none instead of one for each atom"),
         (FULL._replace(velocities=1.01 * FULL.velocities), "velocity differs by"),
         (changed(electronic=ELECTRONS._replace(charge=None)), "charge not stated instead of -1"),
         (changed(electronic=ELECTRONS._replace(multiplicity=4)), "multiplicity 4 instead of 2"),
