@@ -3,11 +3,13 @@
 import io
 import pickle
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.models import registry
+from bayes_mlff.models import layers, registry
 from bayes_mlff.models.importers import nequix_files
 from bayes_mlff.models.importers.nequix_files import read, read_model
 from tests.support.nequix_file import HEADER, content, npy, random_leaves
@@ -44,6 +46,17 @@ def test_matrices_of_each_element_have_their_place(file):
     second = next(leaf for leaf in leaves if leaf.shape in ((2, 3, 3), (2, 2, 2)))
     assert second.shape == (2, 2, 2)  # of the last block, which has no gates
     np.testing.assert_array_equal(params["interaction_1"]["self_connection"]["weight_0e"], second.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("header", [HEADER, INDEXED])
+def test_fewer_elements_and_the_last_layer_are_found(file, header):
+    potential = registry.load(str(file(content(header, random_leaves(header)))))
+    assert registry.per_element(potential) is potential
+    assert layers.last_readout(potential).size == 2
+    fewer = registry.restrict(potential, (8,))
+    wanted = jax.eval_shape(lambda: registry.initialize(fewer.config, 0).params)
+    assert jax.tree.map(jnp.shape, fewer.params) == jax.tree.map(jnp.shape, wanted)
+    assert fewer.config.declared_elements == 2 and fewer.config.energy_shifts == potential.config.energy_shifts[1:]
 
 
 @pytest.mark.parametrize("end", [b"\n", npy(1.5) + npy(3) + npy(True)])
