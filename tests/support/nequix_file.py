@@ -46,3 +46,10 @@ def npy(array: Any) -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.asarray(array))
     return stream.getvalue()
+
+
+def claim(shape: tuple[int, ...]) -> bytes:
+    """Eight bytes that call themselves an array of float32 of a shape."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return stream.getvalue() + bytes(8)

@@ -112,5 +112,6 @@ def _leaf(stream: io.BytesIO, length: int, name: str) -> np.ndarray:
     if dtype.kind not in kinds or dtype.itemsize > 8 or fortran or len(shape) > 3 or min(shape, default=1) < 1:
         raise WeightsError(f"{name} claims {dtype} of shape {shown(shape)}; allowed: real numbers, row by row")
     if size > left:
-        raise WeightsError(f"{name} claims {size} bytes where the file has {left}: it is cut off; {ORIGIN}")
+        claim = f"{dtype} of shape {shown(shape)} where the file has {left} more bytes"
+        raise WeightsError(f"{name} claims {claim}: it is cut off; {ORIGIN}")
     return np.frombuffer(stream.read(size), dtype).reshape(shape).astype(np.float64)

@@ -12,7 +12,7 @@ from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models import layers, registry
 from bayes_mlff.models.importers import nequix_files
 from bayes_mlff.models.importers.nequix_files import read, read_model
-from tests.support.nequix_file import HEADER, content, npy, random_leaves
+from tests.support.nequix_file import HEADER, claim, content, npy, random_leaves
 
 LEAVES = random_leaves(HEADER)
 SOUND = content(HEADER, LEAVES)
@@ -142,7 +142,8 @@ def fortran(array):
         (content(HEADER, [LEAVES[0]], fortran(LEAVES[3])), "array 1 claims float32 of shape .* row by row"),
         (content(HEADER, [LEAVES[0]], npy(LEAVES[1]).replace(b"Y\x01", b"Y\x02")), r"version \(2, 0\)"),
         (content(HEADER, [LEAVES[0]], npy(LEAVES[1]).replace(b"(2, 3)", b"(9**9)")), "cannot be read"),
-        (content(HEADER, [LEAVES[0]], npy(LEAVES[1]).replace(b"(2, 3)", b"(0, 99)")), "claims float32"),
+        (content(HEADER, [LEAVES[0]], claim((0, 99))), "claims float32"),
+        (content(HEADER, [LEAVES[0]], claim((10**4000, 10**4000))), "where the file has 8 more bytes"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(file, data, message):
