@@ -133,7 +133,8 @@ def evaluate(
     found |= {"positions": atoms.positions, "shifts": found["shifts"].astype(np.float64), "cell": cell}
     graph = dict_to_graphstuple(found)
     graph = jraph.pad_with_graphs(graph, n_node=len(atoms) + 1, n_edge=len(found["senders"]) + 1, n_graph=2)
-    energy, forces, stress = equinox.filter_jit(model)(graph)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        energy, forces, stress = equinox.filter_jit(model)(graph)
     assert forces.dtype == np.float64
     return float(energy[0]), np.asarray(forces)[: len(atoms)], np.asarray(stress[0]) * abs(np.linalg.det(cell))
 
