@@ -17,7 +17,7 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models import mace, nequip
 from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.importers import downloads, mace_files, sevennet_files
+from bayes_mlff.models.importers import downloads, mace_files, nequix_files, sevennet_files
 
 C = TypeVar("C", bound=ArchitectureConfig)
 
@@ -93,6 +93,11 @@ def _download(name: str, key: str, say: Say) -> tuple[Path, str]:
     return downloads.fetch(name, key, say=say)
 
 
+def _downloads(suffix: str, read: Callable[[Path], Imported]) -> dict[str, Published]:
+    """The models that are downloaded as files of one kind."""
+    return {name: Published(_download, read, downloads.DOWNLOADS[name].sha256) for name in downloads.names(suffix)}
+
+
 _NEQUIP: Final = Architecture(
     config=NequIPConfig,
     network=nequip.NequIP,
@@ -103,10 +108,12 @@ _NEQUIP: Final = Architecture(
     step_size=1e-3,
     widened=nequip.widened,
     per_element=nequip.per_element,
+    formats=(FileFormat("nequix", ".nqx", nequix_files.read_model),),
     published={
         name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
         for name, origin in sevennet_files.CHECKPOINTS.items()
-    },
+    }
+    | _downloads(".nqx", nequix_files.read_model),
 )
 
 _MACE: Final = Architecture(
@@ -120,7 +127,7 @@ _MACE: Final = Architecture(
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
     formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),
-    published={name: Published(_download, mace_files.read_model) for name in downloads.DOWNLOADS},
+    published=_downloads(".model", mace_files.read_model),
 )
 
 ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.models import architectures, registry
-from bayes_mlff.models.importers.downloads import DOWNLOADS
+from bayes_mlff.models.importers.downloads import DOWNLOADS, names, place
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find
 
 MANY: Final = 12
@@ -19,7 +19,7 @@ MANY: Final = 12
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
 ELEMENTS: Final[dict[str, str]] = dict.fromkeys(
-    ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium"), "89 elements"
+    ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium", *names(".nqx")), "89 elements"
 )
 """Elements of models whose files may not be on this machine."""
 
@@ -52,7 +52,7 @@ def _model(name: str) -> KnownModel:
     if name not in DOWNLOADS:
         return KnownModel(name, *_described(name, Path()), "that of its project", "from another project", "unknown")
     origin = DOWNLOADS[name]
-    downloaded = cache_folder() / f"{name}.model"
+    downloaded = place(name, origin)
     path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
     here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded at the first use"
     return KnownModel(name, *_described(name, path), origin.licence, origin.url, here)

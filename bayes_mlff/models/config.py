@@ -79,7 +79,8 @@ class Imported(NamedTuple):
 class NequIPConfig(ArchitectureConfig, frozen=True):
     """A NequIP network (Batzner et al. 2022, Nat. Commun. 13, 2453) with a force-σ head.
 
-    The defaults are NequIP's choices; `sevennet_weights.describe` gives those of SevenNet.
+    The defaults are NequIP's choices; `sevennet_weights.describe` gives those of SevenNet, `nequix_weights.describe`
+    those of Nequix.
     """
 
     tables = ("energy_scales", "energy_shifts")
@@ -98,17 +99,26 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     one_hot_embedding: bool = False
     """Whether the embedding is a linear map of the one-hot element, normalised by `declared_elements`."""
     declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
-    """Number of elements for which maps of the one-hot element are normalised: that of the unrestricted model."""
-    self_connection: Literal["embedding", "element", "linear"] = "embedding"
-    """Matrix that mixes the channels of a block's input, which is added to its output: linear in the element
-    embedding, one for each element, or one for all."""
+    """Number of elements that maps of the one-hot element are normalised for: that before a restriction to some."""
+    one_hot_input: bool = False
+    """Whether the first block's input is the one-hot element: the embedding is then its messages, with no other linear
+    map, and its self-connection a row of each element, normalised like the embedding."""
+    self_connection: Literal["embedding", "element", "linear", "indexed"] = "embedding"
+    """What mixes the channels of a block's input, added to its output: a matrix that is linear in the element
+    embedding, one of each element, or one for all. `indexed` is one of each element, normalised for channels alone."""
     first_self_connection: bool = False
-    """Whether the first block also has a self-connection."""
+    """Whether the first block has one too."""
+    layer_norm: bool = False
+    """Whether features are divided by their root mean square over channels and irreps before the gate."""
+    activation_norm: Literal["e3nn", "e3nn-jax"] = "e3nn"
+    """Whose estimate of the second moments normalises the activations of the gate; they differ by 0.2 %."""
     radial_depth: PositiveInt = 2
     radial_width: PositiveInt = 64
     radial_gain: PositiveFloat = math.sqrt(2.0)
     """Gain of the radial networks' layers after an activation."""
     num_bessels: PositiveInt = 8
+    trainable_bessels: bool = True
+    """Whether the frequencies of the Bessel functions are weights; otherwise they are 1, 2, 3, ..."""
     cutoff_power: PositiveInt = 6
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
     switch_on: PositiveFloat | None = None
@@ -143,6 +153,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
             raise ValueError(f"declared_elements must be at least the number of elements, {len(self.elements)}")
         if not self.parity and any(ir.p < 0 for _, ir in e3nn.Irreps(self.hidden_irreps)):
             raise ValueError("hidden_irreps must all be even without parity, e.g. '16x0e+16x1e'")
+        if self.one_hot_input and not (self.one_hot_embedding and self.self_connection in ("linear", "indexed")):
+            raise ValueError("one_hot_input needs one_hot_embedding and the self_connection linear or indexed")
         if self.switch_on is not None and self.switch_on >= self.r_max:
             raise ValueError(f"switch_on must be less than r_max, {self.r_max} Å")
         return self

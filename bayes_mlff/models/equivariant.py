@@ -22,6 +22,9 @@ SILU_NORM = 1.6791767923989418
 TANH_NORM = 1.5937334472592695
 """Factors that give silu and tanh a unit second moment for standard normal input, as e3nn estimates them."""
 
+ACTIVATION_NORMS = {"e3nn": (SILU_NORM, TANH_NORM), "e3nn-jax": (1.6765620560798837, 1.5925386426301726)}
+"""The same scales by who estimated them: e3nn from a random sample, e3nn-jax from quantiles."""
+
 
 def channels(irreps: str) -> dict[str, int]:
     """Number of channels of each irrep, in canonical order: `{'0e': 16, '1o': 16}`."""
@@ -279,21 +282,22 @@ class Gate(nn.Module):
 
     scalars: tuple[tuple[str, int], ...]
     gated: tuple[tuple[str, int], ...]
+    norms: tuple[float, float] = ACTIVATION_NORMS["e3nn"]  # of silu and of tanh
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         """Map `{irrep: [n, 2l+1, channels]}` to the same without the `0e` channels used as gates."""
         out: Features = {}
         for irrep, width in self.scalars:
-            out[irrep] = activate(x[irrep][..., :width], parity(irrep))
+            out[irrep] = activate(x[irrep][..., :width], parity(irrep), self.norms)
         start = dict(self.scalars).get("0e", 0)
         for irrep, width in self.gated:
-            gate = activate(x["0e"][..., start : start + width], 1)
+            gate = activate(x["0e"][..., start : start + width], 1, self.norms)
             out[irrep] = x[irrep] * gate
             start += width
         return out
 
 
-def activate(x: jax.Array, parity_sign: int) -> jax.Array:
+def activate(x: jax.Array, parity_sign: int, norms: tuple[float, float]) -> jax.Array:
     """Normalised SiLU for even scalars, normalised tanh for odd ones."""
-    return SILU_NORM * nn.silu(x) if parity_sign > 0 else TANH_NORM * jnp.tanh(x)
+    return norms[0] * nn.silu(x) if parity_sign > 0 else norms[1] * jnp.tanh(x)

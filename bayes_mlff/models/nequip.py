@@ -1,6 +1,7 @@
 """NequIP (Batzner et al. 2022, Nat. Commun. 13, 2453) as a pure function, with an additional output for the force σ.
 
-With certain settings it is the network of SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857).
+With certain settings it is the network of SevenNet (Park et al. 2024, J. Chem. Theory Comput. 20, 4857) or of Nequix
+(Koker, Kotak and Smidt 2025, arXiv:2508.16067).
 """
 
 import math
@@ -14,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import NodeOutput, Params
 from bayes_mlff.models.equivariant import (
+    ACTIVATION_NORMS,
     MLP,
     Convolution,
     EquivariantLinear,
@@ -31,6 +33,45 @@ from bayes_mlff.models.force_sigma import force_sigma
 
 RADIAL_STD: Final = 4.0
 """Standard deviation of the first radial weights after `widened`."""
+
+RMS_FLOOR: Final = 1e-12
+"""Added to the mean square in `RMSNorm`, lest zero be divided by zero."""
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square of all features of an atom, then a factor on each channel.
+
+    As in Nequix the mean square is that of each irrep, weighted by its number of channels over that of its components.
+    """
+
+    @nn.compact
+    def __call__(self, x: Features) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to the same."""
+        shares = {ir: v.shape[-1] / v.shape[-2] for ir, v in x.items()}
+        total = sum(shares.values())
+        squares = [jnp.mean(v**2, axis=(-2, -1), keepdims=True) * (shares[ir] / total) for ir, v in x.items()]
+        # The source adds its constant to a sum that is not divided by the shares.
+        scale = jax.lax.rsqrt(sum(squares[1:], squares[0]) + RMS_FLOOR * len(x) / total)
+        normed = {}
+        for ir, v in x.items():
+            factor = self.param(f"weight_{ir}", nn.initializers.normal(1.0), v.shape[-1:], v.dtype)
+            normed[ir] = v * scale * factor.reshape(1, 1, -1)
+        return normed
+
+
+class ElementTable(nn.Module):
+    """Even scalars of each element: a linear map of the one-hot element."""
+
+    width: int
+    elements: int
+    declared: int  # number of elements that it is normalised for
+
+    @nn.compact
+    def __call__(self, x: Features, species: jax.Array) -> Features:
+        """The rows of the elements `species` [n]; the features x give the type of numbers alone."""
+        dtype = x["0e"].dtype
+        table = self.param("weight", nn.initializers.normal(1.0), (self.elements, self.width), dtype)
+        return {"0e": (table / math.sqrt(self.declared))[species][:, None, :]}
 
 
 class Interaction(nn.Module):
@@ -64,7 +105,8 @@ class Interaction(nn.Module):
         connection: Features = {}
         if self.index > 0 or config.first_self_connection:
             connection = self._connection(out, x, embedding, species)
-        x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
+        if self.index > 0 or not config.one_hot_input:
+            x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
         x = {ir: v / math.sqrt(config.neighbors_of(self.index)) for ir, v in x.items()}
         routes = paths(tuple(x), config.edge_l_max, tuple(before_gate), with_parity=parity)
         widths = (config.radial_width,) * config.radial_depth
@@ -72,19 +114,25 @@ class Interaction(nn.Module):
         x = convolution(x, harmonics, radial, neighbors, receivers)
         x = EquivariantLinear(out, name="linear_out")(x)
         x = {ir: v + connection[ir] if ir in connection else v for ir, v in x.items()}
-        return Gate(scalars, gated, name="gate")(x)
+        if config.layer_norm:
+            x = RMSNorm(name="layer_norm")(x)
+        return Gate(scalars, gated, ACTIVATION_NORMS[config.activation_norm], name="gate")(x)
 
     def _connection(
         self, out: tuple[tuple[str, int], ...], x: Features, embedding: jax.Array, species: jax.Array
     ) -> Features:
         """The part of the block's input that is added before the gate."""
-        kind, name = self.config.self_connection, "self_connection"
+        config, name = self.config, "self_connection"
+        kind = config.self_connection
+        if self.index == 0 and config.one_hot_input:
+            return ElementTable(dict(out)["0e"], len(config.elements), config.declared_elements, name=name)(x, species)
         if kind == "linear":
             return EquivariantLinear(out, name=name)(x)
         if kind == "embedding":
             return SelfConnection(out, name=name)(x, embedding, species)
-        one_hot = jnp.eye(len(self.config.elements), dtype=embedding.dtype)
-        return SelfConnection(out, self.config.declared_elements, name=name)(x, one_hot, species)
+        one_hot = jnp.eye(len(config.elements), dtype=embedding.dtype)
+        width = 1 if kind == "indexed" else config.declared_elements
+        return SelfConnection(out, width, name=name)(x, one_hot, species)
 
 
 class NequIP(nn.Module):
@@ -118,7 +166,10 @@ class NequIP(nn.Module):
         table = self.param(
             "embedding", nn.initializers.normal(1.0), (len(config.elements), config.embedding_features), dtype
         )
-        frequencies = self.param("bessel_frequencies", lambda *_: jnp.arange(1, config.num_bessels + 1, dtype=dtype))
+        frequencies = jnp.arange(1, config.num_bessels + 1, dtype=dtype)
+        if config.trainable_bessels:
+            whole = frequencies
+            frequencies = self.param("bessel_frequencies", lambda *_: whole)
         x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
         envelope = jnp.where(edge_mask, self._envelope(x), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
@@ -151,7 +202,11 @@ def element_axis(config: NequIPConfig, path: tuple[str, ...]) -> int | None:
     """Axis of a parameter that is indexed by element; None if there is none."""
     if path == ("embedding",):
         return 0
-    return 1 if "self_connection" in path and config.self_connection == "element" else None
+    if "self_connection" not in path:
+        return None
+    if config.one_hot_input and path[0] == "interaction_0":
+        return 0
+    return 1 if config.self_connection in ("element", "indexed") else None
 
 
 def most_layers(config: NequIPConfig) -> int:

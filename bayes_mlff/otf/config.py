@@ -154,7 +154,7 @@ class RunConfig(Section):
     )
     model: str = Field(
         default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors or .model file.",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model or .nqx file.",
     )
     threshold: Energy = Field(
         default="0.5 kcal/mol",

@@ -62,6 +62,24 @@ SEVENNET = NequIPConfig(
 )
 
 
+NEQUIX = NequIPConfig(
+    hidden_irreps="5x0e+4x1o+3x2e",
+    **(
+        SETTINGS
+        | {
+            "activation_norm": "e3nn-jax",
+            "declared_elements": 5,
+            "first_self_connection": True,
+            "layer_norm": True,
+            "one_hot_embedding": True,
+            "one_hot_input": True,
+            "self_connection": "indexed",
+            "trainable_bessels": False,
+        }
+    ),
+)
+
+
 def model_of(config, radial=2.0):
     """Random weights, the radial ones enlarged: otherwise the later blocks add too little to be seen."""
     potential = initialize(config, 1, jnp.float64)
@@ -122,6 +140,13 @@ class TestSevenNet(ModelBattery):
         assert abs(after.energy - before.energy) > 1e-10 * abs(before.energy)  # rounding: 1e-14
 
 
+class TestNequix(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(NEQUIX)
+
+
 def test_xplor_envelope_is_one_then_falls_to_zero_smoothly():
     envelope = lambda x: xplor_cutoff(x, 0.8)  # noqa: E731
     slope = jax.grad(envelope)
@@ -162,6 +187,8 @@ def test_bessel_functions_vanish_at_the_cutoff():
         {"declared_elements": 2},
         {"parity": False, "hidden_irreps": "4x0e+2x1o"},
         {"switch_on": 3.5},
+        {"one_hot_input": True},
+        {"one_hot_input": True, "one_hot_embedding": True},
     ],
 )
 def test_unusable_configurations_are_refused(change):

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing.tiny import tiny_nequip
+from tests.support import nequix_file
 from tests.support.bad_input import Target, damaged_bytes, damaged_tree
 
 TINY: Final = (
@@ -49,16 +51,21 @@ TINY: Final = (
 )
 
 
+NEQUIX: Final = (nequix_file.HEADER, nequix_file.HEADER | {"index_weights": True, "layer_norm": False})
+
+
 def weight_targets() -> list[Target]:
-    """Files of this package, files of PyTorch and checkpoints of runs."""
+    """Files of this package, files of PyTorch and of Nequix, and checkpoints of runs."""
     with tempfile.TemporaryDirectory() as name:
         weights, checkpoints = _weights(Path(name)), _checkpoints(Path(name))
     torch = _torch()
     pickled = st.tuples(damaged_bytes(torch) | _odd_torch(), st.integers(0, 3))
+    nequix = tuple(nequix_file.content(header, nequix_file.random_leaves(header)) for header in NEQUIX)
     kept = st.tuples(damaged_bytes(checkpoints) | _odd_checkpoints(checkpoints), st.booleans())
     return [
         Target("weights", damaged_bytes(weights) | _odd_weights(weights), _use_weights, weights),
         Target("files of PyTorch", pickled, _use_torch, tuple((torch[0], reader) for reader in (0, 1))),
+        Target("files of Nequix", damaged_bytes(nequix) | _odd_nequix(), _use_nequix, nequix),
         Target("checkpoints", kept, _use_checkpoint, ((checkpoints[0], False),)),
     ]
 
@@ -207,6 +214,37 @@ def _use_torch(value: tuple[bytes, int], folder: Path) -> None:
         lambda file: mace_files.read_state(file, TINY[1]),
     )
     readers[reader](path)
+
+
+@st.composite
+def _odd_nequix(draw: st.DrawFn) -> bytes:
+    """Sound headers and arrays that are not what they should be."""
+    header = draw(st.sampled_from(NEQUIX))
+    leaves = nequix_file.random_leaves(header)
+    i = draw(st.integers(0, len(leaves) - 1))
+    match draw(st.sampled_from(("header", "header", "array", "drop", "add"))):
+        case "header":
+            arrays = b"".join(map(nequix_file.npy, leaves))
+            return _json(draw(damaged_tree((header,)))).replace("\n", " ").encode() + b"\n" + arrays
+        case "array":
+            kind = draw(st.sampled_from(("f4", "f8", "f2", "i4", "bool", "u1", "c8", "S4", "M8[s]")))
+            factor = draw(st.sampled_from((1.0, np.nan, np.inf, 1e30)))
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                leaves[i] = np.asarray(np.asarray(leaves[i] * factor, "f8").astype(kind))
+        case "drop":
+            del leaves[i]
+        case "add":
+            leaves.insert(i, draw(st.sampled_from((np.ones(()), np.ones(2), np.ones((1,) * 30), np.ones((0, 5))))))
+    return nequix_file.content(header, leaves)
+
+
+def _use_nequix(content: bytes, folder: Path) -> None:
+    path = folder / "model.nqx"
+    path.write_bytes(content)
+    potential = registry.load(str(path), dtype=np.float64)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(potential.params))
+    assert np.isfinite(potential.config.energy_shifts).all()
 
 
 def _state() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Published weights that are downloaded at first use and checked at every later use.
 
-The SHA-256 of these files is not published. That of the first download is recorded beside the file, and a file whose
-checksum has changed is refused. The files are read without executing anything they contain.
+Where the SHA-256 of a file is known it must be that; otherwise that of the first download is recorded beside the file,
+and a file whose checksum has changed is refused. The files are read without executing anything they contain.
 """
 
 import hashlib
@@ -30,15 +30,42 @@ class Download(NamedTuple):
 
     url: str
     licence: str
+    suffix: str = ".model"
+    sha256: str | None = None  # where it is known
 
 
 _MACE_MP = "https://github.com/ACEsuit/mace-mp/releases/download/mace_mp_0"
 
+_NEQUIX = "https://github.com/atomicarchitects/nequix/raw"
+_MP = f"{_NEQUIX}/7c2854de8e754b1a60274c7d9d2e014989ed632e/models"
+_OMAT = f"{_NEQUIX}/9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28/models"
+
 DOWNLOADS: Final[Mapping[str, Download]] = {
     "mace-mp-0-small": Download(f"{_MACE_MP}/2023-12-10-mace-128-L0_energy_epoch-249.model", "MIT"),
     "mace-mp-0-medium": Download(f"{_MACE_MP}/2023-12-03-mace-128-L1_epoch-199.model", "MIT"),
+    "nequix-mp-1": Download(
+        f"{_MP}/nequix-mp-1.nqx", "MIT", ".nqx", "1647af8e627e1afa11e2bfadeab0797326513a521afd7dd01606a96f56783eee"
+    ),
+    "nequix-mp-1-pft": Download(f"{_MP}/nequix-mp-1-pft.nqx", "MIT", ".nqx"),
+    "nequix-omat-1": Download(
+        f"{_OMAT}/nequix-omat-1.nqx", "MIT", ".nqx", "2d0802ae7f5915cb488c44d25649d98404a103697e6500abb40f515e003a46a6"
+    ),
+    "nequix-oam-1": Download(
+        f"{_OMAT}/nequix-oam-1.nqx", "MIT", ".nqx", "6a43475eaeb32a7a049f36c1306d78aa1e7a17e8af37aeda7901c8fec0ca845c"
+    ),
+    "nequix-oam-1-pft": Download(f"{_OMAT}/nequix-oam-1-pft.nqx", "MIT", ".nqx"),
 }
-"""Models by the name used in configurations; addresses are those that mace-torch itself downloads from."""
+"""Models by the name used in configurations; addresses are those that mace-torch and nequix download from."""
+
+
+def names(suffix: str) -> list[str]:
+    """The models whose files have this suffix."""
+    return [name for name, origin in DOWNLOADS.items() if origin.suffix == suffix]
+
+
+def place(name: str, origin: Download) -> Path:
+    """Where the file of a model is kept."""
+    return cache_folder() / f"{name}{origin.suffix}"
 
 
 def fetch(
@@ -57,15 +84,21 @@ def fetch(
 
     Raises:
       ConfigError: if there is no connection; it says what to do.
-      WeightsError: if the file is not the one that was downloaded first.
+      WeightsError: if the file is not the known one, or not the one that was downloaded first.
     """
-    origin, folder = catalogue[name], cache_folder()
-    path, record = folder / f"{name}.model", folder / f"{name}.model.sha256"
+    origin = catalogue[name]
+    path = place(name, origin)
+    record = path.with_name(f"{path.name}.sha256")
     if not path.is_file():
         say(f"downloading {name} from {origin.url} (licence {origin.licence}) to {path}")
         _download(name, key, origin, path)
     digest = _digest(path)
-    if record.is_file():
+    if origin.sha256 is not None:
+        if digest != origin.sha256:
+            raise WeightsError(
+                f"{path}: SHA-256 is {digest}; allowed: {origin.sha256}; remove the file to download it again"
+            )
+    elif record.is_file():
         expected = record.read_text().split()[:1]
         if expected != [digest]:
             raise WeightsError(

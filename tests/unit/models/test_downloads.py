@@ -1,5 +1,6 @@
 """Downloads over a server on the loopback device: fetched once, recorded, and checked from then on."""
 
+import hashlib
 import http.server
 import threading
 
@@ -10,8 +11,9 @@ import pytest
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models import registry
 from bayes_mlff.models.importers import downloads
-from bayes_mlff.models.importers.downloads import DOWNLOADS, Download, fetch
+from bayes_mlff.models.importers.downloads import DOWNLOADS, Download, fetch, names, place
 from bayes_mlff.models.importers.mace_files import read_model
+from tests.support import nequix_file
 from tests.support.places import ROOT
 
 
@@ -97,6 +99,27 @@ def test_downloaded_models_are_converted_and_cached(served, monkeypatch, mace_mo
     jax.tree.map(np.testing.assert_array_equal, direct.params, expected.params)
 
 
+def test_files_that_are_known_must_be_those(served, monkeypatch, tmp_path):
+    data = nequix_file.content(nequix_file.HEADER, nequix_file.random_leaves(nequix_file.HEADER))
+    known = DOWNLOADS["nequix-mp-1"]._replace(sha256=hashlib.sha256(data).hexdigest())
+    monkeypatch.setitem(DOWNLOADS, "nequix-mp-1", known)
+    path = place("nequix-mp-1", known)
+    assert path == tmp_path / "cache" / "bayes_mlff" / "nequix-mp-1.nqx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)  # put there by hand
+    assert registry.load("nequix-mp-1").config.elements == (1, 8)
+    assert not path.with_name("nequix-mp-1.nqx.sha256").exists()
+    path.write_bytes(data + b"\n")
+    with pytest.raises(WeightsError, match=f"SHA-256 is .*; allowed: {known.sha256}; remove the file"):
+        registry.load("nequix-mp-1")
+
+
 def test_addresses_are_those_of_the_published_releases():
-    assert set(DOWNLOADS) == {"mace-mp-0-small", "mace-mp-0-medium"}
-    assert all(d.url.startswith("https://github.com/ACEsuit/mace-mp/releases/") for d in DOWNLOADS.values())
+    tuned = {"nequix-mp-1-pft", "nequix-oam-1-pft"}
+    assert set(names(".model")) == {"mace-mp-0-small", "mace-mp-0-medium"}
+    assert set(names(".nqx")) == {"nequix-mp-1", "nequix-omat-1", "nequix-oam-1"} | tuned
+    assert len(names(".model") + names(".nqx")) == len(DOWNLOADS)
+    owners = {".model": "ACEsuit/mace-mp/releases/", ".nqx": "atomicarchitects/nequix/raw/"}
+    for name, origin in DOWNLOADS.items():
+        assert origin.url.startswith(f"https://github.com/{owners[origin.suffix]}") and origin.licence == "MIT"
+        assert (origin.sha256 is None) == (name in tuned | set(names(".model")))

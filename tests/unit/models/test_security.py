@@ -22,9 +22,10 @@ from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.models import registry
-from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
+from bayes_mlff.models.importers import mace_files, nequix_files, sevennet_files, torch_pickle
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
+from tests.support import nequix_file
 from tests.support.bad_input import repacked
 from tests.support.bad_weights import TINY, tensor_program
 
@@ -40,6 +41,7 @@ READERS = {
     "sevennet": sevennet_files.read,
     "mace model": mace_files.read_model,
     "mace state": lambda path: mace_files.read_state(path, TINY[1]),
+    "nequix": nequix_files.read_model,
     "registry": lambda path: registry.load(str(path)),
 }
 
@@ -326,6 +328,18 @@ BOMBS = {
         "claim 60000 blocks",
         "a.safetensors",
         safetensors(b'{"__metadata__":%s,"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}' % DEEP.encode()),
+        lambda path: registry.load(str(path)),
+    ),
+    "blocks of a Nequix": (
+        "claims 60000 blocks",
+        "a.nqx",
+        nequix_file.content(nequix_file.HEADER | {"n_layers": 60_000}, [np.ones(2)] * 50),
+        lambda path: registry.load(str(path)),
+    ),
+    "numbers of a Nequix": (
+        "claims float32 of shape .1000000000000,. where the file has 8 more bytes",
+        "a.nqx",
+        nequix_file.content(nequix_file.HEADER, [], nequix_file.claim((MANY,))),
         lambda path: registry.load(str(path)),
     ),
     "numbers of a tensor": (
