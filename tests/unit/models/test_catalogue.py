@@ -17,5 +17,5 @@ def test_all_names_are_described_and_nothing_is_fetched(monkeypatch, tmp_path):
     assert known["nequip-md17-small"].here == "here"
     assert "not here" in known["mace-mp-0-small"].here and known["mace-mp-0-small"].elements == "89 elements"
     nequix = known["nequix-omat-1"]
-    assert nequix.elements == "89 elements" and nequix.licence == "MIT" and "downloaded when first" in nequix.here
+    assert nequix.elements == "89 elements" and nequix.licence == "MIT" and "at the first use" in nequix.here
     assert all(all(model) for model in known.values())
