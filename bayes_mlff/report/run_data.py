@@ -13,7 +13,7 @@ from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import config
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.report import run_log, run_summary
-from bayes_mlff.report.run_log import RunLog, Settings
+from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.report.run_summary import RunSummary
 from bayes_mlff.runs.thermo_log import ThermoSeries
 from bayes_mlff.runs.validation import Validation
@@ -112,24 +112,10 @@ def read(run_dir: Path) -> RunData:
     path, labels = run_log.config_path(run_dir), run_dir / "dataset.extxyz"
     whole = config.load(path)
     return RunData(
-        log=run_log.read(run_dir, settings_of(whole)),
+        log=run_log.read(run_dir, run_log.settings_of(whole)),
         config_text=path.read_text(encoding="utf-8"),
         config=whole,
         records=dataset.read(labels, unfinished=True) if labels.exists() else [],
-    )
-
-
-def settings_of(config: RunConfig) -> Settings:
-    """What `run_log.read_settings` finds in the file of a configuration."""
-    return Settings(
-        structure=config.structure.file,
-        timestep_fs=config.dynamics.timestep_fs,
-        duration_ps=config.dynamics.duration_ps,
-        threshold=config.threshold,
-        confidence=config.confidence,
-        max_labels=config.max_labels,
-        validation_frames=config.validation_frames,
-        min_steps_between_labels=config.min_steps_between_labels,
     )
 
 

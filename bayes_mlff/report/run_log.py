@@ -7,7 +7,7 @@ the label.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict, model_validator
@@ -23,6 +23,9 @@ from bayes_mlff.report.run_events import read_events
 from bayes_mlff.runs import thermo_log, validation
 from bayes_mlff.runs.thermo_log import ThermoSeries
 from bayes_mlff.runs.validation import Validation
+
+if TYPE_CHECKING:
+    from bayes_mlff.otf.config import RunConfig
 
 
 class Settings(NamedTuple):
@@ -154,15 +157,20 @@ def read_settings(path: Path) -> Settings:
         units.parse_energy(found.threshold, n_atoms=1, key="threshold")
     except ConfigError as error:
         raise RunDirectoryError(f"{path}: {error} (a run keeps its configuration with every key)") from error
+    return settings_of(found)
+
+
+def settings_of(config: "_Config | RunConfig") -> Settings:
+    """What of a configuration, whole or in part, the log needs."""
     return Settings(
-        structure=found.structure.file,
-        timestep_fs=found.dynamics.timestep_fs,
-        duration_ps=found.dynamics.duration_ps,
-        threshold=found.threshold,
-        confidence=found.confidence,
-        max_labels=found.max_labels,
-        validation_frames=found.validation_frames,
-        min_steps_between_labels=found.min_steps_between_labels,
+        structure=config.structure.file,
+        timestep_fs=config.dynamics.timestep_fs,
+        duration_ps=config.dynamics.duration_ps,
+        threshold=config.threshold,
+        confidence=config.confidence,
+        max_labels=config.max_labels,
+        validation_frames=config.validation_frames,
+        min_steps_between_labels=config.min_steps_between_labels,
     )
 
 

@@ -1,10 +1,6 @@
 """MACE gives the numbers of mace-torch 0.3.16: against frozen ones, and live where it is installed."""
 
 import functools
-import importlib.util
-import json
-import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -13,7 +9,6 @@ from ase import Atoms
 from flax.traverse_util import flatten_dict
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.mace_files import describe, read_model, read_state, state_of, write_models
@@ -22,30 +17,16 @@ from bayes_mlff.models.mace_product import symmetrized
 from bayes_mlff.models.registry import Potential, initialize, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
-
-HERE = pathlib.Path(__file__).parent
-
-
-def load_module(name):
-    """Import a neighbouring file, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load_module("make_mace_reference")
+from tests.parity import make_mace_reference as reference
+from tests.support import frozen_numbers
 
 CASES = list(reference.cases())
 SMALL = [name for name in CASES if name != "medium"]
 SLOW_MEDIUM = [pytest.param(name, marks=[pytest.mark.slow] if name == "medium" else []) for name in CASES]
 
 
-@functools.cache
-def frozen():
-    with np.load(reference.PATH) as file:
-        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
+frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
 
 
 @functools.cache
@@ -53,10 +34,6 @@ def frozen_case(name):
     entry = frozen()[0]["cases"][name]
     config = MACEConfig.model_validate(entry["config"])
     return config, reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, config)
-
-
-def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def fewer(config, elements=(1, 6, 8)):

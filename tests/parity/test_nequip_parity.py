@@ -1,10 +1,6 @@
 """NequIP gives the numbers of nequip 0.19.1: against frozen ones, and live where it is installed."""
 
 import functools
-import importlib.util
-import json
-import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -12,36 +8,21 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from bayes_mlff.core.errors import WeightsError
-from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.torch_weights import PREFIX, Source, from_nequip, to_nequip
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
-
-HERE = pathlib.Path(__file__).parent
-
-
-def load_module(name):
-    """Import a neighbouring file, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load_module("make_reference")
+from tests.parity import make_reference as reference
+from tests.support import frozen_numbers
 
 CASES = list(reference.cases())
 SMALL = [name for name in CASES if "blocks" not in name]
 
 
-@functools.cache
-def frozen():
-    with np.load(reference.PATH) as file:
-        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
+frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
 
 
 @functools.cache
@@ -50,10 +31,6 @@ def frozen_case(name):
     source = Source(tuple(entry["source"]["type_names"]), entry["source"]["hidden_irreps"])
     case = reference.Case(NequIPConfig.model_validate(entry["config"]), source, entry["trainable_bessels"])
     return case, reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, case)
-
-
-def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def evaluate(potential, structures):

@@ -1,46 +1,28 @@
 """NequIP gives the numbers of nequix 0.4.5: against frozen ones, and live where it is installed."""
 
 import functools
-import importlib.util
-import json
 import os
 import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.nequix_files import read_model
 from bayes_mlff.models.registry import Potential, load, restrict, save
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
-
-HERE = pathlib.Path(__file__).parent
-
-
-def load_module(name):
-    """Import a neighbouring file, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load_module("make_nequix_reference")
+from tests.parity import make_nequix_reference as reference
+from tests.support import frozen_numbers
 
 CASES = list(reference.headers())
 LABELS = list(reference.STRUCTURES)
 PUBLISHED = ("nequix-mp-1", "nequix-omat-1", "nequix-oam-1")
 
 
-@functools.cache
-def frozen():
-    with np.load(reference.PATH) as file:
-        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
+frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
 
 
 def frozen_content(name, end=b""):
@@ -52,10 +34,6 @@ def frozen_potential(name, folder):
     path = folder / "model.nqx"
     path.write_bytes(frozen_content(name))
     return Potential(*read_model(path))
-
-
-def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def frozen_results(name):

@@ -1,36 +1,19 @@
 """NequIP gives the numbers of sevenn 0.13.0: against frozen ones, and live where it is installed."""
 
 import functools
-import importlib.util
-import json
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import WeightsError
-from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.registry import Potential, load, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
-
-HERE = pathlib.Path(__file__).parent
-
-
-def load_module(name):
-    """Import a neighbouring file, which belongs to no package."""
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load_module("make_sevennet_reference")
+from tests.parity import make_sevennet_reference as reference
+from tests.support import frozen_numbers
 
 CASES = list(reference.cases())
 LABELS = list(reference.structures())
@@ -38,10 +21,8 @@ CHECKPOINT = 1e-7
 """Relative: a checkpoint's coupling coefficients are in single precision."""
 
 
-@functools.cache
-def frozen():
-    with np.load(reference.PATH) as file:
-        return json.loads(str(file["manifest"])), {k: file[k] for k in file.files if k != "manifest"}
+frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
+frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
 
 
 @functools.cache
@@ -58,10 +39,6 @@ def frozen_potential(name):
     settings, state = frozen_case(name)
     description = describe(settings, state)
     return Potential(description.config, from_sevennet(state, description))
-
-
-def frozen_structure(label):
-    return Structure(*(frozen()[1][f"structures/{label}/{field}"] for field in GEOMETRY))
 
 
 def evaluate(potential, structures):

@@ -108,7 +108,7 @@ def test_a_label_that_is_being_written_is_left_out_and_a_damaged_one_named(tmp_p
 def test_settings_are_those_of_the_whole_configuration(kept):
     whole = config.load(kept / "config.yaml")
     found = run_log.read_settings(kept / "config.yaml")
-    assert found == run_data.settings_of(whole)
+    assert found == run_log.settings_of(whole)
     assert (found.n_steps, found.threshold) == (whole.n_steps, "0.5 kcal/mol")
 
 
