@@ -1,8 +1,8 @@
-"""The smallest network with message passing, for tests that train, save or damage a model."""
+"""The smallest networks with message passing, for tests that train, save or damage a model."""
 
 from typing import Any
 
-from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.config import MACEConfig, NequIPConfig
 
 
 def tiny_nequip(elements: tuple[int, ...], **changes: Any) -> NequIPConfig:
@@ -26,3 +26,26 @@ def tiny_nequip(elements: tuple[int, ...], **changes: Any) -> NequIPConfig:
         "energy_shifts": (0.0,) * len(elements),
     }
     return NequIPConfig(elements=elements, **(defaults | changes))
+
+
+def tiny_mace(elements: tuple[int, ...], **changes: Any) -> MACEConfig:
+    """MACE with one interaction of two scalars.
+
+    Args:
+      elements: atomic numbers, ascending.
+      changes: other values of fields of the configuration.
+    """
+    defaults: dict[str, Any] = {
+        "r_max": 3.0,
+        "hidden_irreps": "2x0e",
+        "num_interactions": 1,
+        "max_ell": 1,
+        "correlation": 1,
+        "num_bessels": 2,
+        "radial_widths": (2,),
+        "average_neighbors": 5.0,
+        "sigma_widths": (2,),
+        "energy_scale": 1.0,
+        "energy_shifts": (0.0,) * len(elements),
+    }
+    return MACEConfig(elements=elements, **(defaults | changes))

@@ -18,10 +18,9 @@ from safetensors.numpy import load, save
 
 from bayes_mlff.core.errors import shown
 from bayes_mlff.models import registry
-from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.testing.tiny import tiny_nequip
+from bayes_mlff.testing.tiny import tiny_mace, tiny_nequip
 from tests.support import nequix_file
 from tests.support.bad_input import Target, damaged_bytes, damaged_tree
 
@@ -34,20 +33,7 @@ TINY: Final = (
         energy_scales=(1.0, 2.0),
         energy_shifts=(-13.6, -2041.25),
     ),
-    MACEConfig(
-        elements=(1, 8),
-        r_max=3.0,
-        hidden_irreps="2x0e",
-        num_interactions=1,
-        max_ell=1,
-        correlation=1,
-        num_bessels=2,
-        radial_widths=(2,),
-        average_neighbors=5.0,
-        sigma_widths=(2,),
-        energy_scale=1.5,
-        energy_shifts=(-13.6, -2041.25),
-    ),
+    tiny_mace((1, 8), energy_scale=1.5, energy_shifts=(-13.6, -2041.25)),
 )
 
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.registry import (
@@ -25,7 +25,7 @@ from bayes_mlff.models.registry import (
     restrict,
     save,
 )
-from bayes_mlff.testing.tiny import tiny_nequip
+from bayes_mlff.testing.tiny import tiny_mace, tiny_nequip
 
 CONFIG = tiny_nequip(
     (1, 8),
@@ -39,19 +39,8 @@ CONFIG = tiny_nequip(
     energy_shifts=(-13.6, -2041.25),
 )
 
-SMALL_MACE = MACEConfig(
-    elements=(1, 8),
-    r_max=3.0,
-    hidden_irreps="2x0e",
-    num_interactions=1,
-    max_ell=1,
-    correlation=1,
-    num_bessels=3,
-    radial_widths=(3,),
-    average_neighbors=5.0,
-    sigma_widths=(4,),
-    energy_scale=1.5,
-    energy_shifts=(-13.6, -2041.25),
+SMALL_MACE = tiny_mace(
+    (1, 8), num_bessels=3, radial_widths=(3,), sigma_widths=(4,), energy_scale=1.5, energy_shifts=(-13.6, -2041.25)
 )
 
 
