@@ -17,7 +17,7 @@ import matplotlib
 import pytest
 from jax._src import compiler
 
-from tests.support import light_jax_md  # noqa: F401
+from tests.support import light_jax_md, one_context  # noqa: F401
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is
@@ -36,8 +36,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-OPTIMIZED = {"parity", "physics", "statistical"}
-"""Folders of tests that compute for longer than XLA compiles, or compare numbers with those of other programs."""
+OPTIMIZED = {"physics", "statistical"}
+"""Folders of tests that compute for longer than XLA compiles; single tests elsewhere have the marker `optimized`."""
 
 _get_compile_options = compiler.get_compile_options
 
@@ -75,7 +75,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     `JAX_DISABLE_MOST_OPTIMIZATIONS=0` leaves everything as users have it.
     """
-    spared = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and item.path.parent.name not in OPTIMIZED
+    optimized = item.path.parent.name in OPTIMIZED or item.get_closest_marker("optimized") is not None
+    spared = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and not optimized
     jax.config.update("jax_disable_most_optimizations", spared)
 
 

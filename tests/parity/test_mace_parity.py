@@ -68,6 +68,11 @@ def test_frozen_reference(name):
         assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
 
 
+@pytest.mark.optimized
+def test_what_is_compiled_as_for_users_gives_the_same_numbers():
+    test_frozen_reference("residual")
+
+
 def test_restricted_potential_has_identical_energies():
     config, state = frozen_case("plain")
     whole = Potential(config, from_mace(state, config))

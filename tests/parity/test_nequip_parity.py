@@ -62,6 +62,11 @@ def test_frozen_reference(name):
         assert_same(got, (energy - potential.isolated_energy(frozen_structure(label).numbers), forces, virial))
 
 
+@pytest.mark.optimized
+def test_what_is_compiled_as_for_users_gives_the_same_numbers():
+    test_frozen_reference("natural parity")
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_live_reference(name):
     pytest.importorskip("nequip")

@@ -63,6 +63,11 @@ def test_frozen_reference(name, tmp_path):
         assert_same(got, expected)
 
 
+@pytest.mark.optimized
+def test_what_is_compiled_as_for_users_gives_the_same_numbers(tmp_path):
+    test_frozen_reference("indexed", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["published", "indexed"])
 def test_fewer_elements_and_a_file_of_this_package_have_the_same_energies(name, tmp_path):
     smaller = restrict(frozen_potential(name, tmp_path), (8, 1, 6))

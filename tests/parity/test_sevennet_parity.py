@@ -64,6 +64,11 @@ def test_frozen_reference(name):
         assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
 
 
+@pytest.mark.optimized
+def test_what_is_compiled_as_for_users_gives_the_same_numbers():
+    test_frozen_reference("both parities")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_live_reference(name):
     pytest.importorskip("sevenn")

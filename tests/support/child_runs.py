@@ -26,11 +26,15 @@ OPERATIONS: Final = "operations.json"
 _PRELOAD: Final = (
     "tests.support.child_runs",
     "tests.support.light_jax_md",
+    "tests.support.one_context",
+    "bayes_mlff.api.runner",
+    "bayes_mlff.api.console",
     "bayes_mlff.testing.faulty_engines",
     "ase.calculators.lj",
     "flax.nnx",
     "jraph",
     "ml_collections",
+    "tests.support.before_fork",
 )
 """Imported once, for all children; none of them may compute anything, which would fix JAX's devices."""
 
