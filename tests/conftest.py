@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import dataclasses
+import gc
 import os
 import re
 import shutil
@@ -56,6 +57,15 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child process
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     _get_compile_options(1, 1)  # XLA reads its flags once; from here on they are those of child processes
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+
+
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)  # Traced networks are many objects and few cycles: looking for these took 6 %.
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than cores, since some tests wait: for disks, for processes that end, for limits of time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
@@ -11,6 +12,7 @@ from bayes_mlff.testing.tiny import tiny_nequip
 COUNTED = """
 import atexit, collections
 import jax
+from tests.support import light_jax_md, one_context
 seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
 from bayes_mlff.models import selfcheck
@@ -40,6 +42,7 @@ def start(folder, output, **environment):
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
             "XDG_CACHE_HOME": str(folder / "cache"),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
         | environment
     )
