@@ -18,6 +18,7 @@ import matplotlib
 import pytest
 from jax._src import compiler
 
+from bayes_mlff.core.numbers import usable_cores
 from tests.support import light_jax_md, one_context  # noqa: F401
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -63,9 +64,9 @@ gc.freeze()
 gc.set_threshold(20_000, 20, 20)  # Traced networks are many objects and few cycles: looking for these took 6 %.
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than cores, since some tests wait: for disks, for processes that end, for limits of time."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else usable_cores() + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
