@@ -21,7 +21,6 @@ from bayes_mlff.testing.tiny import tiny_nequip
 
 COMMAND = """
 import itertools, os
-from tests.support import light_jax_md, one_context
 from bayes_mlff.models import selfcheck
 selfcheck.ensure = lambda say=None: False  # compiles whole models
 from bayes_mlff.parallel import hosts
@@ -65,7 +64,6 @@ def start(folder: Path, processes: int, *arguments: str, **environment: str):
     """Start the command line in several processes, with one folder for what all tests compile."""
     spared = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": spared} | environment
-    common |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     common |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(folder.parent)}
     common |= {"CALLS": str(folder / "calls")}
     if processes > 1:
