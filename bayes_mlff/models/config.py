@@ -7,6 +7,7 @@ import e3nn_jax as e3nn
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core.errors import READER_ERRORS
+from bayes_mlff.models.distance_transforms import DistanceTransform
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.pair_repulsion import PairRepulsion
 
@@ -187,6 +188,8 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     num_bessels: PositiveInt = 8
     cutoff_power: PositiveInt = 5
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
+    distance_transform: DistanceTransform | None = None
+    """Function of the distance that the radial functions depend on; None: the distance itself."""
     radial_widths: tuple[PositiveInt, ...] = (64, 64, 64)
     """Hidden widths of the radial networks."""
     readout_width: PositiveInt = 16
@@ -201,6 +204,8 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     """Added to the network's energy of every atom, eV."""
     pair_repulsion: PairRepulsion | None = None
     """Repulsion of the nuclei. It is one more term of the sum that is scaled: mace-torch scales it too."""
+    head: Annotated[str, Field(max_length=200)] | None = None
+    """Name of the head of the original file that this is; None if that has only one."""
 
     @property
     def width(self) -> int:

@@ -130,7 +130,7 @@ class MACE(nn.Module):
         one_hot = jax.nn.one_hot(species, elements, dtype=dtype)
         distances = jnp.linalg.norm(vectors, axis=-1)
         pairs = ElementPairs(species, neighbors, receivers)
-        edges = Edges(*self._edges(vectors, distances, edge_mask), neighbors, receivers)
+        edges = Edges(*self._edges(vectors, distances, edge_mask, pairs), neighbors, receivers)
 
         features: Features = {"0e": (one_hot @ table)[:, None, :]}
         invariants, energies = [], []
@@ -149,11 +149,15 @@ class MACE(nn.Module):
         energy = config.energy_scale * sum(energies[1:], energies[0]) + config.energy_shift
         return NodeOutput(energy, force_sigma(config, jnp.concatenate(invariants, axis=-1)))
 
-    def _edges(self, vectors: jax.Array, distances: jax.Array, edge_mask: jax.Array) -> tuple[Features, jax.Array]:
+    def _edges(
+        self, vectors: jax.Array, distances: jax.Array, edge_mask: jax.Array, pairs: ElementPairs
+    ) -> tuple[Features, jax.Array]:
         """Spherical harmonics and radial functions of the edges."""
         config = self.config
+        envelope = jnp.where(edge_mask, polynomial_cutoff(distances / config.r_max, config.cutoff_power), 0.0)
+        if config.distance_transform is not None:
+            distances = config.distance_transform.of(distances, config.elements, pairs)
         x = distances / config.r_max
-        envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
         frequencies = jnp.arange(1, config.num_bessels + 1, dtype=vectors.dtype).reshape(1, 1, -1)
         radial = bessel_basis(x, frequencies) * envelope[..., None]
         radial = radial * (math.pi / config.r_max * math.sqrt(2.0 / config.r_max))

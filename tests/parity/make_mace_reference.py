@@ -90,8 +90,8 @@ def cases() -> dict[str, MACEConfig]:
     }
 
 
-def build(settings: MACEConfig) -> torch.nn.Module:
-    """The PyTorch model of a case, in double precision."""
+def build(settings: MACEConfig, **more: object) -> torch.nn.Module:
+    """The PyTorch model of a case, in double precision; `more` are further arguments of its class."""
     import mace  # noqa: F401 (must come before e3nn)
     import torch
     from e3nn import o3
@@ -100,7 +100,7 @@ def build(settings: MACEConfig) -> torch.nn.Module:
     first = {"plain": "RealAgnosticInteractionBlock", "residual": "RealAgnosticResidualInteractionBlock"}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    model = ScaleShiftMACE(
+    arguments = dict(
         r_max=settings.r_max,
         num_bessel=settings.num_bessels,
         num_polynomial_cutoff=settings.cutoff_power,
@@ -120,6 +120,7 @@ def build(settings: MACEConfig) -> torch.nn.Module:
         atomic_inter_scale=settings.energy_scale,
         atomic_inter_shift=settings.energy_shift,
     )
+    model = ScaleShiftMACE(**(arguments | more))
     torch.set_default_dtype(before)
     return model
 
@@ -184,7 +185,7 @@ def load_known(model: torch.nn.Module, settings: MACEConfig) -> tuple[dict[str, 
 
 
 def evaluate(
-    model: torch.nn.Module, settings: MACEConfig, structure: Structure
+    model: torch.nn.Module, settings: MACEConfig, structure: Structure, head: int = 0
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV, without padding or cell conventions."""
     import torch
@@ -204,20 +205,20 @@ def evaluate(
         "cell": torch.tensor(cell),
         "batch": torch.zeros(n, dtype=torch.int64),
         "ptr": torch.tensor([0, n]),
-        "head": torch.zeros(1, dtype=torch.int64),
+        "head": torch.full((1,), head),
     }
     out = model(data, compute_virials=True)
     virial = -out["virials"].detach().numpy().reshape(3, 3)
     return float(out["energy"].detach()), out["forces"].detach().numpy(), virial
 
 
-def write_model(model: torch.nn.Module) -> None:
+def write_model(model: torch.nn.Module, path: pathlib.Path) -> None:
     """Store a model as mace-torch does, in a compressed archive."""
     import torch
 
     stored = io.BytesIO()
     torch.save(model, stored)
-    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(MODEL_PATH, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.namelist():
             target.writestr(entry, source.read(entry))
 
@@ -237,7 +238,7 @@ def main() -> None:
         model = build(settings)
         _, shapes = load_known(model, settings)
         if name == "scalars":
-            write_model(model)
+            write_model(model, MODEL_PATH)
         manifest["cases"][name] = {"config": settings.model_dump(mode="json"), "shapes": shapes}
         for label, structure in STRUCTURES.items():
             energy, forces, virial = evaluate(model, settings, structure)

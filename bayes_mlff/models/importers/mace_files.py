@@ -16,9 +16,11 @@ import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
 from bayes_mlff.models.config import Imported, MACEConfig
-from bayes_mlff.models.importers import torch_pickle
+from bayes_mlff.models.distance_transforms import Agnesi, Soft
+from bayes_mlff.models.importers import mace_heads, torch_pickle
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.importers.torch_pickle import Inert
+from bayes_mlff.models.pair_repulsion import PairRepulsion, mace_zbl
 
 FIRST: dict[str, Literal["plain", "residual"]] = {
     "RealAgnosticInteractionBlock": "plain",
@@ -37,27 +39,33 @@ DEFAULTS = {
 }
 """Required attribute values of a model: others would change its form; old models lack these attributes."""
 
+REFUSED_PACKAGES = ("les", "graph_longrange")
+"""Packages of long-range interactions. Models that need them are read as far as their kind, which is then refused."""
 
-def read_model(path: Path) -> Imported:
+
+def read_model(path: Path, head: str | None = None) -> Imported:
     """Read a `.model` file.
 
     Args:
       path: a pickled ScaleShiftMACE.
+      head: name of the head to take; the others are dropped. None if the model has only one.
 
     Returns:
       The model for all its elements, in its dtype, with a σ head of zeros.
 
     Raises:
-      ConfigError: if there is no such file.
-      WeightsError: if it is not a model, or has an unsupported form.
+      ConfigError: listing the heads, if the model has several and none, or another one, is named.
+      WeightsError: if there is no such file, if it is not a model, or has an unsupported form.
     """
     _check_file(path)
-    module = torch_pickle.read(path, inert=torch_pickle.INERT)
+    module = torch_pickle.read(path, inert=(*torch_pickle.INERT, *REFUSED_PACKAGES))
     if not isinstance(module, Inert):
         raise WeightsError(f"{path}: holds a {type(module).__name__}; allowed: a model (see read_state for tensors)")
     try:
-        config = describe(module)
-        return Imported(config, from_mace(state_of(module), config))
+        heads = mace_heads.names_of(module)
+        index = mace_heads.chosen(heads, head, str(path))
+        config = describe(module, index)
+        return Imported(config, from_mace(mace_heads.one_head(state_of(module), len(heads), index), config))
     except READER_ERRORS as error:
         raise WeightsError(f"{path}: not a model of MACE: {type(error).__name__}: {error}") from error
 
@@ -93,14 +101,19 @@ def write_models(
 
     Raises:
       ConfigError: without `trust`, if there is no template or if there is not one path for each chain.
-      WeightsError: if the template is of another architecture.
+      WeightsError: if the template is of another architecture, or does not have the head.
     """
     if len(paths) != len(chains):
         raise ValueError(f"paths: got {len(paths)}; allowed: one for each of the {len(chains)} chains")
     module = _load_module(template, trust)
+    heads = mace_heads.names_of(module)
+    if (config.head is not None or len(heads) > 1) and config.head not in heads:
+        raise WeightsError(f"{template}: has the heads {', '.join(heads)}; allowed: one that is {config.head}")
+    index = heads.index(config.head) if config.head is not None else 0
     before = state_of(module)
+    single = mace_heads.one_head(before, len(heads), index)
     for params, path in zip(chains, paths, strict=True):
-        state = to_mace(params, config, before)
+        state = mace_heads.put_back(to_mace(params, config, single), before, len(heads), index)
         module.load_state_dict({k: _torch().from_numpy(np.array(v)) for k, v in state.items()}, strict=True)
         _torch().save(module, path)
 
@@ -112,26 +125,30 @@ def state_of(module: Any) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy().copy() for k, v in module.state_dict().items()}
 
 
-def describe(module: Any) -> MACEConfig:
+def describe(module: Any, head: int = 0) -> MACEConfig:
     """The configuration of a mace-torch model, from its attributes.
 
+    Args:
+      module: the model.
+      head: position of the head among several.
+
     Raises:
-      WeightsError: naming what is not supported: other classes of models, interactions or radial functions, several
-        heads, another activation, pair repulsion, or options that change the form of the network.
+      WeightsError: naming what is not supported: other classes of models, interactions or radial functions, another
+        activation, joint embeddings, or options that change the form of the network.
     """
+    if type(module).__name__ != "ScaleShiftMACE":
+        # Others, which predict dipoles or have long-range interactions, lack attributes that are read below.
+        raise WeightsError(f"MACE model is not supported: model is a {type(module).__name__}")
+    heads = mace_heads.names_of(module)
     problems = [f"{k} is {getattr(module, k)!r}" for k, v in DEFAULTS.items() if getattr(module, k, v) != v]
     blocks = [type(block).__name__ for block in module.interactions]
     radial = module.radial_embedding
-    if type(module).__name__ != "ScaleShiftMACE":
-        problems.append(f"model is a {type(module).__name__}")
     if blocks[0] not in FIRST or set(blocks[1:]) - {"RealAgnosticResidualInteractionBlock"}:
         problems.append(f"interactions are {blocks}")
     if type(radial.bessel_fn).__name__ != "BesselBasis":
         problems.append(f"radial functions are a {type(radial.bessel_fn).__name__}")
-    if len(getattr(module, "heads", ["Default"])) != 1:
-        problems.append(f"heads are {module.heads}")
-    problems += [f"model has {name}" for name in ("pair_repulsion_fn", "joint_embedding") if hasattr(module, name)]
-    problems += ["model has distance_transform"] if hasattr(radial, "distance_transform") else []
+    problems += ["model has joint_embedding"] if hasattr(module, "joint_embedding") else []
+    problems += _unknown_pair_functions(module)
     last = module.readouts[-1]
     if len(blocks) > 1:
         kind = type(last).__name__
@@ -153,15 +170,75 @@ def describe(module: Any) -> MACEConfig:
         num_bessels=len(radial.bessel_fn.bessel_weights),
         cutoff_power=int(radial.cutoff_fn.p),
         radial_widths=tuple(int(h) for h in module.interactions[0].conv_tp_weights.hs[1:-1]),
-        readout_width=_irreps(last.hidden_irreps).dim if len(blocks) > 1 else 1,
+        readout_width=_irreps(last.hidden_irreps).dim // max(1, len(heads)) if len(blocks) > 1 else 1,
         average_neighbors=float(module.interactions[0].avg_num_neighbors),
-        energy_scale=float(module.scale_shift.scale),
-        energy_shift=float(module.scale_shift.shift),
-        energy_shifts=tuple(float(e) for e in module.atomic_energies_fn.atomic_energies.reshape(-1)),
+        energy_scale=_of_head(module.scale_shift.scale, head),
+        energy_shift=_of_head(module.scale_shift.shift, head),
+        energy_shifts=_row(module.atomic_energies_fn.atomic_energies, head),
+        distance_transform=_transform(radial),
+        pair_repulsion=_repulsion(module),
+        head=heads[head] if len(heads) > 1 else None,
     )
     if config.hidden_irreps != hidden:
         raise WeightsError(f"hidden irreps: got {hidden}; allowed: ascending degrees, {config.hidden_irreps}")
     return config
+
+
+def _of_head(values: Any, head: int) -> float:
+    """The number of one head; models with one head may have it without an axis."""
+    return float(values.reshape(-1)[head])
+
+
+def _row(energies: Any, head: int) -> tuple[float, ...]:
+    """Energies of the isolated atoms of one head, [heads, elements] or [elements]."""
+    return tuple(float(e) for e in energies.reshape(-1, energies.shape[-1])[head])
+
+
+def _unknown_pair_functions(module: Any) -> list[str]:
+    """What is unknown of the functions of the distance of two atoms."""
+    problems = []
+    repulsion, transform = _repulsion_of(module), _transform_of(module.radial_embedding)
+    if repulsion is not None and type(repulsion).__name__ != "ZBLBasis":
+        problems.append(f"pair_repulsion_fn is a {type(repulsion).__name__}")
+    if (repulsion is None) != (not getattr(module, "pair_repulsion", False)):
+        problems.append("one of pair_repulsion_fn and pair_repulsion is there without the other")
+    # A SoftTransform of versions before 0.3.11 has another formula, with a and b.
+    needed = {"AgnesiTransform": ("q", "p", "a"), "SoftTransform": ("alpha",)}.get(type(transform).__name__, ())
+    if transform is not None and not (needed and all(hasattr(transform, name) for name in needed)):
+        problems.append(f"distance_transform is a {type(transform).__name__} of unknown form")
+    return problems
+
+
+def _repulsion_of(module: Any) -> Any:
+    return getattr(module, "pair_repulsion_fn", None)
+
+
+def _transform_of(radial: Any) -> Any:
+    return getattr(radial, "distance_transform", None)
+
+
+def _repulsion(module: Any) -> PairRepulsion | None:
+    """The pair repulsion with the numbers in the file, whether they were trained or not."""
+    found = _repulsion_of(module)
+    if found is None:
+        return None
+    first, second, third, fourth = (float(c) for c in found.c)
+    return mace_zbl(
+        int(found.p),
+        exponent=float(found.a_exp),
+        prefactor=float(found.a_prefactor),
+        coefficients=(first, second, third, fourth),
+    )
+
+
+def _transform(radial: Any) -> Agnesi | Soft | None:
+    """The distance transform with the numbers in the file, whether they were trained or not."""
+    found = _transform_of(radial)
+    if found is None:
+        return None
+    if type(found).__name__ == "SoftTransform":
+        return Soft(steepness=float(found.alpha))
+    return Agnesi(q=float(found.q), p=float(found.p), a=float(found.a))
 
 
 def _irreps(irreps: Any) -> e3nn.Irreps:
