@@ -77,7 +77,14 @@ def finetune(
     raw = {} if path is None else _absolute(path)
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
-    given |= {"data.frames": frames, "method": method, "targets": targets, "sampler.kind": sampler, "seed": seed, "head": head}
+    given |= {
+        "data.frames": frames,
+        "method": method,
+        "targets": targets,
+        "sampler.kind": sampler,
+        "seed": seed,
+        "head": head,
+    }
     given |= {"model": str(Path(model).absolute()) if model is not None and is_file(Path(model)) else model}
     for key, value in given.items():
         if value is not None:

@@ -100,26 +100,26 @@ def build(settings: MACEConfig, **more: object) -> torch.nn.Module:
     first = {"plain": "RealAgnosticInteractionBlock", "residual": "RealAgnosticResidualInteractionBlock"}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    arguments = dict(
-        r_max=settings.r_max,
-        num_bessel=settings.num_bessels,
-        num_polynomial_cutoff=settings.cutoff_power,
-        max_ell=settings.max_ell,
-        interaction_cls=interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=interaction_classes[first[settings.first_interaction]],
-        num_interactions=settings.num_interactions,
-        num_elements=len(settings.elements),
-        hidden_irreps=o3.Irreps(settings.hidden_irreps),
-        MLP_irreps=o3.Irreps(f"{settings.readout_width}x0e"),
-        atomic_energies=np.array(settings.energy_shifts),
-        avg_num_neighbors=settings.average_neighbors,
-        atomic_numbers=list(settings.elements),
-        correlation=settings.correlation,
-        gate=torch.nn.functional.silu,
-        radial_MLP=list(settings.radial_widths),
-        atomic_inter_scale=settings.energy_scale,
-        atomic_inter_shift=settings.energy_shift,
-    )
+    arguments = {
+        "r_max": settings.r_max,
+        "num_bessel": settings.num_bessels,
+        "num_polynomial_cutoff": settings.cutoff_power,
+        "max_ell": settings.max_ell,
+        "interaction_cls": interaction_classes["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls_first": interaction_classes[first[settings.first_interaction]],
+        "num_interactions": settings.num_interactions,
+        "num_elements": len(settings.elements),
+        "hidden_irreps": o3.Irreps(settings.hidden_irreps),
+        "MLP_irreps": o3.Irreps(f"{settings.readout_width}x0e"),
+        "atomic_energies": np.array(settings.energy_shifts),
+        "avg_num_neighbors": settings.average_neighbors,
+        "atomic_numbers": list(settings.elements),
+        "correlation": settings.correlation,
+        "gate": torch.nn.functional.silu,
+        "radial_MLP": list(settings.radial_widths),
+        "atomic_inter_scale": settings.energy_scale,
+        "atomic_inter_shift": settings.energy_shift,
+    }
     model = ScaleShiftMACE(**(arguments | more))
     torch.set_default_dtype(before)
     return model

@@ -89,7 +89,9 @@ def test_only_the_chosen_head_changes_on_the_way_back(head):
     blank = {"sigma": jax.tree.map(np.zeros_like, params["sigma"])}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), again, dict(params) | blank)
     before, other = (mace_heads.one_head(each, 2, 1 - head) for each in (state, after))
-    kept = [name for name in state if name.startswith("readouts.") or name in ("scale_shift.scale", mace_heads.ENERGIES)]
+    kept = [
+        name for name in state if name.startswith("readouts.") or name in ("scale_shift.scale", mace_heads.ENERGIES)
+    ]
     assert len(kept) > 4
     for name in kept:
         np.testing.assert_array_equal(other[name], before[name], err_msg=name)
@@ -182,6 +184,17 @@ def test_live_reference(name, head):
         assert_same(got, reference.evaluate(model, config, structure, head))
 
 
+@pytest.fixture
+def double():
+    """mace-torch raises atomic numbers to a power in the default precision, also in a calculator of float64."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_files_and_calculator_of_mace(tmp_path, name, head):
     pytest.importorskip("mace")

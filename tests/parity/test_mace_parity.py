@@ -301,9 +301,6 @@ def test_files_and_calculator_of_mace(tmp_path):
     ("change", "message"),
     [
         (lambda m: setattr(m, "use_so3", True), "use_so3 is True"),
-        (lambda m: setattr(m, "heads", ["a", "b"]), "heads are"),
-        (lambda m: setattr(m, "pair_repulsion_fn", m.products), "model has pair_repulsion_fn"),
-        (lambda m: setattr(m.radial_embedding, "distance_transform", m.products), "model has distance_transform"),
         (lambda m: setattr(m.radial_embedding, "bessel_fn", m.products), "radial functions are"),
         (lambda m: m.interactions.append(m.products), "interactions are"),
         (lambda m: m.readouts.append(m.readouts[0]), "last readout is"),
