@@ -7,7 +7,9 @@ import e3nn_jax as e3nn
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core.errors import READER_ERRORS
+from bayes_mlff.models.distance_transforms import DistanceTransform
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.pair_repulsion import PairRepulsion
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 """Numbers of layers, widths and powers; bounded, so that a damaged file cannot ask for an enormous network."""
@@ -132,6 +134,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     sigma_widths: tuple[PositiveInt, ...] = (32, 16)
     energy_scales: tuple[float, ...]
     """Energy scale of each element, eV; in the order of `elements`."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei, added to the scaled energies."""
 
     @field_validator("hidden_irreps")
     @classmethod
@@ -204,6 +208,8 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
     apply_cutoff: bool = True
     """Whether the cutoff multiplies the radial functions; otherwise it multiplies the messages and densities."""
+    distance_transform: DistanceTransform | None = None
+    """Function of the distance that the radial functions depend on; None: the distance itself."""
     radial_widths: tuple[PositiveInt, ...] = (64, 64, 64)
     """Hidden widths of the radial networks."""
     agnostic_product: bool = False
@@ -222,6 +228,10 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     """Factor on the sum of the readouts, eV."""
     energy_shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Added to the network's energy of every atom, eV."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei. It is one more term of the sum that is scaled: mace-torch scales it too."""
+    head: Annotated[str, Field(max_length=200)] | None = None
+    """Name of the head of the original file that this is; None if that has only one."""
 
     @property
     def width(self) -> int:

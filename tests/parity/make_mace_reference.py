@@ -22,7 +22,7 @@ import numpy as np
 
 from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.models.importers.mace_files import KINDS, LAST_READOUTS
+from bayes_mlff.models.importers.mace_describe import KINDS, LAST_READOUTS
 from bayes_mlff.models.importers.mace_torch import NOT_WEIGHTS
 from bayes_mlff.models.mace_product import generalized_coupling
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 PATH = pathlib.Path(__file__).with_name("mace_reference.npz")
-MODEL_PATHS = {name: PATH.with_name(f"mace_{name}.model") for name in ("scalars", "nonlinear")}
+MODEL_PATH = PATH.with_name("mace_scalars.model")
+MODEL_PATHS = {"scalars": MODEL_PATH, "nonlinear": PATH.with_name("mace_nonlinear.model")}
 """Cases as mace-torch stores models."""
 
 RADIAL_GAIN = 2.0
@@ -127,8 +128,8 @@ def unscaled(settings: MACEConfig) -> bool:
     return (settings.energy_scale, settings.energy_shift) == (1.0, 0.0)
 
 
-def build(settings: MACEConfig) -> torch.nn.Module:
-    """The PyTorch model of a case, in double precision."""
+def build(settings: MACEConfig, **more: object) -> torch.nn.Module:
+    """The PyTorch model of a case, in double precision; `more` are further arguments of its class."""
     import mace  # noqa: F401 (must come before e3nn)
     import torch
     from e3nn import o3
@@ -139,31 +140,32 @@ def build(settings: MACEConfig) -> torch.nn.Module:
     scale = {"atomic_inter_scale": settings.energy_scale, "atomic_inter_shift": settings.energy_shift}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    model = (MACE if unscaled(settings) else ScaleShiftMACE)(
-        r_max=settings.r_max,
-        num_bessel=settings.num_bessels,
-        num_polynomial_cutoff=settings.cutoff_power,
-        max_ell=settings.max_ell,
-        interaction_cls=interaction_classes[names[settings.interaction]],
-        interaction_cls_first=interaction_classes[names[settings.first_interaction]],
-        num_interactions=settings.num_interactions,
-        num_elements=len(settings.elements),
-        hidden_irreps=o3.Irreps(settings.hidden_irreps),
-        MLP_irreps=o3.Irreps(f"{settings.readout_width}x0e"),
-        atomic_energies=np.array(settings.energy_shifts),
-        avg_num_neighbors=settings.average_neighbors,
-        atomic_numbers=list(settings.elements),
-        correlation=settings.correlation,
-        gate=torch.nn.functional.silu,
-        radial_MLP=list(settings.radial_widths),
-        apply_cutoff=settings.apply_cutoff,
-        edge_irreps=o3.Irreps(settings.edge_irreps) if settings.edge_irreps else None,
-        use_edge_irreps_first=settings.edge_irreps_first,
-        use_agnostic_product=settings.agnostic_product,
-        use_last_readout_only=settings.last_readout_only,
-        readout_cls=readout_classes[readouts[settings.readout_bias]],
-        **({} if unscaled(settings) else scale),
-    )
+    arguments = {
+        "r_max": settings.r_max,
+        "num_bessel": settings.num_bessels,
+        "num_polynomial_cutoff": settings.cutoff_power,
+        "max_ell": settings.max_ell,
+        "interaction_cls": interaction_classes[names[settings.interaction]],
+        "interaction_cls_first": interaction_classes[names[settings.first_interaction]],
+        "num_interactions": settings.num_interactions,
+        "num_elements": len(settings.elements),
+        "hidden_irreps": o3.Irreps(settings.hidden_irreps),
+        "MLP_irreps": o3.Irreps(f"{settings.readout_width}x0e"),
+        "atomic_energies": np.array(settings.energy_shifts),
+        "avg_num_neighbors": settings.average_neighbors,
+        "atomic_numbers": list(settings.elements),
+        "correlation": settings.correlation,
+        "gate": torch.nn.functional.silu,
+        "radial_MLP": list(settings.radial_widths),
+        "apply_cutoff": settings.apply_cutoff,
+        "edge_irreps": o3.Irreps(settings.edge_irreps) if settings.edge_irreps else None,
+        "use_edge_irreps_first": settings.edge_irreps_first,
+        "use_agnostic_product": settings.agnostic_product,
+        "use_last_readout_only": settings.last_readout_only,
+        "readout_cls": readout_classes[readouts[settings.readout_bias]],
+    }
+    arguments |= more if unscaled(settings) else scale | more
+    model = (MACE if unscaled(settings) else ScaleShiftMACE)(**arguments)
     torch.set_default_dtype(before)
     return model
 
@@ -243,7 +245,7 @@ def load_known(model: torch.nn.Module, settings: MACEConfig) -> tuple[dict[str, 
 
 
 def evaluate(
-    model: torch.nn.Module, settings: MACEConfig, structure: Structure
+    model: torch.nn.Module, settings: MACEConfig, structure: Structure, head: int = 0
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV, without padding or cell conventions."""
     import torch
@@ -263,7 +265,7 @@ def evaluate(
         "cell": torch.tensor(cell),
         "batch": torch.zeros(n, dtype=torch.int64),
         "ptr": torch.tensor([0, n]),
-        "head": torch.zeros(1, dtype=torch.int64),
+        "head": torch.full((1,), head),
     }
     out = model(data, compute_virials=True)
     virial = -out["virials"].detach().numpy().reshape(3, 3)

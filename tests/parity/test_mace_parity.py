@@ -11,7 +11,8 @@ from flax.traverse_util import flatten_dict
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
-from bayes_mlff.models.importers.mace_files import describe, read_model, read_state, state_of, write_models
+from bayes_mlff.models.importers.mace_describe import describe
+from bayes_mlff.models.importers.mace_files import read_model, read_state, state_of, write_models
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.mace_product import symmetrized
 from bayes_mlff.models.registry import Potential, initialize, restrict
@@ -252,7 +253,7 @@ def test_templates_need_trust(tmp_path):
     config, state = frozen_case("scalars")
     potential = Potential(config, from_mace(state, config))
     with pytest.raises(ConfigError, match="trust"):
-        write_models(potential.config, [potential.params], reference.MODEL_PATHS["scalars"], [tmp_path / "a.model"])
+        write_models(potential.config, [potential.params], reference.MODEL_PATH, [tmp_path / "a.model"])
 
 
 def test_files_and_calculator_of_mace(tmp_path):
@@ -304,9 +305,7 @@ def test_files_and_calculator_of_mace(tmp_path):
     ("change", "message"),
     [
         (lambda m: setattr(m, "use_so3", True), "use_so3 is True"),
-        (lambda m: setattr(m, "heads", ["a", "b"]), "heads are"),
-        (lambda m: setattr(m, "pair_repulsion_fn", m.products), "model has pair_repulsion_fn"),
-        (lambda m: setattr(m.radial_embedding, "distance_transform", m.products), "model has distance_transform"),
+        (lambda m: setattr(m, "joint_embedding", m.products), "model has joint_embedding"),
         (lambda m: setattr(m.radial_embedding, "bessel_fn", m.products), "radial functions are"),
         (lambda m: m.interactions.append(m.products), "interactions are"),
         (lambda m: m.readouts.append(m.readouts[0]), "last readout is"),

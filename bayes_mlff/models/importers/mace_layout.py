@@ -1,14 +1,13 @@
 """Where the weights of this package's MACE are in the state of a mace-torch model.
 
 e3nn stores the matrices of a layer one after the other in a flat vector; the self-connection holds its element axis in
-the middle. PyTorch's linear layers are transposed and do not scale their weights. A model of several heads has an
-output, and hidden channels of the last readout, for each of them: `Head` selects those of one.
+the middle. PyTorch's linear layers are transposed and do not scale their weights. For several heads see `mace_heads`.
 """
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,21 +19,6 @@ from bayes_mlff.models.mace_product import generalized_coupling
 from bayes_mlff.models.mace_radial import DENSITY_WIDTHS
 
 
-class Head(NamedTuple):
-    """One of the heads of a model."""
-
-    index: int = 0
-    count: int = 1
-
-    def cut(self, size: int) -> slice:
-        """The part of an axis that has `size` places for each head."""
-        return slice(self.index * size, (self.index + 1) * size)
-
-
-ONLY: Final = Head()
-"""The head of a model that has a single one."""
-
-
 class Entry(NamedTuple):
     """A part of one source array that is one array of the target: (part - offset) * scale."""
 
@@ -43,7 +27,6 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]  # of the contiguous stretch in the source
     target: str
     axis: int | None = None  # of the elements
-    cut: tuple[slice, ...] = ()  # the part of the stretch
     transposed: bool = False
     scale: float = 1.0
     offset: float = 0.0
@@ -51,8 +34,7 @@ class Entry(NamedTuple):
     def part(self, array: np.ndarray) -> np.ndarray:
         """The part of a contiguous source array, as a view."""
         stretch = array.reshape(-1)[self.start : self.start + math.prod(self.shape)].reshape(self.shape)
-        part = stretch[self.cut] if self.cut else stretch
-        return part.T if self.transposed else part
+        return stretch.T if self.transposed else stretch
 
     def ours(self, part: np.ndarray) -> np.ndarray:
         """Convert the source's numbers to those of this package."""
@@ -73,7 +55,7 @@ class Product(NamedTuple):
     order: int
 
 
-def entries(config: MACEConfig, head: Head = ONLY) -> list[Entry]:
+def entries(config: MACEConfig) -> list[Entry]:
     """Map parts of the entries of the state to parameters, except for the products."""
     shape = (config.declared_elements, config.width)
     found = [Entry("node_embedding.linear.weight", 0, shape, "embedding", 0)]
@@ -83,7 +65,7 @@ def entries(config: MACEConfig, head: Head = ONLY) -> list[Entry]:
         inputs = outputs(config, i)
         last = [(f"linear_products/linear_{ir}/weight", (config.width, config.width), None) for ir in inputs]
         found += _stack(f"products.{i}.linear.weight", f"interaction_{i}/", last)
-    return found + _readouts(config, head)
+    return found + _readouts(config)
 
 
 def _interaction(config: MACEConfig, i: int, inputs: tuple[str, ...]) -> list[Entry]:
@@ -157,33 +139,21 @@ def _species_radial(source: str, target: str, config: MACEConfig, widths: tuple[
     return found
 
 
-def _readouts(config: MACEConfig, head: Head) -> list[Entry]:
-    """The readouts of one head.
-
-    e3nn divides by the square root of the number of inputs, of all heads together; ours are those of one.
-    """
+def _readouts(config: MACEConfig) -> list[Entry]:
+    """The readouts; of the last one, hidden layers have a bias from the second on."""
     width, hidden, last = config.width, config.readout_width, config.num_interactions - 1
-    output, channels = head.cut(1), head.cut(hidden)
     found = []
     for i in range(config.num_interactions):
         source, target = f"readouts.{0 if config.last_readout_only else i}.", f"readout_{i}/"
         if 0 < i == last:
-            every, scale = hidden * head.count, 1.0 / math.sqrt(head.count)
-            first = Entry(f"{source}linear_1.weight", 0, (width, every), f"{target}dense_0/weight")
-            found.append(first._replace(cut=(slice(None), channels)))
-            if config.readout_bias:
-                middle = Entry(f"{source}linear_mid.weight", 0, (every, every), f"{target}dense_1/weight")
-                found.append(middle._replace(cut=(channels, channels), scale=scale))
-                bias = Entry(f"{source}linear_mid.bias", 0, (every,), f"{target}dense_1/bias")
-                found.append(bias._replace(cut=(channels,)))
-                bias = Entry(f"{source}linear_2.bias", 0, (head.count,), f"{target}dense_2/bias")
-                found.append(bias._replace(cut=(output,)))
-            name = f"{target}dense_{2 if config.readout_bias else 1}/weight"
-            outer = Entry(f"{source}linear_2.weight", 0, (every, head.count), name, scale=scale)
-            found.append(outer._replace(cut=(channels, output)))
+            names = ("linear_1", "linear_mid", "linear_2") if config.readout_bias else ("linear_1", "linear_2")
+            widths = (width, hidden, hidden, 1) if config.readout_bias else (width, hidden, 1)
+            for k, (name, pair) in enumerate(zip(names, pairwise(widths), strict=True)):
+                found.append(Entry(f"{source}{name}.weight", 0, pair, f"{target}dense_{k}/weight"))
+                if config.readout_bias and k > 0:
+                    found.append(Entry(f"{source}{name}.bias", 0, pair[1:], f"{target}dense_{k}/bias"))
         elif not config.last_readout_only:
-            linear = Entry(f"{source}linear.weight", 0, (width, head.count), f"{target}weight")
-            found.append(linear._replace(cut=(slice(None), output)))
+            found.append(Entry(f"{source}linear.weight", 0, (width, 1), f"{target}weight"))
     return found
 
 

@@ -16,6 +16,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+from ase import data
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.core.errors import WeightsError
@@ -26,11 +27,13 @@ from bayes_mlff.models.importers.mace_layout import Product, entries, products, 
 from bayes_mlff.models.importers.torch_weights import State, misfits, template
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.mace_product import generalized_coupling, symmetrized
+from bayes_mlff.models.pair_repulsion import BOHR_OF_MACE
 
 NOT_WEIGHTS = re.compile(
     r".*\.output_mask"
     r"|.*\.bias"
     r"|.*\.equivariant_nonlin\.mul\.weight"
+    r"|pair_repulsion_fn\.(r_max|cutoff\.p|cutoff\.r_max)"  # of earlier versions, which did not use them either
     r"|.*\.conv_tp\.weight"
     r"|.*\._w3j_\d_\d_\d"
     r"|.*\.U_matrix_\d"
@@ -157,6 +160,10 @@ def _checked(state: State, config: MACEConfig) -> np.ndarray:
     energies = np.ravel(kept.pop("atomic_energies_fn.atomic_energies", np.zeros(0)))
     if len(energies) != len(numbers) or not np.allclose(energies[index], config.energy_shifts, rtol=1e-6, atol=0.0):
         problems.append(f"atomic_energies_fn.atomic_energies is {energies.tolist()}, configured {config.energy_shifts}")
+    for name in [k for k in kept if k.endswith(".covalent_radii")]:
+        radii = np.ravel(kept.pop(name))[: len(data.covalent_radii)]
+        if not np.allclose(radii, data.covalent_radii[: len(radii)], rtol=1e-6) or len(radii) <= config.elements[-1]:
+            problems.append(f"{name} differ from those of ASE")
     constants = _constants(config, numbers)
     if (config.energy_scale, config.energy_shift) == (1.0, 0.0):
         # Models of the class MACE lack both.
@@ -186,4 +193,21 @@ def _constants(config: MACEConfig, numbers: np.ndarray) -> dict[str, np.ndarray]
         "radial_embedding.cutoff_fn.p": np.array([config.cutoff_power]),
         "scale_shift.scale": np.array([config.energy_scale]),
         "scale_shift.shift": np.array([config.energy_shift]),
-    }
+    } | _pair_constants(config)
+
+
+def _pair_constants(config: MACEConfig) -> dict[str, np.ndarray]:
+    """Constants of the functions of the distance of two atoms."""
+    found: dict[str, np.ndarray] = {}
+    transform, repulsion = config.distance_transform, config.pair_repulsion
+    if transform is not None:
+        numbers = {"alpha": transform.steepness} if transform.kind == "soft" else transform.model_dump(exclude={"kind"})
+        found |= {f"radial_embedding.distance_transform.{k}": np.array([v]) for k, v in numbers.items()}
+    if repulsion is not None:
+        found |= {
+            "pair_repulsion_fn.c": np.array(repulsion.coefficients),
+            "pair_repulsion_fn.p": np.array([repulsion.cutoff_power]),
+            "pair_repulsion_fn.a_exp": np.array([repulsion.screening_exponent]),
+            "pair_repulsion_fn.a_prefactor": np.array([repulsion.screening_length / BOHR_OF_MACE]),
+        }
+    return found
