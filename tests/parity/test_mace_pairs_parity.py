@@ -184,6 +184,17 @@ def test_live_reference(name, head):
         assert_same(got, reference.evaluate(model, config, structure, head))
 
 
+@pytest.fixture
+def double():
+    """mace-torch raises atomic numbers to a power in the default precision, also in a calculator of float64."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(("name", "head"), CASES)
 def test_files_and_calculator_of_mace(tmp_path, name, head):
     pytest.importorskip("mace")

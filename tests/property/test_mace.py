@@ -11,10 +11,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bayes_mlff.data.graph import edge_vectors
 from bayes_mlff.models import mace, mace_interaction
 from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.distance_transforms import Agnesi
 from bayes_mlff.models.energetics import predictor
 from bayes_mlff.models.mace_product import ProductBasis, generalized_coupling, natural
+from bayes_mlff.models.pair_repulsion import mace_zbl
 from bayes_mlff.models.registry import Potential, initialize, restrict
 from bayes_mlff.testing.model_battery import Evaluator, Model, ModelBattery, examples, padded_graph
+from bayes_mlff.testing.tiny import tiny_mace
 
 SETTINGS = {
     "elements": (1, 6, 8),
@@ -53,6 +56,17 @@ NONLINEAR = MACEConfig(
     **SMALL,
 )
 EACH = pytest.mark.parametrize("config", [CONFIG, DENSITY, NONLINEAR], ids=["residual", "density", "nonlinear"])
+# With these elements the atoms of the examples are well within the sums of their covalent radii.
+PAIRS = tiny_mace(
+    (6, 8, 14),
+    num_interactions=2,
+    correlation=2,
+    num_bessels=4,
+    radial_widths=(8,),
+    average_neighbors=1.0,
+    distance_transform=Agnesi(),
+    pair_repulsion=mace_zbl(5),
+)
 
 
 def model_of(config):
@@ -88,6 +102,21 @@ class TestNonlinear(ModelBattery):
     @classmethod
     def model(cls):
         return model_of(NONLINEAR)
+
+
+class TestTransformAndRepulsion(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(PAIRS)
+
+    def test_both_matter(self, model: Model, evaluate: Evaluator):
+        molecule = examples(PAIRS.elements)["molecule"]
+        with_both = evaluate.pair(molecule, molecule)[0].energy
+        for field in ("distance_transform", "pair_repulsion"):
+            without = Potential(PAIRS.model_copy(update={field: None}), model.params)
+            other = Evaluator(model._replace(node_fn=without.node_fn))([molecule])[0].energy
+            assert abs(other - with_both) > 1e-3
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def one_head(state: State, heads: int, index: int) -> dict[str, np.ndarray]:
         found = _part(state, name, np.array(state[name]), heads, index)
         if found is not None:
             part, factor = found
-            result[name] = part.astype(part.dtype) if factor == 1.0 else part * np.asarray(factor, part.dtype)
+            result[name] = part * np.asarray(factor, part.dtype)
     return {k: v.reshape(-1) if READOUT.fullmatch(k) else v for k, v in result.items()}
 
 
@@ -87,16 +87,14 @@ def _part(state: State, name: str, value: np.ndarray, heads: int, index: int) ->
     if match is None or value.size == 0:
         return None
     prefix, layer, kind = match.groups()
-    hidden = np.size(state.get(f"{prefix}linear_2.weight", ())) // heads**2
-    if value.size % (heads * max(hidden, 1) if layer != "linear_2" or kind == "weight" else heads):
+    hidden = max(1, np.size(state.get(f"{prefix}linear_2.weight", ())) // heads**2)
+    shape, place = {
+        "linear.weight": ((-1, heads), np.s_[:, index]),
+        "linear_1.weight": ((-1, heads, hidden), np.s_[:, index]),
+        "linear_mid.weight": ((heads, hidden, heads, hidden), np.s_[index, :, index]),
+        "linear_2.weight": ((heads, hidden, heads), np.s_[index, :, index]),
+    }.get(f"{layer}.{kind}", ((heads, -1), np.s_[index]))  # else a bias
+    if value.size % abs(math.prod(shape)) or (-1 not in shape and value.size != math.prod(shape)):
         raise WeightsError(f"{name} has {value.size} numbers; allowed: as many for each of the {heads} heads")
-    shrunk = 1.0 / math.sqrt(heads)
-    if kind == "bias":
-        return value.reshape(heads, -1)[index], 1.0
-    if layer == "linear":
-        return value.reshape(-1, heads)[:, index], 1.0
-    if layer == "linear_1":
-        return value.reshape(-1, heads, hidden)[:, index], 1.0
-    if layer == "linear_mid":
-        return value.reshape(heads, hidden, heads, hidden)[index, :, index], shrunk
-    return value.reshape(heads, hidden, heads)[index, :, index], shrunk
+    mixing = kind == "weight" and layer in ("linear_mid", "linear_2")
+    return value.reshape(shape)[place], 1.0 / math.sqrt(heads) if mixing else 1.0

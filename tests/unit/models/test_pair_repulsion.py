@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from ase.data import covalent_radii
 
+from bayes_mlff.models.architectures import ARCHITECTURES
 from bayes_mlff.models.element_pairs import ElementPairs
 from bayes_mlff.models.pair_repulsion import mace_zbl, nequip_zbl
+from bayes_mlff.models.registry import initialize
+from bayes_mlff.testing.tiny import tiny_mace, tiny_nequip
 
 R_MAX = 4.0
 ELEMENTS = (1, 8)
@@ -99,3 +102,27 @@ def test_rows_of_the_same_atom_add_up():
         whole = form.energies(ELEMENTS, R_MAX, r, mask, ElementPairs(species, neighbors, None))
         rows = ElementPairs(species, split[2], jnp.repeat(jnp.arange(4), 3))
         np.testing.assert_allclose(form.energies(ELEMENTS, R_MAX, *split[:2], rows), whole, rtol=1e-13)
+
+
+WITH_REPULSION = {"mace": tiny_mace(ELEMENTS, num_interactions=2), "nequip": tiny_nequip(ELEMENTS)}
+
+
+@pytest.mark.parametrize("name", WITH_REPULSION)
+def test_energies_of_a_dimer_rise_at_short_range_whatever_was_learnt(name):
+    config = WITH_REPULSION[name].model_copy(update={"pair_repulsion": FORMS[name]})
+    distances = np.linspace(0.55, 0.05, 26)
+    n = 2 * len(distances)
+    vectors = np.tile([1.0, -1.0], len(distances))[:, None, None] * np.repeat(distances, 2)[:, None, None]
+    vectors = vectors * np.array([0.0, 0.6, 0.8])
+    neighbors = np.arange(n).reshape(-1, 2)[:, ::-1].reshape(-1, 1)
+    species, mask = np.tile([1, 0], len(distances)), np.ones((n, 1), bool)
+    for seed in range(3):
+        potential = initialize(config, seed, jnp.float64)
+        energy = jax.jit(potential.node_fn)(potential.params, vectors, species, neighbors, mask).energy
+        scan = np.asarray(energy).reshape(-1, 2).sum(axis=1)
+        assert (np.diff(scan) > 0.0).all() and scan[-1] - scan[0] > 500.0
+
+
+def test_every_architecture_that_has_it_is_scanned():
+    able = {name for name, row in ARCHITECTURES.items() if "pair_repulsion" in row.config.model_fields}
+    assert able == set(WITH_REPULSION)
