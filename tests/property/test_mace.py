@@ -35,17 +35,6 @@ SETTINGS = {
     "energy_shifts": (1.0, 2.0, 3.0),
 }
 CONFIG = MACEConfig(hidden_irreps="3x0e+3x1o", **SETTINGS)
-# With these elements the atoms of the examples are well within the sums of their covalent radii.
-PAIRS = tiny_mace(
-    (6, 8, 14),
-    num_interactions=2,
-    correlation=2,
-    num_bessels=4,
-    radial_widths=(8,),
-    average_neighbors=1.0,
-    distance_transform=Agnesi(),
-    pair_repulsion=mace_zbl(5),
-)
 SMALL = SETTINGS | {"max_ell": 1, "correlation": 2, "radial_widths": (4,)}
 DENSITY = MACEConfig(
     hidden_irreps="2x0e+2x1o",
@@ -67,6 +56,17 @@ NONLINEAR = MACEConfig(
     **SMALL,
 )
 EACH = pytest.mark.parametrize("config", [CONFIG, DENSITY, NONLINEAR], ids=["residual", "density", "nonlinear"])
+# With these elements the atoms of the examples are well within the sums of their covalent radii.
+PAIRS = tiny_mace(
+    (6, 8, 14),
+    num_interactions=2,
+    correlation=2,
+    num_bessels=4,
+    radial_widths=(8,),
+    average_neighbors=1.0,
+    distance_transform=Agnesi(),
+    pair_repulsion=mace_zbl(5),
+)
 
 
 def model_of(config):
@@ -90,6 +90,20 @@ class TestMACE(ModelBattery):
             assert (observables.sigma > 0.0).all() and np.ptp(observables.sigma) > 1e-6
 
 
+class TestDensity(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(DENSITY)
+
+
+class TestNonlinear(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(NONLINEAR)
+
+
 class TestTransformAndRepulsion(ModelBattery):
     @pytest.fixture(scope="class")
     @classmethod
@@ -103,20 +117,6 @@ class TestTransformAndRepulsion(ModelBattery):
             without = Potential(PAIRS.model_copy(update={field: None}), model.params)
             other = Evaluator(model._replace(node_fn=without.node_fn))([molecule])[0].energy
             assert abs(other - with_both) > 1e-3
-
-
-class TestDensity(ModelBattery):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls):
-        return model_of(DENSITY)
-
-
-class TestNonlinear(ModelBattery):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def model(cls):
-        return model_of(NONLINEAR)
 
 
 @pytest.fixture(scope="module")
