@@ -37,7 +37,7 @@ def main() -> None:
     raw = data.config.model_dump(mode="json")
     override(raw, args.set)
     config, structure = configuration.parse(raw), data.records[0].structure
-    potential = registry.for_atoms(registry.load(config.model), structure.numbers)
+    potential = registry.for_atoms(registry.load(config.model, head=config.head), structure.numbers)
     problem = prepare(config, structure, potential)
     found = [learning_graph(problem, record.structure) for record in data.records]
     slots = max(graph.neighbors.shape[1] for graph in found)

@@ -148,25 +148,28 @@ def fine_tune(
     return FineTuned(where, json.loads((where / "metrics.json").read_text(encoding="utf-8")))
 
 
-def load(path: Path | str) -> EnsembleCalculator | Potential:
+def load(path: Path | str, *, head: str | None = None) -> EnsembleCalculator | Potential:
     """Load a fine-tuned ensemble or a model.
 
     Args:
       path: directory of a run or of a fine-tuning, or file of an ensemble: returns an ASE calculator with
         uncertainties; or file or name of a model: returns the model.
+      head: name of the head to take from the file of a model that has several.
 
     Raises:
-      ConfigError: if nothing of this path or name exists.
+      ConfigError: if nothing of this path or name exists, or a head must be named or does not exist.
       RunDirectoryError, WeightsError: if it exists, but cannot be used.
     """
     where = Path(path)
     if where.is_dir() or _holds_ensemble(where):
+        if head is not None:
+            raise ConfigError("head", head, f"none: {path} is an ensemble, which has no heads")
         return EnsembleCalculator(where)
     if str(path) not in registry.NAMES and not is_file(where):
         names = ", ".join(sorted(registry.NAMES))
         allowed = f"the directory of a run or a fine-tuning, a file with an ensemble or a model, or one of {names}"
         raise ConfigError("path", str(path), allowed)
-    return registry.load(str(path), key="path")
+    return registry.load(str(path), head=head, key="path")
 
 
 def _holds_ensemble(path: Path) -> bool:

@@ -200,7 +200,7 @@ def _problem(
     for remark in start.remarks:
         observer.say(f"  structure  {remark}")
     if potential is None:
-        potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
+        potential = registry.for_atoms(registry.load(config.model, head=config.head), start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
@@ -313,11 +313,12 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     apart = config.min_steps_between_labels
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
+    head = "" if config.head is None else f", head {config.head}"
     electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
     observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
-        f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
+        f"  model      {config.model}{head}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  reference  {engine.description}\n{electrons}"

@@ -35,6 +35,7 @@ def finetune(
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Number of training frames to use; by default all.")] = None,
     model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
+    head: Annotated[str | None, typer.Option(help="Head of the model, by name, where it has several.")] = None,
     method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
     targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
     sampler: Annotated[
@@ -76,7 +77,14 @@ def finetune(
     raw = {} if path is None else _absolute(path)
     here = {"data.train": train, "data.validation": validation, "data.test": test, "output": output}
     given = {key: None if value is None else str(Path(value).absolute()) for key, value in here.items()}
-    given |= {"data.frames": frames, "method": method, "targets": targets, "sampler.kind": sampler, "seed": seed}
+    given |= {
+        "data.frames": frames,
+        "method": method,
+        "targets": targets,
+        "sampler.kind": sampler,
+        "seed": seed,
+        "head": head,
+    }
     given |= {"model": str(Path(model).absolute()) if model is not None and is_file(Path(model)) else model}
     for key, value in given.items():
         if value is not None:

@@ -89,6 +89,13 @@ class FinetuneConfig(Section):
         default="nequip-md17-small",
         description="Pretrained model: the name of a known one, or the path of a .safetensors, .model or .nqx file.",
     )
+    head: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Head of the model, by name, where its file has several (a .model file): the others are dropped. "
+        "null where it has one.",
+    )
     output: str = Field(
         default="finetuned", description="Directory of the results; a fine-tuning that it holds is continued."
     )

@@ -149,7 +149,7 @@ def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -
       DataError: if it does not know an element.
     """
     beside = base / config.model
-    whole = registry.load(str(beside) if is_file(beside) else config.model)
+    whole = registry.load(str(beside) if is_file(beside) else config.model, head=config.head)
     return registry.for_atoms(whole, sets.atomic_numbers)
 
 

@@ -40,16 +40,18 @@ class FileFormat(NamedTuple):
 
     program: str
     suffix: str
-    read: Callable[[Path], Imported]
+    read: Callable[..., Imported]  # of the path, and of the keyword head where models may have several heads
     write: Writer | None = None
+    heads: bool = False  # whether models may have several heads
 
 
 class Published(NamedTuple):
     """A model of another project that has a known name."""
 
     find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> file and its SHA-256
-    read: Callable[[Path], Imported]
+    read: Callable[..., Imported]  # as in `FileFormat`
     digest: str | None = None  # the SHA-256, if it is known without the file
+    heads: bool = False  # whether the model may have several heads
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ def _download(name: str, key: str, say: Say) -> tuple[Path, str]:
     return downloads.fetch(name, key, say=say)
 
 
-def _downloads(suffix: str, read: Callable[[Path], Imported]) -> dict[str, Published]:
+def _downloads(suffix: str, read: Callable[..., Imported], *, heads: bool = False) -> dict[str, Published]:
     """The models that are downloaded as files of one kind."""
-    return {name: Published(_download, read, downloads.DOWNLOADS[name].sha256) for name in downloads.names(suffix)}
+    known = downloads.DOWNLOADS
+    return {name: Published(_download, read, known[name].sha256, heads) for name in downloads.names(suffix)}
 
 
 _NEQUIP: Final = Architecture(
@@ -126,8 +129,8 @@ _MACE: Final = Architecture(
     step_size=1e-3,
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
-    formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),
-    published=_downloads(".model", mace_files.read_model),
+    formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models, heads=True),),
+    published=_downloads(".model", mace_files.read_model, heads=True),
 )
 
 ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}

@@ -7,7 +7,9 @@ import e3nn_jax as e3nn
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core.errors import READER_ERRORS
+from bayes_mlff.models.distance_transforms import DistanceTransform
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.pair_repulsion import PairRepulsion
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 """Numbers of layers, widths and powers; bounded, so that a damaged file cannot ask for an enormous network."""
@@ -132,6 +134,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     sigma_widths: tuple[PositiveInt, ...] = (32, 16)
     energy_scales: tuple[float, ...]
     """Energy scale of each element, eV; in the order of `elements`."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei, added to the scaled energies."""
 
     @field_validator("hidden_irreps")
     @classmethod
@@ -165,8 +169,19 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
         return average[block] if isinstance(average, tuple) else average
 
 
+InteractionKind = Literal["plain", "residual", "density", "density_residual", "nonlinear"]
+"""Kinds of interactions of MACE, see `MACEConfig`."""
+
+
 class MACEConfig(ArchitectureConfig, frozen=True):
-    """A MACE network (Batatia et al. 2022, arXiv:2206.07697) with scale, shift and a force-σ head."""
+    """A MACE network (Batatia et al. 2022, arXiv:2206.07697) with scale, shift and a force-σ head.
+
+    Kinds of interactions: `plain` mixes the channels of messages by element; `residual` mixes those of the atom's
+    features by element and adds them instead (self-connection). Both divide messages by `average_neighbors`; `density`
+    and `density_residual` are the same with a learnt density of the neighbours plus one instead. `nonlinear` (Batatia
+    et al. 2025, arXiv:2510.25380) has radial networks that see the elements, a gate after the messages, and a
+    self-connection that is the same for all elements.
+    """
 
     architecture: Literal["mace"] = "mace"
     declared_elements: PositiveInt = Field(default_factory=lambda known: len(known["elements"]))
@@ -175,8 +190,15 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     """Features between interactions: 0e and possibly 1o, 2e, 3o, all of the same width, e.g. '128x0e+128x1o'."""
     num_interactions: PositiveInt
     """Interactions; the last one has scalar outputs only."""
-    first_interaction: Literal["plain", "residual"] = "residual"
-    """Whether the first interaction has a self-connection."""
+    first_interaction: InteractionKind = "residual"
+    """Kind of the first interaction."""
+    interaction: InteractionKind = "residual"
+    """Kind of the others."""
+    edge_irreps: str | None = None
+    """Features that atoms send to their neighbours, from the second interaction on, e.g. '32x0e+32x1o': some or all
+    irreps of `hidden_irreps`, of another width. None: all, of the same width."""
+    edge_irreps_first: bool = False
+    """Whether the scalars that atoms send in the first interaction also have the width of `edge_irreps`."""
     max_ell: Annotated[int, Field(ge=1, le=3)]
     """Highest degree of the spherical harmonics and of the messages."""
     correlation: Annotated[int, Field(ge=1, le=3)]
@@ -184,18 +206,32 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     num_bessels: PositiveInt = 8
     cutoff_power: PositiveInt = 5
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
+    apply_cutoff: bool = True
+    """Whether the cutoff multiplies the radial functions; otherwise it multiplies the messages and densities."""
+    distance_transform: DistanceTransform | None = None
+    """Function of the distance that the radial functions depend on; None: the distance itself."""
     radial_widths: tuple[PositiveInt, ...] = (64, 64, 64)
     """Hidden widths of the radial networks."""
+    agnostic_product: bool = False
+    """Whether products have the same weights for all elements."""
     readout_width: PositiveInt = 16
     """Hidden width of the last readout; the others are linear."""
+    readout_bias: bool = False
+    """Whether the last readout has a second hidden layer, and biases."""
+    last_readout_only: bool = False
+    """Whether there are no other readouts."""
     average_neighbors: PositiveFloat
-    """Messages are divided by this number."""
+    """Messages are divided by this number in interactions without a density."""
     sigma_widths: tuple[PositiveInt, ...] = (64, 16)
     """Hidden widths of the MLP from the invariant features of all interactions to log σ."""
     energy_scale: PositiveFloat
     """Factor on the sum of the readouts, eV."""
     energy_shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Added to the network's energy of every atom, eV."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei. It is one more term of the sum that is scaled: mace-torch scales it too."""
+    head: Annotated[str, Field(max_length=200)] | None = None
+    """Name of the head of the original file that this is; None if that has only one."""
 
     @property
     def width(self) -> int:
@@ -207,9 +243,25 @@ class MACEConfig(ArchitectureConfig, frozen=True):
         """Irreps between interactions, in the order of the configuration."""
         return tuple(str(ir) for _, ir in e3nn.Irreps(self.hidden_irreps))
 
-    @field_validator("hidden_irreps")
+    @property
+    def edge_width(self) -> int:
+        """Number of channels of every irrep that atoms send."""
+        return next(mul for mul, _ in e3nn.Irreps(self.edge_irreps or self.hidden_irreps))
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Irreps that atoms send, in the order of the configuration."""
+        return tuple(str(ir) for _, ir in e3nn.Irreps(self.edge_irreps or self.hidden_irreps))
+
+    def kind(self, i: int) -> "InteractionKind":
+        """The kind of interaction i."""
+        return self.first_interaction if i == 0 else self.interaction
+
+    @field_validator("hidden_irreps", "edge_irreps")
     @classmethod
-    def _equal_widths(cls, value: str) -> str:
+    def _equal_widths(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         irreps = _irreps(value)
         natural = all(ir.p == (-1) ** ir.l for _, ir in irreps)
         if not natural or irreps.count(e3nn.Irrep(0, 1)) == 0 or len({mul for mul, _ in irreps}) != 1:
@@ -225,4 +277,17 @@ class MACEConfig(ArchitectureConfig, frozen=True):
         highest = min(3, self.max_ell * self.correlation)
         if any(ir.l > highest for _, ir in e3nn.Irreps(self.hidden_irreps)):
             raise ValueError(f"hidden_irreps must not exceed the degree {highest}, from max_ell and correlation")
+        return self
+
+    @model_validator(mode="after")
+    def _usable(self) -> "MACEConfig":
+        if not set(self.edges) <= set(self.hidden):
+            raise ValueError(f"edge_irreps must be among the irreps of hidden_irreps, {', '.join(self.hidden)}")
+        if self.edge_irreps_first and self.edge_irreps is None:
+            raise ValueError("edge_irreps_first needs edge_irreps")
+        kinds = {self.kind(i) for i in range(self.num_interactions)}
+        if self.apply_cutoff and "nonlinear" in kinds:
+            raise ValueError("apply_cutoff must be false with nonlinear interactions: energies would jump at r_max")
+        if self.last_readout_only and self.num_interactions == 1:
+            raise ValueError("last_readout_only needs two interactions or more")
         return self

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.models.equivariant import MLP, SILU_NORM, Features, Path, combine, coupling, degree, paths
-
-FEW_ELEMENTS = 8
-"""Up to this number of elements, the first messages are summed by element of the sender, which saves 90 % of them."""
+from bayes_mlff.models.equivariant import Features, Path, combine, coupling, degree, paths
+from bayes_mlff.models.mace_radial import Slots
 
 
 def message_paths(node: tuple[str, ...], l_max: int, targets: tuple[str, ...]) -> tuple[Path, ...]:
@@ -18,113 +16,71 @@ def message_paths(node: tuple[str, ...], l_max: int, targets: tuple[str, ...]) -
     return tuple(sorted(paths(node, l_max, targets), key=lambda path: degree(path.out)))
 
 
-class Edges(nn.Module):
-    """Radial network whose last layer gives one weight for each path and channel."""
+def messages(
+    routes: tuple[Path, ...], x: Features, harmonics: Features, weights: tuple[jax.Array, jax.Array], slots: Slots
+) -> Features:
+    """Sum over neighbours of node features times edge harmonics, weighted for each path.
 
-    widths: tuple[int, ...]
-    columns: int
+    Args:
+      routes: the paths.
+      x: [n, 2l+1, u] of each irrep, all of the same u.
+      harmonics: [r, k, 2l+1] of each irrep.
+      weights: hidden features [r, k, h] and the last matrix [h, paths · u] of the radial network; zero on padding.
+      slots: where edges belong.
 
-    @nn.compact
-    def __call__(self, radial: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map radial functions [r, k, bessels] to hidden features [r, k, h] and the last matrix [h, columns]."""
-        hidden = nn.silu(MLP(self.widths, gain=SILU_NORM, name="hidden")(radial))
-        shape = (self.widths[-1], self.columns)
-        weight = self.param("weight", nn.initializers.normal(1.0), shape, radial.dtype)
-        return hidden, weight * (SILU_NORM / math.sqrt(self.widths[-1]))
-
-
-class Messages(nn.Module):
-    """Sum over neighbours of node features times edge harmonics, weighted by a radial network per path."""
-
-    paths: tuple[Path, ...]
-    radial_widths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Features,
-        harmonics: Features,
-        radial: jax.Array,
-        neighbors: jax.Array,
-        receivers: jax.Array | None = None,
-    ) -> Features:
-        """Pass messages along the edges.
-
-        Args:
-          x: [n, 2l+1, u] of each irrep, all of the same u.
-          harmonics: [r, k, 2l+1] of each irrep.
-          radial: [r, k, bessels], zero on padded slots.
-          neighbors: [r, k] sender of each slot.
-          receivers: [r] ascending, atom index of each row of slots; None: row i belongs to atom i.
-
-        Returns:
-          `{irrep: [n, 2l+1, u · number of paths to this irrep]}`.
-        """
-        n, _, u = x[self.paths[0].node].shape
-        hidden, matrix = Edges(self.radial_widths, u * len(self.paths), name="radial")(radial)
-        weights = jnp.split(hidden @ matrix, len(self.paths), axis=-1)
-        senders = {ir: x[ir][neighbors] for ir in {p.node for p in self.paths}}
-        messages: dict[str, list[jax.Array]] = {}
-        for path, weight in zip(self.paths, weights, strict=True):
-            messages.setdefault(path.out, []).append(combine(path, senders[path.node], harmonics[path.edge], weight))
-        joined = {ir: jnp.concatenate(parts, axis=-1) for ir, parts in messages.items()}
-        return {ir: _rows_to_atoms(rows, receivers, n) for ir, rows in joined.items()}
+    Returns:
+      `{irrep: [n, 2l+1, u · number of paths to this irrep]}`.
+    """
+    atoms = x[routes[0].node].shape[0]
+    hidden, matrix = weights
+    split = jnp.split(hidden @ matrix, len(routes), axis=-1)
+    senders = {ir: x[ir][slots.neighbors] for ir in {p.node for p in routes}}
+    found: dict[str, list[jax.Array]] = {}
+    for path, weight in zip(routes, split, strict=True):
+        found.setdefault(path.out, []).append(combine(path, senders[path.node], harmonics[path.edge], weight))
+    joined = {ir: jnp.concatenate(parts, axis=-1) for ir, parts in found.items()}
+    return {ir: slots.summed(rows, atoms) for ir, rows in joined.items()}
 
 
-class ElementMessages(nn.Module):
-    """The sum of `Messages` for features that depend only on the element of the sender.
+def element_messages(
+    routes: tuple[Path, ...],
+    table: jax.Array,
+    one_hot: jax.Array,
+    harmonics: Features,
+    weights: tuple[jax.Array, jax.Array],
+    slots: Slots,
+) -> Features:
+    """The sum of `messages` for features that depend only on the element of the sender.
 
     Edges are first summed for each element of the sender, harmonic and hidden radial feature; then the last layer
     of the radial network is applied once per atom and element instead of once per edge.
+
+    Args:
+      routes: the paths.
+      table: [elements, u] even scalars of each element.
+      one_hot: [n, elements] one-hot element of each atom.
+      harmonics: [r, k, 2l+1] of each irrep.
+      weights: see `messages`.
+      slots: where edges belong.
+
+    Returns:
+      `{irrep: [n, 2l+1, u]}`.
     """
-
-    paths: tuple[Path, ...]
-    radial_widths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self,
-        table: jax.Array,
-        senders: jax.Array,
-        harmonics: Features,
-        radial: jax.Array,
-        receivers: jax.Array | None,
-        atoms: int,
-    ) -> Features:
-        """Pass messages along the edges.
-
-        Args:
-          table: [elements, u] even scalars of each element.
-          senders: [r, k, elements] one-hot element of each sender.
-          harmonics: [r, k, 2l+1] of each irrep.
-          radial: [r, k, bessels], zero on padded slots.
-          receivers: [r] or None, see `Messages`.
-          atoms: number of atoms n.
-
-        Returns:
-          `{irrep: [n, 2l+1, u]}`.
-        """
-        elements, u = table.shape
-        hidden, matrix = Edges(self.radial_widths, u * len(self.paths), name="radial")(radial)
-        angular = jnp.concatenate([harmonics[path.edge] for path in self.paths], axis=-1)
-        rows, slots, m = angular.shape
-        left = (senders[..., :, None] * angular[..., None, :]).reshape(rows, slots, elements * m)
-        summed = jnp.einsum("rka,rkh->rah", left, hidden).reshape(rows, elements, m, -1)
-        summed = _rows_to_atoms(summed, receivers, atoms)
-        edges = np.cumsum([2 * degree(path.edge) + 1 for path in self.paths])[:-1].tolist()
-        matrices = jnp.split(matrix, len(self.paths), axis=-1)
-        result = {}
-        for path, part, last in zip(self.paths, jnp.split(summed, edges, axis=2), matrices, strict=True):
-            scaled = table[None, :, None, :] * float(coupling(0, degree(path.edge), degree(path.out))[0, 0, 0])
-            result[path.out] = jnp.sum((part @ last) * scaled, axis=1)
-        return result
-
-
-def _rows_to_atoms(rows: jax.Array, receivers: jax.Array | None, atoms: int) -> jax.Array:
-    """Sum rows [r, ...] of the same atom: [n, ...]."""
-    if receivers is None:
-        return rows
-    return jax.ops.segment_sum(rows, receivers, num_segments=atoms, indices_are_sorted=True)
+    elements = table.shape[0]
+    hidden, matrix = weights
+    angular = jnp.concatenate([harmonics[path.edge] for path in routes], axis=-1)
+    rows, places, m = angular.shape
+    senders = one_hot[slots.neighbors]
+    left = (senders[..., :, None] * angular[..., None, :]).reshape(rows, places, elements * m)
+    summed = jnp.einsum("rka,rkh->rah", left, hidden).reshape(rows, elements, m, -1)
+    summed = slots.summed(summed, one_hot.shape[0])
+    edges = np.cumsum([2 * degree(path.edge) + 1 for path in routes])[:-1].tolist()
+    matrices = jnp.split(matrix, len(routes), axis=-1)
+    result = {}
+    for path, part, last in zip(routes, jnp.split(summed, edges, axis=2), matrices, strict=True):
+        scaled = table[None, :, None, :] * float(coupling(0, degree(path.edge), degree(path.out))[0, 0, 0])
+        result[path.out] = jnp.sum((part @ last) * scaled, axis=1)
+    return result
 
 
 class ElementLinear(nn.Module):

@@ -1,5 +1,6 @@
 """Loading, saving and changing models, which are given by name or path."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from importlib import resources
@@ -20,7 +21,7 @@ from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, bri
 from bayes_mlff.core.paths import cache_folder, is_file
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import architectures
-from bayes_mlff.models.architectures import Published
+from bayes_mlff.models.architectures import FileFormat, Published
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.potential import Potential, network
@@ -109,32 +110,57 @@ def _arrays(potential: Potential) -> dict[str, np.ndarray]:
     return {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
 
 
-def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:
+def load(name_or_path: str, *, head: str | None = None, key: str = "model", dtype: type = jnp.float32) -> Potential:
     """Load a model by name, from a safetensors file written by `save`, or from a file of another program (mace-torch).
 
     When a model of another package is loaded for the first time, its converted weights are stored in the user's cache.
 
     Args:
       name_or_path: one of `NAMES` or a path to a file.
+      head: name of the head to take from a file of several; the others are dropped.
       key: dotted configuration key, for the error message.
       dtype: floating-point type of the weights.
 
     Raises:
-      ConfigError: if neither a model nor a file of this name exists, or if the package of the model is missing.
+      ConfigError: if neither a model nor a file of this name exists, if the package of the model is missing, or if a
+        head must be named, does not exist, or is named for a model without heads.
       WeightsError: if the weights in the file do not fit the architecture that it states.
     """
     if name_or_path in SHIPPED:
         path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
     else:
         origin = architectures.published().get(name_or_path)
-        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin)
-    readers = {form.suffix: form.read for form in architectures.formats()}
+        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin, head)
+    readers = {form.suffix: form for form in architectures.formats()}
     if not is_file(path):
         kinds = " or ".join((".safetensors", *readers))
         raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
     if path.suffix in readers:
-        return _cast(Potential(*readers[path.suffix](path)), dtype)
-    return _read(path, dtype)
+        return _cast(_imported(readers[path.suffix], path, name_or_path, head), dtype)
+    potential = _read(path, dtype)
+    if name_or_path not in architectures.published():
+        _check_head(potential, name_or_path, head)
+    return potential
+
+
+def _imported(origin: FileFormat | Published, path: Path, name: str, head: str | None) -> Potential:
+    """Read a file of another program.
+
+    Raises:
+      ConfigError: if a head is named, and files of this kind have none.
+    """
+    if origin.heads:
+        return Potential(*origin.read(path, head=head))
+    if head is not None:
+        raise ConfigError("head", head, f"none: {name} has no heads")
+    return Potential(*origin.read(path))
+
+
+def _check_head(potential: Potential, name: str, head: str | None) -> None:
+    """Refuse a head other than the one that a file of this package was made from."""
+    own = getattr(potential.config, "head", None)
+    if head is not None and head != own:
+        raise ConfigError("head", head, f"none: {name} has no heads" if own is None else f"{own}, which {name} holds")
 
 
 def _read(path: Path, dtype: type) -> Potential:
@@ -171,25 +197,28 @@ def _say(line: str) -> None:
     Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
-def _converted(name: str, key: str, origin: Published) -> Path:
+def _converted(name: str, key: str, origin: Published, head: str | None) -> Path:
     """Path of the converted weights of another project's model; the model is converted if necessary."""
     # An earlier conversion is used without the original package, unless the original could have changed.
-    if origin.digest is not None and cached(name, origin.digest).is_file():
-        return cached(name, origin.digest)
+    if origin.digest is not None and cached(name, origin.digest, head).is_file():
+        return cached(name, origin.digest, head)
     found, digest = origin.find(name, key, _say)
-    path = cached(name, digest)
+    path = cached(name, digest, head)
     if not path.is_file():
-        potential = Potential(*origin.read(found))
+        potential = _imported(origin, found, name, head)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-        save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the original {digest}"})
+        of = "" if head is None else f", head {head}"
+        save(potential, unfinished, {"provenance": f"{name}{of}, SHA-256 of the original {digest}"})
         unfinished.replace(path)
     return path
 
 
-def cached(name: str, digest: str) -> Path:
+def cached(name: str, digest: str, head: str | None = None) -> Path:
     """Path of the converted weights of another project's model, with the digest of the original and the layout."""
-    return cache_folder() / f"{name}-{digest}-v{LAYOUT}.safetensors"
+    # Names of heads are anything, names of files are not.
+    of = "" if head is None else f"-{hashlib.sha256(head.encode()).hexdigest()[:16]}"
+    return cache_folder() / f"{name}-{digest}{of}-v{LAYOUT}.safetensors"
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:

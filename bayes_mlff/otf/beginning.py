@@ -129,8 +129,10 @@ def _model(config: RunConfig, start: Start) -> Potential | None:
     if config.model not in registry.NAMES and not is_file(Path(config.model)):
         return None
     try:
-        found = registry.load(config.model)
-    except ConfigError:  # a model of a package that is no longer installed, or that cannot be downloaded
+        found = registry.load(config.model, head=config.head)
+    except ConfigError as error:  # a model of a package that is no longer installed, or that cannot be downloaded
+        if error.key == "head":
+            raise
         return None
     missing = set(start.potential.config.elements) - set(found.config.elements)
     if missing:

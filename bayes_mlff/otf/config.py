@@ -156,6 +156,13 @@ class RunConfig(Section):
         default="nequip-md17-small",
         description="Pretrained model: the name of a known one, or the path of a .safetensors, .model or .nqx file.",
     )
+    head: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Head of the model, by name, where its file has several (a .model file): the others are dropped. "
+        "null where it has one.",
+    )
     threshold: Energy = Field(
         default="0.5 kcal/mol",
         description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "

@@ -3,9 +3,9 @@
     python tests/parity/make_mace_reference.py
 
 needs mace-torch, which pins an e3nn of its own and so lives in an environment of its own, and rewrites
-`mace_reference.npz` and `mace_scalars.model` beside this file. The first holds no weights: they follow from the names
-and shapes of the model's state and a bit stream that numpy guarantees not to change. The test of the frozen numbers
-uses this module without PyTorch, hence the imports inside functions.
+`mace_reference.npz`, `mace_scalars.model` and `mace_nonlinear.model` beside this file. The first holds no weights: they
+follow from the names and shapes of the model's state and a bit stream that numpy guarantees not to change. The test of
+the frozen numbers uses this module without PyTorch, hence the imports inside functions.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
 from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.importers.mace_describe import KINDS, LAST_READOUTS
 from bayes_mlff.models.importers.mace_torch import NOT_WEIGHTS
 from bayes_mlff.models.mace_product import generalized_coupling
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     import torch
 
 PATH = pathlib.Path(__file__).with_name("mace_reference.npz")
-MODEL_PATH = pathlib.Path(__file__).with_name("mace_scalars.model")
-"""The smallest case as mace-torch stores models."""
+MODEL_PATH = PATH.with_name("mace_scalars.model")
+MODEL_PATHS = {"scalars": MODEL_PATH, "nonlinear": PATH.with_name("mace_nonlinear.model")}
+"""Cases as mace-torch stores models."""
 
 RADIAL_GAIN = 2.0
 """Factor on radial weights. With unit variance messages are small, and so are products of several of them."""
@@ -64,6 +66,7 @@ def config(hidden: str, **settings: object) -> MACEConfig:
 def cases() -> dict[str, MACEConfig]:
     """The architectures to compare."""
     plain = {"first_interaction": "plain"}
+    nonlinear = {"first_interaction": "nonlinear", "interaction": "nonlinear", "apply_cutoff": False}
     return {
         "residual": config("5x0e+5x1o"),
         "plain": config("5x0e+5x1o", **plain),
@@ -73,6 +76,36 @@ def cases() -> dict[str, MACEConfig]:
         "pairs": config("4x0e+4x1o", max_ell=3, correlation=2),
         "beyond": config("4x0e+4x1o+4x2e", num_interactions=3, max_ell=1, **plain),
         "linear": config("4x0e+4x1o+4x2e", num_interactions=3, correlation=1, **plain),
+        "density": config("4x0e+4x1o", correlation=2, first_interaction="density", interaction="density_residual"),
+        "unscaled": config(
+            "4x0e+4x1o",
+            first_interaction="density_residual",
+            interaction="density",
+            max_ell=1,
+            correlation=2,
+            edge_irreps="3x0e+3x1o",
+            apply_cutoff=False,
+            readout_bias=True,
+            energy_scale=1.0,
+            energy_shift=0.0,
+        ),
+        "nonlinear": config(
+            "5x0e+5x1o",
+            correlation=2,
+            edge_irreps="3x0e+3x1o",
+            edge_irreps_first=True,
+            agnostic_product=True,
+            **nonlinear,
+        ),
+        "bias": config(
+            "4x0e+4x1o",
+            max_ell=1,
+            correlation=2,
+            edge_irreps="2x0e",
+            readout_bias=True,
+            last_readout_only=True,
+            **nonlinear,
+        ),
         "medium": config(
             "128x0e+128x1o",
             elements=MEDIUM_ELEMENTS,
@@ -90,36 +123,49 @@ def cases() -> dict[str, MACEConfig]:
     }
 
 
-def build(settings: MACEConfig) -> torch.nn.Module:
-    """The PyTorch model of a case, in double precision."""
+def unscaled(settings: MACEConfig) -> bool:
+    """Whether the model is of the class MACE, without scale and shift."""
+    return (settings.energy_scale, settings.energy_shift) == (1.0, 0.0)
+
+
+def build(settings: MACEConfig, **more: object) -> torch.nn.Module:
+    """The PyTorch model of a case, in double precision; `more` are further arguments of its class."""
     import mace  # noqa: F401 (must come before e3nn)
     import torch
     from e3nn import o3
-    from mace.modules import ScaleShiftMACE, interaction_classes
+    from mace.modules import MACE, ScaleShiftMACE, interaction_classes, readout_classes
 
-    first = {"plain": "RealAgnosticInteractionBlock", "residual": "RealAgnosticResidualInteractionBlock"}
+    names = {kind: name for name, kind in KINDS.items()}
+    readouts = {bias: name for name, bias in LAST_READOUTS.items()}
+    scale = {"atomic_inter_scale": settings.energy_scale, "atomic_inter_shift": settings.energy_shift}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
-    model = ScaleShiftMACE(
-        r_max=settings.r_max,
-        num_bessel=settings.num_bessels,
-        num_polynomial_cutoff=settings.cutoff_power,
-        max_ell=settings.max_ell,
-        interaction_cls=interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=interaction_classes[first[settings.first_interaction]],
-        num_interactions=settings.num_interactions,
-        num_elements=len(settings.elements),
-        hidden_irreps=o3.Irreps(settings.hidden_irreps),
-        MLP_irreps=o3.Irreps(f"{settings.readout_width}x0e"),
-        atomic_energies=np.array(settings.energy_shifts),
-        avg_num_neighbors=settings.average_neighbors,
-        atomic_numbers=list(settings.elements),
-        correlation=settings.correlation,
-        gate=torch.nn.functional.silu,
-        radial_MLP=list(settings.radial_widths),
-        atomic_inter_scale=settings.energy_scale,
-        atomic_inter_shift=settings.energy_shift,
-    )
+    arguments = {
+        "r_max": settings.r_max,
+        "num_bessel": settings.num_bessels,
+        "num_polynomial_cutoff": settings.cutoff_power,
+        "max_ell": settings.max_ell,
+        "interaction_cls": interaction_classes[names[settings.interaction]],
+        "interaction_cls_first": interaction_classes[names[settings.first_interaction]],
+        "num_interactions": settings.num_interactions,
+        "num_elements": len(settings.elements),
+        "hidden_irreps": o3.Irreps(settings.hidden_irreps),
+        "MLP_irreps": o3.Irreps(f"{settings.readout_width}x0e"),
+        "atomic_energies": np.array(settings.energy_shifts),
+        "avg_num_neighbors": settings.average_neighbors,
+        "atomic_numbers": list(settings.elements),
+        "correlation": settings.correlation,
+        "gate": torch.nn.functional.silu,
+        "radial_MLP": list(settings.radial_widths),
+        "apply_cutoff": settings.apply_cutoff,
+        "edge_irreps": o3.Irreps(settings.edge_irreps) if settings.edge_irreps else None,
+        "use_edge_irreps_first": settings.edge_irreps_first,
+        "use_agnostic_product": settings.agnostic_product,
+        "use_last_readout_only": settings.last_readout_only,
+        "readout_cls": readout_classes[readouts[settings.readout_bias]],
+    }
+    arguments |= more if unscaled(settings) else scale | more
+    model = (MACE if unscaled(settings) else ScaleShiftMACE)(**arguments)
     torch.set_default_dtype(before)
     return model
 
@@ -127,6 +173,7 @@ def build(settings: MACEConfig) -> torch.nn.Module:
 def constants(settings: MACEConfig) -> dict[str, np.ndarray]:
     """Entries of the state that follow from the configuration, without the couplings."""
     r_max = np.array(settings.r_max)
+    scale = {"scale_shift.scale": settings.energy_scale, "scale_shift.shift": settings.energy_shift}
     return {
         "atomic_numbers": np.array(settings.elements),
         "r_max": r_max,
@@ -137,13 +184,12 @@ def constants(settings: MACEConfig) -> dict[str, np.ndarray]:
         "radial_embedding.cutoff_fn.p": np.array(settings.cutoff_power),
         "radial_embedding.cutoff_fn.r_max": r_max,
         "atomic_energies_fn.atomic_energies": np.array(settings.energy_shifts),
-        "scale_shift.scale": np.array(settings.energy_scale),
-        "scale_shift.shift": np.array(settings.energy_shift),
+        **({} if unscaled(settings) else {k: np.array(v) for k, v in scale.items()}),
     }
 
 
 def known_state(shapes: dict[str, tuple[int, ...]], settings: MACEConfig) -> dict[str, np.ndarray]:
-    """Weights of unit variance from PCG64's raw bits (radial ones enlarged), constants, and couplings of our own.
+    """Weights from PCG64's raw bits, see `enlarged`, constants, and couplings of our own.
 
     Args:
       shapes: of the entries of the model's state that are neither constants nor covered by `NOT_WEIGHTS`.
@@ -153,9 +199,22 @@ def known_state(shapes: dict[str, tuple[int, ...]], settings: MACEConfig) -> dic
     for i, (name, shape) in enumerate(sorted(shapes.items())):
         raw = np.random.PCG64(2000 + i).random_raw(int(np.prod(shape)))
         unit = np.sqrt(3.0) * (2.0 * (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 1.0)
-        gain = RADIAL_GAIN if "conv_tp_weights" in name else 1.0
-        state[name] = gain * unit.reshape(shape)
+        state[name] = enlarged(name, unit.reshape(shape))
     return state | couplings(list(shapes), settings)
+
+
+def enlarged(name: str, unit: np.ndarray) -> np.ndarray:
+    """Weights of a size at which every part of the network has an influence, from numbers of unit variance."""
+    if name.endswith(".alpha"):
+        return 4.0 + unit
+    if name.endswith(".beta"):
+        return 0.5 + 0.2 * unit
+    if ".net." not in name:
+        return RADIAL_GAIN * unit if "conv_tp_weights" in name else unit
+    if unit.ndim == 2:
+        return RADIAL_GAIN * unit / np.sqrt(unit.shape[1])  # PyTorch's linear layers do not scale their weights
+    layer_norm = name.endswith("weight")
+    return 1.0 + 0.4 * unit if layer_norm else 0.4 * unit
 
 
 def couplings(names: list[str], settings: MACEConfig) -> dict[str, np.ndarray]:
@@ -176,7 +235,9 @@ def load_known(model: torch.nn.Module, settings: MACEConfig) -> tuple[dict[str, 
 
     full = {k: v.detach().clone() for k, v in model.state_dict().items()}
     fixed = constants(settings)
-    shapes = {k: tuple(v.shape) for k, v in full.items() if not NOT_WEIGHTS.fullmatch(k) and k not in fixed}
+    biases = {k for k, v in full.items() if k.endswith(".bias") and v.numel()}
+    names = {k for k in full if k in biases or not NOT_WEIGHTS.fullmatch(k)} - set(fixed)
+    shapes = {k: tuple(full[k].shape) for k in full if k in names}
     known = known_state(shapes, settings)
     full |= {k: torch.tensor(known[k]).to(full[k].dtype) for k in shapes}
     model.load_state_dict(full, strict=True)
@@ -184,7 +245,7 @@ def load_known(model: torch.nn.Module, settings: MACEConfig) -> tuple[dict[str, 
 
 
 def evaluate(
-    model: torch.nn.Module, settings: MACEConfig, structure: Structure
+    model: torch.nn.Module, settings: MACEConfig, structure: Structure, head: int = 0
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV, without padding or cell conventions."""
     import torch
@@ -204,20 +265,20 @@ def evaluate(
         "cell": torch.tensor(cell),
         "batch": torch.zeros(n, dtype=torch.int64),
         "ptr": torch.tensor([0, n]),
-        "head": torch.zeros(1, dtype=torch.int64),
+        "head": torch.full((1,), head),
     }
     out = model(data, compute_virials=True)
     virial = -out["virials"].detach().numpy().reshape(3, 3)
     return float(out["energy"].detach()), out["forces"].detach().numpy(), virial
 
 
-def write_model(model: torch.nn.Module) -> None:
+def write_model(model: torch.nn.Module, path: pathlib.Path) -> None:
     """Store a model as mace-torch does, in a compressed archive."""
     import torch
 
     stored = io.BytesIO()
     torch.save(model, stored)
-    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(MODEL_PATH, "w", zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(stored) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.namelist():
             target.writestr(entry, source.read(entry))
 
@@ -236,8 +297,8 @@ def main() -> None:
     for name, settings in cases().items():
         model = build(settings)
         _, shapes = load_known(model, settings)
-        if name == "scalars":
-            write_model(model)
+        if name in MODEL_PATHS:
+            write_model(model, MODEL_PATHS[name])
         manifest["cases"][name] = {"config": settings.model_dump(mode="json"), "shapes": shapes}
         for label, structure in STRUCTURES.items():
             energy, forces, virial = evaluate(model, settings, structure)
@@ -247,7 +308,7 @@ def main() -> None:
                 f"{name}/{label}/virial": virial,
             }
     for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{k}": v for k, v in structure._asdict().items()}
+        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
     np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
 
 

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import predictor
 from bayes_mlff.models.equivariant import bessel_basis, polynomial_cutoff, xplor_cutoff
+from bayes_mlff.models.pair_repulsion import nequip_zbl
 from bayes_mlff.models.registry import initialize
 from bayes_mlff.testing import structures
 from bayes_mlff.testing.model_battery import (
@@ -26,6 +27,7 @@ from bayes_mlff.testing.model_battery import (
     rotated,
     sample,
 )
+from bayes_mlff.testing.tiny import tiny_nequip
 
 SETTINGS = {
     "elements": (1, 6, 8),
@@ -145,6 +147,13 @@ class TestNequix(ModelBattery):
     @classmethod
     def model(cls):
         return model_of(NEQUIX)
+
+
+class TestRepulsion(ModelBattery):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        return model_of(tiny_nequip((1, 6, 8), pair_repulsion=nequip_zbl()))
 
 
 def test_xplor_envelope_is_one_then_falls_to_zero_smoothly():

@@ -9,55 +9,44 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final
 
-import e3nn_jax as e3nn
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
 from bayes_mlff.models.config import Imported, MACEConfig
-from bayes_mlff.models.importers import torch_pickle
+from bayes_mlff.models.importers import mace_heads, torch_pickle
+from bayes_mlff.models.importers.mace_describe import describe
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.importers.torch_pickle import Inert
 
-FIRST: dict[str, Literal["plain", "residual"]] = {
-    "RealAgnosticInteractionBlock": "plain",
-    "RealAgnosticResidualInteractionBlock": "residual",
-}
-"""Kinds of first interactions by class name."""
-
-DEFAULTS = {
-    "apply_cutoff": True,
-    "cueq_config": None,
-    "edge_irreps": None,
-    "oeq_config": None,
-    "use_agnostic_product": False,
-    "use_last_readout_only": False,
-    "use_so3": False,
-}
-"""Required attribute values of a model: others would change its form; old models lack these attributes."""
+REFUSED_PACKAGES: Final = ("les", "graph_longrange")
+"""Packages of long-range interactions. Models that need them are read as far as their kind, which is then refused."""
 
 
-def read_model(path: Path) -> Imported:
+def read_model(path: Path, head: str | None = None) -> Imported:
     """Read a `.model` file.
 
     Args:
-      path: a pickled ScaleShiftMACE.
+      path: a pickled model of the class ScaleShiftMACE or MACE.
+      head: name of the head to take; the others are dropped. None if the model has only one.
 
     Returns:
       The model for all its elements, in its dtype, with a σ head of zeros.
 
     Raises:
-      ConfigError: if there is no such file.
-      WeightsError: if it is not a model, or has an unsupported form.
+      ConfigError: listing the heads, if the model has several and none, or another one, is named.
+      WeightsError: if there is no such file, if it is not a model, or has an unsupported form.
     """
     _check_file(path)
-    module = torch_pickle.read(path, inert=torch_pickle.INERT)
+    module = torch_pickle.read(path, inert=(*torch_pickle.INERT, *REFUSED_PACKAGES))
     if not isinstance(module, Inert):
         raise WeightsError(f"{path}: holds a {type(module).__name__}; allowed: a model (see read_state for tensors)")
     try:
-        config = describe(module)
-        return Imported(config, from_mace(state_of(module), config))
+        heads = mace_heads.names_of(module)
+        index = mace_heads.chosen(heads, head, str(path))
+        config = describe(module, index)
+        return Imported(config, from_mace(mace_heads.one_head(state_of(module), len(heads), index), config))
     except READER_ERRORS as error:
         raise WeightsError(f"{path}: not a model of MACE: {type(error).__name__}: {error}") from error
 
@@ -93,14 +82,19 @@ def write_models(
 
     Raises:
       ConfigError: without `trust`, if there is no template or if there is not one path for each chain.
-      WeightsError: if the template is of another architecture.
+      WeightsError: if the template is of another architecture, or does not have the head.
     """
     if len(paths) != len(chains):
         raise ValueError(f"paths: got {len(paths)}; allowed: one for each of the {len(chains)} chains")
     module = _load_module(template, trust)
+    heads = mace_heads.names_of(module)
+    if (config.head is not None or len(heads) > 1) and config.head not in heads:
+        raise WeightsError(f"{template}: has the heads {', '.join(heads)}; allowed: one that is {config.head}")
+    index = heads.index(config.head) if config.head is not None else 0
     before = state_of(module)
+    single = mace_heads.one_head(before, len(heads), index)
     for params, path in zip(chains, paths, strict=True):
-        state = to_mace(params, config, before)
+        state = mace_heads.put_back(to_mace(params, config, single), before, len(heads), index)
         module.load_state_dict({k: _torch().from_numpy(np.array(v)) for k, v in state.items()}, strict=True)
         _torch().save(module, path)
 
@@ -110,71 +104,6 @@ def state_of(module: Any) -> dict[str, np.ndarray]:
     if isinstance(module, Inert):
         return module.state()
     return {k: v.detach().cpu().numpy().copy() for k, v in module.state_dict().items()}
-
-
-def describe(module: Any) -> MACEConfig:
-    """The configuration of a mace-torch model, from its attributes.
-
-    Raises:
-      WeightsError: naming what is not supported: other classes of models, interactions or radial functions, several
-        heads, another activation, pair repulsion, or options that change the form of the network.
-    """
-    problems = [f"{k} is {getattr(module, k)!r}" for k, v in DEFAULTS.items() if getattr(module, k, v) != v]
-    blocks = [type(block).__name__ for block in module.interactions]
-    radial = module.radial_embedding
-    if type(module).__name__ != "ScaleShiftMACE":
-        problems.append(f"model is a {type(module).__name__}")
-    if blocks[0] not in FIRST or set(blocks[1:]) - {"RealAgnosticResidualInteractionBlock"}:
-        problems.append(f"interactions are {blocks}")
-    if type(radial.bessel_fn).__name__ != "BesselBasis":
-        problems.append(f"radial functions are a {type(radial.bessel_fn).__name__}")
-    if len(getattr(module, "heads", ["Default"])) != 1:
-        problems.append(f"heads are {module.heads}")
-    problems += [f"model has {name}" for name in ("pair_repulsion_fn", "joint_embedding") if hasattr(module, name)]
-    problems += ["model has distance_transform"] if hasattr(radial, "distance_transform") else []
-    last = module.readouts[-1]
-    if len(blocks) > 1:
-        kind = type(last).__name__
-        gates = [_name(act) for act in getattr(getattr(last, "non_linearity", None), "acts", [])]
-        if kind != "NonLinearReadoutBlock" or gates != ["silu"]:
-            problems.append(f"last readout is a {kind} with {gates}")
-    if problems:
-        raise WeightsError("MACE model is not supported: " + "; ".join(problems))
-    contraction = module.products[0].symmetric_contractions.contractions[0]
-    hidden = str(_irreps(module.products[0].linear.irreps_out))
-    config = MACEConfig(
-        elements=tuple(int(z) for z in module.atomic_numbers),
-        r_max=float(module.r_max),
-        hidden_irreps=hidden,
-        num_interactions=len(blocks),
-        first_interaction=FIRST[blocks[0]],
-        max_ell=_irreps(module.interactions[0].edge_attrs_irreps).lmax,
-        correlation=len(contraction.weights) + 1,
-        num_bessels=len(radial.bessel_fn.bessel_weights),
-        cutoff_power=int(radial.cutoff_fn.p),
-        radial_widths=tuple(int(h) for h in module.interactions[0].conv_tp_weights.hs[1:-1]),
-        readout_width=_irreps(last.hidden_irreps).dim if len(blocks) > 1 else 1,
-        average_neighbors=float(module.interactions[0].avg_num_neighbors),
-        energy_scale=float(module.scale_shift.scale),
-        energy_shift=float(module.scale_shift.shift),
-        energy_shifts=tuple(float(e) for e in module.atomic_energies_fn.atomic_energies.reshape(-1)),
-    )
-    if config.hidden_irreps != hidden:
-        raise WeightsError(f"hidden irreps: got {hidden}; allowed: ascending degrees, {config.hidden_irreps}")
-    return config
-
-
-def _irreps(irreps: Any) -> e3nn.Irreps:
-    """Irreps of e3nn, or of inert objects: tuples of a multiplicity and a tuple of degree and parity."""
-    if isinstance(irreps, Inert):
-        terms = [item.args[0] for item in irreps.args[0]]
-        return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
-    return e3nn.Irreps(str(irreps))
-
-
-def _name(activation: Any) -> str:
-    """Name of the activation that e3nn has normalised."""
-    return str(getattr(getattr(activation, "f", activation), "__name__", activation))
 
 
 def _load_module(path: Path, trust: bool) -> Any:

@@ -1,9 +1,8 @@
-"""Weights of mace-torch's ScaleShiftMACE in the layout of this package, and the way back.
+"""Weights of mace-torch's MACE and ScaleShiftMACE in the layout of this package, and the way back.
 
-Normalisations are the same. e3nn stores the matrices of a layer one after the other in a flat vector; the
-self-connection holds its element axis in the middle. MACE's couplings U are part of its state: where they are
-those of `mace_product.generalized_coupling`, the weights of products are taken over as they are; where they are
-another basis of the same products (reduced Clebsch-Gordan), weights are mapped linearly, in float64.
+Where they are is in `mace_layout`. MACE's couplings U are part of its state: where they are those of
+`mace_product.generalized_coupling`, the weights of products are taken over as they are; where they are another basis
+of the same products (reduced Clebsch-Gordan), weights are mapped linearly, in float64.
 
 A configuration may know fewer elements than the state. The others' weights then stay out, and on the way back
 those in the target stay as they are.
@@ -14,27 +13,27 @@ Neither PyTorch nor mace-torch is needed: a state is a mapping from names to num
 
 import math
 import re
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from ase import data
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.equivariant import degree
 from bayes_mlff.models.force_sigma import HEAD
+from bayes_mlff.models.importers.mace_layout import Product, entries, products, without_effect
 from bayes_mlff.models.importers.torch_weights import State, misfits, template
-from bayes_mlff.models.mace import MACE, outputs
-from bayes_mlff.models.mace_parts import message_paths
-from bayes_mlff.models.mace_product import generalized_coupling, natural, symmetrized
+from bayes_mlff.models.mace import MACE
+from bayes_mlff.models.mace_product import generalized_coupling, symmetrized
+from bayes_mlff.models.pair_repulsion import BOHR_OF_MACE
 
 NOT_WEIGHTS = re.compile(
     r".*\.output_mask"
     r"|.*\.bias"
+    r"|.*\.equivariant_nonlin\.mul\.weight"
+    r"|pair_repulsion_fn\.(r_max|cutoff\.p|cutoff\.r_max)"  # of earlier versions, which did not use them either
     r"|.*\.conv_tp\.weight"
     r"|.*\._w3j_\d_\d_\d"
     r"|.*\.U_matrix_\d"
@@ -44,26 +43,6 @@ NOT_WEIGHTS = re.compile(
 
 SAME_COUPLING = 1e-5
 """Largest difference of equal couplings: they are of order one and stored in single precision."""
-
-
-class Entry(NamedTuple):
-    """A contiguous part of one source array that is one array of the target."""
-
-    source: str
-    start: int
-    shape: tuple[int, ...]
-    target: str
-    axis: int | None  # of the elements
-
-
-class Product(NamedTuple):
-    """Weights [elements, p, channels] of the products of one order, and the corresponding couplings."""
-
-    source: str
-    coupling: str
-    target: str
-    degree: int
-    order: int
 
 
 def from_mace(state: State, config: MACEConfig) -> Params:
@@ -86,11 +65,12 @@ def from_mace(state: State, config: MACEConfig) -> Params:
     index = _checked(state, config)
     filled: dict[str, np.ndarray] = {}
     for entry in entries(config):
-        part = np.ravel(state[entry.source])[entry.start :][: math.prod(entry.shape)].reshape(entry.shape)
-        filled[entry.target] = part if entry.axis is None else np.take(part, index, entry.axis)
+        part = entry.part(np.ascontiguousarray(state[entry.source]))
+        filled[entry.target] = entry.ours(part if entry.axis is None else np.take(part, index, entry.axis))
+    places = _product_places(config, index)
     for product in products(config):
         there, _ = _basis_change(state, config, product)
-        weight = np.asarray(state[product.source])[index]
+        weight = np.asarray(state[product.source])[places]
         if there is not None:
             weight = np.einsum("qp,epc->eqc", there, weight.astype(np.float64)).astype(weight.dtype)
         filled[product.target] = weight
@@ -119,86 +99,19 @@ def to_mace(params: Params, config: MACEConfig, state: State) -> dict[str, np.nd
     """
     index = _checked(state, config)
     weights = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
-    result = {k: np.array(v) for k, v in state.items()}
+    result = {k: np.array(v, order="C") for k, v in state.items()}
     for entry in entries(config):
-        stretch = slice(entry.start, entry.start + math.prod(entry.shape))
-        part = result[entry.source].reshape(-1)[stretch].reshape(entry.shape)
+        part, weight = entry.part(result[entry.source]), entry.theirs(weights[entry.target])
         if entry.axis is None:
-            part[...] = weights[entry.target].reshape(entry.shape)
+            part[...] = weight.reshape(part.shape)
         else:
-            np.moveaxis(part, entry.axis, 0)[index] = np.moveaxis(weights[entry.target], entry.axis, 0)
+            np.moveaxis(part, entry.axis, 0)[index] = np.moveaxis(weight, entry.axis, 0)
+    places = _product_places(config, index)
     for product in products(config):
         _, back = _basis_change(state, config, product)
         weight = weights[product.target]
-        result[product.source][index] = weight if back is None else np.einsum("pq,eqc->epc", back, weight)
+        result[product.source][places] = weight if back is None else np.einsum("pq,eqc->epc", back, weight)
     return result
-
-
-def entries(config: MACEConfig) -> list[Entry]:
-    """Map parts of the entries of the state to parameters, except for the products."""
-    elements, width = config.declared_elements, config.width
-    found = [Entry("node_embedding.linear.weight", 0, (elements, width), "embedding", 0)]
-    targets = tuple(natural(l) for l in range(config.max_ell + 1))
-    inputs: tuple[str, ...] = ("0e",)
-    for i in range(config.num_interactions):
-        source, target, out = f"interactions.{i}.", f"interaction_{i}/", outputs(config, i)
-        paths = message_paths(inputs, config.max_ell, targets)
-        fan_in = {ir: width * sum(p.out == ir for p in paths) for ir in targets}
-        up = [(f"linear_up/linear_{ir}/weight", (width, width), None) for ir in inputs]
-        down = [(f"linear_messages/linear_{ir}/weight", (fan_in[ir], width), None) for ir in targets]
-        last = [(f"linear_products/linear_{ir}/weight", (width, width), None) for ir in out]
-        if i == 0 and config.first_interaction == "plain":
-            skip = [(f"element_messages/weight_{ir}", (width, elements, width), 1) for ir in targets]
-        else:
-            kept = [ir for ir in inputs if ir in out]
-            skip = [(f"self_connection/weight_{ir}", (width, elements, width), 1) for ir in kept]
-        found += _stack(f"{source}linear_up.weight", target, up)
-        found += _stack(f"{source}linear.weight", target, down)
-        found += _stack(f"{source}skip_tp.weight", target, skip)
-        found += _stack(f"products.{i}.linear.weight", target, last)
-        layers = list(pairwise((config.num_bessels, *config.radial_widths, width * len(paths))))
-        for k, pair in enumerate(layers):
-            name = f"hidden/dense_{k}/weight" if k < len(layers) - 1 else "weight"
-            found.append(
-                Entry(f"{source}conv_tp_weights.layer{k}.weight", 0, pair, f"{target}messages/radial/{name}", None)
-            )
-        inputs = out
-        if 0 < i == config.num_interactions - 1:
-            for k, pair in enumerate(pairwise((width, config.readout_width, 1))):
-                found.append(
-                    Entry(f"readouts.{i}.linear_{k + 1}.weight", 0, pair, f"readout_{i}/dense_{k}/weight", None)
-                )
-        else:
-            found.append(Entry(f"readouts.{i}.linear.weight", 0, (width, 1), f"readout_{i}/weight", None))
-    return found
-
-
-def products(config: MACEConfig) -> list[Product]:
-    """The weights of products; orders that cannot give a degree have none."""
-    found = []
-    for i in range(config.num_interactions):
-        for j, ir in enumerate(outputs(config, i)):
-            prefix = f"products.{i}.symmetric_contractions.contractions.{j}."
-            for order in range(1, config.correlation + 1):
-                if generalized_coupling(config.max_ell, degree(ir), order).shape[-1]:
-                    source = _product_weight(prefix, order, config.correlation)
-                    target = f"interaction_{i}/product/weight_{ir}_{order}"
-                    found.append(Product(source, f"{prefix}U_matrix_{order}", target, degree(ir), order))
-    return found
-
-
-def _product_weight(prefix: str, order: int, correlation: int) -> str:
-    """Name of the weights of one order: the highest apart, the others descending."""
-    return f"{prefix}weights_max" if order == correlation else f"{prefix}weights.{correlation - 1 - order}"
-
-
-def _stack(source: str, prefix: str, parts: Sequence[tuple[str, tuple[int, ...], int | None]]) -> list[Entry]:
-    """Matrices that are stored one after the other in one flat entry."""
-    start, found = 0, []
-    for target, shape, axis in parts:
-        found.append(Entry(source, start, shape, prefix + target, axis))
-        start += math.prod(shape)
-    return found
 
 
 def _basis_change(state: State, config: MACEConfig, product: Product) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -238,30 +151,32 @@ def _checked(state: State, config: MACEConfig) -> np.ndarray:
         if coupling is None:
             problems.append(f"missing {product.coupling}")
             continue
-        sizes[product.source] = len(numbers) * np.shape(coupling)[-1] * config.width
+        tables = 1 if config.agnostic_product else len(numbers)
+        sizes[product.source] = tables * np.shape(coupling)[-1] * config.width
         points = (2 * product.degree + 1) * (config.max_ell + 1) ** (2 * product.order)
         if np.size(coupling) != points * np.shape(coupling)[-1]:
             problems.append(f"{product.coupling} has shape {np.shape(coupling)}")
-    kept = {k: v for k, v in state.items() if k not in _without_effect(config)}
+    kept = {k: v for k, v in state.items() if k not in without_effect(config)}
     energies = np.ravel(kept.pop("atomic_energies_fn.atomic_energies", np.zeros(0)))
     if len(energies) != len(numbers) or not np.allclose(energies[index], config.energy_shifts, rtol=1e-6, atol=0.0):
         problems.append(f"atomic_energies_fn.atomic_energies is {energies.tolist()}, configured {config.energy_shifts}")
-    problems += misfits(kept, sizes, _constants(config, numbers), NOT_WEIGHTS)
+    for name in [k for k in kept if k.endswith(".covalent_radii")]:
+        radii = np.ravel(kept.pop(name))[: len(data.covalent_radii)]
+        if not np.allclose(radii, data.covalent_radii[: len(radii)], rtol=1e-6) or len(radii) <= config.elements[-1]:
+            problems.append(f"{name} differ from those of ASE")
+    constants = _constants(config, numbers)
+    if (config.energy_scale, config.energy_shift) == (1.0, 0.0):
+        # Models of the class MACE lack both.
+        constants = {k: v for k, v in constants.items() if k in state or not k.startswith("scale_shift.")}
+    problems += misfits(kept, sizes, constants, NOT_WEIGHTS)
     if problems:
         raise WeightsError("MACE state does not fit the configuration: " + "; ".join(problems))
     return index
 
 
-def _without_effect(config: MACEConfig) -> set[str]:
-    """Weights that multiply zero couplings: mace-torch has entries for orders that cannot give a degree."""
-    used = {product.source for product in products(config)}
-    every = {
-        _product_weight(f"products.{i}.symmetric_contractions.contractions.{j}.", order, config.correlation)
-        for i in range(config.num_interactions)
-        for j in range(len(outputs(config, i)))
-        for order in range(1, config.correlation + 1)
-    }
-    return every - used
+def _product_places(config: MACEConfig, index: np.ndarray) -> np.ndarray:
+    """Positions of the elements in the weights of products, which may be the same for all."""
+    return np.zeros(1, int) if config.agnostic_product else index
 
 
 def _constants(config: MACEConfig, numbers: np.ndarray) -> dict[str, np.ndarray]:
@@ -278,4 +193,21 @@ def _constants(config: MACEConfig, numbers: np.ndarray) -> dict[str, np.ndarray]
         "radial_embedding.cutoff_fn.p": np.array([config.cutoff_power]),
         "scale_shift.scale": np.array([config.energy_scale]),
         "scale_shift.shift": np.array([config.energy_shift]),
-    }
+    } | _pair_constants(config)
+
+
+def _pair_constants(config: MACEConfig) -> dict[str, np.ndarray]:
+    """Constants of the functions of the distance of two atoms."""
+    found: dict[str, np.ndarray] = {}
+    transform, repulsion = config.distance_transform, config.pair_repulsion
+    if transform is not None:
+        numbers = {"alpha": transform.steepness} if transform.kind == "soft" else transform.model_dump(exclude={"kind"})
+        found |= {f"radial_embedding.distance_transform.{k}": np.array([v]) for k, v in numbers.items()}
+    if repulsion is not None:
+        found |= {
+            "pair_repulsion_fn.c": np.array(repulsion.coefficients),
+            "pair_repulsion_fn.p": np.array([repulsion.cutoff_power]),
+            "pair_repulsion_fn.a_exp": np.array([repulsion.screening_exponent]),
+            "pair_repulsion_fn.a_prefactor": np.array([repulsion.screening_length / BOHR_OF_MACE]),
+        }
+    return found
