@@ -1,6 +1,6 @@
-"""Read files written by `torch.save` without PyTorch and without executing anything they contain.
+"""Read files written by `torch.save` or `torch.package` without PyTorch and without executing anything they contain.
 
-Such a file is a zip archive of a pickle and raw numbers. Plain unpickling executes any program that a file names. Here
+Such a file is a zip archive of pickles and raw numbers. Plain unpickling executes any program that a file names. Here
 tensors become arrays, objects of the packages in `INERT` become `Inert` objects, which only store their data, and
 every other name that is not in `ALLOWED` is an error. No package that a file names is imported.
 """
@@ -26,6 +26,17 @@ LARGEST_STORAGE: Final = 1 << 31
 
 INERT: Final = ("torch", "e3nn", "mace")
 """Packages whose classes and functions are kept by name only."""
+
+
+class Layout(NamedTuple):
+    """Where an archive has what is read of it, below its only folder."""
+
+    pickle: str
+    numbers: str  # of the numbers with a key
+
+
+SAVED: Final = Layout("data.pkl", "data/{}")
+"""An archive by `torch.save`."""
 
 
 class Storage(NamedTuple):
@@ -97,19 +108,20 @@ class Inert:
         return found
 
 
-def read(path: Path, *, inert: tuple[str, ...] = ()) -> Any:
+def read(path: Path, *, inert: tuple[str, ...] = (), layout: Layout = SAVED) -> Any:
     """Read a file.
 
     Args:
-      path: written by `torch.save` of version 1.6 or later.
+      path: written by `torch.save` of version 1.6 or later, or by `torch.package`.
       inert: packages whose names are accepted.
+      layout: which pickle of the archive to read, and where its numbers are.
 
     Raises:
       WeightsError: if it is not such a file, or names an unknown program.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Reader(archive, str(path), inert).load()
+            return _Reader(archive, str(path), inert, layout).load()
     except (pickle.UnpicklingError, *READER_ERRORS) as error:
         raise WeightsError(f"{path}: not a file of PyTorch: {error}") from error
 
@@ -168,6 +180,7 @@ def _encoded(text: str, encoding: str) -> bytes:
 ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
     "__builtin__.set": set,
     "builtins.set": set,
+    "builtins.slice": slice,
     "_codecs.encode": _encoded,
     "collections.OrderedDict": OrderedDict,
     "numpy.core.multiarray._reconstruct": _array,
@@ -190,11 +203,12 @@ ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
 class _Reader(pickle.Unpickler):
     """Unpickler for numbers, text, containers and inert objects only."""
 
-    def __init__(self, archive: zipfile.ZipFile, source: str, inert: tuple[str, ...]):
-        names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    def __init__(self, archive: zipfile.ZipFile, source: str, inert: tuple[str, ...], layout: Layout):
+        names = [name for name in archive.namelist() if name.partition("/")[2] == layout.pickle]
         if len(names) != 1:
-            raise WeightsError(f"{source}: not a file of PyTorch: no data.pkl")
-        self.folder, self.archive, self.source = names[0].removesuffix("data.pkl"), archive, source
+            raise WeightsError(f"{source}: not a file of PyTorch: no {layout.pickle}")
+        self.folder, self.archive, self.source = names[0].removesuffix(layout.pickle), archive, source
+        self.numbers = f"{self.folder}{layout.numbers}"
         self.inert, self.classes = inert, dict[str, type[Inert]]()
         order = f"{self.folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
@@ -228,7 +242,7 @@ class _Reader(pickle.Unpickler):
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str) or not str(key).isdigit():
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")
-        entry = self.archive.getinfo(f"{self.folder}data/{key}")
+        entry = self.archive.getinfo(self.numbers.format(key))
         if entry.file_size > LARGEST_STORAGE:
             raise pickle.UnpicklingError(f"{entry.filename} has {entry.file_size} bytes; allowed: {LARGEST_STORAGE}")
         return Storage(np.frombuffer(self.archive.read(entry), dtype))
