@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from bayes_mlff.core.errors import READER_ERRORS
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.pair_repulsion import PairRepulsion
 
 PositiveInt = Annotated[int, Field(ge=1, le=65536)]
 """Numbers of layers, widths and powers; bounded, so that a damaged file cannot ask for an enormous network."""
@@ -132,6 +133,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     sigma_widths: tuple[PositiveInt, ...] = (32, 16)
     energy_scales: tuple[float, ...]
     """Energy scale of each element, eV; in the order of `elements`."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei, added to the scaled energies."""
 
     @field_validator("hidden_irreps")
     @classmethod
@@ -196,6 +199,8 @@ class MACEConfig(ArchitectureConfig, frozen=True):
     """Factor on the sum of the readouts, eV."""
     energy_shift: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Added to the network's energy of every atom, eV."""
+    pair_repulsion: PairRepulsion | None = None
+    """Repulsion of the nuclei. It is one more term of the sum that is scaled: mace-torch scales it too."""
 
     @property
     def width(self) -> int:

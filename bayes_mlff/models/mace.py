@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bayes_mlff.models.config import MACEConfig
+from bayes_mlff.models.element_pairs import ElementPairs
 from bayes_mlff.models.energetics import NodeOutput
 from bayes_mlff.models.equivariant import (
     MLP,
@@ -127,7 +128,9 @@ class MACE(nn.Module):
         table = self.param("embedding", nn.initializers.normal(1.0), shape, dtype)
         table = table / math.sqrt(config.declared_elements)
         one_hot = jax.nn.one_hot(species, elements, dtype=dtype)
-        edges = Edges(*self._edges(vectors, edge_mask), neighbors, receivers)
+        distances = jnp.linalg.norm(vectors, axis=-1)
+        pairs = ElementPairs(species, neighbors, receivers)
+        edges = Edges(*self._edges(vectors, distances, edge_mask), neighbors, receivers)
 
         features: Features = {"0e": (one_hot @ table)[:, None, :]}
         invariants, energies = [], []
@@ -140,13 +143,16 @@ class MACE(nn.Module):
             else:
                 readout = ScaledDense(1, name=f"readout_{i}")
             energies.append(readout(scalars)[:, 0])
+        if config.pair_repulsion is not None:
+            repulsion = config.pair_repulsion.energies(config.elements, config.r_max, distances, edge_mask, pairs)
+            energies.append(repulsion)
         energy = config.energy_scale * sum(energies[1:], energies[0]) + config.energy_shift
         return NodeOutput(energy, force_sigma(config, jnp.concatenate(invariants, axis=-1)))
 
-    def _edges(self, vectors: jax.Array, edge_mask: jax.Array) -> tuple[Features, jax.Array]:
+    def _edges(self, vectors: jax.Array, distances: jax.Array, edge_mask: jax.Array) -> tuple[Features, jax.Array]:
         """Spherical harmonics and radial functions of the edges."""
         config = self.config
-        x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
+        x = distances / config.r_max
         envelope = jnp.where(edge_mask, polynomial_cutoff(x, config.cutoff_power), 0.0)
         frequencies = jnp.arange(1, config.num_bessels + 1, dtype=vectors.dtype).reshape(1, 1, -1)
         radial = bessel_basis(x, frequencies) * envelope[..., None]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.models.element_pairs import ElementPairs
 from bayes_mlff.models.energetics import NodeOutput, Params
 from bayes_mlff.models.equivariant import (
     ACTIVATION_NORMS,
@@ -170,7 +171,8 @@ class NequIP(nn.Module):
         if config.trainable_bessels:
             whole = frequencies
             frequencies = self.param("bessel_frequencies", lambda *_: whole)
-        x = jnp.linalg.norm(vectors, axis=-1) / config.r_max
+        distances = jnp.linalg.norm(vectors, axis=-1)
+        x = distances / config.r_max
         envelope = jnp.where(edge_mask, self._envelope(x), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
         radial = radial * (2.0 * math.pi / config.r_max**2)
@@ -188,6 +190,9 @@ class NequIP(nn.Module):
         scales = jnp.asarray(config.energy_scales, dtype)
         readout = MLP(widths, activation=config.readout_activation, name="readout")
         energy = readout(invariants)[:, 0] * scales[species]
+        if config.pair_repulsion is not None:
+            pairs = ElementPairs(species, neighbors, receivers)
+            energy = energy + config.pair_repulsion.energies(config.elements, config.r_max, distances, edge_mask, pairs)
         return NodeOutput(energy, force_sigma(config, invariants))
 
     def _envelope(self, x: jax.Array) -> jax.Array:
