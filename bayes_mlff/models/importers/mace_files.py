@@ -18,7 +18,7 @@ from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
 from bayes_mlff.models.config import Imported, MACEConfig
 from bayes_mlff.models.importers import torch_pickle
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
-from bayes_mlff.models.importers.torch_pickle import Inert
+from bayes_mlff.models.importers.torch_pickle import Inert, irreps_of
 
 FIRST: dict[str, Literal["plain", "residual"]] = {
     "RealAgnosticInteractionBlock": "plain",
@@ -165,10 +165,9 @@ def describe(module: Any) -> MACEConfig:
 
 
 def _irreps(irreps: Any) -> e3nn.Irreps:
-    """Irreps of e3nn, or of inert objects: tuples of a multiplicity and a tuple of degree and parity."""
+    """Irreps of e3nn, or of inert objects."""
     if isinstance(irreps, Inert):
-        terms = [item.args[0] for item in irreps.args[0]]
-        return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
+        return irreps_of(irreps)
     return e3nn.Irreps(str(irreps))
 
 

@@ -158,8 +158,9 @@ def _unsupported_block(block: Any) -> list[str]:
 def _unsupported_gate(gate: Inert) -> list[str]:
     """Even scalars and gates have a SiLU, odd scalars a tanh."""
     wanted = ["silu" if ir.p > 0 else "tanh" for _, ir in irreps_of(gate.irreps_scalars)]
-    problems = []
-    for name, kinds in (("act_scalars", wanted), ("act_gates", ["silu"] * len(irreps_of(gate.irreps_gates)))):
+    gates = irreps_of(gate.irreps_gates)
+    problems = [f"equivariant_nonlin.irreps_gates are {gates}"] if any(ir != "0e" for _, ir in gates) else []
+    for name, kinds in (("act_scalars", wanted), ("act_gates", ["silu"] * len(list(gate.act_gates.acts)))):
         acts = list(getattr(gate, name).acts)
         got = [str(getattr(getattr(act, "f", act), "__name__", act)) for act in acts]
         if got != kinds:

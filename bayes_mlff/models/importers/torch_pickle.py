@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import e3nn_jax as e3nn
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, WeightsError
@@ -124,6 +125,12 @@ def read(path: Path, *, inert: tuple[str, ...] = (), layout: Layout = SAVED) -> 
             return _Reader(archive, str(path), inert, layout).load()
     except (pickle.UnpicklingError, *READER_ERRORS) as error:
         raise WeightsError(f"{path}: not a file of PyTorch: {error}") from error
+
+
+def irreps_of(irreps: Inert) -> e3nn.Irreps:
+    """Irreps of e3nn, which are tuples of a multiplicity and a tuple of degree and parity."""
+    terms = [item.args[0] for item in irreps.args[0]]
+    return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
 
 
 def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> np.ndarray:
