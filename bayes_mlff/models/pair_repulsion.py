@@ -74,7 +74,9 @@ class PairRepulsion(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
         energy = energy * polynomial_cutoff(r / self._end(elements, r_max, pairs, dtype), self.cutoff_power)
         return pairs.to_atoms(jnp.where(edge_mask, energy, 0.0))
 
-    def _end(self, elements: tuple[int, ...], r_max: jax.Array | float, pairs: ElementPairs, dtype: jnp.dtype) -> jax.Array | float:
+    def _end(
+        self, elements: tuple[int, ...], r_max: jax.Array | float, pairs: ElementPairs, dtype: jnp.dtype
+    ) -> jax.Array | float:
         """Distance at which the potential of each pair ends, Å."""
         if self.cutoff == "r_max":
             return r_max

@@ -128,13 +128,11 @@ def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) ->
     else:
         origin = architectures.published().get(name_or_path)
         path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin)
-    readers = {form.suffix: form.read for form in architectures.formats()}
     if not is_file(path):
-        kinds = " or ".join((".safetensors", *readers))
+        kinds = " or ".join((".safetensors", *(form.suffix for form in architectures.formats())))
         raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
-    if path.suffix in readers:
-        return _cast(Potential(*readers[path.suffix](path)), dtype)
-    return _read(path, dtype)
+    form = architectures.format_of(path)
+    return _read(path, dtype) if form is None else _cast(Potential(*form.read(path)), dtype)
 
 
 def _read(path: Path, dtype: type) -> Potential:

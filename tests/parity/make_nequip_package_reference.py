@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PATH = pathlib.Path(__file__).with_name("nequip_package_reference.npz")
 
+
 def close() -> Structure:
     """Ethanol with two atoms 0.5 Å apart."""
     structure = ethanol()
@@ -68,7 +69,7 @@ def cases() -> dict[str, dict[str, Any]]:
             "l_max": 3,
             "parity": False,
             "num_features": [5, 3, 2, 2],
-            "num_layers": 4,
+            "num_layers": 3,
             "readout_mlp_hidden_layers_depth": 1,
             "readout_mlp_hidden_layers_width": 4,
             "per_type_energy_scales": {"Si": 0.3, "H": 1.1, "C": 0.7, "O": 1.9, "Al": 0.2},

@@ -15,7 +15,7 @@ import yaml
 from bayes_mlff.core.errors import READER_ERRORS, WeightsError, shown
 from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
-from bayes_mlff.models.importers.nequip_modules import describe
+from bayes_mlff.models.importers.nequip_description import describe
 from bayes_mlff.models.importers.torch_pickle import Inert
 from bayes_mlff.models.importers.torch_weights import from_nequip
 

@@ -1,8 +1,7 @@
-"""NequIP models of nequip 0.7 to 0.19 (PyTorch, e3nn) in the terms of this package.
+"""The pickled modules of a NequIP network (nequip 0.7 to 0.19, PyTorch): whether they are supported.
 
-A package holds the model as pickled modules. What they state is checked here: that they are the modules of a NequIP
-network, that these have no options that change the energy and are not supported, and what the settings are. Weights
-are then taken over by `torch_weights`. The versions differ in three ways that matter here:
+They must be the modules of a NequIP network without options that change the energy and are not supported. The versions
+differ in three ways that matter:
 
 - the number of neighbours is an attribute of a block, in later versions a module, possibly with one number for each
   element;
@@ -12,19 +11,15 @@ are then taken over by `torch_weights`. The versions differ in three ways that m
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import e3nn_jax as e3nn
 import numpy as np
 from ase.data import chemical_symbols
-from pydantic import ValidationError
 
-from bayes_mlff.core.errors import WeightsError, brief, shown
-from bayes_mlff.models.config import NequIPConfig
+from bayes_mlff.core.errors import shown
 from bayes_mlff.models.equivariant import SILU_NORM, TANH_NORM
 from bayes_mlff.models.importers.torch_pickle import Inert, irreps_of
-from bayes_mlff.models.importers.torch_weights import PREFIX, Source
-from bayes_mlff.models.pair_repulsion import nequip_zbl
 
 KINDS: Final = {
     "type_embed": "NodeTypeEmbed",
@@ -68,6 +63,12 @@ SETTINGS: Final = {
     "type_embed.embed_module.max_norm": None,
     "spharm.sh.normalize": True,
     "spharm.sh.normalization": "component",
+    "per_atom_energy_readout.field": "node_features",
+    "per_atom_energy_readout.out_field": "atomic_energy",
+    "per_type_energy_scale_shift.field": "atomic_energy",
+    "per_type_energy_scale_shift.out_field": "atomic_energy",
+    "total_energy_sum.field": "atomic_energy",
+    "total_energy_sum.out_field": "total_energy",
     "total_energy_sum.reduce": "sum",
     "total_energy_sum.constant": 1.0,
 }
@@ -76,40 +77,21 @@ SETTINGS: Final = {
 ACTIVATIONS: Final = {"silu": SILU_NORM, "tanh": TANH_NORM}
 """Activations of a gate and the factors that normalise them."""
 
+MOST_LAYERS: Final = 100
+"""Blocks, and layers of a dense network; each is built before it is known whether there are weights for it."""
+
 METAL_STRENGTH: Final = 14.399645
 """Squared charge of a proton over 4πε0 as nequip has it, eV·Å, for models in eV."""
 
 
-class Description(NamedTuple):
-    """A NequIP model in the terms of this package."""
-
-    config: NequIPConfig
-    source: Source
-    state: dict[str, np.ndarray]  # as `torch_weights.from_nequip` expects it
-
-
-def describe(network: Inert, type_names: Sequence[str]) -> Description:
-    """The architecture of a network and its weights, with elements in ascending order.
+def unsupported(network: Inert, type_names: Sequence[str]) -> list[str]:
+    """Everything of a network that is not supported.
 
     Args:
-      network: the `SequentialGraphNetwork` of a NequIP model.
-      type_names: its types; they must be chemical symbols.
-
-    Raises:
-      WeightsError: naming everything that is not supported.
+      network: the `SequentialGraphNetwork` of a model.
+      type_names: its types.
     """
-    problems = _unknown_types(type_names) + _unsupported(network)
-    if problems:
-        raise WeightsError(f"NequIP model is not supported: {brief('; '.join(problems))}")
-    try:
-        config, hidden = _config(network, type_names)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the model"
-        raise WeightsError(
-            f"NequIP model is not supported: {place} is {shown(first['input'])}; {brief(first['msg'])}"
-        ) from error
-    return Description(config, Source(tuple(type_names), hidden), _state(network, len(type_names)))
+    return _unknown_types(type_names) + (_unsupported_modules(network) or _unsupported_settings(network))
 
 
 def _unknown_types(type_names: Sequence[str]) -> list[str]:
@@ -119,23 +101,29 @@ def _unknown_types(type_names: Sequence[str]) -> list[str]:
     return [f"type_names has {shown(others)}; allowed: chemical symbols"] if others else []
 
 
-def _unsupported(network: Inert) -> list[str]:
-    """What of a network is not supported."""
-    blocks = _blocks(network)
+def _unsupported_modules(network: Inert) -> list[str]:
+    blocks = blocks_of(network)
     known = {*KINDS, *blocks, "pair_potential"}
     problems = [f"it has {name}" for name in _children(network) if name not in known]
     problems += _of_other_kinds(network, KINDS)
-    if not blocks:
-        problems.append("it has no layer0_convnet")
+    if not 1 <= len(blocks) <= MOST_LAYERS:
+        return [*problems, f"it has {len(blocks)} blocks layer0_convnet, ...; allowed: 1 to {MOST_LAYERS}"]
     for name, block in blocks.items():
         problems += [f"{name}.{problem}" for problem in _unsupported_block(block)]
-    if problems:
-        return problems
-    problems += [
-        f"{path} is {shown(found)}" for path, value in SETTINGS.items() if (found := _at(network, path, value)) != value
+    return problems
+
+
+def _unsupported_settings(network: Inert) -> list[str]:
+    problems = [
+        f"{path} is {shown(found)}" for path, value in SETTINGS.items() if (found := at(network, path, value)) != value
     ]
-    problems += [f"per_atom_energy_readout: {problem}" for problem in _unsupported_mlp(_readout(network))]
-    return problems + _unsupported_numbers(network) + _unsupported_repulsion(network) + _uneven(blocks)
+    problems += [f"per_atom_energy_readout: {problem}" for problem in _unsupported_mlp(readout_of(network))]
+    if list(_children(network))[-1] != "total_energy_sum":
+        problems.append(f"its last module is {list(_children(network))[-1]}; allowed: total_energy_sum")
+    edges = irreps_of(network.spharm.irreps_edge_sh)
+    if not any([(mul, ir.l, ir.p) for mul, ir in edges] == [(1, l, p**l) for l in range(len(edges))] for p in (1, -1)):
+        problems.append(f"spharm.irreps_edge_sh is {edges}; allowed: 1x0e+1x1o+... or 1x0e+1x1e+...")
+    return problems + _unsupported_numbers(network) + _unsupported_repulsion(network) + _uneven(blocks_of(network))
 
 
 def _unsupported_block(block: Any) -> list[str]:
@@ -145,7 +133,7 @@ def _unsupported_block(block: Any) -> list[str]:
         return problems
     inside = {*SOME_VERSIONS, *(name.removeprefix("conv.") for name in BLOCK_KINDS if name.startswith("conv."))}
     problems += [f"conv has {name}" for name in _children(block.conv) if name not in inside]
-    some = {name: kind for name, kind in SOME_VERSIONS.items() if _at(block.conv, name, None) is not None}
+    some = {name: kind for name, kind in SOME_VERSIONS.items() if at(block.conv, name, None) is not None}
     problems += _of_other_kinds(block.conv, some)
     if block.resnet is not False:
         problems.append(f"resnet is {shown(block.resnet)}")
@@ -173,7 +161,7 @@ def _unsupported_gate(gate: Inert) -> list[str]:
 def _unsupported_mlp(mlp: Inert) -> list[str]:
     """Layers without bias, with a gain that preserves the variance forward, and with SiLU or nothing between them."""
     dims, body = [int(n) for n in mlp.dims], mlp.mlp
-    if mlp.bias is not False or min(dims) < 1 or len(set(dims[1:-1])) > 1:
+    if mlp.bias is not False or min(dims) < 1 or len(set(dims[1:-1])) > 1 or not 2 <= len(dims) <= MOST_LAYERS:
         return [f"layers of {shown(dims)} with bias {shown(mlp.bias)}; allowed: hidden layers of one width, no bias"]
     gains = [1.0 if i == 0 or not mlp.is_nonlinear else math.sqrt(2.0) for i in range(len(dims) - 1)]
     alphas = [gain / math.sqrt(n) for gain, n in zip(gains, dims, strict=False)]
@@ -194,20 +182,20 @@ def _unsupported_mlp(mlp: Inert) -> list[str]:
 
 def _unsupported_numbers(network: Inert) -> list[str]:
     """The factor on the radial functions, and exponents that are whole numbers."""
-    wanted, got = 2.0 * math.pi / _r_max(network) ** 2, _number(network.factor.factor)
+    wanted, got = 2.0 * math.pi / r_max(network) ** 2, number(network.factor.factor)
     problems = [] if math.isclose(got, wanted, rel_tol=1e-5) else [f"factor is {got}; allowed: {wanted}"]
-    power = _power(network.bessel_encode)
-    return problems + ([] if power == round(power) else [f"bessel_encode.cutoff.p is {power}; allowed: whole numbers"])
+    p = power(network.bessel_encode)
+    return problems + ([] if p == round(p) else [f"bessel_encode.cutoff.p is {p}; allowed: whole numbers"])
 
 
 def _unsupported_repulsion(network: Inert) -> list[str]:
-    pair = _at(network, "pair_potential", None)
+    pair = at(network, "pair_potential", None)
     if pair is None:
         return []
     if type(pair).__name__ != "ZBL":
         return [f"pair_potential is a {type(pair).__name__}; allowed: ZBL"]
     names = [str(name) for name in network.per_type_energy_scale_shift.type_names]
-    numbers, strength = np.ravel(pair.atomic_numbers), 2.0 * _number(pair._qqr2exesquare)
+    numbers, strength = np.ravel(pair.atomic_numbers), 2.0 * number(pair._qqr2exesquare)
     problems = []
     if [chemical_symbols[int(z)] for z in numbers] != names:
         problems.append(f"pair_potential.atomic_numbers are {shown(numbers.tolist())} for the types {shown(names)}")
@@ -215,8 +203,10 @@ def _unsupported_repulsion(network: Inert) -> list[str]:
         problems.append(
             f"pair_potential._qqr2exesquare is {strength / 2}; allowed: {METAL_STRENGTH / 2}, that is, energies in eV"
         )
-    power = _power(pair if _at(pair, "cutoff", None) is not None else network.bessel_encode)
-    return problems + ([] if power == round(power) else [f"pair_potential.cutoff.p is {power}; allowed: whole numbers"])
+    if at(pair, "per_atom_energy_field", "atomic_energy") != "atomic_energy":
+        problems.append(f"pair_potential.per_atom_energy_field is {shown(pair.per_atom_energy_field)}")
+    p = power(pair) if at(pair, "cutoff", None) is not None else 0.0
+    return problems + ([] if p == round(p) else [f"pair_potential.cutoff.p is {p}; allowed: whole numbers"])
 
 
 def _uneven(blocks: Mapping[str, Inert]) -> list[str]:
@@ -231,110 +221,31 @@ def _uneven(blocks: Mapping[str, Inert]) -> list[str]:
     radial = {tuple(int(n) for n in block.conv.edge_mlp.dims[:-1]) for block in each}
     if len(radial) > 1:
         problems.append(f"radial networks have the layers {shown(sorted(radial))}; allowed: the same in all blocks")
-    connected = [_at(block.conv, "sc", None) is not None for block in each]
+    connected = [at(block.conv, "sc", None) is not None for block in each]
     if not all(connected[1:]):
         problems.append(f"conv.sc is there in the blocks {[i for i, c in enumerate(connected) if c]}; allowed: all")
-    if len({tuple(_neighbors(block.conv)) for block in each}) > 1 and any(len(_neighbors(b.conv)) > 1 for b in each):
+    if len({tuple(neighbors_of(block.conv)) for block in each}) > 1 and any(
+        len(neighbors_of(b.conv)) > 1 for b in each
+    ):
         problems.append("avg_num_neighbors is one number for each element and differs from block to block")
     return problems
 
 
-def _config(network: Inert, type_names: Sequence[str]) -> tuple[NequIPConfig, str]:
-    """The configuration, and the hidden irreps in the model's order."""
-    blocks, order = list(_blocks(network).values()), _order(type_names)
-    hidden, edges = str(irreps_of(blocks[0].feature_irreps_hidden)), irreps_of(network.spharm.irreps_edge_sh)
-    with_parity = [(mul, ir.l, ir.p) for mul, ir in edges] == [(1, l, (-1) ** l) for l in range(len(edges))]
-    if not with_parity and [(mul, ir.l, ir.p) for mul, ir in edges] != [(1, l, 1) for l in range(len(edges))]:
-        raise WeightsError(f"NequIP model is not supported: spherical harmonics are {edges}; allowed: 1x0e+1x1o+...")
-    radial, readout = [[int(n) for n in mlp.dims] for mlp in (blocks[0].conv.edge_mlp, _readout(network))]
-    neighbors = [_neighbors(block.conv) for block in blocks]
-    each = [values[0] for values in neighbors]
-    recip = np.ravel(network.edge_norm._rmax_recip).astype(np.float64)
-    table = network.per_type_energy_scale_shift
-    config = NequIPConfig(
-        elements=tuple(chemical_symbols.index(type_names[i]) for i in order),
-        r_max=_r_max(network),
-        hidden_irreps=hidden,
-        num_layers=len(blocks),
-        edge_l_max=len(edges) - 1,
-        parity=with_parity,
-        embedding_features=int(network.type_embed.embed_module.weight.shape[1]),
-        first_self_connection=_at(blocks[0].conv, "sc", None) is not None,
-        radial_depth=len(radial) - 2,
-        radial_width=radial[1],
-        num_bessels=radial[0],
-        trainable_bessels="bessel_weights" in network.bessel_encode._parameters,
-        cutoff_power=round(_power(network.bessel_encode)),
-        average_neighbors=each[0] if len(set(each)) == 1 else tuple(each),
-        element_neighbors=tuple(neighbors[0][i] for i in order) if len(neighbors[0]) > 1 else (),
-        pair_cutoffs=_pair_cutoffs(recip, order),
-        readout_depth=len(readout) - 2,
-        readout_width=readout[1] if len(readout) > 2 else 1,
-        readout_activation=bool(_readout(network).is_nonlinear) or len(readout) == 2,
-        energy_scales=tuple(float(_each(table.scales, 1.0, len(order))[i]) for i in order),
-        energy_shifts=tuple(float(_each(table.shifts, 0.0, len(order))[i]) for i in order),
-        pair_repulsion=_repulsion(network),
-    )
-    return config, hidden
-
-
-def _repulsion(network: Inert) -> Any:
-    pair = _at(network, "pair_potential", None)
-    if pair is None:
-        return None
-    own = _at(pair, "cutoff", None) is not None
-    return nequip_zbl(round(_power(pair if own else network.bessel_encode)), strength=2.0 * _number(pair._qqr2exesquare))
-
-
-def _pair_cutoffs(reciprocal: np.ndarray, order: Sequence[int]) -> tuple[tuple[float, ...], ...]:
-    if reciprocal.size == 1:
-        return ()
-    table = (1.0 / reciprocal).reshape(len(order), len(order))
-    return tuple(tuple(float(table[i, j]) for j in order) for i in order)
-
-
-def _state(network: Inert, types: int) -> dict[str, np.ndarray]:
-    """The state in float64, in which scales and shifts are those of all types."""
-    state = {k: v.astype(np.float64) for k, v in network.state(PREFIX).items() if v.dtype.kind == "f"}
-    for kind, empty in (("scales", 1.0), ("shifts", 0.0)):
-        name = f"{PREFIX}per_type_energy_scale_shift.{kind}"
-        state[name] = _each(state[name], empty, types)[:, None]
-    # Without activations the layers of the readout are numbered one by one.
-    linear = f"{PREFIX}per_atom_energy_readout.mlp_module.mlp.weights."
-    renamed = {k: f"{linear.removesuffix('weights.')}{2 * int(k.removeprefix(linear))}.weight" for k in state if k.startswith(linear)}
-    state = {renamed.get(k, k): v for k, v in state.items()}
-    return {k: v for k, v in state.items() if not k.startswith(f"{PREFIX}pair_potential.")}
-
-
-def _order(type_names: Sequence[str]) -> list[int]:
-    """Places of the types in ascending order of their atomic numbers."""
-    return sorted(range(len(type_names)), key=lambda i: chemical_symbols.index(type_names[i]))
-
-
-def _neighbors(conv: Inert) -> list[float]:
-    """Average numbers of neighbours: one, or one for each type."""
-    norm = _at(conv, "avg_num_neighbors_norm", None)
+def neighbors_of(conv: Inert) -> list[float]:
+    """Average numbers of neighbours of a convolution: one, or one for each type."""
+    norm = at(conv, "avg_num_neighbors_norm", None)
     if norm is not None:
         return [1.0 / float(c) ** 2 for c in np.ravel(norm.norm_const)]
-    factor = _at(conv, "scatter_norm_factor", None)
+    factor = at(conv, "scatter_norm_factor", None)
     if factor is not None:
-        return [1.0 / _number(factor) ** 2]
-    number = _at(conv, "avg_num_neighbors", None)
-    return [1.0 if number is None else _number(number)]
+        return [1.0 / number(factor) ** 2]
+    number = at(conv, "avg_num_neighbors", None)
+    return [1.0 if number is None else number(number)]
 
 
-def _each(values: Any, empty: float, types: int) -> np.ndarray:
-    """One number for each type [types], from as many, one, or none."""
-    found = np.ravel(values).astype(np.float64)
-    if found.size not in (0, 1, types):
-        raise WeightsError(f"NequIP model: {found.size} energy scales or shifts for {types} types")
-    return np.full(types, empty if found.size == 0 else found[0]) if found.size < types else found
-
-
-def _blocks(network: Inert) -> dict[str, Any]:
+def blocks_of(network: Inert) -> dict[str, Any]:
     """The interaction blocks in their order."""
-    children = _children(network)
-    return dict(_numbered(children))
+    return dict(_numbered(_children(network)))
 
 
 def _numbered(children: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -348,7 +259,7 @@ def _children(module: Any) -> dict[str, Any]:
     return dict(getattr(module, "__dict__", {}).get("_modules") or {})
 
 
-def _at(module: Any, path: str, missing: Any) -> Any:
+def at(module: Any, path: str, missing: Any) -> Any:
     """An attribute of a module or of a module in it."""
     for name in path.split("."):
         module = getattr(module, name, missing)
@@ -356,7 +267,7 @@ def _at(module: Any, path: str, missing: Any) -> Any:
 
 
 def _of_other_kinds(module: Any, kinds: Mapping[str, str]) -> list[str]:
-    found = {path: type(_at(module, path, None)).__name__ for path in kinds}
+    found = {path: type(at(module, path, None)).__name__ for path in kinds}
     return [
         f"{path} is {'missing' if found[path] == 'NoneType' else f'a {found[path]}'}; allowed: {kind}"
         for path, kind in kinds.items()
@@ -364,17 +275,21 @@ def _of_other_kinds(module: Any, kinds: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _readout(network: Inert) -> Inert:
+def readout_of(network: Inert) -> Inert:
+    """The dense network from invariant features to the energy of an atom."""
     return network.per_atom_energy_readout.mlp_module
 
 
-def _power(module: Any) -> float:
-    return _number(module.cutoff.p)
+def power(module: Any) -> float:
+    """Exponent of the polynomial cutoff of a module."""
+    return number(module.cutoff.p)
 
 
-def _r_max(network: Inert) -> float:
-    return _number(network.edge_norm.r_max)
+def r_max(network: Inert) -> float:
+    """Largest cutoff, Å."""
+    return number(network.edge_norm.r_max)
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A number that may be an array of one."""
     return float(np.ravel(value)[0])

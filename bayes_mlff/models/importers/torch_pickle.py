@@ -241,7 +241,7 @@ class _Reader(pickle.Unpickler):
             names = ", ".join((*sorted(ALLOWED), *(f"{package}.*" for package in self.inert)))
             raise WeightsError(f"{self.source}: names {full!r}; allowed: {names}")
         if full not in self.classes:
-            self.classes[full] = type(name, (Inert,), {})
+            self.classes[full] = type(name, (Inert,), {"__module__": module})
         return self.classes[full]
 
     def persistent_load(self, pid: Any) -> Storage:

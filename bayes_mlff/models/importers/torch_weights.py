@@ -102,7 +102,8 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
       source: how the PyTorch model was declared.
 
     Returns:
-      Parameters for `NequIP(config)` in the dtype of the state's weights.
+      Parameters for `NequIP(config)` as numpy arrays in the dtype of the state's weights. JAX would reduce float64 to
+      float32 unless 64-bit numbers are enabled.
 
     Raises:
       WeightsError: naming every entry of the state without a place, every parameter without a source, every
@@ -122,7 +123,7 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
         problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
     if problems:
         raise WeightsError("NequIP weights do not fit the configuration: " + "; ".join(problems))
-    return unflatten_dict({k: jnp.asarray(filled[k]) for k in wanted}, sep="/")
+    return unflatten_dict({k: filled[k] for k in wanted}, sep="/")
 
 
 def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State) -> dict[str, np.ndarray]:
