@@ -72,7 +72,6 @@ def _config(network: Inert, type_names: Sequence[str]) -> tuple[NequIPConfig, st
     radial, readout = [[int(n) for n in mlp.dims] for mlp in (blocks[0].conv.edge_mlp, readout_of(network))]
     neighbors = [neighbors_of(block.conv) for block in blocks]
     each = [values[0] for values in neighbors]
-    recip = np.ravel(network.edge_norm._rmax_recip).astype(np.float64)
     table = network.per_type_energy_scale_shift
     config = NequIPConfig(
         elements=tuple(chemical_symbols.index(type_names[i]) for i in order),
@@ -90,7 +89,7 @@ def _config(network: Inert, type_names: Sequence[str]) -> tuple[NequIPConfig, st
         cutoff_power=round(power(network.bessel_encode)),
         average_neighbors=each[0] if len(set(each)) == 1 else tuple(each),
         element_neighbors=tuple(neighbors[0][i] for i in order) if len(neighbors[0]) > 1 else (),
-        pair_cutoffs=_pair_cutoffs(recip, order),
+        pair_cutoffs=_pair_cutoffs(network, order),
         readout_depth=len(readout) - 2,
         readout_width=readout[1] if len(readout) > 2 else 1,
         readout_activation=bool(readout_of(network).is_nonlinear) or len(readout) == 2,
@@ -110,10 +109,12 @@ def _repulsion(network: Inert) -> PairRepulsion | None:
     return nequip_zbl(exponent, strength=2.0 * number(pair._qqr2exesquare))
 
 
-def _pair_cutoffs(reciprocal: np.ndarray, order: Sequence[int]) -> tuple[tuple[float, ...], ...]:
-    if reciprocal.size == 1:
+def _pair_cutoffs(network: Inert, order: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    if not at(network, "edge_norm._per_edge_type", False):
         return ()
-    table = (1.0 / reciprocal).reshape(len(order), len(order))
+    reciprocal = network.edge_norm._rmax_recip.astype(np.float64).reshape(len(order), len(order))
+    # The reciprocal of a reciprocal can be above the largest cutoff by the last digit.
+    table = np.where(np.isclose(1.0, reciprocal * r_max(network), rtol=1e-12), r_max(network), 1.0 / reciprocal)
     return tuple(tuple(float(table[i, j]) for j in order) for i in order)
 
 
@@ -123,16 +124,16 @@ def _state(network: Inert, types: int) -> dict[str, np.ndarray]:
     broken = [name for name, values in found.items() if not np.isfinite(values).all()]
     if broken:
         raise WeightsError(f"NequIP model: not finite: {shown(broken)}")
-    state = {}
-    for name, values in found.items():
-        if name.startswith(SCALES_AND_SHIFTS):
-            values = _each(values, float(name.endswith("scales")), types)[:, None]
-        if name.startswith(LINEAR):
-            # Without activations the layers of the readout are numbered one by one.
-            name = f"{LINEAR.removesuffix('weights.')}{2 * int(name.removeprefix(LINEAR))}.weight"
-        if not name.startswith("pair_potential."):
-            state[f"{PREFIX}{name}"] = values
-    return state
+    for kind, missing in (("scales", 1.0), ("shifts", 0.0)):
+        name = f"{SCALES_AND_SHIFTS}{kind}"
+        found[name] = _each(found[name], missing, types)[:, None]
+    return {f"{PREFIX}{_numbered(k)}": v for k, v in found.items() if not k.startswith("pair_potential.")}
+
+
+def _numbered(name: str) -> str:
+    """The name of an entry; the layers of a readout without activations are numbered like those of the others."""
+    number_of = name.removeprefix(LINEAR)
+    return name if number_of == name else f"{LINEAR.removesuffix('weights.')}{2 * int(number_of)}.weight"
 
 
 def _order(type_names: Sequence[str]) -> list[int]:

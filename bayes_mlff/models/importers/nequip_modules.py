@@ -224,9 +224,8 @@ def _uneven(blocks: Mapping[str, Inert]) -> list[str]:
     connected = [at(block.conv, "sc", None) is not None for block in each]
     if not all(connected[1:]):
         problems.append(f"conv.sc is there in the blocks {[i for i, c in enumerate(connected) if c]}; allowed: all")
-    if len({tuple(neighbors_of(block.conv)) for block in each}) > 1 and any(
-        len(neighbors_of(b.conv)) > 1 for b in each
-    ):
+    neighbors = {tuple(neighbors_of(block.conv)) for block in each}
+    if len(neighbors) > 1 and max(map(len, neighbors)) > 1:
         problems.append("avg_num_neighbors is one number for each element and differs from block to block")
     return problems
 
@@ -239,8 +238,8 @@ def neighbors_of(conv: Inert) -> list[float]:
     factor = at(conv, "scatter_norm_factor", None)
     if factor is not None:
         return [1.0 / number(factor) ** 2]
-    number = at(conv, "avg_num_neighbors", None)
-    return [1.0 if number is None else number(number)]
+    count = at(conv, "avg_num_neighbors", None)
+    return [1.0 if count is None else number(count)]
 
 
 def blocks_of(network: Inert) -> dict[str, Any]:
