@@ -48,7 +48,8 @@ def cases() -> dict[str, dict[str, Any]]:
     common = {"r_max": 4.0, "avg_num_neighbors": 11.3, "radial_mlp_width": 6, "num_bessels": 5, "num_layers": 3}
     few, many = ["C", "O", "H"], ["Si", "O", "H", "Al", "C"]
     return {
-        "l = 1, one parity": common | {"type_names": few, "l_max": 1, "parity": False, "num_features": [5, 4]},
+        "l = 1, one parity": common
+        | {"type_names": few, "l_max": 1, "parity": False, "num_features": [5, 4], "num_layers": 2},
         "l = 2, both parities": common
         | {
             "type_names": few,
@@ -69,7 +70,7 @@ def cases() -> dict[str, dict[str, Any]]:
             "l_max": 3,
             "parity": False,
             "num_features": [5, 3, 2, 2],
-            "num_layers": 3,
+            "num_layers": 2,
             "readout_mlp_hidden_layers_depth": 1,
             "readout_mlp_hidden_layers_width": 4,
             "per_type_energy_scales": {"Si": 0.3, "H": 1.1, "C": 0.7, "O": 1.9, "Al": 0.2},
