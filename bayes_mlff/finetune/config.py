@@ -87,7 +87,8 @@ class FinetuneConfig(Section):
     data: DataConfig = Field(description="Labelled structures to learn from, to validate and to test on.")
     model: str = Field(
         default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model or .nqx file.",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx or "
+        ".nequip.zip file.",
     )
     head: str | None = Field(
         default=None,

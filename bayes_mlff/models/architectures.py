@@ -17,7 +17,7 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models import mace, nequip
 from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.importers import downloads, mace_files, nequix_files, sevennet_files
+from bayes_mlff.models.importers import downloads, mace_files, nequip_files, nequix_files, sevennet_files
 
 C = TypeVar("C", bound=ArchitectureConfig)
 
@@ -40,6 +40,7 @@ class FileFormat(NamedTuple):
 
     program: str
     suffix: str
+    """End of the names of such files, which may have several dots."""
     read: Callable[..., Imported]  # of the path, and of the keyword head where models may have several heads
     write: Writer | None = None
     heads: bool = False  # whether models may have several heads
@@ -111,7 +112,10 @@ _NEQUIP: Final = Architecture(
     step_size=1e-3,
     widened=nequip.widened,
     per_element=nequip.per_element,
-    formats=(FileFormat("nequix", ".nqx", nequix_files.read_model),),
+    formats=(
+        FileFormat("nequix", ".nqx", nequix_files.read_model),
+        FileFormat("nequip", nequip_files.SUFFIX, nequip_files.read_model),
+    ),
     published={
         name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
         for name, origin in sevennet_files.CHECKPOINTS.items()
@@ -167,6 +171,11 @@ def _reader(kinds: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[Architec
 def formats() -> tuple[FileFormat, ...]:
     """File formats of other programs, for all architectures."""
     return tuple(form for row in ARCHITECTURES.values() for form in row.formats)
+
+
+def format_of(path: Path) -> FileFormat | None:
+    """File format of another program by the end of a file's name; None if it is of this package or unknown."""
+    return next((form for form in formats() if path.name.endswith(form.suffix)), None)
 
 
 def written_format(config: ArchitectureConfig) -> tuple[FileFormat, Writer]:

@@ -1,7 +1,7 @@
 """Settings of the architectures: immutable, validated, hashable, and stored together with the weights."""
 
 import math
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 
 import e3nn_jax as e3nn
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -67,8 +67,11 @@ class ArchitectureConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=F
 
     def restricted(self, places: tuple[int, ...]) -> Self:
         """The configuration for only the elements at these positions, in ascending order."""
-        fields = {name: tuple(getattr(self, name)[i] for i in places) for name in ("elements", *self.tables)}
-        return type(self).model_validate(self.model_dump() | fields)
+        return type(self).model_validate(self.model_dump() | self._tables_of(places))
+
+    def _tables_of(self, places: tuple[int, ...]) -> dict[str, Any]:
+        """The fields that depend on the elements, for those at these positions."""
+        return {name: tuple(getattr(self, name)[i] for i in places) for name in ("elements", *self.tables)}
 
 
 class Imported(NamedTuple):
@@ -123,10 +126,15 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     """Whether the frequencies of the Bessel functions are weights; otherwise they are 1, 2, 3, ..."""
     cutoff_power: PositiveInt = 6
     """Exponent p of the polynomial cutoff (Gasteiger et al. 2020)."""
+    pair_cutoffs: tuple[tuple[PositiveFloat, ...], ...] = ()
+    """If given, the cutoff, Å, of each pair of elements instead of `r_max`: a row for each element of the atom, in it
+    a number for each element of its neighbour."""
     switch_on: PositiveFloat | None = None
     """If set, the XPLOR function from this distance, Å, to `r_max` replaces the polynomial cutoff."""
     average_neighbors: PositiveFloat | tuple[PositiveFloat, ...]
     """Messages are divided by the square root of this number; one for all blocks, or one for each."""
+    element_neighbors: tuple[PositiveFloat, ...] = ()
+    """If given, one such number for each element, by which the messages of its atoms are divided instead."""
     readout_depth: Annotated[int, Field(ge=0)] = 0
     readout_width: PositiveInt = 16
     readout_activation: bool = True
@@ -162,6 +170,23 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
         if self.switch_on is not None and self.switch_on >= self.r_max:
             raise ValueError(f"switch_on must be less than r_max, {self.r_max} Å")
         return self
+
+    @model_validator(mode="after")
+    def _elementwise(self) -> "NequIPConfig":
+        count, pairs = len(self.elements), self.pair_cutoffs
+        if self.element_neighbors and len(self.element_neighbors) != count:
+            raise ValueError(f"element_neighbors needs one number for each of the {count} elements")
+        if pairs and {len(pairs), *map(len, pairs)} != {count}:
+            raise ValueError(f"pair_cutoffs needs {count} rows of {count} numbers, one for each element")
+        if pairs and (max(map(max, pairs)) > self.r_max or self.switch_on is not None):
+            raise ValueError(f"pair_cutoffs must be at most r_max, {self.r_max} Å, and needs the polynomial cutoff")
+        return self
+
+    def _tables_of(self, places: tuple[int, ...]) -> dict[str, Any]:
+        return super()._tables_of(places) | {
+            "element_neighbors": tuple(self.element_neighbors[i] for i in places if self.element_neighbors),
+            "pair_cutoffs": tuple(tuple(self.pair_cutoffs[i][j] for j in places) for i in places if self.pair_cutoffs),
+        }
 
     def neighbors_of(self, block: int) -> float:
         """The average number of neighbours for which a block is normalised."""

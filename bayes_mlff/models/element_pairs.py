@@ -26,6 +26,11 @@ class ElementPairs(NamedTuple):
         rows = atoms if self.receivers is None else atoms[self.receivers]
         return rows[:, None], atoms[self.neighbors]
 
+    def entries(self, table: np.ndarray, dtype: jnp.dtype) -> jax.Array:
+        """The entries of a table [elements, elements] for each atom (first index) and its neighbours [r, k]."""
+        own = self.species if self.receivers is None else self.species[self.receivers]
+        return jnp.asarray(table, dtype)[own[:, None], self.species[self.neighbors]]
+
     def to_atoms(self, edges: jax.Array) -> jax.Array:
         """Sum numbers of the edges [r, k] for each atom: [n]."""
         rows = jnp.sum(edges, axis=1)

@@ -10,6 +10,7 @@ from typing import Final, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from bayes_mlff.models.config import NequIPConfig
@@ -108,7 +109,8 @@ class Interaction(nn.Module):
             connection = self._connection(out, x, embedding, species)
         if self.index > 0 or not config.one_hot_input:
             x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
-        x = {ir: v / math.sqrt(config.neighbors_of(self.index)) for ir, v in x.items()}
+        scale = self._neighbors(species, embedding.dtype)
+        x = {ir: v / scale for ir, v in x.items()}
         routes = paths(tuple(x), config.edge_l_max, tuple(before_gate), with_parity=parity)
         widths = (config.radial_width,) * config.radial_depth
         convolution = Convolution(routes, widths, config.radial_gain, name="convolution")
@@ -118,6 +120,13 @@ class Interaction(nn.Module):
         if config.layer_norm:
             x = RMSNorm(name="layer_norm")(x)
         return Gate(scalars, gated, ACTIVATION_NORMS[config.activation_norm], name="gate")(x)
+
+    def _neighbors(self, species: jax.Array, dtype: jnp.dtype) -> jax.Array | float:
+        """The number by which the messages of each atom are divided."""
+        config = self.config
+        if not config.element_neighbors:
+            return math.sqrt(config.neighbors_of(self.index))
+        return jnp.sqrt(jnp.asarray(config.element_neighbors, dtype))[species][:, None, None]
 
     def _connection(
         self, out: tuple[tuple[str, int], ...], x: Features, embedding: jax.Array, species: jax.Array
@@ -172,7 +181,9 @@ class NequIP(nn.Module):
             whole = frequencies
             frequencies = self.param("bessel_frequencies", lambda *_: whole)
         distances = jnp.linalg.norm(vectors, axis=-1)
-        x = distances / config.r_max
+        pairs = ElementPairs(species, neighbors, receivers)
+        ends = config.r_max if not config.pair_cutoffs else pairs.entries(np.array(config.pair_cutoffs), dtype)
+        x = distances / ends
         envelope = jnp.where(edge_mask, self._envelope(x), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
         radial = radial * (2.0 * math.pi / config.r_max**2)
@@ -191,8 +202,7 @@ class NequIP(nn.Module):
         readout = MLP(widths, activation=config.readout_activation, name="readout")
         energy = readout(invariants)[:, 0] * scales[species]
         if config.pair_repulsion is not None:
-            pairs = ElementPairs(species, neighbors, receivers)
-            energy = energy + config.pair_repulsion.energies(config.elements, config.r_max, distances, edge_mask, pairs)
+            energy = energy + config.pair_repulsion.energies(config.elements, ends, distances, edge_mask, pairs)
         return NodeOutput(energy, force_sigma(config, invariants))
 
     def _envelope(self, x: jax.Array) -> jax.Array:

@@ -46,7 +46,7 @@ class PairRepulsion(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
     def energies(
         self,
         elements: tuple[int, ...],
-        r_max: float,
+        r_max: jax.Array | float,
         distances: jax.Array,
         edge_mask: jax.Array,
         pairs: ElementPairs,
@@ -55,7 +55,7 @@ class PairRepulsion(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
 
         Args:
           elements: atomic numbers, in the order of the species index.
-          r_max: cutoff radius of the network, Å.
+          r_max: cutoff radius of the network, Å; one number, or one for each edge [r, k].
           distances: [r, k] Å, in whose dtype the result is; any positive number on padding.
           edge_mask: [r, k] True on real edges.
           pairs: elements at the ends of the edges.
@@ -74,7 +74,9 @@ class PairRepulsion(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False)
         energy = energy * polynomial_cutoff(r / self._end(elements, r_max, pairs, dtype), self.cutoff_power)
         return pairs.to_atoms(jnp.where(edge_mask, energy, 0.0))
 
-    def _end(self, elements: tuple[int, ...], r_max: float, pairs: ElementPairs, dtype: jnp.dtype) -> jax.Array | float:
+    def _end(
+        self, elements: tuple[int, ...], r_max: jax.Array | float, pairs: ElementPairs, dtype: jnp.dtype
+    ) -> jax.Array | float:
         """Distance at which the potential of each pair ends, Å."""
         if self.cutoff == "r_max":
             return r_max

@@ -131,12 +131,12 @@ def load(name_or_path: str, *, head: str | None = None, key: str = "model", dtyp
     else:
         origin = architectures.published().get(name_or_path)
         path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin, head)
-    readers = {form.suffix: form for form in architectures.formats()}
     if not is_file(path):
-        kinds = " or ".join((".safetensors", *readers))
+        kinds = " or ".join((".safetensors", *(form.suffix for form in architectures.formats())))
         raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
-    if path.suffix in readers:
-        return _cast(_imported(readers[path.suffix], path, name_or_path, head), dtype)
+    form = architectures.format_of(path)
+    if form is not None:
+        return _cast(_imported(form, path, name_or_path, head), dtype)
     potential = _read(path, dtype)
     if name_or_path not in architectures.published():
         _check_head(potential, name_or_path, head)

@@ -154,7 +154,8 @@ class RunConfig(Section):
     )
     model: str = Field(
         default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model or .nqx file.",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx or "
+        ".nequip.zip file.",
     )
     head: str | None = Field(
         default=None,

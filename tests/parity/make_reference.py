@@ -15,6 +15,7 @@ import platform
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import NequIPConfig
@@ -22,6 +23,8 @@ from bayes_mlff.models.importers.torch_weights import NOT_WEIGHTS, PREFIX, Sourc
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 PATH = pathlib.Path(__file__).with_name("nequip_reference.npz")
@@ -138,13 +141,14 @@ def known_state(shapes: dict[str, tuple[int, ...]], case: Case) -> dict[str, np.
     return state
 
 
-def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[float, np.ndarray, np.ndarray]:
+def evaluate(
+    model: torch.nn.Module, type_names: Sequence[str], r_max: float, structure: Structure
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV."""
     import torch
     from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
 
-    symbols = {1: "H", 6: "C", 8: "O"}
-    types = np.array([case.source.type_names.index(symbols[int(z)]) for z in structure.numbers])
+    types = np.array([type_names.index(chemical_symbols[int(z)]) for z in structure.numbers])
     cell = np.where(np.any(structure.cell, axis=1, keepdims=True), structure.cell, 10.0 * np.eye(3))
     data = from_dict(
         {
@@ -154,7 +158,7 @@ def evaluate(model: torch.nn.Module, case: Case, structure: Structure) -> tuple[
             "atom_types": types,
         }
     )
-    data = compute_neighborlist_(AtomicDataDict.with_batch_(data), case.config.r_max)
+    data = compute_neighborlist_(AtomicDataDict.with_batch_(data), r_max)
     out = model(data)
     stress = out["stress"].detach().numpy().reshape(3, 3)
     return (
@@ -196,7 +200,7 @@ def main() -> None:
             "shapes": shapes,
         }
         for label, structure in STRUCTURES.items():
-            energy, forces, virial = evaluate(model, case, structure)
+            energy, forces, virial = evaluate(model, case.source.type_names, case.config.r_max, structure)
             arrays |= {
                 f"{name}/{label}/energy": energy,
                 f"{name}/{label}/forces": forces,

@@ -8,7 +8,7 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import InteractionKind, MACEConfig
 from bayes_mlff.models.distance_transforms import Agnesi, Soft
 from bayes_mlff.models.importers import mace_heads
-from bayes_mlff.models.importers.torch_pickle import Inert
+from bayes_mlff.models.importers.torch_pickle import Inert, irreps_of
 from bayes_mlff.models.pair_repulsion import PairRepulsion, mace_zbl
 
 KINDS: Final[dict[str, InteractionKind]] = {
@@ -195,10 +195,9 @@ def _transform(radial: Any) -> Agnesi | Soft | None:
 
 
 def _irreps(irreps: Any) -> e3nn.Irreps:
-    """Irreps of e3nn, or of inert objects: tuples of a multiplicity and a tuple of degree and parity."""
+    """Irreps of e3nn, or of inert objects."""
     if isinstance(irreps, Inert):
-        terms = [item.args[0] for item in irreps.args[0]]
-        return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
+        return irreps_of(irreps)
     return e3nn.Irreps(str(irreps))
 
 

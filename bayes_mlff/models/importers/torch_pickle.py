@@ -1,6 +1,6 @@
-"""Read files written by `torch.save` without PyTorch and without executing anything they contain.
+"""Read files written by `torch.save` or `torch.package` without PyTorch and without executing anything they contain.
 
-Such a file is a zip archive of a pickle and raw numbers. Plain unpickling executes any program that a file names. Here
+Such a file is a zip archive of pickles and raw numbers. Plain unpickling executes any program that a file names. Here
 tensors become arrays, objects of the packages in `INERT` become `Inert` objects, which only store their data, and
 every other name that is not in `ALLOWED` is an error. No package that a file names is imported.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import e3nn_jax as e3nn
 import numpy as np
 
 from bayes_mlff.core.errors import READER_ERRORS, WeightsError
@@ -26,6 +27,17 @@ LARGEST_STORAGE: Final = 1 << 31
 
 INERT: Final = ("torch", "e3nn", "mace")
 """Packages whose classes and functions are kept by name only."""
+
+
+class Layout(NamedTuple):
+    """Where an archive has what is read of it, below its only folder."""
+
+    pickle: str
+    numbers: str  # of the numbers with a key
+
+
+SAVED: Final = Layout("data.pkl", "data/{}")
+"""An archive by `torch.save`."""
 
 
 class Storage(NamedTuple):
@@ -97,21 +109,28 @@ class Inert:
         return found
 
 
-def read(path: Path, *, inert: tuple[str, ...] = ()) -> Any:
+def read(path: Path, *, inert: tuple[str, ...] = (), layout: Layout = SAVED) -> Any:
     """Read a file.
 
     Args:
-      path: written by `torch.save` of version 1.6 or later.
+      path: written by `torch.save` of version 1.6 or later, or by `torch.package`.
       inert: packages whose names are accepted.
+      layout: which pickle of the archive to read, and where its numbers are.
 
     Raises:
       WeightsError: if it is not such a file, or names an unknown program.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Reader(archive, str(path), inert).load()
+            return _Reader(archive, str(path), inert, layout).load()
     except (pickle.UnpicklingError, *READER_ERRORS) as error:
         raise WeightsError(f"{path}: not a file of PyTorch: {error}") from error
+
+
+def irreps_of(irreps: Inert) -> e3nn.Irreps:
+    """Irreps of e3nn, which are tuples of a multiplicity and a tuple of degree and parity."""
+    terms = [item.args[0] for item in irreps.args[0]]
+    return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
 
 
 def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> np.ndarray:
@@ -168,6 +187,7 @@ def _encoded(text: str, encoding: str) -> bytes:
 ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
     "__builtin__.set": set,
     "builtins.set": set,
+    "builtins.slice": slice,
     "_codecs.encode": _encoded,
     "collections.OrderedDict": OrderedDict,
     "numpy.core.multiarray._reconstruct": _array,
@@ -190,11 +210,12 @@ ALLOWED: Final[dict[str, Callable[..., Any] | str]] = {
 class _Reader(pickle.Unpickler):
     """Unpickler for numbers, text, containers and inert objects only."""
 
-    def __init__(self, archive: zipfile.ZipFile, source: str, inert: tuple[str, ...]):
-        names = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    def __init__(self, archive: zipfile.ZipFile, source: str, inert: tuple[str, ...], layout: Layout):
+        names = [name for name in archive.namelist() if name.partition("/")[2] == layout.pickle]
         if len(names) != 1:
-            raise WeightsError(f"{source}: not a file of PyTorch: no data.pkl")
-        self.folder, self.archive, self.source = names[0].removesuffix("data.pkl"), archive, source
+            raise WeightsError(f"{source}: not a file of PyTorch: no {layout.pickle}")
+        self.folder, self.archive, self.source = names[0].removesuffix(layout.pickle), archive, source
+        self.numbers = f"{self.folder}{layout.numbers}"
         self.inert, self.classes = inert, dict[str, type[Inert]]()
         order = f"{self.folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
@@ -220,7 +241,7 @@ class _Reader(pickle.Unpickler):
             names = ", ".join((*sorted(ALLOWED), *(f"{package}.*" for package in self.inert)))
             raise WeightsError(f"{self.source}: names {full!r}; allowed: {names}")
         if full not in self.classes:
-            self.classes[full] = type(name, (Inert,), {})
+            self.classes[full] = type(name, (Inert,), {"__module__": module})
         return self.classes[full]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -228,7 +249,7 @@ class _Reader(pickle.Unpickler):
         kind, dtype, key, *_ = pid
         if kind != "storage" or not isinstance(dtype, str) or not str(key).isdigit():
             raise pickle.UnpicklingError(f"unknown reference {pid!r}")
-        entry = self.archive.getinfo(f"{self.folder}data/{key}")
+        entry = self.archive.getinfo(self.numbers.format(key))
         if entry.file_size > LARGEST_STORAGE:
             raise pickle.UnpicklingError(f"{entry.filename} has {entry.file_size} bytes; allowed: {LARGEST_STORAGE}")
         return Storage(np.frombuffer(self.archive.read(entry), dtype))

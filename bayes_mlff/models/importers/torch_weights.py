@@ -39,12 +39,15 @@ State = Mapping[str, np.ndarray]
 PREFIX = "model.func."
 """Prefix of the network in `NequIPGNNModel` and `FullNequIPGNNModel`."""
 
+BESSELS = f"{PREFIX}bessel_encode.bessel_weights"
+"""Frequencies of the Bessel functions."""
+
 NOT_WEIGHTS = re.compile(
     r"model\._empty"
     r"|.*\.output_mask"
     r"|.*\.bias"
     r"|.*\.equivariant_nonlin\.mul\.weight"
-    r"|.*\.tp_scatter\.tp\.weight"
+    r"|.*\.conv\.(tp_scatter\.)?tp\.weight"
     r"|.*\._w3j_\d_\d_\d"
 )
 """Entries of a state that hold no weights: masks, coupling coefficients, and biases and weights of size 0."""
@@ -99,7 +102,8 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
       source: how the PyTorch model was declared.
 
     Returns:
-      Parameters for `NequIP(config)` in the dtype of the state's weights.
+      Parameters for `NequIP(config)` as numpy arrays in the dtype of the state's weights. JAX would reduce float64 to
+      float32 unless 64-bit numbers are enabled.
 
     Raises:
       WeightsError: naming every entry of the state without a place, every parameter without a source, every
@@ -113,12 +117,13 @@ def from_nequip(state: State, config: NequIPConfig, source: Source) -> Params:
         filled = {block.target: cut(state, block) for block in blocks}
         dtype = filled["embedding"].dtype
         filled |= {k: np.zeros(v.shape, dtype) for k, v in wanted.items() if k.startswith(f"{HEAD}/")}
-        filled["bessel_frequencies"] = filled["bessel_frequencies"].reshape(-1).astype(dtype)
+        if config.trainable_bessels:
+            filled["bessel_frequencies"] = filled["bessel_frequencies"].reshape(-1).astype(dtype)
         problems = [f"parameter {k} has no source" for k in wanted if k not in filled]
         problems += [f"{k} has shape {v.shape}" for k, v in filled.items() if v.shape != wanted[k].shape]
     if problems:
         raise WeightsError("NequIP weights do not fit the configuration: " + "; ".join(problems))
-    return unflatten_dict({k: jnp.asarray(filled[k]) for k in wanted}, sep="/")
+    return unflatten_dict({k: filled[k] for k in wanted}, sep="/")
 
 
 def to_nequip(params: Params, config: NequIPConfig, source: Source, state: State) -> dict[str, np.ndarray]:
@@ -162,14 +167,16 @@ def layout(config: NequIPConfig, source: Source) -> list[Block]:
     shape = (len(types), config.embedding_features)
     name = f"{PREFIX}type_embed.embed_module.weight"
     blocks = [Block(name, 0, shape, "embedding", types, np.arange(shape[1]))]
-    blocks.append(whole(f"{PREFIX}bessel_encode.bessel_weights", (1, config.num_bessels), "bessel_frequencies"))
+    if config.trainable_bessels:
+        blocks.append(whole(BESSELS, (1, config.num_bessels), "bessel_frequencies"))
     inputs = {"0e": config.embedding_features}
     for i in range(config.num_layers):
         layer = Layer(config, inputs, order if i < config.num_layers - 1 else {"0e": order["0e"]})
         prefix = f"{PREFIX}layer{i}_convnet.conv."
         radial = _dense(f"{prefix}edge_mlp.mlp", config.radial_depth + 1)
         names = Names(radial, f"{prefix}linear_1.weight", f"{prefix}linear_2.weight", f"{prefix}sc.weight")
-        blocks += layer.blocks(names, f"interaction_{i}/", connected=i > 0)
+        connected = i > 0 or config.first_self_connection
+        blocks += layer.blocks(names, f"interaction_{i}/", connected=connected)
         inputs = layer.outputs
     widths = (inputs["0e"], *(config.readout_width,) * config.readout_depth, 1)
     blocks += mlp(_dense(f"{PREFIX}per_atom_energy_readout.mlp_module.mlp", len(widths) - 1), "readout", widths)
@@ -360,8 +367,10 @@ def misfits(
 def _constants(config: NequIPConfig, source: Source) -> dict[str, np.ndarray]:
     """Constants of a state that must agree with the configuration."""
     position = [config.elements.index(chemical_symbols.index(name)) for name in source.type_names]
-    return {
-        f"{PREFIX}edge_norm._rmax_recip": np.array([1.0 / config.r_max]),
+    cutoffs = np.array(config.pair_cutoffs)[np.ix_(position, position)] if config.pair_cutoffs else config.r_max
+    frequencies = {} if config.trainable_bessels else {BESSELS: np.arange(1.0, config.num_bessels + 1.0)}
+    return frequencies | {
+        f"{PREFIX}edge_norm._rmax_recip": 1.0 / np.ravel(cutoffs),
         f"{PREFIX}per_type_energy_scale_shift.scales": np.array(config.energy_scales)[position],
         f"{PREFIX}per_type_energy_scale_shift.shifts": np.array(config.energy_shifts)[position],
     }

@@ -22,12 +22,13 @@ from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.models import registry
-from bayes_mlff.models.importers import mace_files, nequix_files, sevennet_files, torch_pickle
+from bayes_mlff.models.importers import mace_files, nequip_files, nequix_files, sevennet_files, torch_pickle
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
 from tests.support import nequix_file
 from tests.support.bad_input import repacked
 from tests.support.bad_weights import TINY, tensor_program
+from tests.support.nequip_package import archive as package
 
 PACKAGE = Path(registry.__file__).parents[1]
 
@@ -42,6 +43,7 @@ READERS = {
     "mace model": mace_files.read_model,
     "mace state": lambda path: mace_files.read_state(path, TINY[1]),
     "nequix": nequix_files.read_model,
+    "nequip": nequip_files.read_model,
     "registry": lambda path: registry.load(str(path)),
 }
 
@@ -103,8 +105,10 @@ def archive(path, program: bytes, **members: bytes):
 def test_programs_in_pickles_do_not_run(tmp_path, reader, name):
     canary = tmp_path / "canary"
     program = hostile_programs(canary)[name]
-    for path in (archive(tmp_path / "a.model", program), tmp_path / "b.model", tmp_path / "c.safetensors"):
-        if path.name != "a.model":
+    archives = archive(tmp_path / "a.model", program), package(tmp_path / "a.nequip.zip", program, {})
+    others = tmp_path / "b.model", tmp_path / "c.safetensors"
+    for path in (*archives, *others):
+        if path in others:
             path.write_bytes(program)  # as files of PyTorch before 1.6, or under another name
         if (
             reader in ("tensors", "model")
