@@ -25,6 +25,7 @@ from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.likelihood import Likelihood, PerAtom
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -241,7 +242,7 @@ def _sample(
         predict,
         likelihood,
         labels,
-        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=task.sets.train.force_rms),
+        first_parameters(config, potential, plan.chains, key_start, force_sigma_ev_a=_first_error(task)),
         key_chains,
         folder=directory.checkpoints,
         digest=identity.digest(task.sets, potential, with_weights=not config.from_random_weights),
@@ -249,6 +250,14 @@ def _sample(
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
+
+
+def _first_error(task: Task) -> float:
+    """Root mean square error of the training forces before anything is learnt, eV/Å; random weights predict zero."""
+    train = task.sets.train
+    if task.config.from_random_weights:
+        return train.force_rms
+    return max(SIGMA_UNIT, float(evaluate.force_rmse(task.pretrained["train"], train)[0]))
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:
