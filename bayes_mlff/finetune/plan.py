@@ -88,7 +88,13 @@ def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn,
     """
     if config.parallel is None:
         return None
-    level = noise_levels(predict, last_sigma_bias(potential), config.sampler.batch_size, floor_ev_a=SIGMA_UNIT)
+    level = noise_levels(
+        predict,
+        last_sigma_bias(potential),
+        config.sampler.batch_size,
+        floor_ev_a=SIGMA_UNIT,
+        free_zero=config.fits_energy_zero,
+    )
     return while_cold(level, config.parallel.cold_steps, thin)
 
 
