@@ -124,7 +124,8 @@ def _jobs(
     for one in wanted:
         sets, potential, digest = inputs[one.data]
         name = f"{one.method}-m{sets.train.size}-s{one.seed}"
-        stated = identity.stated(one.model_copy(update={"output": str(Path(config.output) / name)}), potential)
+        named = one.model_copy(update={"output": str(Path(config.output) / name)})
+        stated = identity.stated(named, potential, sets.train)
         identity.check_output(stated, base / stated.output)
         jobs[name] = _Job(stated, _done_before(stated, digest, base / stated.output))
         if jobs[name].metrics is None:

@@ -33,6 +33,13 @@ class FinetuneLikelihood(LikelihoodSettings):
         description="Standard deviation of the energy in the likelihood, with its unit: of the total energy of any "
         "structure, or with /atom behind the unit multiplied by the number of atoms.",
     )
+    energy_zero: Literal["fitted", "learnt"] | None = Field(
+        default=None,
+        description="Zero of the energies: fitted gives every sample the constant that fits the training energies "
+        "best, so that its weights learn differences of energies; learnt leaves the constant to the weights, which "
+        "slows the learning of forces down. null means fitted if all training frames have the same composition, else "
+        "learnt.",
+    )
 
 
 class ParallelSampler(ParallelChains):
@@ -152,6 +159,11 @@ class FinetuneConfig(Section):
     def learns_stress(self) -> bool:
         """True if stress is among the labels to learn from."""
         return self.targets == "energy+forces+stress"
+
+    @property
+    def fits_energy_zero(self) -> bool:
+        """True if every sample gets the energy zero that fits best; known once `identity.stated` has decided."""
+        return self.targets != "forces" and self.likelihood.energy_zero == "fitted"
 
     @property
     def optimises(self) -> bool:

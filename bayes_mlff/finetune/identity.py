@@ -2,17 +2,17 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from bayes_mlff.core.changes import changes
-from bayes_mlff.core.errors import RunDirectoryError, shown
+from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
 from bayes_mlff.finetune.data_config import DataConfig
-from bayes_mlff.finetune.labelled import DataSets
+from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.transfer import first_step_size, prior_scale
 from bayes_mlff.runs.directory import RunDirectory
@@ -23,16 +23,37 @@ OPTIMISERS_TAKE: Final = ("batch_size", "friction")
 """Keys of the sampler that optimisers use: what every step of either depends on."""
 
 
-def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
-    """The configuration as stored in the results directory: with the values that the architecture sets."""
+def stated(config: FinetuneConfig, potential: Potential, train: Frames) -> FinetuneConfig:
+    """The configuration as stored in the results directory: with the values that architecture and labels set.
+
+    Raises:
+      ConfigError: if the energy zero is to be fitted and cannot be.
+    """
     update: dict[str, Section] = {
-        "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)})
+        "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)}),
+        "likelihood": config.likelihood.model_copy(update={"energy_zero": _energy_zero(config, train)}),
     }
     sampler = config.sampler
     if isinstance(sampler, ParallelSampler):
         size = first_step_size(sampler.step_size, potential)
         update["sampler"] = sampler.model_copy(update={"step_size": size})
     return config.model_copy(update=update)
+
+
+def _energy_zero(config: FinetuneConfig, train: Frames) -> Literal["fitted", "learnt"] | None:
+    given = config.likelihood.energy_zero
+    if config.targets == "forces" or train.energy is None:
+        return given
+    obstacle = None
+    if len(np.unique(np.sort(train.numbers, axis=1), axis=0)) > 1:
+        obstacle = "the training frames differ in composition"
+    elif config.method == "laplace":
+        obstacle = "method laplace expands the posterior around weights that reproduce the energies"
+    elif config.sampler.batch_size == 1:
+        obstacle = "a minibatch of one label (sampler.batch_size) has no differences of energies"
+    if obstacle is not None and given == "fitted":
+        raise ConfigError("likelihood.energy_zero", given, f"learnt, since {obstacle}")
+    return given or ("learnt" if obstacle else "fitted")
 
 
 def check_output(config: FinetuneConfig, path: Path) -> None:

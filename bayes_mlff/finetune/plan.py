@@ -88,7 +88,13 @@ def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn,
     """
     if config.parallel is None:
         return None
-    level = noise_levels(predict, last_sigma_bias(potential), config.sampler.batch_size, floor_ev_a=SIGMA_UNIT)
+    level = noise_levels(
+        predict,
+        last_sigma_bias(potential),
+        config.sampler.batch_size,
+        floor_ev_a=SIGMA_UNIT,
+        free_zero=config.fits_energy_zero,
+    )
     return while_cold(level, config.parallel.cold_steps, thin)
 
 
@@ -141,15 +147,16 @@ def _prior(config: FinetuneConfig, potential: Potential) -> GaussianPrior:
 
 
 def first_parameters(
-    config: FinetuneConfig, potential: Potential, chains: int, key: jax.Array, *, force_rms_ev_a: float
+    config: FinetuneConfig, potential: Potential, chains: int, key: jax.Array, *, force_sigma_ev_a: float
 ) -> jax.Array:
     """Starting points [c, p] of the chains.
 
-    Methods without pretrained weights start from random ones. Their force σ starts near `force_rms_ev_a`, the RMS
-    force component of the training frames: if σ were far below the error, the first gradients would be so large that
-    AMSGrad, which remembers the largest, would keep all later steps small. Other methods start from the pretrained
-    weights; parallel chains add noise of `initial_spread` times the scale of the prior. Their σ heads are drawn from
-    the prior.
+    Methods without pretrained weights start from random ones. Other methods start from the pretrained weights; parallel
+    chains add noise of `initial_spread` times the scale of the prior. The σ heads of these are drawn from the prior.
+
+    The force σ starts near `force_sigma_ev_a`, unless `adjustment` sets it: if σ were far below the error, the first
+    gradients would be so large that AMSGrad, which remembers the largest, would keep all later steps small, and the
+    small steps of a fine-tuning would take thousands to raise σ.
     """
     if config.from_random_weights:
         # Seeds may be traced values, since they are only used as keys.
@@ -159,7 +166,8 @@ def first_parameters(
             random = registry.widened(registry.initialize(potential.config, cast(int, seed)))
             return ravel_pytree(random.params)[0]
 
-        return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_rms_ev_a)
+        return with_force_sigma(potential, jax.jit(jax.vmap(draw))(seeds), force_sigma_ev_a)
     spread = 0.0 if config.parallel is None else config.parallel.initial_spread
     centre = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
-    return around_prior_mean(potential, centre, spread, chains, key)
+    start = around_prior_mean(potential, centre, spread, chains, key)
+    return start if config.parallel is not None else with_force_sigma(potential, start, force_sigma_ev_a)

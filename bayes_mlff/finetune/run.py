@@ -25,6 +25,7 @@ from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.likelihood import Likelihood, PerAtom
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -92,6 +93,8 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         observer.say(
             f"no energies in the data ({keys}): the samples have the atomic reference energies of the pretrained model"
         )
+    if task.config.fits_energy_zero:
+        observer.say("energies are learnt as differences: every sample has the energy zero that fits its labels best")
     if task.sets.validation is None:
         observer.say("no validation frames: σ is not scaled; set data.validation or data.validation_frames to scale it")
     directory = _open(task.config, base / config.output)
@@ -125,7 +128,7 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
             predicted = evaluate.predict(single, flat, graph, batch)
             found = doubts.check_set(predicted, spare, sets.units["train"], "train", by_model=by_model)
             work |= found
-    return Task(identity.stated(config, potential), sets, graphs, potential, single, before, work)
+    return Task(identity.stated(config, potential, sets.train), sets, graphs, potential, single, before, work)
 
 
 def _with_spare(sets: DataSets) -> Frames | None:
@@ -196,14 +199,14 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     known = atomic_energies.independent(counts if train.energy is not None else counts[:0])
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
     offsets = np.repeat(learnt, len(sampled.samples), axis=0)
-    if config.targets == "forces":
-        # Forces do not determine the energy zero of a sample.
+    if config.targets == "forces" or config.fits_energy_zero:
+        # Forces and differences of energies do not determine the energy zero of a sample.
         offsets = above(predicted("train").energy)
-        if train.energy is not None:
-            atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
-            error = np.mean(predicted("train").energy + atomic, axis=0) - train.energy
-            measured = scatter(error, train.atoms, len(known), energy_sigma)
-            energy_sigma = energy_sigma if measured is None else measured
+    if config.targets == "forces" and train.energy is not None:
+        atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
+        error = np.mean(predicted("train").energy + atomic, axis=0) - train.energy
+        measured = scatter(error, train.atoms, len(known), energy_sigma)
+        energy_sigma = energy_sigma if measured is None else measured
     ensemble = ensemble_of(sampled.samples, offsets)
     unscaled = None
     if task.sets.validation is not None:
@@ -241,7 +244,7 @@ def _sample(
         predict,
         likelihood,
         labels,
-        first_parameters(config, potential, plan.chains, key_start, force_rms_ev_a=task.sets.train.force_rms),
+        first_parameters(config, potential, plan.chains, key_start, force_sigma_ev_a=_first_error(task)),
         key_chains,
         folder=directory.checkpoints,
         digest=identity.digest(task.sets, potential, with_weights=not config.from_random_weights),
@@ -249,6 +252,14 @@ def _sample(
         validate=force_rmse if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
+
+
+def _first_error(task: Task) -> float:
+    """Root mean square error of the training forces before anything is learnt, eV/Å; random weights predict zero."""
+    train = task.sets.train
+    if task.config.from_random_weights:
+        return train.force_rms
+    return max(SIGMA_UNIT, float(evaluate.force_rmse(task.pretrained["train"], train)[0]))
 
 
 def _keys(config: FinetuneConfig) -> tuple[jax.Array, jax.Array, jax.Array]:

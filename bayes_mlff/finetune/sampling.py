@@ -118,7 +118,7 @@ def run(
     The result of an interrupted and continued run is bit-identical to that of an uninterrupted one.
 
     Args:
-      config: settings; the batch size is used.
+      config: settings; the batch size and the kind of energy zero are used.
       plan: update rule, prior and sample steps.
       predict: model of flat weights.
       likelihood: fixed standard deviations.
@@ -140,7 +140,12 @@ def run(
         params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
     ):
         value_and_grad = potential_and_gradient(
-            predict, plan.prior, config.sampler.batch_size, prefer_newest=False, batch_axis=batch_axis
+            predict,
+            plan.prior,
+            config.sampler.batch_size,
+            prefer_newest=False,
+            batch_axis=batch_axis,
+            free_zero=config.fits_energy_zero,
         )
         axis = preferred_axis()
         run = chain_runner(

@@ -29,13 +29,20 @@ class _Sums(NamedTuple):
     log_sigma: jax.Array  # of force σ over its floor
     atoms: jax.Array
     energy: jax.Array
+    error: jax.Array  # sum, not of squares
     energies: jax.Array
     stress: jax.Array
     stresses: jax.Array
 
 
 def noise_levels(
-    predict: PredictFn, sigma_bias: np.ndarray, batch_size: int, *, floor_ev_a: float, at_once: int | None = None
+    predict: PredictFn,
+    sigma_bias: np.ndarray,
+    batch_size: int,
+    *,
+    floor_ev_a: float,
+    at_once: int | None = None,
+    free_zero: bool = False,
 ) -> LevelFn:
     """Build the function that sets every σ of a chain from its errors on the training set.
 
@@ -51,6 +58,7 @@ def noise_levels(
       batch_size: labels evaluated together, unless at_once or the caches of the device demand fewer.
       floor_ev_a: smallest geometric mean of force σ, eV/Å: few labels can be fitted exactly.
       at_once: labels evaluated together; by default as many of `batch_size` as suit the device.
+      free_zero: the errors of energies are taken relative to their mean, see `potential_and_gradient`.
 
     Returns:
       `(params [p], observations) -> (params [p], likelihood)` for one chain, with that weight changed. The set must
@@ -85,6 +93,7 @@ def noise_levels(
                 jnp.sum(jnp.where(atoms, jnp.log(sigma / floor_ev_a), 0.0)),
                 jnp.sum(atoms, dtype=jnp.int32),
                 jnp.sum(_squares(found.energy, labels.energy, energies) / per**2),
+                jnp.sum(jnp.where(energies, found.energy - labels.energy.astype(found.energy.dtype), 0.0) / per),
                 jnp.sum(energies, dtype=jnp.int32),
                 jnp.sum(stress),
                 jnp.sum(stresses, dtype=jnp.int32),
@@ -94,9 +103,11 @@ def noise_levels(
         nothing = _Sums(*[jnp.zeros([], params.dtype)] * len(_Sums._fields))
         sums = jax.lax.fori_loop(0, (used + group - 1) // group, add, nothing)
         change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.thirds), -sums.log_sigma / sums.atoms)
+        mean = sums.error / jnp.maximum(sums.energies, 1.0) if free_zero else 0.0
+        energy = jnp.maximum(sums.energy - mean * sums.error, 0.0)
         stress_sigma = likelihood.stress_sigma
         levelled = Likelihood(
-            jax.tree.map(lambda x: _at_least(x, sums.energy, sums.energies), likelihood.energy_sigma),
+            jax.tree.map(lambda x: _at_least(x, energy, sums.energies), likelihood.energy_sigma),
             None if stress_sigma is None else _at_least(stress_sigma, sums.stress, sums.stresses),
         )
         return params.at[sigma_bias].add(change), levelled

@@ -70,6 +70,7 @@ def potential_and_gradient(
     prefer_newest: bool = True,
     at_once: int | None = None,
     batch_axis: str | None = None,
+    free_zero: bool = False,
 ) -> Callable[[Params, jax.Array, Observations], tuple[jax.Array, Params]]:
     """Build U of `potential` together with its gradient, evaluated a few structures at a time.
 
@@ -84,9 +85,14 @@ def potential_and_gradient(
         than b, groups of structures with weight zero are left out.
       batch_axis: name of a mesh axis over whose devices the groups are distributed; all devices get the sum. Only
         for use inside `jax.shard_map`.
+      free_zero: the energies have an unknown constant in common, which the predictions need not reproduce: the
+        likelihood is the marginal one under a flat prior of the constant. A change of almost any weight shifts all
+        energies together by far more than it changes their differences, so that otherwise the steps that hold the
+        constant hinder the weights that forces and energy differences need.
 
     Returns:
-      `(params, key, observations) -> (U [], dU/dparams)` for one chain.
+      `(params, key, observations) -> (U [], dU/dparams)` for one chain. With `free_zero` the gradient is an unbiased
+      estimate with equal weights of the minibatch; U is larger than its expectation while not all labels are in it.
     """
 
     def evaluate(params: Params, key: jax.Array, observations: Observations) -> tuple[jax.Array, Params]:
@@ -98,24 +104,63 @@ def potential_and_gradient(
         group = at_once or preferred_group(-(-batch_size // devices), training_set)
         batch = jax.tree.map(lambda x: jnp.pad(x, (0, -batch_size % group)), batch)  # padded with copies of weight zero
 
+        used = jnp.minimum(training_set.count, batch_size)
+        groups = (used + group - 1) // group
+        mine = (groups - here + devices - 1) // devices
+
+        def residuals(i: jax.Array, found: jax.Array) -> jax.Array:
+            first = (here + i * devices) * group
+            graphs, labels = labels_of(training_set, jax.lax.dynamic_slice_in_dim(batch.indices, first, group))
+            error = predict(params, graphs).energy - labels.energy.astype(found.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(found, error.astype(found.dtype), first, 0)
+
+        shifts = None
+        if free_zero:
+            none = jnp.zeros(batch.weights.shape, jax.tree.leaves(params)[0].dtype)
+            errors = jax.lax.fori_loop(0, mine, residuals, none)
+            errors = errors if batch_axis is None else jax.lax.psum(errors, batch_axis)
+            weights = jnp.where(training_set.has_energy[batch.indices], batch.weights, 0.0).astype(errors.dtype)
+            shifts = _zeros(errors, weights, everything=training_set.count <= batch_size)
+
         def data_term(params: Params, first: jax.Array) -> jax.Array:
             indices = jax.lax.dynamic_slice_in_dim(batch.indices, first, group)
             weights = jax.lax.dynamic_slice_in_dim(batch.weights, first, group)
             graphs, labels = labels_of(training_set, indices)
+            if shifts is not None:
+                shift = jax.lax.dynamic_slice_in_dim(shifts, first, group)
+                labels = labels._replace(energy=labels.energy + shift.astype(labels.energy.dtype))
             return -_weighted(weights, log_likelihood(likelihood, predict(params, graphs), labels), params)
 
         def add(i: jax.Array, total: tuple[jax.Array, Params]) -> tuple[jax.Array, Params]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(data_term)(params, i * group))
 
         start = jax.value_and_grad(_prior_term)(params, prior, training_set)
-        used = jnp.minimum(training_set.count, batch_size)
-        groups = (used + group - 1) // group
         own = jax.tree.map(lambda x: jnp.where(here == 0, x, jnp.zeros_like(x)), start)  # the prior counts once
-        mine = (groups - here + devices - 1) // devices
         own = jax.lax.fori_loop(0, mine, lambda i, total: add(here + i * devices, total), own)
         return own if batch_axis is None else jax.lax.psum(own, batch_axis)
 
     return evaluate
+
+
+def _zeros(errors: jax.Array, weights: jax.Array, *, everything: jax.Array) -> jax.Array:
+    """Estimate, for each label of a minibatch, the error that all energies have in common.
+
+    If the minibatch is not the whole set, a label's own error is left out, since it is not independent of itself: the
+    expectation of the gradient then is that of the whole set.
+
+    Args:
+      errors: [b] eV, energy minus label.
+      weights: [b] of the minibatch, zero for labels without energy.
+      everything: [] whether the minibatch is the whole set.
+
+    Returns:
+      [b] eV; a label's own error if there is no other one.
+    """
+    own = jnp.where(everything, 0.0, weights)
+    rest = jnp.sum(weights) - own
+    others = jnp.where(rest > 1e-6 * jnp.sum(weights), rest, 1.0)
+    mean = (jnp.sum(weights * errors) - own * errors) / others
+    return jax.lax.stop_gradient(jnp.where(rest > 1e-6 * jnp.sum(weights), mean, errors))
 
 
 def preferred_group(share: int, training_set: TrainingSet) -> int:

@@ -130,9 +130,13 @@ def configuration(fit: Fit, sets: Path, output: Path, *, folders: tuple[Path, ..
 
 
 def resolved(wanted: FinetuneConfig, stored: FinetuneConfig) -> FinetuneConfig:
-    """What is wanted, with the scale that a fine-tuning has stored where it is left to the architecture."""
-    left = wanted.prior.scale is None and wanted.prior.kind == stored.prior.kind
-    return wanted.model_copy(update={"prior": stored.prior}) if left else wanted
+    """What is wanted, with what a fine-tuning has stored of keys that are left to architecture and labels."""
+    update: dict[str, Section] = {}
+    if wanted.prior.scale is None and wanted.prior.kind == stored.prior.kind:
+        update["prior"] = stored.prior
+    if wanted.likelihood.energy_zero is None:
+        update["likelihood"] = wanted.likelihood.model_copy(update={"energy_zero": stored.likelihood.energy_zero})
+    return wanted.model_copy(update=update)
 
 
 def settings_of(config: FinetuneConfig) -> FinetuneConfig:

@@ -306,7 +306,7 @@ def test_starting_points_and_priors_of_the_methods():
     mean = np.asarray(prior_mean(potential))
 
     def first_parameters(parsed, chains):
-        return plan.first_parameters(parsed, potential, chains, key, force_rms_ev_a=2.0)
+        return plan.first_parameters(parsed, potential, chains, key, force_sigma_ev_a=2.0)
 
     head = {k: np.full(v.shape, k[0] == "sigma") for k, v in flatten_dict(potential.params).items()}
     body = ~np.asarray(ravel_pytree(unflatten_dict(head))[0])
@@ -316,6 +316,7 @@ def test_starting_points_and_priors_of_the_methods():
         start = np.asarray(first_parameters(parsed, 2))
         np.testing.assert_array_equal(start[:, body], np.stack([flat[body]] * 2))
         assert (start[0, ~body] != start[1, ~body]).any()
+        np.testing.assert_allclose(SIGMA_UNIT * np.exp(start[:, last_sigma_bias(potential)]), 2.0, rtol=1e-6)
     spread = np.asarray(first_parameters(config.parse(MINIMAL), 400))
     assert np.std(spread[:, body] - flat[body]) == pytest.approx(0.25 * 0.2, rel=0.02)
     assert np.std(spread[:, ~body]) == pytest.approx(0.2, rel=0.02)

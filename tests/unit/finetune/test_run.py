@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from bayes_mlff.api.finetune_console import table
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.finetune import config, identity, plan
 from bayes_mlff.finetune.frames import DataSets, Frames
 from bayes_mlff.models import registry
@@ -76,8 +77,32 @@ def test_scale_of_the_prior_is_that_of_the_architecture_unless_said():
         for prior, scale in (({}, wanted), ({"scale": 0.3}, 0.3)):
             parsed = config.parse({"data": {"train": "a.npz"}, "prior": prior})
             assert plan.make_plan(parsed, potential).prior.scale == scale
-            start = plan.first_parameters(parsed, potential, 400, jax.random.key(0), force_rms_ev_a=1.0)
+            start = plan.first_parameters(parsed, potential, 400, jax.random.key(0), force_sigma_ev_a=1.0)
             assert np.std(start - prior_mean(potential)[None]) == pytest.approx(spread(potential, scale), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "zero"),
+    [
+        ({}, "fitted"),
+        ({"likelihood": {"energy_zero": "learnt"}}, "learnt"),
+        ({"targets": "forces"}, None),
+        ({"method": "adam"}, "fitted"),
+        ({"method": "laplace"}, "learnt"),
+        ({"sampler": {"batch_size": 1}}, "learnt"),
+    ],
+)
+def test_the_energy_zero_is_fitted_where_it_can_be(change, zero):
+    potential, parsed = registry.initialize(TINY, 0), config.parse({"data": {"train": "a.npz"}} | change)
+    one = identity.stated(parsed, potential, water(2))
+    assert one.likelihood.energy_zero == zero and one.fits_energy_zero == (zero == "fitted")
+    two = water(2)
+    two.numbers[1] = [8, 1, 0]
+    assert not identity.stated(parsed, potential, two).fits_energy_zero
+    if change.get("method") == "laplace" or "sampler" in change:
+        asked = config.parse({"data": {"train": "a.npz"}} | change | {"likelihood": {"energy_zero": "fitted"}})
+        with pytest.raises(ConfigError, match=r"likelihood\.energy_zero.*'fitted'; allowed: learnt, since"):
+            identity.stated(asked, potential, water(2))
 
 
 def spread(potential, scale):
