@@ -20,7 +20,7 @@ from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
-from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models import catalogue, registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import advice, artefact, beginning, cost, systems
 from bayes_mlff.otf import config as configuration
@@ -200,7 +200,7 @@ def _problem(
     for remark in start.remarks:
         observer.say(f"  structure  {remark}")
     if potential is None:
-        potential = registry.for_atoms(registry.load(config.model), start.structure.numbers)
+        potential = registry.for_atoms(registry.load(config.model, listener=observer), start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
@@ -210,7 +210,7 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     if config.structure.file not in systems.STRUCTURES:
         where = str((base / config.structure.file).resolve())
         changes["structure"] = config.structure.model_copy(update={"file": where})
-    if config.model not in registry.NAMES:
+    if config.model not in catalogue.NAMES:
         changes["model"] = str((base / config.model).resolve())
     return config.model_copy(update=changes)
 

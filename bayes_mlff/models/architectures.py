@@ -14,15 +14,14 @@ import flax.linen as nn
 from pydantic import Field, TypeAdapter
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.models import mace, nequip
+from bayes_mlff.models import catalogue, mace, nequip
 from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.importers import downloads, mace_files, nequix_files, sevennet_files
+from bayes_mlff.models.importers.telling import Listener
+from bayes_mlff.models.known.entry import Download, InPackage
 
 C = TypeVar("C", bound=ArchitectureConfig)
-
-Say = Callable[[str], None]
-"""Called with one line of text about the progress."""
 
 
 class Writer(Protocol):
@@ -47,7 +46,7 @@ class FileFormat(NamedTuple):
 class Published(NamedTuple):
     """A model of another project that has a known name."""
 
-    find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> file and its SHA-256
+    find: Callable[[str, str, Listener], tuple[Path, str]]  # (name, dotted key, listener) -> file and its SHA-256
     read: Callable[[Path], Imported]
     digest: str | None = None  # the SHA-256, if it is known without the file
 
@@ -85,17 +84,22 @@ class Architecture(Generic[C]):
         return self.config.model_fields["architecture"].default
 
 
-def _checkpoint(name: str, key: str, say: Say) -> tuple[Path, str]:
-    return sevennet_files.find(name, key), sevennet_files.CHECKPOINTS[name].sha256
+def _find(name: str, key: str, listener: Listener) -> tuple[Path, str]:
+    """The file of a model of another project and its SHA-256; downloaded if it is not here."""
+    known = catalogue.ENTRIES[name]
+    if isinstance(known.source, InPackage):
+        return sevennet_files.find(name, key, known.source), known.source.sha256
+    assert isinstance(known.source, Download)
+    return downloads.fetch(known, known.source, key, listener=listener)
 
 
-def _download(name: str, key: str, say: Say) -> tuple[Path, str]:
-    return downloads.fetch(name, key, say=say)
-
-
-def _downloads(suffix: str, read: Callable[[Path], Imported]) -> dict[str, Published]:
-    """The models that are downloaded as files of one kind."""
-    return {name: Published(_download, read, downloads.DOWNLOADS[name].sha256) for name in downloads.names(suffix)}
+def _published(architecture: str, readers: Mapping[str, Callable[[Path], Imported]]) -> dict[str, Published]:
+    """The models of the catalogue that other projects have published, with the readers of their files by suffix."""
+    return {
+        known.name: Published(_find, readers[known.source.suffix], known.sha256)
+        for known in catalogue.ENTRIES.values()
+        if known.architecture == architecture and isinstance(known.source, Download | InPackage)
+    }
 
 
 _NEQUIP: Final = Architecture(
@@ -109,11 +113,7 @@ _NEQUIP: Final = Architecture(
     widened=nequip.widened,
     per_element=nequip.per_element,
     formats=(FileFormat("nequix", ".nqx", nequix_files.read_model),),
-    published={
-        name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
-        for name, origin in sevennet_files.CHECKPOINTS.items()
-    }
-    | _downloads(".nqx", nequix_files.read_model),
+    published=_published("nequip", {".pth": sevennet_files.read_model, ".nqx": nequix_files.read_model}),
 )
 
 _MACE: Final = Architecture(
@@ -127,7 +127,7 @@ _MACE: Final = Architecture(
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
     formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),
-    published=_downloads(".model", mace_files.read_model),
+    published=_published("mace", {".model": mace_files.read_model}),
 )
 
 ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import cast
 
@@ -11,31 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import ValidationError
-from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
-from bayes_mlff.core.paths import cache_folder, is_file
+from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.neighbors import species_index
-from bayes_mlff.models import architectures
+from bayes_mlff.models import architectures, catalogue
 from bayes_mlff.models.architectures import Published
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.importers.telling import Listener, OnStderr
+from bayes_mlff.models.known.entry import Shipped
 from bayes_mlff.models.potential import Potential, network
-
-LAYOUT = 1
-"""Version of converted files; to be increased when a conversion changes, so that older files are no longer used."""
-
-SHIPPED = {
-    "nequip-md17-small": "nequip_md17_small.safetensors",
-    "mace-perovskite-small": "mace_perovskite_small.safetensors",
-}
-"""Files of the models that come with the package, by their names in configurations."""
-
-NAMES = (*SHIPPED, *architectures.published())
-"""Names of all known models: those of this package, and those that other projects have published."""
 
 
 def initialize(config: ArchitectureConfig, seed: int, dtype: type = jnp.float32) -> Potential:
@@ -109,29 +97,33 @@ def _arrays(potential: Potential) -> dict[str, np.ndarray]:
     return {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
 
 
-def load(name_or_path: str, *, key: str = "model", dtype: type = jnp.float32) -> Potential:
+def load(
+    name_or_path: str, *, key: str = "model", dtype: type = jnp.float32, listener: Listener | None = None
+) -> Potential:
     """Load a model by name, from a safetensors file written by `save`, or from a file of another program (mace-torch).
 
     When a model of another package is loaded for the first time, its converted weights are stored in the user's cache.
 
     Args:
-      name_or_path: one of `NAMES` or a path to a file.
+      name_or_path: a name of the catalogue, or a path to a file.
       key: dotted configuration key, for the error message.
       dtype: floating-point type of the weights.
+      listener: told about a download; by default the standard error stream is.
 
     Raises:
       ConfigError: if neither a model nor a file of this name exists, or if the package of the model is missing.
       WeightsError: if the weights in the file do not fit the architecture that it states.
     """
-    if name_or_path in SHIPPED:
-        path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
+    known, origin = catalogue.ENTRIES.get(name_or_path), architectures.published().get(name_or_path)
+    if known is not None and isinstance(known.source, Shipped):
+        path = catalogue.shipped(known.source)
     else:
-        origin = architectures.published().get(name_or_path)
-        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin)
+        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin, listener or OnStderr())
     readers = {form.suffix: form.read for form in architectures.formats()}
     if not is_file(path):
         kinds = " or ".join((".safetensors", *readers))
-        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
+        allowed = f"{catalogue.allowed(name_or_path)}, or the path of a {kinds} file"
+        raise ConfigError(key, name_or_path, allowed)
     if path.suffix in readers:
         return _cast(Potential(*readers[path.suffix](path)), dtype)
     return _read(path, dtype)
@@ -167,17 +159,13 @@ def _cast(potential: Potential, dtype: type) -> Potential:
     return Potential(potential.config, jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
 
 
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-
-
-def _converted(name: str, key: str, origin: Published) -> Path:
+def _converted(name: str, key: str, origin: Published, listener: Listener) -> Path:
     """Path of the converted weights of another project's model; the model is converted if necessary."""
     # An earlier conversion is used without the original package, unless the original could have changed.
-    if origin.digest is not None and cached(name, origin.digest).is_file():
-        return cached(name, origin.digest)
-    found, digest = origin.find(name, key, _say)
-    path = cached(name, digest)
+    if origin.digest is not None and catalogue.cached(name, origin.digest).is_file():
+        return catalogue.cached(name, origin.digest)
+    found, digest = origin.find(name, key, listener)
+    path = catalogue.cached(name, digest)
     if not path.is_file():
         potential = Potential(*origin.read(found))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,11 +173,6 @@ def _converted(name: str, key: str, origin: Published) -> Path:
         save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the original {digest}"})
         unfinished.replace(path)
     return path
-
-
-def cached(name: str, digest: str) -> Path:
-    """Path of the converted weights of another project's model, with the digest of the original and the layout."""
-    return cache_folder() / f"{name}-{digest}-v{LAYOUT}.safetensors"
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:
