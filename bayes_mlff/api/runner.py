@@ -20,7 +20,7 @@ from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
-from bayes_mlff.models import catalogue, registry, selfcheck
+from bayes_mlff.models import catalogue, presets, registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import advice, artefact, beginning, cost, systems
 from bayes_mlff.otf import config as configuration
@@ -232,7 +232,7 @@ def _work(
     directory.open()
     interruption.last_words = partial(_take_leave, directory, interruption)
     try:
-        directory.log("session_started")
+        directory.log("session_started", preset=_preset(problem))
         _introduce(problem, engine, observer)
         _say_limit(interruption, observer)
         _put_in_force(problem.config, changed, directory, observer)
@@ -320,6 +320,7 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  model      {config.model}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
+        f"  preset     {_preset(problem)}\n"
         f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
@@ -331,6 +332,13 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")
+
+
+def _preset(problem: Problem) -> str:
+    """Whose preset it is, what is taken from it, and what is not."""
+    prior, sampler = problem.config.prior, problem.config.sampler
+    used = {"prior.scale": prior.scale} | {f"sampler.{key}": value for key, value in sampler.model_dump().items()}
+    return presets.of(problem.potential).line(used)
 
 
 def _conditions(problem: Problem) -> str:

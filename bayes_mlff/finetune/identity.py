@@ -10,11 +10,13 @@ from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
+from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets
+from bayes_mlff.models import presets
+from bayes_mlff.models.presets import Chosen
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.posterior.transfer import first_step_size, prior_scale
+from bayes_mlff.posterior.transfer import stated_prior, stated_sampler
 from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
@@ -24,15 +26,23 @@ OPTIMISERS_TAKE: Final = ("batch_size", "friction")
 
 
 def stated(config: FinetuneConfig, potential: Potential) -> FinetuneConfig:
-    """The configuration as stored in the results directory: with the values that the architecture sets."""
-    update: dict[str, Section] = {
-        "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)})
-    }
-    sampler = config.sampler
-    if isinstance(sampler, ParallelSampler):
-        size = first_step_size(sampler.step_size, potential)
-        update["sampler"] = sampler.model_copy(update={"step_size": size})
+    """The configuration as stored in the results directory: with the values that the model's preset sets.
+
+    Raises:
+      ConfigError: if the chains have too few steps for the preset.
+    """
+    chosen = preset(config, potential)
+    update: dict[str, Section] = {"prior": stated_prior(config.prior, chosen)}
+    # Optimisers take the batches and the friction of a sampler, but not its steps.
+    size = config.sampler.batch_size or chosen.preset.batch_size
+    only = config.sampler.model_copy(update={"batch_size": size})
+    update["sampler"] = only if config.optimises else stated_sampler(config.sampler, chosen)
     return config.model_copy(update=update)
+
+
+def preset(config: FinetuneConfig, potential: Potential) -> Chosen:
+    """The preset for a fine-tuning: of the model, or for random weights of its architecture."""
+    return presets.of(potential, pretrained=not config.from_random_weights)
 
 
 def check_output(config: FinetuneConfig, path: Path) -> None:

@@ -86,6 +86,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     unused = identity.without_effect(config)
     if unused:
         observer.say(f"warning: {', '.join(unused)}: not used by method {config.method}")
+    observer.say(f"preset {identity.preset(task.config, task.potential).line(_used(task.config))}")
     for remark in remarks.of_labels(task.sets, task.work):
         observer.say(remark)
     if task.sets.train.energy is None:
@@ -127,6 +128,14 @@ def prepare(config: FinetuneConfig, *, base: Path = Path(), listener: Listener |
             found = doubts.check_set(predicted, spare, sets.units["train"], "train", by_model=by_model)
             work |= found
     return Task(identity.stated(config, potential), sets, graphs, potential, single, before, work)
+
+
+def _used(config: FinetuneConfig) -> dict[str, Any]:
+    """Settings that a preset can have and that the method uses, by their keys."""
+    if config.optimises:
+        return {"sampler.batch_size": config.sampler.batch_size}
+    own = {} if config.from_random_weights or config.prior.kind == "normal" else {"prior.scale": config.prior.scale}
+    return own | {f"sampler.{key}": value for key, value in config.sampler.model_dump().items()}
 
 
 def _with_spare(sets: DataSets) -> Frames | None:

@@ -140,7 +140,7 @@ def run(
         params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
     ):
         value_and_grad = potential_and_gradient(
-            predict, plan.prior, config.sampler.batch_size, prefer_newest=False, batch_axis=batch_axis
+            predict, plan.prior, config.sampler.batch, prefer_newest=False, batch_axis=batch_axis
         )
         axis = preferred_axis()
         run = chain_runner(
@@ -149,7 +149,7 @@ def run(
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
     advance = {
-        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch_size)
+        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch)
         for steps in {plan.chunk, plan.thin}
     }
     state, trace, before = _first(plan, start, key, folder, digest, observer)

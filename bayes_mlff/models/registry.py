@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,11 +19,13 @@ from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, bri
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import architectures, catalogue
+from bayes_mlff.models import origin as origins
 from bayes_mlff.models.architectures import Published
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.importers.telling import Listener, OnStderr
 from bayes_mlff.models.known.entry import Shipped
+from bayes_mlff.models.origin import Origin
 from bayes_mlff.models.potential import Potential, network
 
 
@@ -63,7 +66,7 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
     flat = flatten_dict(potential.params)
     axes = {path: axis_of(config, path) for path in flat}
     params = {k: v if axes[k] is None else jnp.take(jnp.asarray(v), index, axis=axes[k]) for k, v in flat.items()}
-    return Potential(config.restricted(places), unflatten_dict(params))
+    return replace(potential, config=config.restricted(places), params=unflatten_dict(params))
 
 
 def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
@@ -79,17 +82,21 @@ def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
 def per_element(potential: Potential) -> Potential:
     """Replace weights on an element embedding by weights for each element; see `nequip.per_element`."""
     config, params = architectures.of(potential.config).per_element(potential.config, potential.params)
-    return potential if config is potential.config else Potential(config, params)
+    return potential if config is potential.config else replace(potential, config=config, params=params)
 
 
 def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
     """Write weights and architecture to one safetensors file."""
-    save_file(_arrays(potential), path, metadata={"config": potential.config.model_dump_json(), **metadata})
+    save_file(_arrays(potential), path, metadata=_metadata(potential) | metadata)
 
 
 def serialised(potential: Potential, metadata: dict[str, str]) -> bytes:
     """The content of the file that `save` writes."""
-    return to_bytes(_arrays(potential), metadata={"config": potential.config.model_dump_json(), **metadata})
+    return to_bytes(_arrays(potential), metadata=_metadata(potential) | metadata)
+
+
+def _metadata(potential: Potential) -> dict[str, str]:
+    return {"config": potential.config.model_dump_json()} | potential.origin.metadata()
 
 
 def _arrays(potential: Potential) -> dict[str, np.ndarray]:
@@ -114,19 +121,23 @@ def load(
       ConfigError: if neither a model nor a file of this name exists, or if the package of the model is missing.
       WeightsError: if the weights in the file do not fit the architecture that it states.
     """
-    known, origin = catalogue.ENTRIES.get(name_or_path), architectures.published().get(name_or_path)
+    known, published = catalogue.ENTRIES.get(name_or_path), architectures.published().get(name_or_path)
     if known is not None and isinstance(known.source, Shipped):
         path = catalogue.shipped(known.source)
+    elif published is not None:
+        path = _converted(name_or_path, key, published, listener or OnStderr())
     else:
-        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin, listener or OnStderr())
+        path = Path(name_or_path)
     readers = {form.suffix: form.read for form in architectures.formats()}
     if not is_file(path):
         kinds = " or ".join((".safetensors", *readers))
         allowed = f"{catalogue.allowed(name_or_path)}, or the path of a {kinds} file"
         raise ConfigError(key, name_or_path, allowed)
     if path.suffix in readers:
-        return _cast(Potential(*readers[path.suffix](path)), dtype)
-    return _read(path, dtype)
+        same = catalogue.by_content(path)
+        return _cast(Potential(*readers[path.suffix](path), Origin("" if same is None else same.name)), dtype)
+    found = _read(path, dtype)
+    return found if known is None else replace(found, origin=Origin(known.name))
 
 
 def _read(path: Path, dtype: type) -> Potential:
@@ -152,11 +163,11 @@ def _read(path: Path, dtype: type) -> Potential:
     if claimed > len(stored):
         raise WeightsError(f"{path}: the metadata claim {claimed} blocks or layers in {len(stored)} arrays")
     template = jax.eval_shape(_initializer(config, dtype), jax.random.key(0))
-    return Potential(config, fill(template, stored, str(path)))
+    return Potential(config, fill(template, stored, str(path)), origins.read(metadata))
 
 
 def _cast(potential: Potential, dtype: type) -> Potential:
-    return Potential(potential.config, jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
+    return replace(potential, params=jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
 
 
 def _converted(name: str, key: str, origin: Published, listener: Listener) -> Path:
@@ -167,7 +178,7 @@ def _converted(name: str, key: str, origin: Published, listener: Listener) -> Pa
     found, digest = origin.find(name, key, listener)
     path = catalogue.cached(name, digest)
     if not path.is_file():
-        potential = Potential(*origin.read(found))
+        potential = Potential(*origin.read(found), Origin(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         save(potential, unfinished, {"provenance": f"{name}, SHA-256 of the original {digest}"})

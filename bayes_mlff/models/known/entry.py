@@ -58,14 +58,19 @@ class Download(NamedTuple):
 Source = Shipped | InPackage | Download
 
 
+COLD_STEPS: Final = 400
+BATCH_SIZE: Final = 5
+"""Values of presets that say nothing else."""
+
+
 class Preset(NamedTuple):
     """Settings of prior and chains from which fine-tuning a model should start."""
 
     prior_scale: float  # σ_TL, the standard deviation of the transfer prior
     step_size: float  # γ0, the first step size of short chains
-    cold_steps: int  # first steps at temperature 0
-    batch_size: int  # labelled structures in a minibatch
-    found: str  # how these values were found
+    cold_steps: int = COLD_STEPS  # first steps at temperature 0
+    batch_size: int = BATCH_SIZE  # labelled structures in a minibatch
+    found: str = ""  # how these values were found
 
 
 class Entry(NamedTuple):
