@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.core import durations, settings
@@ -22,7 +23,7 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import catalogue, presets, registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import advice, artefact, beginning, cost, systems
+from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -325,6 +326,10 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
     )
+    symbols = {chemical_symbols[z] for z in problem.structure.numbers}
+    level = levels.remark(problem.potential.origin, config.engine.level, symbols)
+    if level is not None:
+        observer.say(f"  level      {level}")
     for word, text in problem.motion.remarks:
         observer.say(f"  {word:<10} {text}")
     if dynamics.unused:

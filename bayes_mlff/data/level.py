@@ -32,6 +32,38 @@ class Level(NamedTuple):
         return frozenset(self.hubbard) & frozenset(symbols)
 
 
+SPELT: Final = {
+    "d3bj": "D3(BJ)",
+    "d3": "D3",
+    "d3zero": "D3(0)",
+    "d4": "D4",
+    "ts": "TS",
+    "v": "VV10",
+    "vv10": "VV10",
+}
+"""Dispersion corrections by their plain spelling, as names of functionals end in them."""
+
+_WRITTEN: Final = {"r2scan": "r2SCAN", "wb97m": "ωB97M", "wb97x": "ωB97X", "revpbe": "revPBE"}
+
+
+def named(xc: str, dispersion: str | None = None, hubbard: tuple[str, ...] | None = ()) -> Level:
+    """The level of a functional as programs spell it, e.g. b3lyp, PBE, wb97m-v, b3lyp-d3bj.
+
+    Args:
+      xc: the functional, with or without a dispersion correction.
+      dispersion: a correction that is made in addition.
+      hubbard: elements with a +U correction; None: not known.
+    """
+    exchange, _, correlation = xc.partition(",")
+    name = exchange if _plain(exchange) == _plain(correlation) else xc
+    stem, sign, end = name.replace("_", "-").rpartition("-")
+    if not sign or _plain(end) not in SPELT:
+        stem, end = name, ""
+    said = dispersion or end
+    written = _WRITTEN.get(_plain(stem), stem.upper() if stem.islower() else stem)
+    return Level(written, hubbard, dispersion=SPELT.get(_plain(said), said))
+
+
 def differences(trained: Level, reference: Level, symbols: Collection[str]) -> list[str]:
     """In which kind the level of a model differs from that of a reference, for structures of these elements.
 
