@@ -36,9 +36,10 @@ def models(
             console.print(f"  {label:{NAME}} {text}" if label else text)
         return
     console.print(table())
+    asking = ", ".join(licences.restricted())
     console.print(
         f"cost: time of a step, in units of that of {catalogue.CHEAPEST}; –: not known, or not measured\n"
-        f"*: its licence forbids commercial use and must be accepted once: {licences.OPTION} NAME\n"
+        f"*: its licence forbids commercial use and must be accepted once: {licences.OPTION} {asking}\n"
         "more about one of them: bayes-mlff models NAME"
     )
 
@@ -52,7 +53,7 @@ def table() -> Table:
         made.add_column(title, no_wrap=True)
     for title in ("cutoff", "weights", "cost"):
         made.add_column(title, justify="right", no_wrap=True)
-    made.add_column("here", no_wrap=True)
+    made.add_column("where", no_wrap=True)
     for known in catalogue.ENTRIES.values():
         heads = f", {len(known.heads)} heads" if known.heads else ""
         made.add_row(
@@ -76,6 +77,7 @@ def rows(name: str) -> Iterable[tuple[str, str]]:
     """
     from bayes_mlff.models import catalogue, licences, presence
     from bayes_mlff.models.importers import downloads
+    from bayes_mlff.models.known import presets
     from bayes_mlff.models.known.entry import Download, InPackage
 
     known = catalogue.entry(name, "models")
@@ -94,6 +96,9 @@ def rows(name: str) -> Iterable[tuple[str, str]]:
         yield "", f"{'':{NAME + 3}}forbids commercial use; {asked}"
     yield "cutoff", "not known" if known.cutoff is None else f"{known.cutoff:g} Å"
     yield "weights", "not known" if known.weights is None else f"{known.weights:,}".replace(",", " ")
+    preset, whose = presets.whose(known)
+    yield "preset", f"of {whose}: {preset.text}"
+    yield "", f"{'':{NAME + 3}}found by: {preset.found}"
     yield "cost", "not measured" if known.cost is None else f"{known.cost:.3g} times {catalogue.CHEAPEST}"
     yield "citation", known.citation
     if isinstance(source, Download):

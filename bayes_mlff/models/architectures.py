@@ -19,6 +19,7 @@ from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, N
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.importers import downloads, mace_files, nequix_files, sevennet_files
 from bayes_mlff.models.importers.telling import Listener
+from bayes_mlff.models.known import presets as known_presets
 from bayes_mlff.models.known.entry import Download, InPackage, Preset
 
 C = TypeVar("C", bound=ArchitectureConfig)
@@ -110,24 +111,17 @@ def _published(architecture: str, readers: Mapping[str, Callable[[Path], Importe
     }
 
 
-_NEQUIX_PRESET: Final = Preset(
-    0.05,
-    3e-4,
-    found="fine-tuning of nequix-mp-1 on 30 frames of ethanol with labels of GFN2-xTB, 800 steps, one seed: with 0.2 "
-    "and 1e-3, those of NequIP, forces on other frames became worse than before",
-)
-
 _NEQUIP: Final = Architecture(
     config=NequIPConfig,
     network=nequip.NequIP,
     element_axis=nequip.element_axis,
     most_layers=nequip.most_layers,
     last_layer=nequip.last_layer,
-    preset=Preset(0.2, 1e-3, found="σ_TL as in the published runs of NequIP; the others by runs of ethanol"),
+    preset=known_presets.NEQUIP,
     widened=nequip.widened,
     per_element=nequip.per_element,
     # Only Nequix normalises its activations in this way.
-    families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", _NEQUIX_PRESET),),
+    families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", known_presets.NEQUIX),),
     formats=(FileFormat("nequix", ".nqx", nequix_files.read_model),),
     published=_published("nequip", {".pth": sevennet_files.read_model, ".nqx": nequix_files.read_model}),
 )
@@ -138,7 +132,7 @@ _MACE: Final = Architecture(
     element_axis=mace.element_axis,
     most_layers=lambda config: config.num_interactions,
     last_layer=mace.last_layer,
-    preset=Preset(0.5, 1e-3, found="σ_TL as in the published runs of MACE; the others by runs of LaMnO3"),
+    preset=known_presets.MACE,
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
     formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models),),

@@ -20,24 +20,13 @@ class Chosen(NamedTuple):
     preset: Preset
     whose: str  # e.g. "the model nequix-mp-1", "Nequix", "the architecture mace"
 
-    @property
-    def keys(self) -> dict[str, float | int]:
-        """Its values by the keys of a configuration."""
-        made = self.preset
-        return {
-            "prior.scale": made.prior_scale,
-            "sampler.step_size": made.step_size,
-            "sampler.cold_steps": made.cold_steps,
-            "sampler.batch_size": made.batch_size,
-        }
-
     def line(self, used: Mapping[str, Any]) -> str:
         """What is used, and what of it is not from the preset.
 
         Args:
           used: values by keys; only those of a preset are looked at.
         """
-        own = self.keys
+        own = self.preset.keys
         taken = [f"{key} {used[key]:g}" for key in own if key in used and used[key] == own[key]]
         others = [f"{key} {used[key]:g} (there {own[key]:g})" for key in own if key in used and used[key] != own[key]]
         said = f"of {self.whose}: {', '.join(taken)}" if taken else f"of {self.whose}: not used"

@@ -72,6 +72,21 @@ class Preset(NamedTuple):
     batch_size: int = BATCH_SIZE  # labelled structures in a minibatch
     found: str = ""  # how these values were found
 
+    @property
+    def keys(self) -> dict[str, float | int]:
+        """The values by the keys of a configuration."""
+        return {
+            "prior.scale": self.prior_scale,
+            "sampler.step_size": self.step_size,
+            "sampler.cold_steps": self.cold_steps,
+            "sampler.batch_size": self.batch_size,
+        }
+
+    @property
+    def text(self) -> str:
+        """The values with their keys, in one line."""
+        return ", ".join(f"{key} {value:g}" for key, value in self.keys.items())
+
 
 class Entry(NamedTuple):
     """A model that a configuration can name."""
@@ -86,10 +101,11 @@ class Entry(NamedTuple):
     citation: str
     cutoff: float | None  # Å; None: not known
     weights: int | None = None  # in the published file, without our σ head; None: not known
-    cost: float | None = None  # of a step, relative to the smallest model; None: not measured
+    cost: float | None = None  # of a step, relative to `catalogue.CHEAPEST`; None: not measured
     heads: Mapping[str, Level] = {}  # levels by head, where a file has several; one is chosen by the key `head`
     zero: str = "one energy for each element, in the file, on the scale of the training data"  # reference energies
-    preset: Preset | None = None  # None: that of the architecture
+    preset: Preset | None = None  # None: that of the family, or of the architecture
+    family: str = ""  # of `presets.PRESETS`, if the model is of one
 
     @property
     def sha256(self) -> str | None:

@@ -12,6 +12,7 @@ from bayes_mlff.models.catalogue import ENTRIES
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.importers.nequix_files import read_model
 from bayes_mlff.models.known.entry import Preset
+from bayes_mlff.models.known.presets import whose
 from bayes_mlff.models.origin import Origin
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import config, problem, systems
@@ -145,7 +146,12 @@ def test_every_published_name_of_nequix_gets_the_preset(nqx):
     for name, row in ENTRIES.items():
         if name.startswith("nequix-"):
             assert row.preset is None
-            assert presets.of(Potential(*imported, Origin(name))).preset == NEQUIX
+            assert presets.of(Potential(*imported, Origin(name))) == whose(row) == (NEQUIX, "Nequix")
+
+
+@pytest.mark.parametrize("name", ["nequip-md17-small", "mace-perovskite-small"])
+def test_what_is_listed_is_what_is_used(name):
+    assert presets.of(registry.load(name)) == whose(ENTRIES[name])
 
 
 def test_no_other_configuration_is_taken_for_nequix():
