@@ -22,7 +22,7 @@ from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.run import Silent as FinetuneSilent
 from bayes_mlff.finetune.run import fit
 from bayes_mlff.finetune.sampling import Observer as FinetuneObserver
-from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models import catalogue, registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
@@ -165,9 +165,9 @@ def load(path: Path | str, *, head: str | None = None) -> EnsembleCalculator | P
         if head is not None:
             raise ConfigError("head", head, f"none: {path} is an ensemble, which has no heads")
         return EnsembleCalculator(where)
-    if str(path) not in registry.NAMES and not is_file(where):
-        names = ", ".join(sorted(registry.NAMES))
-        allowed = f"the directory of a run or a fine-tuning, a file with an ensemble or a model, or one of {names}"
+    if str(path) not in catalogue.NAMES and not is_file(where):
+        names = catalogue.allowed(str(path))
+        allowed = f"the directory of a run or a fine-tuning, a file with an ensemble or a model, {names}"
         raise ConfigError("path", str(path), allowed)
     return registry.load(str(path), head=head, key="path")
 

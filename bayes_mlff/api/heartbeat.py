@@ -30,8 +30,10 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def doing(self, what: str) -> None:
-        """Set the description of the present work, which begins now."""
-        self._what, self._since = what, self._clock()
+        """Set the description of the present work, which begins now; what is behind a colon says how far it is."""
+        if what.partition(": ")[0] != self._what.partition(": ")[0] or ": " not in what:
+            self._since = self._clock()
+        self._what = what
 
     def spoke(self) -> None:
         """Record that a message was printed just now."""

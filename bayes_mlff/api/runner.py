@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.core import durations, settings
@@ -20,9 +21,9 @@ from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
-from bayes_mlff.models import registry, selfcheck
+from bayes_mlff.models import catalogue, presets, registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import advice, artefact, beginning, cost, systems
+from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -200,7 +201,8 @@ def _problem(
     for remark in start.remarks:
         observer.say(f"  structure  {remark}")
     if potential is None:
-        potential = registry.for_atoms(registry.load(config.model, head=config.head), start.structure.numbers)
+        whole = registry.load(config.model, head=config.head, listener=observer)
+        potential = registry.for_atoms(whole, start.structure.numbers)
     return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
@@ -210,7 +212,7 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     if config.structure.file not in systems.STRUCTURES:
         where = str((base / config.structure.file).resolve())
         changes["structure"] = config.structure.model_copy(update={"file": where})
-    if config.model not in registry.NAMES:
+    if config.model not in catalogue.NAMES:
         changes["model"] = str((base / config.model).resolve())
     return config.model_copy(update=changes)
 
@@ -232,7 +234,7 @@ def _work(
     directory.open()
     interruption.last_words = partial(_take_leave, directory, interruption)
     try:
-        directory.log("session_started")
+        directory.log("session_started", preset=_preset(problem))
         _introduce(problem, engine, observer)
         _say_limit(interruption, observer)
         _put_in_force(problem.config, changed, directory, observer)
@@ -321,10 +323,15 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  model      {config.model}{head}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
+        f"  preset     {_preset(problem)}\n"
         f"  reference  {engine.description}\n{electrons}"
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
     )
+    symbols = {chemical_symbols[z] for z in problem.structure.numbers}
+    level = levels.remark(problem.potential.origin, config.engine.level, symbols)
+    if level is not None:
+        observer.say(f"  level      {level}")
     for word, text in problem.motion.remarks:
         observer.say(f"  {word:<10} {text}")
     if dynamics.unused:
@@ -332,6 +339,13 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")
+
+
+def _preset(problem: Problem) -> str:
+    """Whose preset it is, what is taken from it, and what is not."""
+    prior, sampler = problem.config.prior, problem.config.sampler
+    used = {"prior.scale": prior.scale} | {f"sampler.{key}": value for key, value in sampler.model_dump().items()}
+    return presets.of(problem.potential).line(used)
 
 
 def _conditions(problem: Problem) -> str:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from bayes_mlff.cli.finetune import finetune
+from bayes_mlff.cli.models import models
 from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, write_new
 from bayes_mlff.core.errors import ConfigError
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 
 app.command(no_args_is_help=True)(finetune)
+app.command()(models)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -217,17 +219,6 @@ def schema() -> None:
     from bayes_mlff.otf.config import RunConfig
 
     sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
-
-
-@app.command()
-def models() -> None:
-    """List the models that are known by name: elements, size, licence, origin, and whether they are on this machine."""
-    from bayes_mlff.models import catalogue
-
-    console = make_console()
-    for model in catalogue.known():
-        console.print(f"{model.name}: {model.architecture}, {model.elements}")
-        console.print(f"    {model.size}; licence {model.licence}; {model.source}; {model.here}")
 
 
 def _run(config: "RunConfig", path: Path, base: Path, limit_s: float | None) -> None:

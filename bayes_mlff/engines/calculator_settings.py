@@ -9,7 +9,9 @@ import numpy as np
 from ase.calculators.calculator import CalculatorError, CalculatorSetupError
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from bayes_mlff.data.level import Level
 from bayes_mlff.engines.engine import CommonSettings, hash_settings
+from bayes_mlff.engines.levels import of_calculator
 
 LEVEL: Final = {"calculator", "arguments", "stress", "initial_magmoms"}
 """Settings that identify the level of theory; the others concern speed, effort and checks."""
@@ -109,6 +111,11 @@ class CalculatorSettings(CommonSettings):
     def gives_stress(self) -> bool:
         """True if the stress of periodic structures is calculated."""
         return self.stress
+
+    @property
+    def level(self) -> Level | None:
+        """See `CommonSettings.level`: known for some calculators."""
+        return of_calculator(self.calculator, self.arguments)
 
     @property
     def output_check(self) -> tuple[str, str] | None:

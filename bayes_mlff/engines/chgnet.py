@@ -6,9 +6,11 @@ from typing import Final, Literal
 from pydantic import Field
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.level import Level
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import CommonSettings
 from bayes_mlff.engines.worker.engine import WorkerEngine, WorkerSettings
+from bayes_mlff.models.known.levels import MATERIALS_PROJECT
 
 CALCULATOR: Final = "chgnet.model.dynamics:CHGNetCalculator"
 
@@ -34,6 +36,11 @@ class ChgnetSettings(CommonSettings):
     def gives_stress(self) -> bool:
         """True if the stress of periodic structures is calculated."""
         return self.stress
+
+    @property
+    def level(self) -> Level | None:
+        """See `CommonSettings.level`: that of MPtrj, on which CHGNet was trained."""
+        return MATERIALS_PROJECT
 
 
 class ChgnetEngine(WorkerEngine):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from bayes_mlff.core.errors import DataError, EngineFailedError, EngineRetryError
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.level import Level
 from bayes_mlff.data.structure import Structure
 
 T = TypeVar("T")
@@ -35,6 +36,11 @@ class CommonSettings(BaseModel):
     def gives_stress(self) -> bool:
         """True if the labels of periodic structures come with a stress."""
         return False
+
+    @property
+    def level(self) -> Level | None:
+        """Level of theory of the labels; None if it does not follow from the settings."""
+        return None
 
 
 class Settled(NamedTuple):

@@ -10,11 +10,13 @@ from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
-from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
+from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets, Frames
+from bayes_mlff.models import presets
+from bayes_mlff.models.presets import Chosen
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.posterior.transfer import first_step_size, prior_scale
+from bayes_mlff.posterior.transfer import stated_prior, stated_sampler
 from bayes_mlff.runs.directory import RunDirectory
 
 UNITS: Final = ("positions_unit", "energy_unit", "forces_unit", "stress_unit")
@@ -23,24 +25,36 @@ OPTIMISERS_TAKE: Final = ("batch_size", "friction")
 """Keys of the sampler that optimisers use: what every step of either depends on."""
 
 
-def stated(config: FinetuneConfig, potential: Potential, train: Frames) -> FinetuneConfig:
-    """The configuration as stored in the results directory: with the values that architecture and labels set.
+def stated(config: FinetuneConfig, potential: Potential, train: Frames | None = None) -> FinetuneConfig:
+    """The configuration as stored in the results directory: with the values that the model's preset and labels set.
+
+    Args:
+      config: as the user gave it, or as stored.
+      potential: pretrained weights.
+      train: training frames, which decide about the energy zero; without them it stays as it is.
 
     Raises:
-      ConfigError: if the energy zero is to be fitted and cannot be.
+      ConfigError: if the chains have too few steps for the preset, or the energy zero is to be fitted and cannot be.
     """
+    chosen = preset(config, potential)
+    # Optimisers take the batches and the friction of a sampler, but not its steps.
+    size = config.sampler.batch_size or chosen.preset.batch_size
+    only = config.sampler.model_copy(update={"batch_size": size})
     update: dict[str, Section] = {
-        "prior": config.prior.model_copy(update={"scale": prior_scale(config.prior.scale, potential)}),
-        "likelihood": config.likelihood.model_copy(update={"energy_zero": _energy_zero(config, train)}),
+        "prior": stated_prior(config.prior, chosen),
+        "sampler": only if config.optimises else stated_sampler(config.sampler, chosen),
     }
-    sampler = config.sampler
-    if isinstance(sampler, ParallelSampler):
-        size = first_step_size(sampler.step_size, potential)
-        update["sampler"] = sampler.model_copy(update={"step_size": size})
+    if train is not None:
+        update["likelihood"] = config.likelihood.model_copy(update={"energy_zero": _energy_zero(config, size, train)})
     return config.model_copy(update=update)
 
 
-def _energy_zero(config: FinetuneConfig, train: Frames) -> Literal["fitted", "learnt"] | None:
+def preset(config: FinetuneConfig, potential: Potential) -> Chosen:
+    """The preset for a fine-tuning: of the model, or for random weights of its architecture."""
+    return presets.of(potential, pretrained=not config.from_random_weights)
+
+
+def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> Literal["fitted", "learnt"] | None:
     given = config.likelihood.energy_zero
     if config.targets == "forces" or train.energy is None:
         return given
@@ -49,7 +63,7 @@ def _energy_zero(config: FinetuneConfig, train: Frames) -> Literal["fitted", "le
         obstacle = "the training frames differ in composition"
     elif config.method == "laplace":
         obstacle = "method laplace expands the posterior around weights that reproduce the energies"
-    elif config.sampler.batch_size == 1:
+    elif batch_size == 1:
         obstacle = "a minibatch of one label (sampler.batch_size) has no differences of energies"
     if obstacle is not None and given == "fitted":
         raise ConfigError("likelihood.energy_zero", given, f"learnt, since {obstacle}")

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.finetune.config import FinetuneConfig, ParallelSampler
+from bayes_mlff.finetune.identity import stated
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
@@ -55,6 +56,7 @@ def make_plan(config: FinetuneConfig, potential: Potential) -> Plan:
       config: method, sampler and prior.
       potential: pretrained weights.
     """
+    config = stated(config, potential)
     transform, sample_steps = _optimizer(config) if config.optimises else _sampler(config, potential)
     chunk, thin = _stretches(config, sample_steps)
     return Plan(transform, _prior(config, potential), config.side_by_side, sample_steps, chunk, thin)
@@ -70,7 +72,7 @@ def _stretches(config: FinetuneConfig, sample_steps: tuple[int, ...]) -> tuple[i
     even = largest_divisor(common, most)
     thin = window(even, 0)
     if config.parallel is not None:
-        thin = window(common, config.parallel.cold_steps)
+        thin = window(common, config.parallel.cold)
     between = [after - before for before, after in pairwise((0, *sample_steps))]
     if even % thin == 0 and 2 * even >= min(most, *between):
         return even, thin
@@ -91,11 +93,11 @@ def adjustment(config: FinetuneConfig, potential: Potential, predict: PredictFn,
     level = noise_levels(
         predict,
         last_sigma_bias(potential),
-        config.sampler.batch_size,
+        config.sampler.batch,
         floor_ev_a=SIGMA_UNIT,
         free_zero=config.fits_energy_zero,
     )
-    return while_cold(level, config.parallel.cold_steps, thin)
+    return while_cold(level, config.parallel.cold, thin)
 
 
 def _optimizer(config: FinetuneConfig) -> tuple[Sghmc, tuple[int, ...]]:
@@ -116,7 +118,7 @@ def _sampler(config: FinetuneConfig, potential: Potential) -> tuple[Sghmc, tuple
     if isinstance(sampler, ParallelSampler):
         transform = sghmc(
             cosine_step_size(first_step_size(sampler.step_size, potential), sampler.steps),
-            temperature=warmup_temperature(sampler.cold_steps, sampler.ramp_steps),
+            temperature=warmup_temperature(sampler.cold, sampler.ramp_steps),
             friction=sampler.friction,
             preconditioner=amsgrad(eps=sampler.eps),
         )

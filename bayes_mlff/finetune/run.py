@@ -26,6 +26,7 @@ from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
+from bayes_mlff.models.importers.telling import Listener
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.posterior.likelihood import Likelihood, PerAtom
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -78,7 +79,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     """
     observer = observer or Silent()
     observer.working("reading and checking the labels, and predicting them with the pretrained model")
-    task = prepare(config, base=base)
+    task = prepare(config, base=base, listener=observer)
     sizes = ", ".join(f"{name} {used.size}" for name, used in task.sets.named().items())
     atoms = np.concatenate([used.atoms for used in task.sets.named().values()])
     span = f"{atoms.min()} to {atoms.max()}" if atoms.min() < atoms.max() else f"{atoms.max()}"
@@ -86,6 +87,7 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     unused = identity.without_effect(config)
     if unused:
         observer.say(f"warning: {', '.join(unused)}: not used by method {config.method}")
+    observer.say(f"preset {identity.preset(task.config, task.potential).line(_used(task.config))}")
     for remark in remarks.of_labels(task.sets, task.work):
         observer.say(remark)
     if task.sets.train.energy is None:
@@ -104,14 +106,14 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
         directory.close()
 
 
-def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
+def prepare(config: FinetuneConfig, *, base: Path = Path(), listener: Listener | None = None) -> Task:
     """Read and check data and model, and find the neighbours.
 
     Raises:
       ConfigError, DataError, WeightsError: if something does not fit.
     """
     sets = frames.read(config, base=base)
-    potential = read_model(config, sets, base=base)
+    potential = read_model(config, sets, base=base, listener=listener)
     elements, r_max = potential.config.elements, potential.config.r_max
     graphs = frames.graphs(sets.named(), elements, r_max)
     single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=config.learns_stress))
@@ -131,6 +133,14 @@ def prepare(config: FinetuneConfig, *, base: Path = Path()) -> Task:
     return Task(identity.stated(config, potential, sets.train), sets, graphs, potential, single, before, work)
 
 
+def _used(config: FinetuneConfig) -> dict[str, Any]:
+    """Settings that a preset can have and that the method uses, by their keys."""
+    if config.optimises:
+        return {"sampler.batch_size": config.sampler.batch_size}
+    own = {} if config.from_random_weights or config.prior.kind == "normal" else {"prior.scale": config.prior.scale}
+    return own | {f"sampler.{key}": value for key, value in config.sampler.model_dump().items()}
+
+
 def _with_spare(sets: DataSets) -> Frames | None:
     """Training frames; if checks need more, other frames of the file with the same elements are added."""
     train, spare = sets.train, sets.spare
@@ -144,7 +154,9 @@ def _with_spare(sets: DataSets) -> Frames | None:
     return Frames(*(None if a is None or b is None else np.concatenate([a, b]) for a, b in parts))  # pyright: ignore
 
 
-def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -> Potential:
+def read_model(
+    config: FinetuneConfig, sets: DataSets, *, base: Path = Path(), listener: Listener | None = None
+) -> Potential:
     """The model to begin with, for the elements of the frames.
 
     Raises:
@@ -152,7 +164,8 @@ def read_model(config: FinetuneConfig, sets: DataSets, *, base: Path = Path()) -
       DataError: if it does not know an element.
     """
     beside = base / config.model
-    whole = registry.load(str(beside) if is_file(beside) else config.model, head=config.head)
+    path = str(beside) if is_file(beside) else config.model
+    whole = registry.load(path, head=config.head, listener=listener)
     return registry.for_atoms(whole, sets.atomic_numbers)
 
 

@@ -142,7 +142,7 @@ def run(
         value_and_grad = potential_and_gradient(
             predict,
             plan.prior,
-            config.sampler.batch_size,
+            config.sampler.batch,
             prefer_newest=False,
             batch_axis=batch_axis,
             free_zero=config.fits_energy_zero,
@@ -154,7 +154,7 @@ def run(
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
     advance = {
-        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch_size)
+        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch)
         for steps in {plan.chunk, plan.thin}
     }
     state, trace, before = _first(plan, start, key, folder, digest, observer)

@@ -14,15 +14,15 @@ import flax.linen as nn
 from pydantic import Field, TypeAdapter
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.models import mace, nequip
+from bayes_mlff.models import catalogue, mace, nequip
 from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.importers import downloads, mace_files, nequip_files, nequix_files, sevennet_files
+from bayes_mlff.models.importers.telling import Listener
+from bayes_mlff.models.known import presets as known_presets
+from bayes_mlff.models.known.entry import Download, InPackage, Preset
 
 C = TypeVar("C", bound=ArchitectureConfig)
-
-Say = Callable[[str], None]
-"""Called with one line of text about the progress."""
 
 
 class Writer(Protocol):
@@ -46,10 +46,18 @@ class FileFormat(NamedTuple):
     heads: bool = False  # whether models may have several heads
 
 
+class Family(NamedTuple):
+    """Models of one architecture that want other settings than its others."""
+
+    name: str
+    has: Callable[[Any], bool]  # whether a configuration is of this family
+    preset: Preset
+
+
 class Published(NamedTuple):
     """A model of another project that has a known name."""
 
-    find: Callable[[str, str, Say], tuple[Path, str]]  # (name, dotted key, say) -> file and its SHA-256
+    find: Callable[[str, str, Listener], tuple[Path, str]]  # (name, dotted key, listener) -> file and its SHA-256
     read: Callable[..., Imported]  # as in `FileFormat`
     digest: str | None = None  # the SHA-256, if it is known without the file
     heads: bool = False  # whether the model may have several heads
@@ -69,14 +77,14 @@ class Architecture(Generic[C]):
     """The larger of the numbers of blocks and layers; a file must have at least as many arrays."""
     last_layer: Callable[[C], tuple[str, ...]]
     """Path of the weights of the last linear layer of the (last) energy readout; energies are linear in them."""
-    prior_scale: float
-    """Default of σ_TL, the standard deviation of the transfer prior."""
-    step_size: float
-    """Default of the initial step size γ0 of short chains."""
+    preset: Preset
+    """Settings of prior and chains for models that have no preset of their own; see `presets`."""
     widened: Callable[[Params], Params]
     """Changes random weights of unit variance so that training can start from them."""
     per_element: Callable[[C, Params], tuple[C, Params]]
     """Replaces weights on an element embedding by weights for each element, with equal energies; else no change."""
+    families: tuple[Family, ...] = ()
+    """Families of models with presets of their own."""
     formats: tuple[FileFormat, ...] = ()
     """File formats of other programs that can be read and, some of them, written."""
     published: Mapping[str, Published] = field(default_factory=dict)
@@ -88,19 +96,32 @@ class Architecture(Generic[C]):
         return self.config.model_fields["architecture"].default
 
 
-def _checkpoint(name: str, key: str, say: Say) -> tuple[Path, str]:
-    return sevennet_files.find(name, key), sevennet_files.CHECKPOINTS[name].sha256
+def _find(name: str, key: str, listener: Listener) -> tuple[Path, str]:
+    """The file of a model of another project and its SHA-256; downloaded if it is not here."""
+    known = catalogue.ENTRIES[name]
+    if isinstance(known.source, InPackage):
+        return sevennet_files.find(name, key, known.source), known.source.sha256
+    assert isinstance(known.source, Download)
+    return downloads.fetch(known, known.source, key, listener=listener)
 
 
-def _download(name: str, key: str, say: Say) -> tuple[Path, str]:
-    return downloads.fetch(name, key, say=say)
+def _published(
+    architecture: str, readers: Mapping[str, Callable[..., Imported]], *, heads: bool = False
+) -> dict[str, Published]:
+    """The models of the catalogue that other projects have published, with the readers of their files by suffix."""
+    return {
+        known.name: Published(_find, readers[known.source.suffix], known.sha256, heads)
+        for known in catalogue.ENTRIES.values()
+        if known.architecture == architecture and isinstance(known.source, Download | InPackage)
+    }
 
 
-def _downloads(suffix: str, read: Callable[..., Imported], *, heads: bool = False) -> dict[str, Published]:
-    """The models that are downloaded as files of one kind."""
-    known = downloads.DOWNLOADS
-    return {name: Published(_download, read, known[name].sha256, heads) for name in downloads.names(suffix)}
-
+_NEQUIX_PRESET: Final = Preset(
+    0.05,
+    3e-4,
+    found="fine-tuning of nequix-mp-1 on 30 frames of ethanol with labels of GFN2-xTB, 800 steps, one seed: with 0.2 "
+    "and 1e-3, those of NequIP, forces on other frames became worse than before",
+)
 
 _NEQUIP: Final = Architecture(
     config=NequIPConfig,
@@ -108,19 +129,23 @@ _NEQUIP: Final = Architecture(
     element_axis=nequip.element_axis,
     most_layers=nequip.most_layers,
     last_layer=nequip.last_layer,
-    prior_scale=0.2,
-    step_size=1e-3,
+    preset=known_presets.NEQUIP,
     widened=nequip.widened,
     per_element=nequip.per_element,
+    # Only Nequix normalises its activations in this way.
+    families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", _NEQUIX_PRESET),),
     formats=(
         FileFormat("nequix", ".nqx", nequix_files.read_model),
         FileFormat("nequip", nequip_files.SUFFIX, nequip_files.read_model),
     ),
-    published={
-        name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
-        for name, origin in sevennet_files.CHECKPOINTS.items()
-    }
-    | _downloads(".nqx", nequix_files.read_model),
+    published=_published(
+        "nequip",
+        {
+            ".pth": sevennet_files.read_model,
+            ".nqx": nequix_files.read_model,
+            nequip_files.SUFFIX: nequip_files.read_model,
+        },
+    ),
 )
 
 _MACE: Final = Architecture(
@@ -129,12 +154,11 @@ _MACE: Final = Architecture(
     element_axis=mace.element_axis,
     most_layers=lambda config: config.num_interactions,
     last_layer=mace.last_layer,
-    prior_scale=0.5,
-    step_size=1e-3,
+    preset=known_presets.MACE,
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
     formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models, heads=True),),
-    published=_downloads(".model", mace_files.read_model, heads=True),
+    published=_published("mace", {".model": mace_files.read_model}, heads=True),
 )
 
 ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}

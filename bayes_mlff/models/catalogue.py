@@ -1,87 +1,96 @@
-"""Description of all models that have a name, for the command `models`."""
+"""The table of all models that a configuration can name; light to import, so that it can be listed at once."""
 
+import difflib
+import hashlib
+import importlib.util
 from importlib import resources
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from ase.data import chemical_symbols
-from safetensors import safe_open
-
-from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import cache_folder
-from bayes_mlff.models import architectures, registry
-from bayes_mlff.models.importers.downloads import DOWNLOADS, names, place
-from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find
+from bayes_mlff.models.known.entry import Entry, InPackage, Shipped
+from bayes_mlff.models.known.mace import MACE
+from bayes_mlff.models.known.nequip import NEQUIP, SHIPPED
 
-MANY: Final = 12
-"""If a model has more elements, only their number is shown."""
+LAYOUT: Final = 1
+"""Version of converted files; to be increased when a conversion changes, so that older files are no longer used."""
 
-LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
+ENTRIES: Final[dict[str, Entry]] = {row.name: row for row in (*SHIPPED, *NEQUIP, *MACE)}
+"""All models by name, in the order in which they are listed."""
 
-ELEMENTS: Final[dict[str, str]] = dict.fromkeys(
-    ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium", *names(".nqx")), "89 elements"
-)
-"""Elements of models whose files may not be on this machine."""
+NAMES: Final = tuple(ENTRIES)
+"""Names of all models."""
 
+CHEAPEST: Final = "mace-perovskite-small"
+"""The model of the lowest cost of a step, in units of which costs are given."""
 
-class KnownModel(NamedTuple):
-    """Description of one model."""
-
-    name: str
-    architecture: str
-    elements: str
-    size: str
-    licence: str
-    source: str
-    here: str
+OWN: Final = " and ".join(row.name for row in SHIPPED)
+"""Those that come with this package, as text."""
 
 
-def known() -> list[KnownModel]:
-    """All models that a configuration can name; nothing is downloaded."""
-    return [_model(name) for name in registry.NAMES]
+def entry(name: str, key: str = "model") -> Entry:
+    """The row of a model.
+
+    Raises:
+      ConfigError: naming `key` and the models whose names are similar.
+    """
+    if name not in ENTRIES:
+        raise ConfigError(key, name, allowed(name))
+    return ENTRIES[name]
 
 
-def _model(name: str) -> KnownModel:
-    if name in registry.SHIPPED:
-        path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / registry.SHIPPED[name]))
-        return KnownModel(name, *_read(path), "MIT", "comes with this package", "here")
-    if name in CHECKPOINTS:
-        path = registry.cached(name, CHECKPOINTS[name].sha256)
-        here = f"converted in {path}" if path.is_file() else _installed(name)
-        return KnownModel(name, *_described(name, path), LICENCE_OF_SEVENN, "from the package sevenn", here)
-    if name not in DOWNLOADS:
-        return KnownModel(name, *_described(name, Path()), "that of its project", "from another project", "unknown")
-    origin = DOWNLOADS[name]
-    downloaded = place(name, origin)
-    path = next(iter(sorted(cache_folder().glob(f"{name}-*-v{registry.LAYOUT}.safetensors"))), Path())
-    here = f"downloaded to {downloaded}" if downloaded.is_file() else "not here; downloaded at the first use"
-    return KnownModel(name, *_described(name, path), origin.licence, origin.url, here)
+def suggestion(name: str) -> str:
+    """Known names similar to another one, as the beginning of a phrase; empty if there are none."""
+    plain = name.lower().replace("_", "-")
+    # Who leaves a part out means a longer name; whose letters are wrong means one of about the same length.
+    near = difflib.get_close_matches(plain, NAMES, n=3, cutoff=0.7)
+    near += [known for known in NAMES if len(plain) > 2 and plain in known and known not in near][:6]
+    return f"{' or '.join(near)} (similar), or " if near else ""
 
 
-def _installed(name: str) -> str:
-    try:
-        return f"in {find(name, 'model')}"
-    except (ConfigError, WeightsError):
-        return "not here; pip install 'bayes-mlff[sevennet]'"
+def allowed(name: str) -> str:
+    """What a name that is not in the table could have been, as a phrase."""
+    return f"{suggestion(name)}a name that 'bayes-mlff models' lists ({OWN} come with this package)"
 
 
-def _described(name: str, path: Path) -> tuple[str, str, str]:
-    """The result of `_read`, or what is known without the file if it does not exist."""
-    if path.is_file():
-        return _read(path)
-    row = next(row for row in architectures.ARCHITECTURES.values() if name in row.published)
-    return _title(row.config), ELEMENTS.get(name, "its elements"), "number of weights known once it was used"
+def by_digest(digest: str) -> Entry | None:
+    """The model whose published file has this SHA-256; None if it is none of those whose checksum is known."""
+    return next((known for known in ENTRIES.values() if known.sha256 == digest), None)
 
 
-def _title(config: type) -> str:
-    return config.__name__.removesuffix("Config")
+def by_content(path: Path) -> Entry | None:
+    """The model of which a file is the published one, whatever its name and place."""
+    with path.open("rb") as file:
+        return by_digest(hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _read(path: Path) -> tuple[str, str, str]:
-    """Architecture, elements and size of a model in a file of this package."""
-    with safe_open(path, framework="numpy") as file:
-        config = architectures.read_config((file.metadata() or {})["config"])
-        weights = sum(file.get_tensor(key).size for key in file.keys())  # noqa: SIM118 (not a dict)
-    symbols = [chemical_symbols[z] for z in config.elements]
-    elements = " ".join(symbols) if len(symbols) <= MANY else f"{len(symbols)} elements"
-    return _title(type(config)), elements, f"{weights:,} weights".replace(",", " ")
+def shipped(source: Shipped) -> Path:
+    """Path of a file that comes with this package."""
+    return Path(str(resources.files("bayes_mlff.models") / "pretrained" / source.file))
+
+
+def cached(name: str, digest: str, head: str | None = None) -> Path:
+    """Path of the converted weights of another project's model, with the digest of the original and the layout."""
+    # Names of heads are anything, names of files are not.
+    of = "" if head is None else f"-{hashlib.sha256(head.encode()).hexdigest()[:16]}"
+    return cache_folder() / f"{name}-{digest}{of}-v{LAYOUT}.safetensors"
+
+
+def converted(known: Entry) -> Path | None:
+    """The converted weights of a model that was used before; None if it was not."""
+    if known.sha256 is not None:
+        path = cached(known.name, known.sha256)
+        return path if path.is_file() else None
+    # The name may be the beginning of another one, and the digest has no dash.
+    found = sorted(cache_folder().glob(f"{known.name}-*-v{LAYOUT}.safetensors"))
+    length = len(cached(known.name, "0" * 64).name)
+    return next((path for path in found if len(path.name) == length), None)
+
+
+def in_package(source: InPackage) -> Path | None:
+    """Path of a file in an installed package, which is not imported; None if it is not there."""
+    spec = importlib.util.find_spec(source.package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    paths = (Path(folder) / source.path for folder in folders)
+    return next((path for path in paths if path.is_file()), None)

@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.models import architectures
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import NodeOutput, Params
+from bayes_mlff.models.origin import NOWHERE, Origin
 
 
 def network(config: ArchitectureConfig) -> nn.Module:
@@ -24,6 +25,8 @@ class Potential:
 
     config: ArchitectureConfig
     params: Params
+    origin: Origin = NOWHERE
+    """From which published model the weights come."""
 
     def node_fn(
         self,

@@ -1,9 +1,8 @@
 """Loading, saving and changing models, which are given by name or path."""
 
-import hashlib
 import os
 from collections.abc import Callable
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -12,31 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import ValidationError
-from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
-from bayes_mlff.core.paths import cache_folder, is_file
+from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.neighbors import species_index
-from bayes_mlff.models import architectures
+from bayes_mlff.models import architectures, catalogue
+from bayes_mlff.models import origin as origins
 from bayes_mlff.models.architectures import FileFormat, Published
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params
+from bayes_mlff.models.importers.telling import Listener, OnStderr
+from bayes_mlff.models.known.entry import Shipped
+from bayes_mlff.models.origin import Origin
 from bayes_mlff.models.potential import Potential, network
-
-LAYOUT = 1
-"""Version of converted files; to be increased when a conversion changes, so that older files are no longer used."""
-
-SHIPPED = {
-    "nequip-md17-small": "nequip_md17_small.safetensors",
-    "mace-perovskite-small": "mace_perovskite_small.safetensors",
-}
-"""Files of the models that come with the package, by their names in configurations."""
-
-NAMES = (*SHIPPED, *architectures.published())
-"""Names of all known models: those of this package, and those that other projects have published."""
 
 
 def initialize(config: ArchitectureConfig, seed: int, dtype: type = jnp.float32) -> Potential:
@@ -76,7 +66,7 @@ def restrict(potential: Potential, elements: tuple[int, ...]) -> Potential:
     flat = flatten_dict(potential.params)
     axes = {path: axis_of(config, path) for path in flat}
     params = {k: v if axes[k] is None else jnp.take(jnp.asarray(v), index, axis=axes[k]) for k, v in flat.items()}
-    return Potential(config.restricted(places), unflatten_dict(params))
+    return replace(potential, config=config.restricted(places), params=unflatten_dict(params))
 
 
 def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
@@ -92,17 +82,21 @@ def for_atoms(potential: Potential, numbers: np.ndarray) -> Potential:
 def per_element(potential: Potential) -> Potential:
     """Replace weights on an element embedding by weights for each element; see `nequip.per_element`."""
     config, params = architectures.of(potential.config).per_element(potential.config, potential.params)
-    return potential if config is potential.config else Potential(config, params)
+    return potential if config is potential.config else replace(potential, config=config, params=params)
 
 
 def save(potential: Potential, path: Path, metadata: dict[str, str]) -> None:
     """Write weights and architecture to one safetensors file."""
-    save_file(_arrays(potential), path, metadata={"config": potential.config.model_dump_json(), **metadata})
+    save_file(_arrays(potential), path, metadata=_metadata(potential) | metadata)
 
 
 def serialised(potential: Potential, metadata: dict[str, str]) -> bytes:
     """The content of the file that `save` writes."""
-    return to_bytes(_arrays(potential), metadata={"config": potential.config.model_dump_json(), **metadata})
+    return to_bytes(_arrays(potential), metadata=_metadata(potential) | metadata)
+
+
+def _metadata(potential: Potential) -> dict[str, str]:
+    return {"config": potential.config.model_dump_json()} | potential.origin.metadata()
 
 
 def _arrays(potential: Potential) -> dict[str, np.ndarray]:
@@ -110,50 +104,63 @@ def _arrays(potential: Potential) -> dict[str, np.ndarray]:
     return {k: np.asarray(v, order="C") for k, v in flatten_dict(potential.params, sep="/").items()}
 
 
-def load(name_or_path: str, *, head: str | None = None, key: str = "model", dtype: type = jnp.float32) -> Potential:
+def load(
+    name_or_path: str,
+    *,
+    head: str | None = None,
+    key: str = "model",
+    dtype: type = jnp.float32,
+    listener: Listener | None = None,
+) -> Potential:
     """Load a model by name, from a safetensors file written by `save`, or from a file of another program (mace-torch).
 
     When a model of another package is loaded for the first time, its converted weights are stored in the user's cache.
 
     Args:
-      name_or_path: one of `NAMES` or a path to a file.
+      name_or_path: a name of the catalogue, or a path to a file.
       head: name of the head to take from a file of several; the others are dropped.
       key: dotted configuration key, for the error message.
       dtype: floating-point type of the weights.
+      listener: told about a download; by default the standard error stream is.
 
     Raises:
       ConfigError: if neither a model nor a file of this name exists, if the package of the model is missing, or if a
         head must be named, does not exist, or is named for a model without heads.
       WeightsError: if the weights in the file do not fit the architecture that it states.
     """
-    if name_or_path in SHIPPED:
-        path = Path(str(resources.files("bayes_mlff.models") / "pretrained" / SHIPPED[name_or_path]))
+    known, published = catalogue.ENTRIES.get(name_or_path), architectures.published().get(name_or_path)
+    if known is not None and isinstance(known.source, Shipped):
+        path = catalogue.shipped(known.source)
+    elif published is not None:
+        path = _converted(name_or_path, key, published, head, listener or OnStderr())
     else:
-        origin = architectures.published().get(name_or_path)
-        path = Path(name_or_path) if origin is None else _converted(name_or_path, key, origin, head)
+        path = Path(name_or_path)
     if not is_file(path):
         kinds = " or ".join((".safetensors", *(form.suffix for form in architectures.formats())))
-        raise ConfigError(key, name_or_path, f"one of {sorted(NAMES)} or the path of a {kinds} file")
+        raise ConfigError(key, name_or_path, f"{catalogue.allowed(name_or_path)}, or the path of a {kinds} file")
     form = architectures.format_of(path)
     if form is not None:
-        return _cast(_imported(form, path, name_or_path, head), dtype)
-    potential = _read(path, dtype)
-    if name_or_path not in architectures.published():
-        _check_head(potential, name_or_path, head)
-    return potential
+        same = catalogue.by_content(path)
+        return _cast(
+            _imported(form, path, name_or_path, head, Origin("" if same is None else same.name, head or "")), dtype
+        )
+    found = _read(path, dtype)
+    if published is None:
+        _check_head(found, name_or_path, head)
+    return found if known is None else replace(found, origin=Origin(known.name, head or ""))
 
 
-def _imported(origin: FileFormat | Published, path: Path, name: str, head: str | None) -> Potential:
+def _imported(source: FileFormat | Published, path: Path, name: str, head: str | None, origin: Origin) -> Potential:
     """Read a file of another program.
 
     Raises:
       ConfigError: if a head is named, and files of this kind have none.
     """
-    if origin.heads:
-        return Potential(*origin.read(path, head=head))
+    if source.heads:
+        return Potential(*source.read(path, head=head), origin)
     if head is not None:
         raise ConfigError("head", head, f"none: {name} has no heads")
-    return Potential(*origin.read(path))
+    return Potential(*source.read(path), origin)
 
 
 def _check_head(potential: Potential, name: str, head: str | None) -> None:
@@ -186,39 +193,28 @@ def _read(path: Path, dtype: type) -> Potential:
     if claimed > len(stored):
         raise WeightsError(f"{path}: the metadata claim {claimed} blocks or layers in {len(stored)} arrays")
     template = jax.eval_shape(_initializer(config, dtype), jax.random.key(0))
-    return Potential(config, fill(template, stored, str(path)))
+    return Potential(config, fill(template, stored, str(path)), origins.read(metadata))
 
 
 def _cast(potential: Potential, dtype: type) -> Potential:
-    return Potential(potential.config, jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
+    return replace(potential, params=jax.tree.map(lambda x: jnp.asarray(x, dtype), potential.params))
 
 
-def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
-
-
-def _converted(name: str, key: str, origin: Published, head: str | None) -> Path:
+def _converted(name: str, key: str, source: Published, head: str | None, listener: Listener) -> Path:
     """Path of the converted weights of another project's model; the model is converted if necessary."""
     # An earlier conversion is used without the original package, unless the original could have changed.
-    if origin.digest is not None and cached(name, origin.digest, head).is_file():
-        return cached(name, origin.digest, head)
-    found, digest = origin.find(name, key, _say)
-    path = cached(name, digest, head)
+    if source.digest is not None and catalogue.cached(name, source.digest, head).is_file():
+        return catalogue.cached(name, source.digest, head)
+    found, digest = source.find(name, key, listener)
+    path = catalogue.cached(name, digest, head)
     if not path.is_file():
-        potential = _imported(origin, found, name, head)
+        potential = _imported(source, found, name, head, Origin(name, head or ""))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         of = "" if head is None else f", head {head}"
         save(potential, unfinished, {"provenance": f"{name}{of}, SHA-256 of the original {digest}"})
         unfinished.replace(path)
     return path
-
-
-def cached(name: str, digest: str, head: str | None = None) -> Path:
-    """Path of the converted weights of another project's model, with the digest of the original and the layout."""
-    # Names of heads are anything, names of files are not.
-    of = "" if head is None else f"-{hashlib.sha256(head.encode()).hexdigest()[:16]}"
-    return cache_folder() / f"{name}-{digest}{of}-v{LAYOUT}.safetensors"
 
 
 def fill(template: Params, stored: dict[str, np.ndarray], source: str) -> Params:

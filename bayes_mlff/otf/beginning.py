@@ -7,7 +7,7 @@ from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.structure_files import InitialStructure
-from bayes_mlff.models import registry
+from bayes_mlff.models import catalogue, registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import systems
 from bayes_mlff.otf.config import RunConfig
@@ -126,7 +126,7 @@ def _structure(config: RunConfig) -> InitialStructure | None:
 
 def _model(config: RunConfig, start: Start) -> Potential | None:
     """The model of the configuration, for the elements of the run; None if it does not exist."""
-    if config.model not in registry.NAMES and not is_file(Path(config.model)):
+    if config.model not in catalogue.NAMES and not is_file(Path(config.model)):
         return None
     try:
         found = registry.load(config.model, head=config.head)

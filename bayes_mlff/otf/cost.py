@@ -63,7 +63,7 @@ def _labels(problem: Problem) -> training.TrainingSet:
     graph = learning_graph(problem, problem.structure, slack=1.1)
     batch = jax.tree.map(lambda x: x[None], graph)
     said = jax.jit(problem.predict)(problem.pretrained[0], batch)
-    count = problem.config.sampler.batch_size
+    count = problem.config.sampler.batch
     labels = training.allocate(graph, count)
     for _ in range(count):
         stress = None if said.stress is None else np.asarray(said.stress[0])

@@ -32,6 +32,7 @@ from bayes_mlff.md.integrators import (
 )
 from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
+from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import PredictFn, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
@@ -44,7 +45,14 @@ from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.transfer import around_prior_mean, first_step_size, prior_mean, prior_scale
+from bayes_mlff.posterior.transfer import (
+    around_prior_mean,
+    first_step_size,
+    prior_mean,
+    prior_scale,
+    stated_prior,
+    stated_sampler,
+)
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
 
@@ -61,7 +69,7 @@ GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 class Problem(NamedTuple):
     """Functions and constants of a run."""
 
-    config: RunConfig  # with defaults from the architecture, see `stated`
+    config: RunConfig  # with defaults from the model's preset, see `stated`
     structure: Structure  # initial structure
     potential: Potential
     threshold_ev: float  # largest acceptable error of the total energy, eV
@@ -101,12 +109,14 @@ class Problem(NamedTuple):
 
 
 def stated(config: RunConfig, potential: Potential) -> RunConfig:
-    """The configuration as stored in the run directory: missing values are filled with those of the architecture."""
-    size = first_step_size(config.sampler.step_size, potential)
-    scale = prior_scale(config.prior.scale, potential)
-    sampler, prior = config.sampler, config.prior
-    decided = {"sampler": sampler.model_copy(update={"step_size": size})}
-    return config.model_copy(update=decided | {"prior": prior.model_copy(update={"scale": scale})})
+    """The configuration as stored in the run directory: missing values are filled with those of the model's preset.
+
+    Raises:
+      ConfigError: if the chains have too few steps for the preset.
+    """
+    chosen = presets.of(potential)
+    prior, sampler = stated_prior(config.prior, chosen), stated_sampler(config.sampler, chosen)
+    return config.model_copy(update={"prior": prior, "sampler": sampler})
 
 
 def prepare(
@@ -149,16 +159,16 @@ def prepare(
             prior,
             Likelihood(energy_sigma, stress_sigma),
             step_size=first_step_size(sampler.step_size, potential),
-            batch_size=sampler.batch_size,
+            batch_size=sampler.batch,
             friction=sampler.friction,
-            cold_steps=sampler.cold_steps,
+            cold_steps=sampler.cold,
             ramp_steps=sampler.ramp_steps,
             eps=sampler.eps,
-            thin=window(sampler.steps, sampler.cold_steps),
+            thin=window(sampler.steps, sampler.cold),
             chain_axis=axis,
             at_once=at_once,
             level=noise_levels(
-                predict, last_sigma_bias(potential), sampler.batch_size, floor_ev_a=SIGMA_UNIT, at_once=at_once
+                predict, last_sigma_bias(potential), sampler.batch, floor_ev_a=SIGMA_UNIT, at_once=at_once
             ),
         )
 
@@ -313,7 +323,7 @@ def chain_update(problem: Problem) -> ChainDevices:
     """Make the function that updates all chains after a label, on all devices and within their memory."""
     sampler = problem.config.sampler
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
-    return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch_size, memory_gib=sampler.memory_gib)
+    return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
 
 
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:

@@ -5,6 +5,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from bayes_mlff.core.settings import Count, Positive, Section
+from bayes_mlff.models.known.entry import BATCH_SIZE, COLD_STEPS
 
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
@@ -13,9 +14,10 @@ MOST_CHAINS: Final = 1024
 class SamplerStep(Section):
     """What every SGHMC step depends on, whatever the schedule of the chains is."""
 
-    batch_size: Count = Field(
-        default=5,
-        description="Number of labelled structures in a minibatch; the paper's long chains have 30.",
+    batch_size: Count | None = Field(
+        default=None,
+        description="Number of labelled structures in a minibatch; without it that of the model's preset, mostly "
+        f"{BATCH_SIZE}; the paper's long chains have 30.",
     )
     friction: float = Field(
         default=0.1,
@@ -29,6 +31,11 @@ class SamplerStep(Section):
         description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a "
         "weight, so that weights with small gradients do not move too fast.",
     )
+
+    @property
+    def batch(self) -> int:
+        """`batch_size`, or what it mostly is where neither a preset nor the user has set it yet."""
+        return BATCH_SIZE if self.batch_size is None else self.batch_size
 
 
 class ParallelChains(SamplerStep):
@@ -46,14 +53,14 @@ class ParallelChains(SamplerStep):
     step_size: Positive | None = Field(
         default=None,
         description="Step size γ0 at the start, from which it falls to zero along a cosine; without it that of the "
-        "model's architecture, 0.001 for nequip, 0.001 for mace.",
+        "model's preset, in general 0.001 for nequip, 0.001 for mace.",
     )
-    cold_steps: int = Field(
-        default=400,
+    cold_steps: int | None = Field(
+        default=None,
         ge=0,
         lt=2**31,
-        description="Number of first steps at temperature 0, in which the chains only descend; take four fifths of all "
-        "steps where the model has much to learn.",
+        description="Number of first steps at temperature 0, in which the chains only descend; without it that of the "
+        f"model's preset, mostly {COLD_STEPS}; take four fifths of all steps where the model has much to learn.",
     )
     ramp_steps: Count = Field(
         default=100, description="Number of steps after the cold ones in which the temperature rises from 0 to 1."
@@ -66,9 +73,14 @@ class ParallelChains(SamplerStep):
         "of prior.scale.",
     )
 
+    @property
+    def cold(self) -> int:
+        """`cold_steps`, or what it mostly is where neither a preset nor the user has set it yet."""
+        return COLD_STEPS if self.cold_steps is None else self.cold_steps
+
     @model_validator(mode="after")
     def _warm(self) -> "ParallelChains":
-        if self.steps <= self.cold_steps + self.ramp_steps:
+        if self.steps <= self.cold + self.ramp_steps:
             raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
         return self
 
@@ -107,7 +119,7 @@ class PriorSettings(Section):
     scale: Positive | None = Field(
         default=None,
         description="Standard deviation σ_TL of every weight around its pretrained value; without it that of the "
-        "model's architecture, 0.2 for nequip, 0.5 for mace.",
+        "model's preset, in general 0.2 for nequip, 0.5 for mace.",
     )
 
 

@@ -1,6 +1,6 @@
 """The transfer prior: a normal distribution around the weights of a pretrained model."""
 
-from typing import cast
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.flatten_util import ravel_pytree
 
-from bayes_mlff.models import architectures
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.force_sigma import HEAD
 from bayes_mlff.models.potential import Potential
+from bayes_mlff.models.presets import Chosen
 from bayes_mlff.posterior import prior as prior_module
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.settings import ParallelChains, PriorSettings, SamplerStep
+
+P = TypeVar("P", bound=PriorSettings)
+S = TypeVar("S", bound=SamplerStep)
 
 
 def prior_mean(potential: Potential) -> jax.Array:
@@ -24,13 +30,34 @@ def prior_mean(potential: Potential) -> jax.Array:
 
 
 def prior_scale(given: float | None, potential: Potential) -> float:
-    """σ_TL of the transfer prior: the given one, else that of the architecture."""
-    return architectures.of(potential.config).prior_scale if given is None else given
+    """σ_TL of the transfer prior: the given one, else that of the model's preset."""
+    return presets.of(potential).preset.prior_scale if given is None else given
 
 
 def first_step_size(given: float | None, potential: Potential) -> float:
-    """First step size γ0 of short chains: the given one, else that of the architecture."""
-    return architectures.of(potential.config).step_size if given is None else given
+    """First step size γ0 of short chains: the given one, else that of the model's preset."""
+    return presets.of(potential).preset.step_size if given is None else given
+
+
+def stated_prior(prior: P, chosen: Chosen) -> P:
+    """The prior with what the user has not set taken from a preset."""
+    return prior if prior.scale is not None else prior.model_copy(update={"scale": chosen.preset.prior_scale})
+
+
+def stated_sampler(sampler: S, chosen: Chosen) -> S:
+    """The sampler with what the user has not set taken from a preset.
+
+    Raises:
+      ConfigError: if the chains have too few steps for the cold steps of the preset.
+    """
+    preset = chosen.preset
+    values = {"step_size": preset.step_size, "cold_steps": preset.cold_steps, "batch_size": preset.batch_size}
+    unset = {key: value for key, value in values.items() if getattr(sampler, key, value) is None}
+    made = sampler.model_copy(update=unset)
+    if isinstance(made, ParallelChains) and made.steps <= made.cold + made.ramp_steps:
+        least = f"more than {made.cold + made.ramp_steps}, since the preset of {chosen.whose} has {made.cold} cold ones"
+        raise ConfigError("sampler.steps", made.steps, f"{least}; or sampler.cold_steps")
+    return made
 
 
 def around_prior_mean(

@@ -10,6 +10,7 @@ from bayes_mlff.ensemble import files, saved
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
+from bayes_mlff.models.origin import Origin
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import artefact
 
@@ -57,7 +58,7 @@ def export(
         saved.save(learnt, folder / files.NAME)
         return [folder / files.NAME]
     if what == "chains":
-        return _chains(learnt, folder)
+        return _chains(learnt, potential.origin, folder)
     unravel = saved.unraveller(potential.config)[1]
     assert template is not None  # see `_check`
     form, write = architectures.written_format(potential.config)
@@ -80,12 +81,12 @@ def _check(what: str, config: ArchitectureConfig, template: Path | None, *, trus
         raise ConfigError("--template", None, "the .model file of mace-torch that the run started from")
 
 
-def _chains(learnt: Ensemble, folder: Path) -> list[Path]:
+def _chains(learnt: Ensemble, origin: Origin, folder: Path) -> list[Path]:
     """Models that `model` of a configuration takes, with the offset of the run among their isolated atoms."""
-    unravel, paths = saved.unraveller(learnt.architecture)[1], []
+    unravel, paths, tuned = saved.unraveller(learnt.architecture)[1], [], origin._replace(tuned=bool(origin.name))
     for i, flat in enumerate(learnt.samples):
         shifts = np.array(learnt.architecture.energy_shifts) - learnt.offset_ev[i]
         config = learnt.architecture.model_copy(update={"energy_shifts": tuple(map(float, shifts))})
         paths.append(folder / f"chain_{i}.safetensors")
-        registry.save(Potential(config, unravel(flat)), paths[-1], dict(learnt.provenance))
+        registry.save(Potential(config, unravel(flat), tuned), paths[-1], dict(learnt.provenance))
     return paths

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import WeightsError
+from bayes_mlff.models.catalogue import ENTRIES
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
-from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
+from bayes_mlff.models.importers.sevennet_files import find, read
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
+from bayes_mlff.models.known.entry import InPackage
 from bayes_mlff.models.registry import Potential, load, restrict
 from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
@@ -92,13 +94,13 @@ def single_precision_default():
     torch.set_default_dtype(before)
 
 
-@pytest.mark.parametrize("name", list(CHECKPOINTS))
+@pytest.mark.parametrize("name", [name for name, row in ENTRIES.items() if isinstance(row.source, InPackage)])
 def test_live_checkpoint(name, monkeypatch, tmp_path, single_precision_default):
     pytest.importorskip("sevenn")
     from sevenn.util import load_checkpoint
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model = reference.in_double(load_checkpoint(str(find(name, "model"))).build_model())
+    model = reference.in_double(load_checkpoint(str(find(name, "model", ENTRIES[name].source))).build_model())
     structures = list(reference.structures().values())
     numbers = {int(z) for structure in structures for z in structure.numbers}
     potential = restrict(load(name, dtype=np.float64), tuple(numbers))

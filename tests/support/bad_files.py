@@ -20,7 +20,7 @@ from bayes_mlff.data.labels import Label, check_label
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.finetune import frames
-from bayes_mlff.models import registry
+from bayes_mlff.models import catalogue, registry
 from bayes_mlff.otf import systems
 from tests.support.bad_input import XYZ, Target, anything, damaged_bytes, damaged_text, repacked
 
@@ -206,7 +206,7 @@ def _use_structure(value: tuple[str, bytes], folder: Path) -> None:
 def _use_names(value: tuple[str, bool], folder: Path) -> None:
     name, of_model = value
     if of_model:
-        registry.load(f"{name}?" if name in registry.NAMES else name)  # known ones may be downloaded
+        registry.load(f"{name}?" if name in catalogue.NAMES else name)  # known ones may be downloaded
     else:
         systems.structure(name, base=folder)
 

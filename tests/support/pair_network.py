@@ -17,6 +17,7 @@ from bayes_mlff.models.config import ArchitectureConfig, PositiveInt
 from bayes_mlff.models.energetics import NodeOutput
 from bayes_mlff.models.equivariant import ScaledDense, bessel_basis, polynomial_cutoff
 from bayes_mlff.models.force_sigma import force_sigma
+from bayes_mlff.models.known.entry import Preset
 
 
 class PairConfig(ArchitectureConfig, frozen=True):
@@ -67,8 +68,7 @@ ROW = Architecture(
     element_axis=lambda config, path: 1 if path == ("features_of_elements",) else None,
     most_layers=lambda config: 1,
     last_layer=lambda config: ("total", "weight"),
-    prior_scale=0.3,
-    step_size=2e-3,
+    preset=Preset(0.3, 2e-3, cold_steps=300, batch_size=4),
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),
 )

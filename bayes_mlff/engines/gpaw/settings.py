@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 from bayes_mlff.core.errors import EngineSetupError
 from bayes_mlff.core.numbers import largest_divisor, usable_cores
+from bayes_mlff.data.level import Level, named
 from bayes_mlff.engines.engine import CommonSettings
 from bayes_mlff.engines.worker.engine import WorkerSettings
 from bayes_mlff.engines.worker.process import Mpi, child_environment, find_python
@@ -154,6 +155,11 @@ class GpawSettings(CommonSettings):
     def gives_stress(self) -> bool:
         """True if the stress of periodic structures is calculated."""
         return self.stress != "none"
+
+    @property
+    def level(self) -> Level | None:
+        """See `CommonSettings.level`."""
+        return named(self.xc, hubbard=tuple(self.hubbard))
 
     @field_validator("kpts")
     @classmethod

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, EngineSetupError
+from bayes_mlff.data.level import Level, named
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.charge_spin import Electrons, initial_moments, settle
 from bayes_mlff.engines.engine import CommonSettings
@@ -89,6 +90,11 @@ class PyscfSettings(CommonSettings):
     warm_start: bool = Field(
         default=True, description="Whether a calculation starts from the density of the previous label."
     )
+
+    @property
+    def level(self) -> Level:
+        """See `CommonSettings.level`."""
+        return named(self.xc, self.dispersion)
 
 
 def check_elements(pyscf: ModuleType, settings: PyscfSettings, structure: Structure) -> None:

@@ -4,36 +4,17 @@ Reading runs nothing that a checkpoint contains, see `torch_pickle`. The package
 """
 
 import hashlib
-import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bayes_mlff.core.errors import ConfigError, WeightsError, shown
+from bayes_mlff.models import catalogue
 from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
-
-
-class Origin(NamedTuple):
-    """Location of a published model."""
-
-    path: str  # path relative to the folder of the package
-    sha256: str  # of the checkpoint
-
-
-CHECKPOINTS = {
-    "sevennet-0": Origin(
-        "pretrained_potentials/SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
-        "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
-    ),
-    "sevennet-l3i5": Origin(
-        "pretrained_potentials/SevenNet_l3i5/checkpoint_l3i5.pth",
-        "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
-    ),
-}
-"""Models by the name used in configurations."""
+from bayes_mlff.models.known.entry import InPackage
 
 
 class Checkpoint(NamedTuple):
@@ -43,23 +24,20 @@ class Checkpoint(NamedTuple):
     state: dict[str, np.ndarray]  # its weights
 
 
-def find(name: str, key: str) -> Path:
-    """Find the checkpoint of a model of `CHECKPOINTS` in the installed package.
+def find(name: str, key: str, source: InPackage) -> Path:
+    """Find the checkpoint of a model in the installed package.
 
     Raises:
       ConfigError: naming `key`, if the package is not installed.
       WeightsError: if its checkpoint is not the one with which this package was tested.
     """
-    spec = importlib.util.find_spec("sevenn")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    origin = CHECKPOINTS[name]
-    found = [path for folder in folders if (path := Path(folder) / origin.path).is_file()]
-    if not found:
-        raise ConfigError(key, name, f"{name!r} once its weights are there: pip install 'bayes-mlff[sevennet]'")
-    digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-    if digest != origin.sha256:
-        raise WeightsError(f"{found[0]}: SHA-256 is {digest}; allowed: {origin.sha256}")
-    return found[0]
+    found = catalogue.in_package(source)
+    if found is None:
+        raise ConfigError(key, name, f"{name!r} once its weights are there: pip install 'bayes-mlff[{source.extra}]'")
+    digest = hashlib.sha256(found.read_bytes()).hexdigest()
+    if digest != source.sha256:
+        raise WeightsError(f"{found}: SHA-256 is {digest}; allowed: {source.sha256}")
+    return found
 
 
 def read(path: Path) -> Checkpoint:

@@ -66,13 +66,12 @@ def default_profile(system: str, *, accelerator: bool) -> str:
 def introduction(system: str, profile: str) -> str:
     """Which profile was chosen, what is known about its cost, and how to change what was chosen."""
     from bayes_mlff.engines import registry as engines
-    from bayes_mlff.models import registry
 
     asked = f"bayes-mlff check --system {system} --profile {profile}"
     duration = DURATIONS.get((system, profile), f"duration not measured; its cost: {asked} [--label]")
     return (
         f"profile {profile} of {', '.join(SYSTEMS[system])} (--profile): {duration}; every setting can be changed with "
-        f"--set, e.g. --set model=NAME ({', '.join(registry.NAMES)}, or a file), "
+        f"--set, e.g. --set model=NAME (one of 'bayes-mlff models', or a file), "
         f"--set engine.name=NAME ({', '.join(engines.NAMES)})"
     )
 

@@ -14,14 +14,15 @@ MINIMAL = {"data": {"train": "a.npz"}}
 @pytest.mark.parametrize(
     ("change", "same"),
     [
-        ({"sampler": {"steps": 900}}, True),
+        ({"sampler": {"batch_size": 5, "steps": 900}}, True),
         ({"sampler": {"batch_size": 9}}, False),
-        ({"sampler": {"friction": 0.2}}, False),
+        ({"sampler": {"batch_size": 5, "friction": 0.2}}, False),
     ],
 )
 def test_an_optimisation_depends_on_what_optimisers_take_of_the_sampler(tmp_path, change, same):
     adam = {"method": "adam", "output": str(tmp_path)}
-    (tmp_path / "config.yaml").write_text(settings.dump(config.parse(MINIMAL | adam)))
+    stored = config.parse(MINIMAL | adam | {"sampler": {"batch_size": 5}})
+    (tmp_path / "config.yaml").write_text(settings.dump(stored))
     asked = config.parse(MINIMAL | adam | change)
     if same:
         identity.check_output(asked, tmp_path)

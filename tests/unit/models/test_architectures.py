@@ -194,7 +194,7 @@ def test_the_prior_is_that_of_the_architecture_on_the_fly_and_in_fine_tuning(nam
 def test_keys_are_described_with_the_values_of_the_table(section, key, value):
     for row in ARCHITECTURES.values():
         if row is not ROW:
-            assert f"{getattr(row, value):g} for {row.name}" in section.model_fields[key].description
+            assert f"{getattr(row.preset, value):g} for {row.name}" in section.model_fields[key].description
 
 
 @pytest.mark.parametrize("name", ["nequip", "pair"])

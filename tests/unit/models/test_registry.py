@@ -10,13 +10,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.models import catalogue
 from bayes_mlff.models.config import NequIPConfig
-from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.registry import (
-    SHIPPED,
     Potential,
-    cached,
     fill,
     initialize,
     load,
@@ -146,7 +144,7 @@ def test_models_of_packages_that_are_missing_say_what_to_install(monkeypatch, tm
 
 def test_converted_models_are_taken_from_the_cache(potential, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = cached("sevennet-0", CHECKPOINTS["sevennet-0"].sha256)
+    path = catalogue.cached("sevennet-0", str(catalogue.ENTRIES["sevennet-0"].sha256))
     assert path.parent == tmp_path / "bayes_mlff"
     path.parent.mkdir()
     save(potential, path, {})
@@ -160,7 +158,7 @@ def test_old_configurations_count_their_elements():
 
 @pytest.mark.parametrize("name", ["no-such-model", "missing.safetensors"])
 def test_unknown_models_are_refused_with_what_there_is(name):
-    with pytest.raises(ConfigError, match=rf"run\.model.*{name}.*{next(iter(SHIPPED))}"):
+    with pytest.raises(ConfigError, match=rf"run\.model.*{name}.*nequip-md17-small"):
         load(name, key="run.model")
 
 

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
-from bayes_mlff.models.importers.sevennet_files import CHECKPOINTS, find, read
+from bayes_mlff.models.catalogue import ENTRIES
+from bayes_mlff.models.importers.sevennet_files import find, read
+from bayes_mlff.models.known.entry import InPackage
+
+SEVENNET = ENTRIES["sevennet-0"].source
+assert isinstance(SEVENNET, InPackage)
 
 
 class Global:
@@ -141,9 +146,9 @@ def test_checkpoints_other_than_the_tested_ones_are_refused(tmp_path, monkeypatc
         importlib.util, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     )
     with pytest.raises(ConfigError, match=r"run\.model"):
-        find("sevennet-0", "run.model")
-    path = tmp_path / CHECKPOINTS["sevennet-0"].path
+        find("sevennet-0", "run.model", SEVENNET)
+    path = tmp_path / SEVENNET.path
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
-    with pytest.raises(WeightsError, match=f"SHA-256 is .*; allowed: {CHECKPOINTS['sevennet-0'].sha256}"):
-        find("sevennet-0", "run.model")
+    with pytest.raises(WeightsError, match=f"SHA-256 is .*; allowed: {SEVENNET.sha256}"):
+        find("sevennet-0", "run.model", SEVENNET)

@@ -1,0 +1,1 @@
+"""Facts about the models that have a name; light to import."""

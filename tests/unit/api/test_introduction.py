@@ -1,0 +1,47 @@
+"""What is said at the start of a run and by `check`: the preset, and levels of theory that differ."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bayes_mlff.api import runner
+from bayes_mlff.models import registry
+from bayes_mlff.models.origin import Origin
+from bayes_mlff.otf import config, problem, systems
+
+
+@pytest.fixture(scope="module")
+def introduce():
+    """What is printed for settings of a run of ethanol, line by line."""
+
+    def lines(origin="nequip-md17-small", **settings):
+        parsed = config.parse({"structure": "ethanol", **settings})
+        start = systems.initial_structure(parsed.structure, base=registry.Path()).structure
+        potential = registry.for_atoms(registry.load("nequip-md17-small"), start.numbers)
+        made = problem.prepare(parsed, start, registry.replace(potential, origin=Origin(origin)))
+        engine = SimpleNamespace(description="engine", assumptions=lambda structure: ())
+        said = []
+        runner._introduce(made, engine, SimpleNamespace(say=said.append))
+        return {line.split()[0]: line for text in said for line in text.splitlines()}
+
+    return lines
+
+
+def test_levels_that_differ_are_said(introduce):
+    assert "functional PBE, not B3LYP; dispersion TS, not no dispersion" in introduce()["level"]
+
+
+def test_equal_levels_are_not(introduce):
+    assert "level" not in introduce("mace-matpes-pbe-0", engine={"name": "pyscf", "xc": "pbe"})
+
+
+def test_models_of_which_the_level_is_not_known_are_named(introduce):
+    assert introduce("")["level"] == "  level      of the model: not known; not compared with that of the reference"
+
+
+def test_the_preset_is_said_with_what_is_set_otherwise(introduce):
+    line = introduce(sampler={"batch_size": 3})["preset"]
+    assert line == (
+        "  preset     of the architecture nequip: prior.scale 0.2, sampler.step_size 0.001, sampler.cold_steps 400; "
+        "set otherwise: sampler.batch_size 3 (there 5)"
+    )
