@@ -66,15 +66,11 @@ def cases() -> dict[str, Case]:
     zbl = mace_zbl(4, exponent=0.28, prefactor=0.5, coefficients=(0.2, 0.5, 0.25, 0.03))
     both = single.config("4x0e", **small, cutoff_power=4, distance_transform=agnesi, pair_repulsion=zbl, head="pbe")
     other = {"head": "r2scan", "energy_scale": 1.9, "energy_shift": 0.3, "energy_shifts": (-7.0, 1.5, 4.5)}
+    biased = single.config(
+        "3x0e+3x1o", **small, cutoff_power=4, distance_transform=soft, pair_repulsion=zbl, readout_bias=True, head="pt"
+    )
     return {
-        "soft": Case(
-            ("Default",),
-            (
-                single.config(
-                    "3x0e+3x1o", **small, cutoff_power=4, distance_transform=soft, pair_repulsion=zbl, energy_scale=1.7
-                ),
-            ),
-        ),
+        "soft": Case(("pt", "r2scan"), (biased, biased.model_copy(update=other))),
         "heads": Case(("pbe", "r2scan"), (both, both.model_copy(update=other))),
     }
 
@@ -122,11 +118,9 @@ def load_known(model: torch.nn.Module, case: Case) -> tuple[dict[str, np.ndarray
 
     full = {k: v.detach().clone() for k, v in model.state_dict().items()}
     fixed = single.constants(case.settings[0])
-    shapes = {
-        k: tuple(v.shape)
-        for k, v in full.items()
-        if not NOT_WEIGHTS.fullmatch(k) and k not in fixed and not k.startswith(PAIRS)
-    }
+    biases = {k for k, v in full.items() if k.endswith(".bias") and v.numel()}
+    names = {k for k in full if k in biases or not NOT_WEIGHTS.fullmatch(k)} - set(fixed)
+    shapes = {k: tuple(full[k].shape) for k in full if k in names and not k.startswith(PAIRS)}
     known = single.known_state(shapes, case.settings[0])
     full |= {k: torch.tensor(known[k]).to(full[k].dtype) for k in shapes}
     model.load_state_dict(full, strict=True)
