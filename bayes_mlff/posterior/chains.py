@@ -77,7 +77,7 @@ def otf_chains(
       predict: model.
       prior: prior over the weights; its arrays are arguments of the compiled function, not constants in it.
       likelihood: fixed standard deviations.
-      step_size: γ0, the first step size; see `Architecture.step_size`.
+      step_size: γ0, the first step size; see `Preset.step_size`.
       batch_size: labels of a minibatch.
       friction: α.
       cold_steps: steps at T = 0.

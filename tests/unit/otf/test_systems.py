@@ -33,7 +33,7 @@ def test_the_introduction_names_profile_cost_and_what_can_be_chosen(profile):
     assert said.startswith(f"profile {profile} of demo, large, paper (--profile): ")
     assert ("15 to 20 minutes" in said) == (profile == "demo")
     assert (f"check --system lamno3 --profile {profile}" in said) == (profile != "demo")
-    for name in ("mace-mp-0-medium", "sevennet-0", "gpaw", "chgnet", "worker", "ase", "pyscf"):
+    for name in ("'bayes-mlff models'", "gpaw", "chgnet", "worker", "ase", "pyscf"):
         assert name in said
 
 
