@@ -116,13 +116,6 @@ def _published(
     }
 
 
-_NEQUIX_PRESET: Final = Preset(
-    0.05,
-    3e-4,
-    found="fine-tuning of nequix-mp-1 on 30 frames of ethanol with labels of GFN2-xTB, 800 steps, one seed: with 0.2 "
-    "and 1e-3, those of NequIP, forces on other frames became worse than before",
-)
-
 _NEQUIP: Final = Architecture(
     config=NequIPConfig,
     network=nequip.NequIP,
@@ -133,7 +126,7 @@ _NEQUIP: Final = Architecture(
     widened=nequip.widened,
     per_element=nequip.per_element,
     # Only Nequix normalises its activations in this way.
-    families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", _NEQUIX_PRESET),),
+    families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", known_presets.NEQUIX),),
     formats=(
         FileFormat("nequix", ".nqx", nequix_files.read_model),
         FileFormat("nequip", nequip_files.SUFFIX, nequip_files.read_model),

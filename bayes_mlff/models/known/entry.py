@@ -52,7 +52,7 @@ class Download(NamedTuple):
     @property
     def file(self) -> str:
         """Name of the file at its address."""
-        return self.url.rpartition("/")[2]
+        return self.url.rpartition("/")[2].partition("?")[0]
 
 
 Source = Shipped | InPackage | Download

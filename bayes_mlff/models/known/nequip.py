@@ -1,13 +1,14 @@
-"""Models of the NequIP family: our own, SevenNet, Nequix.
+"""Models of the NequIP family: our own, SevenNet, Nequix, NequIP.
 
 Where the facts are from: SevenNet's from the package sevenn 0.13.0, whose wheel contains the files; Nequix' from its
 files (mp-1, omat-1, oam-1) and the table in its README. Costs are from `scripts/measure_cost.py` on one core.
-Files that could not be had here have no checksum.
+Files of these that could not be had here have no checksum. NequIP's packages could not be had either: their addresses,
+checksums, cutoffs, weights and licence are those that two public projects which use the files state.
 """
 
 from typing import Final
 
-from bayes_mlff.models.known.entry import MIT, Download, Entry, InPackage, Shipped
+from bayes_mlff.models.known.entry import CC_BY, MIT, Download, Entry, InPackage, Shipped
 from bayes_mlff.models.known.levels import MATERIALS_PROJECT, PBE_TS
 
 _MANY: Final = "89 elements"
@@ -19,6 +20,11 @@ _MP: Final = f"{_NEQUIX}/7c2854de8e754b1a60274c7d9d2e014989ed632e/models"
 _OMAT: Final = f"{_NEQUIX}/9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28/models"
 _PAPER_NEQUIX: Final = "Koker et al. 2025, Training a foundation model for materials on a budget, arXiv:2508.16067"
 _PAPER_PFT: Final = "Koker et al. 2026, PFT: phonon fine-tuning, arXiv:2601.07742"
+
+_ZENODO: Final = "https://zenodo.org/records/18775904/files"
+_PAPER_NEQUIP: Final = (
+    "NequIP and Allegro foundation potentials, doi:10.5281/zenodo.18775904; Tan et al., arXiv:2504.16068"
+)
 
 _PAPER_SEVENNET: Final = "Park et al. 2024, J. Chem. Theory Comput. 20, 4857, doi:10.1021/acs.jctc.4c00190"
 
@@ -33,6 +39,13 @@ def _nequix(name: str, folder: str, sha256: str | None, data: str, citation: str
     return Entry(
         name, "nequip", _MANY, MATERIALS_PROJECT, data, MIT, source, citation, 6.0, 707_658, 93.0, family="Nequix"
     )
+
+
+def _oam(size: str, sha256: str, weights: int | None, data: str = "OMat24, then sAlex and MPtrj") -> Entry:
+    kind = "MP" if data == "MPtrj" else "OAM"
+    source = Download(f"{_ZENODO}/NequIP-{kind}-{size}-0.1.nequip.zip?download=1", ".nequip.zip", sha256)
+    name = f"nequip-{kind}-{size}".lower()
+    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, CC_BY, source, _PAPER_NEQUIP, 6.0, weights)
 
 
 SHIPPED: Final = (
@@ -107,5 +120,10 @@ NEQUIP: Final = (
         _PAPER_PFT,
     ),
     _nequix("nequix-oam-1-pft", _OMAT, None, "OMat24, sAlex and MPtrj, then phonons of MDR", _PAPER_PFT),
+    _oam("S", "63d4bafd872850a014fd21dedeea416b61173a17750dee0b2b8dd2b126f407aa", None),
+    _oam("M", "3b528d235a98d6daa582ab17d4bac44aa108659b8a69046ba8f4f51c257fb328", None),
+    _oam("L", "5d01a4fab228abb3cdb6ace0033f93993729956bca6a42234a2a8816825b9a0f", 9_600_000),
+    _oam("XL", "99c3799b28026f1ecf66c413292038a27a0749d4d4d7cd0b3a642f2e68df9e9c", 32_100_000),
+    _oam("L", "dfbb68f6fab8d8135fc2be9c1cd92d468fe858254f2454fb891ea0da08dd6592", 9_600_000, data="MPtrj"),
 )
 """Models of other projects."""
