@@ -24,7 +24,7 @@ def test_rows_are_complete():
         assert "arXiv:" in row.citation or "doi:" in row.citation, name
         assert row.licence.address.startswith("https://"), name
         if isinstance(row.source, Download):
-            assert row.source.url.startswith("https://") and row.source.url.endswith(row.source.suffix), name
+            assert row.source.url.startswith("https://") and row.source.file.endswith(row.source.suffix), name
         if row.sha256 is not None:
             assert len(row.sha256) == 64 and int(row.sha256, 16), name
     digests = [row.sha256 for row in ENTRIES.values() if row.sha256]
