@@ -111,9 +111,12 @@ _NEQUIP: Final = Architecture(
     step_size=1e-3,
     widened=nequip.widened,
     per_element=nequip.per_element,
-    formats=(FileFormat("nequix", ".nqx", nequix_files.read_model),),
+    formats=(
+        FileFormat("nequix", ".nqx", nequix_files.read_model),
+        FileFormat("sevenn", ".pth", sevennet_files.read_model, heads=True),
+    ),
     published={
-        name: Published(_checkpoint, sevennet_files.read_model, origin.sha256)
+        name: Published(_checkpoint, sevennet_files.read_model, origin.sha256, heads=True)
         for name, origin in sevennet_files.CHECKPOINTS.items()
     }
     | _downloads(".nqx", nequix_files.read_model),

@@ -19,7 +19,7 @@ MANY: Final = 12
 LICENCE_OF_SEVENN: Final = "MIT, that of the package sevenn 0.13.0"
 
 ELEMENTS: Final[dict[str, str]] = dict.fromkeys(
-    ("sevennet-0", "sevennet-l3i5", "mace-mp-0-small", "mace-mp-0-medium", *names(".nqx")), "89 elements"
+    (*CHECKPOINTS, "mace-mp-0-small", "mace-mp-0-medium", *names(".nqx")), "89 elements"
 )
 """Elements of models whose files may not be on this machine."""
 

@@ -1,4 +1,4 @@
-"""Checkpoints of SevenNet from the installed package `sevenn`, read without PyTorch and converted once.
+"""Checkpoints of SevenNet, by path or from the installed package `sevenn`, read without PyTorch.
 
 Reading runs nothing that a checkpoint contains, see `torch_pickle`. The package itself is never imported.
 """
@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, WeightsError, shown
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, shown
 from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
+from bayes_mlff.models.importers.mace_heads import chosen
+from bayes_mlff.models.importers.sevennet_history import current_names
+from bayes_mlff.models.importers.sevennet_modalities import names_of
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 
 
@@ -27,6 +30,14 @@ CHECKPOINTS = {
     "sevennet-0": Origin(
         "pretrained_potentials/SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
         "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
+    ),
+    "sevennet-0-22may2024": Origin(
+        "pretrained_potentials/SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
+        "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1",
+    ),
+    "sevennet-mf-0": Origin(
+        "pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+        "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
     ),
     "sevennet-l3i5": Origin(
         "pretrained_potentials/SevenNet_l3i5/checkpoint_l3i5.pth",
@@ -81,13 +92,22 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(dict(settings), dict(state))
 
 
-def read_model(path: Path) -> Imported:
+def read_model(path: Path, head: str | None = None) -> Imported:
     """Read the model of a checkpoint, in float64.
 
+    Args:
+      path: a checkpoint.
+      head: name of the modality to take; the others are dropped. None if the model has no modalities.
+
     Raises:
+      ConfigError: listing the modalities, if the model has several and none, or another one, is named.
       WeightsError: if it is no checkpoint, or one of a form that is not supported.
     """
-    checkpoint = read(path)
-    state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
-    description = describe(checkpoint.settings, state)
-    return Imported(description.config, from_sevennet(state, description))
+    settings, state = read(path)
+    try:
+        index = chosen(names_of(settings), head, str(path))
+        state = {k: v.astype(np.float64) for k, v in current_names(state).items()}
+        description = describe(settings, state, index)
+        return Imported(description.config, from_sevennet(state, description))
+    except READER_ERRORS as error:
+        raise WeightsError(f"{path}: not a model of SevenNet: {type(error).__name__}: {error}") from error
