@@ -282,7 +282,7 @@ def load_known(model: torch.nn.Module, settings: dict[str, Any]) -> tuple[dict[s
 def evaluate(
     model: torch.nn.Module, cutoff: float, structure: Structure, head: str | None = None
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV; `head` is the modality of a model with several."""
+    """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV; `head` is the modality, if there are several."""
     import torch
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 

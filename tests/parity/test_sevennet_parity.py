@@ -17,6 +17,7 @@ from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_sevennet_reference as reference
 from tests.support import frozen_numbers
+from tests.support.sevennet_case import frozen_case
 
 CASES = [(name, head) for name, settings in reference.cases().items() for head in reference.heads(settings)]
 LABELS = list(reference.structures())
@@ -26,15 +27,6 @@ CHECKPOINT = 1e-7
 
 frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
 frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
-
-
-@functools.cache
-def frozen_case(name):
-    """Settings and complete state, apart from entries without weights."""
-    entry = frozen()[0]["cases"][name]
-    state = reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, entry["settings"])
-    state, prefix = reference.as_stored(state, entry["settings"]), f"{name}/state/"
-    return entry["settings"], state | {k.removeprefix(prefix): v for k, v in frozen()[1].items() if prefix in k}
 
 
 @functools.cache

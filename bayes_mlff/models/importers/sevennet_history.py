@@ -18,10 +18,17 @@ OLD_NAMES: Final = {
 
 
 def version(settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Version of SevenNet that wrote a checkpoint; development versions count as the preceding release."""
-    numbers = re.findall(r"\d+", str(settings["version"]).split(".dev", maxsplit=1)[0])
-    found = tuple(int(n) for n in numbers[:3])
-    return (*found[:2], -1) if ".dev" in str(settings["version"]) else found
+    """Version of SevenNet that wrote a checkpoint; development versions count as the preceding release.
+
+    Raises:
+      WeightsError: if it is no version.
+    """
+    text = str(settings["version"])
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)(\.dev)?", text)
+    if found is None:
+        raise WeightsError(f"SevenNet model is not supported: version is {text!r}")
+    major, minor, patch = (int(n) for n in found.groups()[:3])
+    return (major, minor, -1) if found[4] else (major, minor, patch)
 
 
 def solid_harmonics(settings: Mapping[str, Any]) -> bool | None:

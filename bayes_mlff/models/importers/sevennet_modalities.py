@@ -1,7 +1,7 @@
 """One modality of a SevenNet model that has several, as the state of a model that has this one alone.
 
-A modality (the functional of the labels, say) enters such a model as a one-hot vector, which is appended to the input of
-some linear layers, and by scales and shifts of its own. With one modality fixed, its row of such a layer is a bias of
+A modality (the functional of the labels, say) enters such a model as a one-hot vector, which is appended to the input
+of some linear layers, and by scales and shifts of its own. With one modality fixed, its row of such a layer is a bias of
 the even scalars. The biases of the element embedding and of the readout, which has no activation, are then added to the
 embedding and to the shifts; those of the interaction blocks remain. Energies are identical.
 """
@@ -83,9 +83,9 @@ def one_modality(state: State, blocks: Sequence[Block], chosen: Modality, elemen
     for kind in ("scale", "shift"):
         name = f"{RESCALE}.{kind}"
         rows = len(chosen.names) if kind in chosen.tables else 1
-        table = result.get(name)
-        if table is None or np.size(table) not in (rows, rows * elements):
-            raise WeightsError(f"{name} has shape {np.shape(table)}; allowed: {rows} times one or {elements} numbers")
+        table = result.get(name, np.zeros(0))
+        if table.size not in (rows, rows * elements):
+            raise WeightsError(f"{name} has shape {table.shape}; allowed: {rows} times one or {elements} numbers")
         row = table.reshape(rows, -1)[chosen.index if rows > 1 else 0]
         result[name] = np.full(elements, row[0]) if row.size == 1 else row
     if not chosen.layers and not chosen.biases:

@@ -15,8 +15,8 @@ from bayes_mlff.models.architectures import Published
 from bayes_mlff.models.importers import mace_files, mace_heads, sevennet_files
 from bayes_mlff.otf import beginning
 from bayes_mlff.otf import config as run_configuration
-from tests.parity.test_sevennet_parity import frozen_case
 from tests.support.places import ROOT
+from tests.support.sevennet_case import frozen_case
 
 TWO = ROOT / "tests" / "parity" / "mace_heads.model"
 DIGEST = "0" * 64
@@ -102,7 +102,7 @@ def test_other_sevennets_are_refused_by_path(modal, monkeypatch):
             registry.load(str(modal))
     doubled = state | {"0_convolution.denominator": np.ones(1)}
     monkeypatch.setattr(sevennet_files, "read", lambda _: sevennet_files.Checkpoint(settings, doubled))
-    with pytest.raises(WeightsError, match="0_convolution.denominator are the same entry under different names"):
+    with pytest.raises(WeightsError, match=r"0_convolution\.denominator are the same entry under different names"):
         registry.load(str(modal))
 
 
