@@ -159,6 +159,8 @@ def cases() -> dict[str, dict[str, Any]]:
         "first": {k: v for k, v in short.items() if k != "_normalize_sph"} | {"version": "0.9.1"},
         "modalities": short
         | {
+            "lmax": 2,
+            "irreps_manual": ["4x0e", "4x0e+2x2e+3x1e", "4x0e"],  # the order matters for gates and their biases
             "use_modality": True,
             "_number_of_modalities": 2,
             "_modal_map": {"PBE": 1, "R2SCAN": 0},

@@ -1,9 +1,9 @@
 """One modality of a SevenNet model that has several, as the state of a model that has this one alone.
 
 A modality (the functional of the labels, say) enters such a model as a one-hot vector, which is appended to the input
-of some linear layers, and by scales and shifts of its own. With one modality fixed, its row of such a layer is a bias of
-the even scalars. The biases of the element embedding and of the readout, which has no activation, are then added to the
-embedding and to the shifts; those of the interaction blocks remain. Energies are identical.
+of some linear layers, and by scales and shifts of its own. With one modality fixed, its row of such a layer is a bias
+of the even scalars. The biases of the element embedding and of the readout, which has no activation, are then added to
+the embedding and to the shifts; those of the interaction blocks remain. Energies are identical.
 """
 
 import math
