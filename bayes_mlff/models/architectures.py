@@ -105,16 +105,25 @@ def _find(name: str, key: str, listener: Listener) -> tuple[Path, str]:
     return downloads.fetch(known, known.source, key, listener=listener)
 
 
-def _published(
-    architecture: str, readers: Mapping[str, Callable[..., Imported]], *, heads: bool = False
-) -> dict[str, Published]:
-    """The models of the catalogue that other projects have published, with the readers of their files by suffix."""
+def _published(architecture: str, formats: Sequence[FileFormat]) -> dict[str, Published]:
+    """The models of the catalogue that other projects have published, as files of these formats."""
+    readers = {form.suffix: form for form in formats}
     return {
-        known.name: Published(_find, readers[known.source.suffix], known.sha256, heads)
+        known.name: Published(
+            _find, readers[known.source.suffix].read, known.sha256, readers[known.source.suffix].heads
+        )
         for known in catalogue.ENTRIES.values()
         if known.architecture == architecture and isinstance(known.source, Download | InPackage)
     }
 
+
+_NEQUIP_FORMATS: Final = (
+    FileFormat("nequix", ".nqx", nequix_files.read_model),
+    FileFormat("nequip", nequip_files.SUFFIX, nequip_files.read_model),
+    FileFormat("sevenn", ".pth", sevennet_files.read_model, heads=True),
+)
+
+_MACE_FORMATS: Final = (FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models, heads=True),)
 
 _NEQUIP: Final = Architecture(
     config=NequIPConfig,
@@ -127,18 +136,8 @@ _NEQUIP: Final = Architecture(
     per_element=nequip.per_element,
     # Only Nequix normalises its activations in this way.
     families=(Family("Nequix", lambda config: config.activation_norm == "e3nn-jax", known_presets.NEQUIX),),
-    formats=(
-        FileFormat("nequix", ".nqx", nequix_files.read_model),
-        FileFormat("nequip", nequip_files.SUFFIX, nequip_files.read_model),
-    ),
-    published=_published(
-        "nequip",
-        {
-            ".pth": sevennet_files.read_model,
-            ".nqx": nequix_files.read_model,
-            nequip_files.SUFFIX: nequip_files.read_model,
-        },
-    ),
+    formats=_NEQUIP_FORMATS,
+    published=_published("nequip", _NEQUIP_FORMATS),
 )
 
 _MACE: Final = Architecture(
@@ -150,8 +149,8 @@ _MACE: Final = Architecture(
     preset=known_presets.MACE,
     widened=lambda params: params,
     per_element=lambda config, params: (config, params),  # it already has weights for each element
-    formats=(FileFormat("mace-torch", ".model", mace_files.read_model, mace_files.write_models, heads=True),),
-    published=_published("mace", {".model": mace_files.read_model}, heads=True),
+    formats=_MACE_FORMATS,
+    published=_published("mace", _MACE_FORMATS),
 )
 
 ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}

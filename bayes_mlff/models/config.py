@@ -97,6 +97,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     """Interaction blocks; the last one has scalar outputs only."""
     edge_l_max: Annotated[int, Field(ge=0, le=4)]
     """Highest degree of the spherical harmonics on edges."""
+    solid_harmonics: bool = False
+    """Whether harmonics of degree l are multiplied by the l-th power of the distance in Å."""
     parity: bool = True
     """Whether irreps are even or odd. Without it all are even, and mirror images may differ in energy."""
     embedding_features: PositiveInt
@@ -113,6 +115,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     embedding, one of each element, or one for all. `indexed` is one of each element, normalised for channels alone."""
     first_self_connection: bool = False
     """Whether the first block has one too."""
+    scalar_biases: bool = False
+    """Whether the linear maps before and after the convolution add a bias to even scalars."""
     layer_norm: bool = False
     """Whether features are divided by their root mean square over channels and irreps before the gate."""
     activation_norm: Literal["e3nn", "e3nn-jax"] = "e3nn"
@@ -144,6 +148,8 @@ class NequIPConfig(ArchitectureConfig, frozen=True):
     """Energy scale of each element, eV; in the order of `elements`."""
     pair_repulsion: PairRepulsion | None = None
     """Repulsion of the nuclei, added to the scaled energies."""
+    head: Annotated[str, Field(max_length=200)] | None = None
+    """Name of the head (SevenNet: modality) of the original file that this is; None if that has only one."""
 
     @field_validator("hidden_irreps")
     @classmethod

@@ -78,9 +78,12 @@ def paths(
     return tuple(found)
 
 
-def spherical_harmonics(vectors: jax.Array, l_max: int, *, with_parity: bool = True) -> Features:
-    """Component-normalised real harmonics of the directions of vectors [..., 3] Å: `{irrep: [..., 2l+1]}`."""
-    unit = vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+def spherical_harmonics(vectors: jax.Array, l_max: int, *, with_parity: bool = True, solid: bool = False) -> Features:
+    """Component-normalised real harmonics of the directions of vectors [..., 3] Å: `{irrep: [..., 2l+1]}`.
+
+    Solid harmonics are those times the l-th power of the vector's length in Å.
+    """
+    unit = vectors if solid else vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
     out = {}
     for l in range(l_max + 1):
         irrep = edge_irrep(l, with_parity)
@@ -158,6 +161,7 @@ class EquivariantLinear(nn.Module):
     """Mix the channels of each irrep separately; irreps without an input are dropped from the output."""
 
     out: tuple[tuple[str, int], ...]
+    use_bias: bool = False  # of the even scalars
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
@@ -165,7 +169,8 @@ class EquivariantLinear(nn.Module):
         mixed = {}
         for irrep, width in self.out:
             if irrep in x:
-                mixed[irrep] = ScaledDense(width, name=f"linear_{irrep}")(x[irrep])
+                biased = self.use_bias and irrep == "0e"
+                mixed[irrep] = ScaledDense(width, use_bias=biased, name=f"linear_{irrep}")(x[irrep])
         return mixed
 
 

@@ -108,14 +108,15 @@ class Interaction(nn.Module):
         if self.index > 0 or config.first_self_connection:
             connection = self._connection(out, x, embedding, species)
         if self.index > 0 or not config.one_hot_input:
-            x = EquivariantLinear(tuple((ir, v.shape[-1]) for ir, v in x.items()), name="linear_in")(x)
+            kept = tuple((ir, v.shape[-1]) for ir, v in x.items())
+            x = EquivariantLinear(kept, config.scalar_biases, name="linear_in")(x)
         scale = self._neighbors(species, embedding.dtype)
         x = {ir: v / scale for ir, v in x.items()}
         routes = paths(tuple(x), config.edge_l_max, tuple(before_gate), with_parity=parity)
         widths = (config.radial_width,) * config.radial_depth
         convolution = Convolution(routes, widths, config.radial_gain, name="convolution")
         x = convolution(x, harmonics, radial, neighbors, receivers)
-        x = EquivariantLinear(out, name="linear_out")(x)
+        x = EquivariantLinear(out, config.scalar_biases, name="linear_out")(x)
         x = {ir: v + connection[ir] if ir in connection else v for ir, v in x.items()}
         if config.layer_norm:
             x = RMSNorm(name="layer_norm")(x)
@@ -187,7 +188,8 @@ class NequIP(nn.Module):
         envelope = jnp.where(edge_mask, self._envelope(x), 0.0)
         radial = bessel_basis(x, frequencies.reshape(1, 1, -1)) * envelope[..., None]
         radial = radial * (2.0 * math.pi / config.r_max**2)
-        harmonics = spherical_harmonics(vectors, config.edge_l_max, with_parity=config.parity)
+        solid = config.solid_harmonics
+        harmonics = spherical_harmonics(vectors, config.edge_l_max, with_parity=config.parity, solid=solid)
 
         if config.one_hot_embedding:
             table = table / math.sqrt(config.declared_elements)

@@ -154,15 +154,15 @@ class RunConfig(Section):
     )
     model: str = Field(
         default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx or "
-        ".nequip.zip file.",
+        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx, "
+        ".nequip.zip or .pth file.",
     )
     head: str | None = Field(
         default=None,
         min_length=1,
         max_length=200,
-        description="Head of the model, by name, where its file has several (a .model file): the others are dropped. "
-        "null where it has one.",
+        description="Head of the model, by name, where its file has several (a .model file; the modalities of a .pth "
+        "file): the others are dropped. null where it has one.",
     )
     threshold: Energy = Field(
         default="0.5 kcal/mol",

@@ -9,6 +9,7 @@ The test of the frozen numbers uses this module without PyTorch, hence the impor
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import platform
@@ -18,7 +19,8 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.models.importers.sevennet_history import OLD_NAMES
 from bayes_mlff.models.importers.sevennet_weights import NOT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -31,12 +33,14 @@ RADIAL_GAIN = 2.5
 SYMBOLS = ("O", "Mn", "La", "H", "S", "Ca", "Zr", "C")
 """Elements in the order of SevenNet's types, on purpose not ascending."""
 
+QUANTITIES = ("energy", "forces", "virial")
+
 FLIPPED = ("_w3j_1_1_1", "_w3j_2_1_2")
 """Coupling coefficients to which the old checkpoint gives the other sign."""
 
 
 def structures() -> dict[str, Structure]:
-    """Two perovskites of 20 atoms out of equilibrium, a molecule, and a cell of less than twice the cutoff."""
+    """Two perovskites of 20 atoms out of equilibrium, a cell of less than twice the cutoff, a molecule and a slab."""
     rng = np.random.default_rng(7)
     lamno3 = perovskite(
         {
@@ -53,11 +57,14 @@ def structures() -> dict[str, Structure]:
     cao = Atoms("CaO", [(0.0, 0.0, 0.0), (2.4, 0.1, 0.0)], cell=2.4 * (1.0 - np.eye(3)), pbc=True)
     positions = [(0, 0, 0), (1.4, 0.1, 0), (-0.5, 0.9, 0.2), (-0.4, -0.6, 0.8), (-0.3, -0.5, -0.9), (1.7, -0.8, 0.2)]
     molecule = Atoms("COHHHH", positions)
+    layer = [(0.0, 0.0, 0.1), (1.7, 1.6, 0.0), (1.7, 0.1, 2.2), (0.1, 1.7, 2.5)]
+    slab = Atoms("CaCaOO", layer, cell=[[3.4, 0.0, 0.0], [0.3, 3.3, 0.0], [0.0, 0.0, 15.0]], pbc=(True, True, False))
     return {
         "LaMnO3": _distorted(lamno3, rng),
         "CaZrS3": _distorted(cazrs3, rng),
         "CaO": _distorted(cao, rng),
         "methanol": _structure(molecule),
+        "slab": _structure(slab),
     }
 
 
@@ -126,6 +133,7 @@ def cases() -> dict[str, dict[str, Any]]:
         "scale": [1.7 - 0.1 * i for i in range(len(SYMBOLS))],
     }
     hidden = "6x0e+4x1e+3x2e"
+    short = common | {"is_parity": False, "lmax": 1, "num_convolution_layer": 2, "conv_denominator": [3.1, 2.7]}
     return {
         # As SevenNet-0: an old version, no parity, XPLOR, linear self-connections.
         "zero": common
@@ -147,7 +155,31 @@ def cases() -> dict[str, dict[str, Any]]:
             "weight_nn_hidden_neurons": [6],
         },
         "high degree": common | {"is_parity": False, "lmax": 3, "lmax_edge": 2, "channel": 3, "version": "0.11.0"},
+        # Before settings said how harmonics are normalised; old names in the state.
+        "first": {k: v for k, v in short.items() if k != "_normalize_sph"} | {"version": "0.9.1"},
+        "modalities": short
+        | {
+            "lmax": 2,
+            "irreps_manual": ["4x0e", "4x0e+2x2e+3x1e", "4x0e"],  # the order matters for gates and their biases
+            "use_modality": True,
+            "_number_of_modalities": 2,
+            "_modal_map": {"PBE": 1, "R2SCAN": 0},
+            "use_modal_node_embedding": True,
+            "use_modal_self_inter_intro": True,
+            "use_modal_self_inter_outro": True,
+            "use_modal_output_block": True,
+            "use_modal_wise_shift": True,
+            "use_modal_wise_scale": True,
+            "use_bias_in_linear": True,
+            "shift": [[0.2 * j - 0.5 + 0.3 * i for i in range(len(SYMBOLS))] for j in range(2)],
+            "scale": [[1.7 - 0.1 * i + 0.3 * j for i in range(len(SYMBOLS))] for j in range(2)],
+        },
     }
+
+
+def heads(settings: dict[str, Any]) -> list[str | None]:
+    """The modalities of a case; None for a model without."""
+    return list(settings.get("_modal_map", [None]))
 
 
 def build(settings: dict[str, Any]) -> torch.nn.Module:
@@ -155,9 +187,11 @@ def build(settings: dict[str, Any]) -> torch.nn.Module:
     import torch
     from sevenn._const import model_defaults
     from sevenn.model_build import build_E3_equivariant_model
+    from sevenn.scripts.backward_compatibility import patch_old_config
 
     given = {k: v for k, v in settings.items() if k != "poly_cut_p_value"}
-    complete = model_defaults(given) | given
+    defaults = {k: v for k, v in model_defaults(given).items() if k != "_normalize_sph"}  # of today
+    complete = patch_old_config(defaults | given)
     complete["_type_map"] = {int(z): i for z, i in settings["_type_map"].items()}
     if complete["cutoff_function"]["cutoff_function_name"] == "XPLOR":
         complete["cutoff_function"] = {k: v for k, v in complete["cutoff_function"].items() if "poly" not in k}
@@ -205,6 +239,21 @@ def known_state(shapes: dict[str, tuple[int, ...]], settings: dict[str, Any]) ->
     return state
 
 
+def as_stored(state: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The state under the names that a checkpoint of its version has."""
+    if "_normalize_sph" in settings:
+        return state
+    parts = {new: old for old, new in OLD_NAMES.items()} | {"rescale_atomic_energy": "rescale atomic energy"}
+    for i in range(settings["num_convolution_layer"]):
+        for part in ("self_connection_intro", "convolution", "self_interaction_2", "equivariant_gate"):
+            parts[f"{i}_{part}"] = f"{i} {part.replace('_', ' ')}"
+    stored = {}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        stored[f"{parts.get(part, part)}.{rest.replace('denominator', 'denumerator')}"] = value
+    return stored
+
+
 def load_known(model: torch.nn.Module, settings: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Put known weights into a model, by way of SevenNet's conversion of old checkpoints where they are old.
 
@@ -215,10 +264,13 @@ def load_known(model: torch.nn.Module, settings: dict[str, Any]) -> tuple[dict[s
     from sevenn.scripts.backward_compatibility import patch_state_dict_if_old
 
     full = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    shapes = {k: tuple(v.shape) for k, v in full.items() if not NOT_WEIGHTS.fullmatch(k)}
+    shapes = {
+        k: tuple(v.shape) for k, v in full.items() if not NOT_WEIGHTS.fullmatch(k) or (k.endswith("bias") and len(v))
+    }
     full |= {k: torch.tensor(v) for k, v in known_state(shapes, settings).items()}
     if settings["version"] == "0.9.1":
         full = {k: -v if k.endswith(FLIPPED) else v for k, v in full.items()}
+    full = as_stored(full, settings)
     state = {k: v.numpy().copy() for k, v in full.items()}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -229,11 +281,15 @@ def load_known(model: torch.nn.Module, settings: dict[str, Any]) -> tuple[dict[s
     return state, shapes
 
 
-def evaluate(model: torch.nn.Module, cutoff: float, structure: Structure) -> tuple[float, np.ndarray, np.ndarray]:
-    """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV."""
+def evaluate(
+    model: torch.nn.Module, cutoff: float, structure: Structure, head: str | None = None
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Energy in eV, forces [n, 3] in eV/Å and virial V·S [3, 3] in eV; `head` is the modality, if there are several."""
     import torch
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
+    if head is not None:
+        model.prepare_modal_deploy(head)  # pyright: ignore[reportCallIssue]  # a method
     atoms = Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     graph = unlabeled_atoms_to_graph(atoms, cutoff)
     data = {k: torch.tensor(np.asarray(v)) for k, v in graph.items() if k != "data_info"}
@@ -246,6 +302,11 @@ def evaluate(model: torch.nn.Module, cutoff: float, structure: Structure) -> tup
         out["inferred_force"].detach().numpy(),
         stress * max(atoms.cell.volume, 1e-3),
     )
+
+
+def place(name: str, head: str | None, label: str, quantity: str) -> str:
+    """Name of an array of the file."""
+    return "/".join((name, *([] if head is None else [head]), label, quantity))
 
 
 def main() -> None:
@@ -265,15 +326,11 @@ def main() -> None:
         state, shapes = load_known(model, settings)
         manifest["cases"][name] = {"settings": settings, "shapes": shapes}
         arrays |= {f"{name}/state/{k}": v for k, v in state.items() if "_w3j_" in k}
-        for label, structure in samples.items():
-            energy, forces, virial = evaluate(model, settings["cutoff"], structure)
-            arrays |= {
-                f"{name}/{label}/energy": energy,
-                f"{name}/{label}/forces": forces,
-                f"{name}/{label}/virial": virial,
-            }
+        for head, (label, structure) in itertools.product(heads(settings), samples.items()):
+            found = evaluate(model, settings["cutoff"], structure, head)
+            arrays |= {place(name, head, label, k): v for k, v in zip(QUANTITIES, found, strict=True)}
     for label, structure in samples.items():
-        arrays |= {f"structures/{label}/{k}": v for k, v in structure._asdict().items()}
+        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
     np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
 
 

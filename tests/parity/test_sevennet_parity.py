@@ -1,6 +1,7 @@
 """NequIP gives the numbers of sevenn 0.13.0: against frozen ones, and live where it is installed."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.catalogue import ENTRIES
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.sevennet_files import find, read
+from bayes_mlff.models.importers.sevennet_history import current_names
+from bayes_mlff.models.importers.sevennet_modalities import names_of
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.known.entry import InPackage
 from bayes_mlff.models.registry import Potential, load, restrict
@@ -16,8 +19,9 @@ from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_sevennet_reference as reference
 from tests.support import frozen_numbers
+from tests.support.sevennet_case import frozen_case
 
-CASES = list(reference.cases())
+CASES = [(name, head) for name, settings in reference.cases().items() for head in reference.heads(settings)]
 LABELS = list(reference.structures())
 CHECKPOINT = 1e-7
 """Relative: a checkpoint's coupling coefficients are in single precision."""
@@ -28,30 +32,33 @@ frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.
 
 
 @functools.cache
-def frozen_case(name):
-    """Settings and complete state, apart from entries without weights."""
-    entry = frozen()[0]["cases"][name]
-    state = reference.known_state({k: tuple(v) for k, v in entry["shapes"].items()}, entry["settings"])
-    prefix = f"{name}/state/"
-    return entry["settings"], state | {k.removeprefix(prefix): v for k, v in frozen()[1].items() if prefix in k}
-
-
-@functools.cache
-def frozen_potential(name):
+def frozen_potential(name, head=None):
     settings, state = frozen_case(name)
-    description = describe(settings, state)
+    index = names_of(settings).index(head) if head else 0
+    state = current_names(state)
+    description = describe(settings, state, index)
     return Potential(description.config, from_sevennet(state, description))
+
+
+def frozen_numbers_of(name, head, label):
+    return [frozen()[1][reference.place(name, head, label, quantity)] for quantity in reference.QUANTITIES]
+
+
+def compiled(potential, atoms=20):
+    config = potential.config
+    return Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max), atoms=atoms)
+
+
+def numbers(potential, structure, out):
+    """Energy, forces and virial from the output of an evaluator."""
+    np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
+    return out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial
 
 
 def evaluate(potential, structures):
     """Energy, forces and virial of each structure; one compilation for all."""
-    config = potential.config
-    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max), atoms=20)
-    results = []
-    for structure, out in zip(structures, evaluator(structures), strict=True):
-        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
-        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
-    return results
+    found = compiled(potential)(structures)
+    return [numbers(potential, structure, out) for structure, out in zip(structures, found, strict=True)]
 
 
 def assert_same(got, expected, tolerance=tolerances.PARITY):
@@ -59,29 +66,31 @@ def assert_same(got, expected, tolerance=tolerances.PARITY):
         np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_frozen_reference(name):
-    results = evaluate(frozen_potential(name), [frozen_structure(label) for label in LABELS])
+@pytest.mark.parametrize(("name", "head"), CASES)
+def test_frozen_reference(name, head):
+    results = evaluate(frozen_potential(name, head), [frozen_structure(label) for label in LABELS])
     for label, got in zip(LABELS, results, strict=True):
-        assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
+        assert_same(got, frozen_numbers_of(name, head, label))
 
 
 @pytest.mark.optimized
 def test_what_is_compiled_as_for_users_gives_the_same_numbers():
-    test_frozen_reference("both parities")
+    test_frozen_reference("both parities", None)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_live_reference(name):
+@pytest.mark.parametrize("name", list(reference.cases()))
+def test_frozen_numbers_are_those_of_sevennet(name):
+    """The network need not be compiled again: what the frozen numbers say is compared with it above."""
     pytest.importorskip("sevenn")
     settings = reference.cases()[name]
     model = reference.build(settings)
     state, _ = reference.load_known(model, settings)
-    description = describe(settings, state)
-    potential = Potential(description.config, from_sevennet(state, description))
-    structures = list(reference.structures().values())
-    for structure, got in zip(structures, evaluate(potential, structures), strict=True):
-        assert_same(got, reference.evaluate(model, settings["cutoff"], structure))
+    for key, value in frozen_case(name)[1].items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+    structures = reference.structures()
+    for head, label in itertools.product(reference.heads(settings), ("CaO", "methanol", "slab")):
+        got = reference.evaluate(model, settings["cutoff"], structures[label], head)
+        assert_same(got, frozen_numbers_of(name, head, label))
 
 
 @pytest.fixture
@@ -100,12 +109,20 @@ def test_live_checkpoint(name, monkeypatch, tmp_path, single_precision_default):
     from sevenn.util import load_checkpoint
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    model = reference.in_double(load_checkpoint(str(find(name, "model", ENTRIES[name].source))).build_model())
-    structures = list(reference.structures().values())
-    numbers = {int(z) for structure in structures for z in structure.numbers}
-    potential = restrict(load(name, dtype=np.float64), tuple(numbers))
-    for structure, got in zip(structures, evaluate(potential, structures), strict=True):
-        assert_same(got, reference.evaluate(model, potential.config.r_max, structure), CHECKPOINT)
+    path = find(name, "model", ENTRIES[name].source)
+    model, structure = reference.in_double(load_checkpoint(str(path)).build_model()), reference.structures()["CaO"]
+    head, *others = names_of(read(path).settings) or (None,)
+    potential = restrict(load(name, head=head, dtype=np.float64), (8, 20))
+    evaluator = compiled(potential, atoms=2)
+    expected = reference.evaluate(model, potential.config.r_max, structure, head)
+    assert_same(numbers(potential, structure, evaluator([structure])[0]), expected, CHECKPOINT)
+    for head in others:
+        # The same network with other weights and shifts, which need no compilation.
+        other = restrict(load(name, head=head, dtype=np.float64), (8, 20))
+        assert other.config.energy_scales == potential.config.energy_scales and other.config.head == head
+        evaluator.model = evaluator.model._replace(params=other.params)
+        expected = reference.evaluate(model, potential.config.r_max, structure, head)
+        assert_same(numbers(other, structure, evaluator([structure])[0]), expected, CHECKPOINT)
 
 
 def test_fewer_elements_have_the_same_energies():
@@ -113,7 +130,7 @@ def test_fewer_elements_have_the_same_energies():
     smaller = restrict(frozen_potential(name), (20, 8))
     assert smaller.config.elements == (8, 20) and smaller.params["embedding"].shape[0] == 2
     (got,) = evaluate(smaller, [frozen_structure(label)])
-    assert_same(got, [frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")])
+    assert_same(got, frozen_numbers_of(name, None, label))
 
 
 def test_flipped_coupling_goes_into_the_weights():
@@ -131,6 +148,7 @@ def test_flipped_coupling_goes_into_the_weights():
 W3J = "1_convolution.convolution._compiled_main_left_right._w3j_1_1_1"
 EMBEDDING = "onehot_to_feature_x.linear.weight"
 SCALE = "rescale_atomic_energy.scale"
+ROWS, BIAS = "0_self_interaction_1.linear.weight", "0_self_interaction_1.linear.bias"
 
 
 @pytest.mark.parametrize(
@@ -156,15 +174,16 @@ def test_weights_that_do_not_fit_are_refused(change, message):
     ("change", "message"),
     [
         ({"act_radial": "ssp"}, "act_radial is 'ssp'"),
-        ({"use_modality": True}, "use_modality is True"),
+        ({"use_modality": True}, "use_modality is True, but _modal_map is None"),
+        ({"use_modality": True, "_modal_map": {"PBE": 1, "HSE": 2}}, "use_modality is True, but _modal_map is"),
         ({"readout_as_fcn": True}, "readout_as_fcn is True"),
-        ({"_normalize_sph": False}, "_normalize_sph is False"),
+        ({"interaction_type": "mace"}, "interaction_type is 'mace'"),
         ({"self_connection_type": ["linear", "nequip", "linear"]}, "self_connection_type is"),
         ({"weight_nn_hidden_neurons": [7, 8]}, r"weight_nn_hidden_neurons is \[7, 8\]"),
         ({"irreps_manual": ["5x0e", "6x0e", "6x0e+1x1e", "6x0e"]}, "irreps_manual is"),
         ({"cutoff_function": {"cutoff_function_name": "cosine"}}, "cutoff_function is"),
-        ({"cuequivariance_config": {"use": True}}, "cuequivariance_config is in use"),
         ({"num_convolution_layer": 4}, "missing 3_convolution.denominator"),
+        ({"num_convolution_layer": 10**12}, "num_convolution_layer is 1000000000000"),
     ],
 )
 def test_unsupported_models_are_refused(change, message):
@@ -176,7 +195,27 @@ def test_unsupported_models_are_refused(change, message):
 def test_models_that_do_not_say_how_harmonics_are_normalised_are_refused():
     settings, state = frozen_case("zero")
     with pytest.raises(WeightsError, match="_normalize_sph is missing"):
-        describe({k: v for k, v in settings.items() if k != "_normalize_sph"}, state)
+        describe({k: v for k, v in settings.items() if k != "_normalize_sph"} | {"version": "0.10.0"}, state)
+
+
+@pytest.mark.parametrize("key", ["use_flash_tp", "use_oeq", "cuequivariance_config"])
+def test_faster_programs_for_the_same_network_change_nothing(key):
+    settings, state = frozen_case("zero")
+    assert describe(settings | {key: {"use": True}}, state) == describe(settings, state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {SCALE: np.ones(9)}, r"scale has shape \(9,\); allowed: 2 times one or 8 numbers"),
+        (lambda s: s | {ROWS: s[ROWS][:-4]}, f"{ROWS} has .* too few for 2 modalities"),
+        (lambda s: s | {BIAS: np.ones(3)}, f"{BIAS} has 3 numbers, expected 4"),
+    ],
+)
+def test_states_that_do_not_have_the_modalities_are_refused(change, message):
+    settings, state = frozen_case("modalities")
+    with pytest.raises(WeightsError, match=message):
+        describe(settings, change(state))
 
 
 def test_frozen_file_is_small_and_says_where_it_comes_from():

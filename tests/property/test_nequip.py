@@ -54,6 +54,8 @@ SEVENNET = NequIPConfig(
             "first_self_connection": True,
             "one_hot_embedding": True,
             "parity": False,
+            "scalar_biases": True,
+            "solid_harmonics": True,
             "radial_gain": 1.7,
             "readout_activation": False,
             "readout_depth": 1,

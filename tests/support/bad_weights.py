@@ -195,7 +195,7 @@ def _use_torch(value: tuple[bytes, int], folder: Path) -> None:
     path.write_bytes(content)
     readers: tuple[Callable[[Path], Any], ...] = (
         lambda file: torch_pickle.read(file, inert=torch_pickle.INERT),
-        sevennet_files.read,
+        sevennet_files.read_model,
         mace_files.read_model,
         lambda file: mace_files.read_state(file, TINY[1]),
     )

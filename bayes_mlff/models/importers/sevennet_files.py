@@ -1,4 +1,4 @@
-"""Checkpoints of SevenNet from the installed package `sevenn`, read without PyTorch and converted once.
+"""Checkpoints of SevenNet, by path or from the installed package `sevenn`, read without PyTorch.
 
 Reading runs nothing that a checkpoint contains, see `torch_pickle`. The package itself is never imported.
 """
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, WeightsError, shown
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, shown
 from bayes_mlff.models import catalogue
 from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
+from bayes_mlff.models.importers.mace_heads import chosen
+from bayes_mlff.models.importers.sevennet_history import current_names
+from bayes_mlff.models.importers.sevennet_modalities import names_of
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.known.entry import InPackage
 
@@ -59,13 +62,22 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(dict(settings), dict(state))
 
 
-def read_model(path: Path) -> Imported:
+def read_model(path: Path, head: str | None = None) -> Imported:
     """Read the model of a checkpoint, in float64.
 
+    Args:
+      path: a checkpoint.
+      head: name of the modality to take; the others are dropped. None if the model has no modalities.
+
     Raises:
+      ConfigError: listing the modalities, if the model has several and none, or another one, is named.
       WeightsError: if it is no checkpoint, or one of a form that is not supported.
     """
-    checkpoint = read(path)
-    state = {k: v.astype(np.float64) for k, v in checkpoint.state.items()}
-    description = describe(checkpoint.settings, state)
-    return Imported(description.config, from_sevennet(state, description))
+    settings, state = read(path)
+    try:
+        index = chosen(names_of(settings), head, str(path))
+        state = {k: v.astype(np.float64) for k, v in current_names(state).items()}
+        description = describe(settings, state, index)
+        return Imported(description.config, from_sevennet(state, description))
+    except READER_ERRORS as error:
+        raise WeightsError(f"{path}: not a model of SevenNet: {type(error).__name__}: {error}") from error

@@ -5,6 +5,7 @@ embedding is a linear map of the one-hot element, every block has a self-connect
 gain, the readout is linear, and parity need not be distinguished. Besides the differences listed in `torch_weights`,
 
 - Bessel frequencies are stored in 1/Å;
+- a model may have several modalities, of which one is taken, see `sevennet_modalities`;
 - since version 0.11 the columns of a radial network are sorted by the output irrep of their path; before, they follow
   the node irreps;
 - the stored coupling coefficients of old versions of e3nn may have the opposite sign, which is then applied to
@@ -25,6 +26,8 @@ from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.equivariant import SILU_NORM, coupling, degree
 from bayes_mlff.models.force_sigma import HEAD
+from bayes_mlff.models.importers.sevennet_history import solid_harmonics, version
+from bayes_mlff.models.importers.sevennet_modalities import RESCALE, Modality, modality, one_modality
 from bayes_mlff.models.importers.torch_weights import (
     Block,
     Layer,
@@ -41,9 +44,6 @@ from bayes_mlff.models.importers.torch_weights import (
 )
 from bayes_mlff.models.nequip import NequIP
 
-RESCALE = "rescale_atomic_energy"
-"""Prefix of energy scales and shifts in the state."""
-
 NOT_WEIGHTS = re.compile(
     r".*\.output_mask"
     r"|.*\.linear\.bias"
@@ -55,19 +55,15 @@ NOT_WEIGHTS = re.compile(
 
 REQUIRED = {
     "_model_type": "E3_equivariant_model",
-    "_normalize_sph": True,
     "act_gate": {"e": "silu", "o": "tanh"},
     "act_radial": "silu",
     "act_scalar": {"e": "silu", "o": "tanh"},
     "interaction_type": "nequip",
     "optimize_by_reduce": True,
     "readout_as_fcn": False,
-    "use_bias_in_linear": False,
-    "use_flash_tp": False,
-    "use_modality": False,
-    "use_oeq": False,
 }
-"""Settings of SevenNet that must have these values if they are given."""
+"""Settings of SevenNet that must have these values if they are given. Those of faster programs for the same network
+(`cuequivariance_config`, `use_flash_tp`, `use_oeq`) may have any."""
 
 CONNECTIONS = {"nequip": "element", "linear": "linear"}
 """Kinds of self-connections by SevenNet's name."""
@@ -79,24 +75,27 @@ class Description(NamedTuple):
     config: NequIPConfig
     source: Source
     by_output: bool  # whether the columns of radial networks are sorted by the output irrep of their path
+    modality: Modality
 
 
-def describe(settings: Mapping[str, Any], state: State) -> Description:
+def describe(settings: Mapping[str, Any], state: State, index: int = 0) -> Description:
     """The architecture of a checkpoint, with elements in ascending order.
 
     Args:
       settings: SevenNet's configuration, complete as in a checkpoint.
-      state: the weights; scales, shifts and denominators are taken from them.
+      state: the weights under the names of today; scales, shifts and denominators are taken from them.
+      index: number of the modality to take, in a model that has several.
 
     Raises:
       WeightsError: naming every setting that is not supported.
     """
     problems = [f"{k} is {settings[k]!r}" for k, v in REQUIRED.items() if settings.get(k, v) != v]
-    if "_normalize_sph" not in settings:
+    solid = solid_harmonics(settings)
+    if solid is None:
         problems.append("_normalize_sph is missing")
-    if (settings.get("cuequivariance_config") or {}).get("use", False):
-        problems.append("cuequivariance_config is in use")
     connection, layers = settings["self_connection_type"], settings["num_convolution_layer"]
+    if not isinstance(layers, int) or layers > len(state):
+        raise WeightsError(f"SevenNet model is not supported: num_convolution_layer is {layers!r}")
     kinds = {connection} if isinstance(connection, str) else set(connection)
     if len(kinds) != 1 or not kinds <= set(CONNECTIONS):
         problems.append(f"self_connection_type is {connection!r}")
@@ -117,7 +116,7 @@ def describe(settings: Mapping[str, Any], state: State) -> Description:
 
     types = {int(z): int(i) for z, i in settings["_type_map"].items()}
     elements = tuple(sorted(types))
-    scales, shifts = (_per_element(state[f"{RESCALE}.{k}"], types) for k in ("scale", "shift"))
+    chosen, missing = modality(settings, index), (0.0,) * len(elements)
     averages = [float(np.ravel(state[f"{i}_convolution.denominator"])[0]) ** 2 for i in range(layers)]
     xplor = cutoff["cutoff_function_name"] == "XPLOR"
     config = NequIPConfig(
@@ -126,11 +125,13 @@ def describe(settings: Mapping[str, Any], state: State) -> Description:
         hidden_irreps=hidden,
         num_layers=layers,
         edge_l_max=_or_default(settings, "lmax_edge"),
+        solid_harmonics=bool(solid),
         parity=bool(settings["is_parity"]),
         embedding_features=first,
         one_hot_embedding=True,
         self_connection=CONNECTIONS[kinds.pop()],  # pyright: ignore[reportArgumentType]  # checked above
         first_self_connection=True,
+        scalar_biases=chosen.in_blocks,
         radial_depth=len(radial),
         radial_width=radial[0],
         radial_gain=SILU_NORM,
@@ -141,11 +142,15 @@ def describe(settings: Mapping[str, Any], state: State) -> Description:
         readout_depth=1,
         readout_width=int(hidden.split("x0e")[0].split("+")[-1]) // 2,
         readout_activation=False,
-        energy_scales=scales,
-        energy_shifts=shifts,
+        energy_scales=missing,
+        energy_shifts=missing,
+        head=chosen.names[index] if len(chosen.names) > 1 else None,
     )
     symbols = tuple(chemical_symbols[z] for z in sorted(types, key=lambda z: types[z]))
-    return Description(config, Source(symbols, hidden), _version(settings) >= (0, 11, 0))
+    found = Description(config, Source(symbols, hidden), version(settings) >= (0, 11, 0), chosen)
+    single = one_modality(state, layout(found)[0], chosen, len(elements))
+    tables = {f"energy_{k}s": _per_element(single[f"{RESCALE}.{k}"], types) for k in ("scale", "shift")}
+    return found._replace(config=NequIPConfig.model_validate(config.model_dump() | tables))
 
 
 def from_sevennet(state: State, description: Description) -> Params:
@@ -165,11 +170,10 @@ def from_sevennet(state: State, description: Description) -> Params:
       WeightsError: naming every entry of the state without a place, every parameter without a source, every
         shape that differs and every constant of the model that differs from the configuration.
     """
-    config, source, _ = description
+    config, source, _, chosen = description
     blocks, layers = layout(description)
     wanted = template(NequIP(config))
-    single = {k: v for k, v in state.items() if k.startswith(RESCALE) and np.size(v) == 1}
-    state = {**state, **{k: np.full(len(source.type_names), np.ravel(v)[0]) for k, v in single.items()}}
+    state = one_modality(state, blocks, chosen, len(source.type_names))
     problems = misfits(state, sizes_of(blocks), _constants(config, source), NOT_WEIGHTS)
     filled: dict[str, np.ndarray] = {}
     if not problems:
@@ -195,7 +199,7 @@ def layout(description: Description) -> tuple[list[Block], list[Layer]]:
     Raises:
       WeightsError: if elements or hidden irreps of source and configuration differ.
     """
-    config, source, by_output = description
+    config, source, by_output, _ = description
     order = declared_order(config, source)
     shape = (config.declared_elements, config.embedding_features)
     types = _types(config, source)
@@ -211,6 +215,8 @@ def layout(description: Description) -> tuple[list[Block], list[Layer]]:
             f"{i}_self_interaction_1.linear.weight",
             f"{i}_self_interaction_2.linear.weight",
             f"{i}_self_connection_intro.{intro}.weight",
+            f"{i}_self_interaction_1.linear.bias",
+            f"{i}_self_interaction_2.linear.bias",
         )
         blocks += layers[-1].blocks(names, f"interaction_{i}/", connected=True)
         inputs = layers[-1].outputs
@@ -260,17 +266,9 @@ def _or_default(settings: Mapping[str, Any], name: str) -> int:
     return given if given > 0 else int(settings["lmax"])
 
 
-def _version(settings: Mapping[str, Any]) -> tuple[int, ...]:
-    """Version of SevenNet that wrote a checkpoint; development versions count as the preceding release."""
-    numbers = re.findall(r"\d+", str(settings["version"]).split(".dev", maxsplit=1)[0])
-    found = tuple(int(n) for n in numbers[:3])
-    return (*found[:2], -1) if ".dev" in str(settings["version"]) else found
-
-
 def _per_element(values: np.ndarray, types: Mapping[int, int]) -> tuple[float, ...]:
-    """Values of the elements in ascending order; a single value applies to all."""
-    table = np.broadcast_to(np.ravel(values).astype(np.float64), (len(types),))
-    return tuple(float(table[types[z]]) for z in sorted(types))
+    """Values of the elements in ascending order."""
+    return tuple(float(values[types[z]]) for z in sorted(types))
 
 
 def _types(config: NequIPConfig, source: Source) -> np.ndarray:

@@ -67,6 +67,8 @@ class Names(NamedTuple):
     linear_in: str
     linear_out: str
     connection: str
+    bias_in: str = ""  # of the even scalars, where the configuration has biases
+    bias_out: str = ""
 
 
 class Block(NamedTuple):
@@ -237,6 +239,10 @@ class Layer:
             rows = _reorder(parts, [p for p in ours if p.out == ir])
             middle.append((f"{target}linear_out/linear_{ir}/weight", (len(rows), width), rows, self._gates(ir)))
         found += _stack(names.linear_out, middle)
+        if config.scalar_biases:
+            found.append(_vector(names.bias_in, self.inputs["0e"], f"{target}linear_in/linear_0e/bias"))
+            width = self.before_gate["0e"]
+            found.append(_vector(names.bias_out, width, f"{target}linear_out/linear_0e/bias", self._gates("0e")))
         if connected:
             form, between = {
                 "embedding": ("weight_{}", (config.embedding_features,)),
@@ -281,6 +287,11 @@ def _reorder(parts: list, order: Sequence) -> np.ndarray:
 def whole(source: str, shape: tuple[int, int], target: str, columns: np.ndarray | None = None) -> Block:
     """A matrix that is a separate entry."""
     return Block(source, 0, shape, target, np.arange(shape[0]), np.arange(shape[1]) if columns is None else columns)
+
+
+def _vector(source: str, width: int, target: str, order: np.ndarray | None = None) -> Block:
+    """A block that is the whole of a vector; target[i] = source[order[i]]."""
+    return Block(source, 0, (width,), target, np.arange(width) if order is None else order, np.arange(width))
 
 
 def _dense(prefix: str, layers: int) -> tuple[str, ...]:

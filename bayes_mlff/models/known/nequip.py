@@ -6,10 +6,10 @@ Files of these that could not be had here have no checksum. NequIP's packages co
 checksums, cutoffs, weights and licence are those that two public projects which use the files state.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from bayes_mlff.models.known.entry import CC_BY, MIT, Download, Entry, InPackage, Shipped
-from bayes_mlff.models.known.levels import MATERIALS_PROJECT, PBE_TS
+from bayes_mlff.models.known.levels import MATERIALS_PROJECT, PBE_TS, R2SCAN
 
 _MANY: Final = "89 elements"
 
@@ -28,10 +28,15 @@ _PAPER_NEQUIP: Final = (
 
 _PAPER_SEVENNET: Final = "Park et al. 2024, J. Chem. Theory Comput. 20, 4857, doi:10.1021/acs.jctc.4c00190"
 
+_PAPER_SEVENNET_MF: Final = "Kim et al. 2025, J. Am. Chem. Soc. 147, 1042, doi:10.1021/jacs.4c14455"
 
-def _sevennet(name: str, path: str, sha256: str, cutoff: float, weights: int, cost: float) -> Entry:
+
+def _sevennet(
+    name: str, path: str, sha256: str, weights: int, cost: float | None = None, data: str = "MPtrj", **more: Any
+) -> Entry:
     source = InPackage("sevenn", f"pretrained_potentials/{path}", sha256, "sevennet")
-    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, "MPtrj", MIT, source, _PAPER_SEVENNET, cutoff, weights, cost)
+    cited = more.pop("citation", _PAPER_SEVENNET)
+    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, MIT, source, cited, 5.0, weights, cost, **more)
 
 
 def _nequix(name: str, folder: str, sha256: str | None, data: str, citation: str) -> Entry:
@@ -85,15 +90,28 @@ NEQUIP: Final = (
         "sevennet-0",
         "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
         "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
-        5.0,
         842_440,
         49.0,
+    ),
+    _sevennet(
+        "sevennet-0-22may2024",
+        "SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
+        "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1",
+        842_440,
+    ),
+    _sevennet(
+        "sevennet-mf-0",
+        "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+        "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
+        845_896,
+        data="MPtrj, and r2SCAN calculations of the Materials Project",
+        citation=_PAPER_SEVENNET_MF,
+        heads={"PBE": MATERIALS_PROJECT, "R2SCAN": R2SCAN},
     ),
     _sevennet(
         "sevennet-l3i5",
         "SevenNet_l3i5/checkpoint_l3i5.pth",
         "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
-        5.0,
         1_171_144,
         110.0,
     ),

@@ -12,10 +12,11 @@ from bayes_mlff.finetune import config as finetune_configuration
 from bayes_mlff.finetune.run import read_model
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.architectures import Published
-from bayes_mlff.models.importers import mace_files, mace_heads
+from bayes_mlff.models.importers import mace_files, mace_heads, sevennet_files
 from bayes_mlff.otf import beginning
 from bayes_mlff.otf import config as run_configuration
 from tests.support.places import ROOT
+from tests.support.sevennet_case import frozen_case
 
 TWO = ROOT / "tests" / "parity" / "mace_heads.model"
 DIGEST = "0" * 64
@@ -63,6 +64,46 @@ def test_files_of_programs_without_heads_refuse_one(tmp_path):
     path.write_bytes(b"not read")
     with pytest.raises(ConfigError, match=r"head: got 'pbe'; allowed: none: .*a\.nqx has no heads"):
         registry.load(str(path), head="pbe")
+
+
+@pytest.fixture
+def modal(monkeypatch, tmp_path):
+    """A checkpoint of SevenNet with two modalities, as far as the reader of checkpoints gives it."""
+    path = tmp_path / "modal.pth"
+    path.write_bytes(b"replaced")
+    settings, state = frozen_case("modalities")
+    monkeypatch.setattr(sevennet_files, "read", lambda _: sevennet_files.Checkpoint(settings, state))
+    return path
+
+
+def test_modalities_of_a_sevennet_are_its_heads(modal):
+    first, second = (registry.load(str(modal), head=head) for head in ("PBE", "R2SCAN"))
+    assert [p.config.head for p in (first, second)] == ["PBE", "R2SCAN"]
+    assert first.config.energy_scales != second.config.energy_scales
+    for head in (None, "SCAN"):
+        with pytest.raises(ConfigError, match=r"^head: got .*modal\.pth: R2SCAN, PBE$"):
+            registry.load(str(modal), head=head)
+
+
+def test_a_sevennet_without_modalities_refuses_one(modal, monkeypatch):
+    settings, state = frozen_case("first")
+    monkeypatch.setattr(sevennet_files, "read", lambda _: sevennet_files.Checkpoint(settings, state))
+    assert registry.load(str(modal)).config.solid_harmonics
+    with pytest.raises(ConfigError, match=r"^head: got 'PBE'; allowed: none: .*modal\.pth has no heads$"):
+        registry.load(str(modal), head="PBE")
+
+
+def test_other_sevennets_are_refused_by_path(modal, monkeypatch):
+    settings, state = frozen_case("first")
+    changed = {k: v for k, v in settings.items() if k != "cutoff_function"}
+    for found in (changed, settings | {"interaction_type": "gaunt"}, settings | {"version": "x"}):
+        monkeypatch.setattr(sevennet_files, "read", lambda _, found=found: sevennet_files.Checkpoint(found, state))
+        with pytest.raises(WeightsError, match="SevenNet"):
+            registry.load(str(modal))
+    doubled = state | {"0_convolution.denominator": np.ones(1)}
+    monkeypatch.setattr(sevennet_files, "read", lambda _: sevennet_files.Checkpoint(settings, doubled))
+    with pytest.raises(WeightsError, match=r"0_convolution\.denominator are the same entry under different names"):
+        registry.load(str(modal))
 
 
 def test_heads_of_a_run_and_of_a_fine_tuning_reach_the_model(tmp_path):

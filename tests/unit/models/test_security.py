@@ -39,7 +39,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 READERS = {
     "tensors": torch_pickle.read,
     "model": lambda path: torch_pickle.read(path, inert=torch_pickle.INERT),
-    "sevennet": sevennet_files.read,
+    "sevennet": sevennet_files.read_model,
     "mace model": mace_files.read_model,
     "mace state": lambda path: mace_files.read_state(path, TINY[1]),
     "nequix": nequix_files.read_model,
