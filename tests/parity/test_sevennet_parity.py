@@ -225,7 +225,7 @@ def test_frozen_file_is_small_and_says_where_it_comes_from():
 
 def test_checkpoints_are_read_as_pytorch_reads_them():
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("sevenn")
-    path = find("sevennet-0", "model")
+    path = find("sevennet-0", "model", ENTRIES["sevennet-0"].source)
     expected = torch.load(path, map_location="cpu", weights_only=False)["model_state_dict"]
     got = read(path).state
     assert list(got) == list(expected)

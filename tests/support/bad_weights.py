@@ -45,7 +45,7 @@ def weight_targets() -> list[Target]:
     with tempfile.TemporaryDirectory() as name:
         weights, checkpoints = _weights(Path(name)), _checkpoints(Path(name))
     torch = _torch()
-    pickled = st.tuples(damaged_bytes(torch) | _odd_torch(), st.integers(0, 3))
+    pickled = st.tuples(damaged_bytes(torch) | _odd_torch(), st.integers(0, 4))
     nequix = tuple(nequix_file.content(header, nequix_file.random_leaves(header)) for header in NEQUIX)
     kept = st.tuples(damaged_bytes(checkpoints) | _odd_checkpoints(checkpoints), st.booleans())
     return [
@@ -195,9 +195,10 @@ def _use_torch(value: tuple[bytes, int], folder: Path) -> None:
     path.write_bytes(content)
     readers: tuple[Callable[[Path], Any], ...] = (
         lambda file: torch_pickle.read(file, inert=torch_pickle.INERT),
-        sevennet_files.read_model,
+        sevennet_files.read,
         mace_files.read_model,
         lambda file: mace_files.read_state(file, TINY[1]),
+        sevennet_files.read_model,
     )
     readers[reader](path)
 
