@@ -162,7 +162,7 @@ def test_files_without_end_are_refused(file, monkeypatch):
 
 
 def test_files_that_are_not_there_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"model: got .*\.safetensors or \.nqx or \.nequip\.zip or \.model"):
+    with pytest.raises(ConfigError, match=r"model: got .*\.safetensors or \.nqx or \.nequip\.zip or \.pth or \.model"):
         registry.load(str(tmp_path / "a.nqx"))
     with pytest.raises(WeightsError, match="cannot be read"):
         read(tmp_path / "a.nqx")
