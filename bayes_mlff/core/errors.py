@@ -5,7 +5,10 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 READER_ERRORS: Final = (
     ArithmeticError,
@@ -47,6 +50,20 @@ def shown(value: object) -> str:
 def brief(text: str) -> str:
     """Shorten a text to `LONGEST` characters."""
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+class FirstProblem(NamedTuple):
+    """The first thing that a validation found, as text."""
+
+    place: str
+    value: str
+    message: str
+
+
+def first_problem(error: "ValidationError", whole: str) -> FirstProblem:
+    """The first problem of a validation; `whole` is the name of what was validated, if it concerns all of that."""
+    first = error.errors(include_url=False)[0]
+    return FirstProblem(".".join(map(str, first["loc"])) or whole, shown(first["input"]), brief(first["msg"]))
 
 
 class BayesMlffError(Exception):

@@ -10,7 +10,15 @@ from bayes_mlff.core.settings import Count, Energy, Positive, Section, Seed
 from bayes_mlff.core.template import commented
 from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.posterior.likelihood import EnergySigma, PerAtom
-from bayes_mlff.posterior.settings import MOST_CHAINS, LikelihoodSettings, LongChain, ParallelChains, PriorSettings
+from bayes_mlff.posterior.settings import (
+    MOST_CHAINS,
+    HeadName,
+    LikelihoodSettings,
+    LongChain,
+    ModelName,
+    ParallelChains,
+    PriorSettings,
+)
 
 Method = Literal["sghmc", "scratch", "adam", "laplace", "deep-ensemble"]
 
@@ -92,18 +100,8 @@ class FinetuneConfig(Section):
     }
 
     data: DataConfig = Field(description="Labelled structures to learn from, to validate and to test on.")
-    model: str = Field(
-        default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx, "
-        ".nequip.zip or .pth file.",
-    )
-    head: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        description="Head of the model, by name, where its file has several (a .model file; the modalities of a .pth "
-        "file): the others are dropped. null where it has one.",
-    )
+    model: ModelName = "nequip-md17-small"
+    head: HeadName = None
     output: str = Field(
         default="finetuned", description="Directory of the results; a fine-tuning that it holds is continued."
     )

@@ -58,9 +58,8 @@ class Published(NamedTuple):
     """A model of another project that has a known name."""
 
     find: Callable[[str, str, Listener], tuple[Path, str]]  # (name, dotted key, listener) -> file and its SHA-256
-    read: Callable[..., Imported]  # as in `FileFormat`
+    form: FileFormat
     digest: str | None = None  # the SHA-256, if it is known without the file
-    heads: bool = False  # whether the model may have several heads
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,9 @@ def _find(name: str, key: str, listener: Listener) -> tuple[Path, str]:
 
 def _published(architecture: str, formats: Sequence[FileFormat]) -> dict[str, Published]:
     """The models of the catalogue that other projects have published, as files of these formats."""
-    readers = {form.suffix: form for form in formats}
+    by_suffix = {form.suffix: form for form in formats}
     return {
-        known.name: Published(
-            _find, readers[known.source.suffix].read, known.sha256, readers[known.source.suffix].heads
-        )
+        known.name: Published(_find, by_suffix[known.source.suffix], known.sha256)
         for known in catalogue.ENTRIES.values()
         if known.architecture == architecture and isinstance(known.source, Download | InPackage)
     }

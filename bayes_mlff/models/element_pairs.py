@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from ase import data
 
+from bayes_mlff.models.slots import Slots
+
 
 def covalent_radii(elements: tuple[int, ...]) -> np.ndarray:
     """Covalent radius of each element, Å (Cordero et al. 2008, Dalton Trans. 2832), as ASE has it."""
@@ -17,23 +19,17 @@ class ElementPairs(NamedTuple):
     """The elements at the two ends of every edge."""
 
     species: jax.Array  # [n] index of the element
-    neighbors: jax.Array  # [r, k]
-    receivers: jax.Array | None  # [r] the atom of each row; None: row i belongs to atom i
+    slots: Slots
 
     def ends(self, table: np.ndarray, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
         """The entries of a table [elements] for the atom of each row [r, 1] and its neighbours [r, k]."""
         atoms = jnp.asarray(table, dtype)[self.species]
-        rows = atoms if self.receivers is None else atoms[self.receivers]
-        return rows[:, None], atoms[self.neighbors]
+        return self.slots.of_receivers(atoms), atoms[self.slots.neighbors]
 
     def entries(self, table: np.ndarray, dtype: jnp.dtype) -> jax.Array:
         """The entries of a table [elements, elements] for each atom (first index) and its neighbours [r, k]."""
-        own = self.species if self.receivers is None else self.species[self.receivers]
-        return jnp.asarray(table, dtype)[own[:, None], self.species[self.neighbors]]
+        return jnp.asarray(table, dtype)[self.slots.of_receivers(self.species), self.species[self.slots.neighbors]]
 
     def to_atoms(self, edges: jax.Array) -> jax.Array:
         """Sum numbers of the edges [r, k] for each atom: [n]."""
-        rows = jnp.sum(edges, axis=1)
-        if self.receivers is None:
-            return rows
-        return jax.ops.segment_sum(rows, self.receivers, num_segments=self.species.shape[0], indices_are_sorted=True)
+        return self.slots.summed(jnp.sum(edges, axis=1), self.species.shape[0])

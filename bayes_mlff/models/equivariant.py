@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bayes_mlff.models.slots import Slots
+
 Features = dict[str, jax.Array]  # irrep name -> [n, 2l+1, channels]
 
 SILU_NORM = 1.6791767923989418
@@ -246,13 +248,8 @@ class Convolution(nn.Module):
             message = combine(path, senders[path.node], harmonics[path.edge], weight)
             messages.setdefault(path.out, []).append(message)
         joined = {ir: jnp.concatenate(parts, axis=-1) for ir, parts in messages.items()}
-        if receivers is None:
-            return joined
         atoms = x[self.paths[0].node].shape[0]
-        return {
-            ir: jax.ops.segment_sum(rows, receivers, num_segments=atoms, indices_are_sorted=True)
-            for ir, rows in joined.items()
-        }
+        return {ir: Slots(neighbors, receivers).summed(rows, atoms) for ir, rows in joined.items()}
 
 
 def combine(path: Path, sender: jax.Array, harmonic: jax.Array, weight: jax.Array) -> jax.Array:

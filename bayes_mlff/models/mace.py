@@ -26,7 +26,7 @@ from bayes_mlff.models.equivariant import (
 )
 from bayes_mlff.models.force_sigma import force_sigma
 from bayes_mlff.models.mace_interaction import Edges, Interaction
-from bayes_mlff.models.mace_radial import Slots
+from bayes_mlff.models.slots import Slots
 
 
 class MACE(nn.Module):
@@ -63,8 +63,9 @@ class MACE(nn.Module):
         table = table / math.sqrt(config.declared_elements)
         one_hot = jax.nn.one_hot(species, elements, dtype=dtype)
         distances = jnp.linalg.norm(vectors, axis=-1)
-        pairs = ElementPairs(species, neighbors, receivers)
-        edges = Edges(*self._edges(vectors, distances, edge_mask, pairs), Slots(neighbors, receivers))
+        slots = Slots(neighbors, receivers)
+        pairs = ElementPairs(species, slots)
+        edges = Edges(*self._edges(vectors, distances, edge_mask, pairs), slots)
 
         features: Features = {"0e": (one_hot @ table)[:, None, :]}
         invariants, energies = [], []

@@ -15,7 +15,8 @@ from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.equivariant import SILU_NORM, EquivariantLinear, Features
 from bayes_mlff.models.mace_parts import ElementLinear, element_messages, message_paths, messages
 from bayes_mlff.models.mace_product import ProductBasis, natural
-from bayes_mlff.models.mace_radial import Density, EdgeWeights, Slots, Species
+from bayes_mlff.models.mace_radial import Density, EdgeWeights, Species
+from bayes_mlff.models.slots import Slots
 
 FEW_ELEMENTS = 8
 """Up to this number of elements, the first messages are summed by element of the sender, which saves 90 % of them."""

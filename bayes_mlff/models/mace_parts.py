@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.models.equivariant import Features, Path, combine, coupling, degree, paths
-from bayes_mlff.models.mace_radial import Slots
+from bayes_mlff.models.slots import Slots
 
 
 def message_paths(node: tuple[str, ...], l_max: int, targets: tuple[str, ...]) -> tuple[Path, ...]:

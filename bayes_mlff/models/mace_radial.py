@@ -12,29 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from bayes_mlff.models.equivariant import MLP, SILU_NORM, ScaledDense
+from bayes_mlff.models.slots import Slots
 
 LAYER_NORM_EPSILON: Final = 1e-5
 """Added to the variance, as in PyTorch."""
 
 DENSITY_WIDTHS: Final = (64,)
 """Hidden widths of the density's network where it sees the elements."""
-
-
-class Slots(NamedTuple):
-    """Where edges belong."""
-
-    neighbors: jax.Array  # [r, k] atom at the other end of each edge
-    receivers: jax.Array | None  # [r] ascending, atom of each row; None: row i belongs to atom i
-
-    def of_receivers(self, x: jax.Array) -> jax.Array:
-        """Values [n, ...] of the atom of every row: [r, 1, ...]."""
-        return (x if self.receivers is None else x[self.receivers])[:, None]
-
-    def summed(self, rows: jax.Array, atoms: int) -> jax.Array:
-        """Sum rows [r, ...] of the same atom: [n, ...]."""
-        if self.receivers is None:
-            return rows
-        return jax.ops.segment_sum(rows, self.receivers, num_segments=atoms, indices_are_sorted=True)
 
 
 class Species(NamedTuple):

@@ -32,6 +32,7 @@ from bayes_mlff.models.equivariant import (
     xplor_cutoff,
 )
 from bayes_mlff.models.force_sigma import force_sigma
+from bayes_mlff.models.slots import Slots
 
 RADIAL_STD: Final = 4.0
 """Standard deviation of the first radial weights after `widened`."""
@@ -182,7 +183,7 @@ class NequIP(nn.Module):
             whole = frequencies
             frequencies = self.param("bessel_frequencies", lambda *_: whole)
         distances = jnp.linalg.norm(vectors, axis=-1)
-        pairs = ElementPairs(species, neighbors, receivers)
+        pairs = ElementPairs(species, Slots(neighbors, receivers))
         ends = config.r_max if not config.pair_cutoffs else pairs.entries(np.array(config.pair_cutoffs), dtype)
         x = distances / ends
         envelope = jnp.where(edge_mask, self._envelope(x), 0.0)

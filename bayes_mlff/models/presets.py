@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from bayes_mlff.models import architectures
 from bayes_mlff.models.catalogue import ENTRIES
+from bayes_mlff.models.known import presets as known_presets
 from bayes_mlff.models.known.entry import Preset
 from bayes_mlff.models.potential import Potential
 
@@ -42,8 +43,8 @@ def of(potential: Potential, *, pretrained: bool = True) -> Chosen:
     """
     row = architectures.of(potential.config)
     known = ENTRIES.get(potential.origin.name)
-    if pretrained and known is not None and known.preset is not None:
-        return Chosen(known.preset, f"the model {known.name}")
+    if pretrained and known is not None:
+        return Chosen(*known_presets.whose(known))
     family = next((each for each in row.families if each.has(potential.config)), None)
     if pretrained and family is not None:
         return Chosen(family.preset, family.name)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from safetensors.numpy import save_file
 
-from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, brief, shown
+from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, first_problem
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.neighbors import species_index
 from bayes_mlff.models import architectures, catalogue
@@ -141,26 +141,25 @@ def load(
     form = architectures.format_of(path)
     if form is not None:
         same = catalogue.by_content(path)
-        return _cast(
-            _imported(form, path, name_or_path, head, Origin("" if same is None else same.name, head or "")), dtype
-        )
+        origin = Origin("" if same is None else same.name, head or "")
+        return _cast(_imported(form, path, name_or_path, head, origin), dtype)
     found = _read(path, dtype)
     if published is None:
         _check_head(found, name_or_path, head)
     return found if known is None else replace(found, origin=Origin(known.name, head or ""))
 
 
-def _imported(source: FileFormat | Published, path: Path, name: str, head: str | None, origin: Origin) -> Potential:
+def _imported(form: FileFormat, path: Path, name: str, head: str | None, origin: Origin) -> Potential:
     """Read a file of another program.
 
     Raises:
       ConfigError: if a head is named, and files of this kind have none.
     """
-    if source.heads:
-        return Potential(*source.read(path, head=head), origin)
+    if form.heads:
+        return Potential(*form.read(path, head=head), origin)
     if head is not None:
         raise ConfigError("head", head, f"none: {name} has no heads")
-    return Potential(*source.read(path), origin)
+    return Potential(*form.read(path), origin)
 
 
 def _check_head(potential: Potential, name: str, head: str | None) -> None:
@@ -183,11 +182,8 @@ def _read(path: Path, dtype: type) -> Potential:
     try:
         config = architectures.read_config(metadata["config"])
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "config"
-        raise WeightsError(
-            f"{path}: {key} in the metadata: got {shown(first['input'])}; {brief(first['msg'])}"
-        ) from error
+        place, value, message = first_problem(error, "config")
+        raise WeightsError(f"{path}: {place} in the metadata: got {value}; {message}") from error
     # Checked before the network is built: every block and every layer has at least one array.
     claimed = architectures.of(config).most_layers(config)
     if claimed > len(stored):
@@ -208,7 +204,7 @@ def _converted(name: str, key: str, source: Published, head: str | None, listene
     found, digest = source.find(name, key, listener)
     path = catalogue.cached(name, digest, head)
     if not path.is_file():
-        potential = _imported(source, found, name, head, Origin(name, head or ""))
+        potential = _imported(source.form, found, name, head, Origin(name, head or ""))
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         of = "" if head is None else f", head {head}"

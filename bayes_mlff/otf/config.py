@@ -14,7 +14,7 @@ from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.md.settings import DynamicsConfig
-from bayes_mlff.posterior.settings import LikelihoodSettings, ParallelChains, PriorSettings
+from bayes_mlff.posterior.settings import HeadName, LikelihoodSettings, ModelName, ParallelChains, PriorSettings
 
 
 class CalibrationConfig(Section):
@@ -152,18 +152,8 @@ class RunConfig(Section):
         description="Starting structure: a shipped one such as 'ethanol', the path of a file that ASE reads, or a "
         "section {file: PATH, format: NAME, index: FRAME, ...}."
     )
-    model: str = Field(
-        default="nequip-md17-small",
-        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx, "
-        ".nequip.zip or .pth file.",
-    )
-    head: str | None = Field(
-        default=None,
-        min_length=1,
-        max_length=200,
-        description="Head of the model, by name, where its file has several (a .model file; the modalities of a .pth "
-        "file): the others are dropped. null where it has one.",
-    )
+    model: ModelName = "nequip-md17-small"
+    head: HeadName = None
     threshold: Energy = Field(
         default="0.5 kcal/mol",
         description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "

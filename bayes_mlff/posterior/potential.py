@@ -108,35 +108,39 @@ def potential_and_gradient(
         groups = (used + group - 1) // group
         mine = (groups - here + devices - 1) // devices
 
-        def residuals(i: jax.Array, found: jax.Array) -> jax.Array:
-            first = (here + i * devices) * group
-            graphs, labels = labels_of(training_set, jax.lax.dynamic_slice_in_dim(batch.indices, first, group))
-            error = predict(params, graphs).energy - labels.energy.astype(found.dtype)
-            return jax.lax.dynamic_update_slice_in_dim(found, error.astype(found.dtype), first, 0)
+        def first(i: jax.Array) -> jax.Array:
+            return (here + i * devices) * group  # of the i-th group of this device
 
-        shifts = None
+        def rows(values: jax.Array, i: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(values, first(i), group)
+
+        def residuals(i: jax.Array, found: jax.Array) -> jax.Array:
+            graphs, labels = labels_of(training_set, rows(batch.indices, i))
+            error = predict(params, graphs).energy.astype(found.dtype) - labels.energy.astype(found.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(found, error, first(i), 0)
+
+        zeros = None
         if free_zero:
             none = jnp.zeros(batch.weights.shape, jax.tree.leaves(params)[0].dtype)
             errors = jax.lax.fori_loop(0, mine, residuals, none)
             errors = errors if batch_axis is None else jax.lax.psum(errors, batch_axis)
             weights = jnp.where(training_set.has_energy[batch.indices], batch.weights, 0.0).astype(errors.dtype)
-            shifts = _zeros(errors, weights, everything=training_set.count <= batch_size)
+            zeros = _zeros(errors, weights, everything=training_set.count <= batch_size)
 
-        def data_term(params: Params, first: jax.Array) -> jax.Array:
-            indices = jax.lax.dynamic_slice_in_dim(batch.indices, first, group)
-            weights = jax.lax.dynamic_slice_in_dim(batch.weights, first, group)
-            graphs, labels = labels_of(training_set, indices)
-            if shifts is not None:
-                shift = jax.lax.dynamic_slice_in_dim(shifts, first, group)
-                labels = labels._replace(energy=labels.energy + shift.astype(labels.energy.dtype))
-            return -_weighted(weights, log_likelihood(likelihood, predict(params, graphs), labels), params)
+        def data_term(params: Params, i: jax.Array) -> jax.Array:
+            graphs, labels = labels_of(training_set, rows(batch.indices, i))
+            if zeros is not None:
+                labels = labels._replace(energy=labels.energy + rows(zeros, i).astype(labels.energy.dtype))
+            return -_weighted(
+                rows(batch.weights, i), log_likelihood(likelihood, predict(params, graphs), labels), params
+            )
 
         def add(i: jax.Array, total: tuple[jax.Array, Params]) -> tuple[jax.Array, Params]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(data_term)(params, i * group))
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(data_term)(params, i))
 
         start = jax.value_and_grad(_prior_term)(params, prior, training_set)
         own = jax.tree.map(lambda x: jnp.where(here == 0, x, jnp.zeros_like(x)), start)  # the prior counts once
-        own = jax.lax.fori_loop(0, mine, lambda i, total: add(here + i * devices, total), own)
+        own = jax.lax.fori_loop(0, mine, add, own)
         return own if batch_axis is None else jax.lax.psum(own, batch_axis)
 
     return evaluate
@@ -158,9 +162,9 @@ def _zeros(errors: jax.Array, weights: jax.Array, *, everything: jax.Array) -> j
     """
     own = jnp.where(everything, 0.0, weights)
     rest = jnp.sum(weights) - own
-    others = jnp.where(rest > 1e-6 * jnp.sum(weights), rest, 1.0)
-    mean = (jnp.sum(weights * errors) - own * errors) / others
-    return jax.lax.stop_gradient(jnp.where(rest > 1e-6 * jnp.sum(weights), mean, errors))
+    others = rest > 1e-6 * jnp.sum(weights)
+    mean = (jnp.sum(weights * errors) - own * errors) / jnp.where(others, rest, 1.0)
+    return jax.lax.stop_gradient(jnp.where(others, mean, errors))
 
 
 def preferred_group(share: int, training_set: TrainingSet) -> int:

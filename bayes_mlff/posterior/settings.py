@@ -1,6 +1,6 @@
-"""Settings of the posterior and of its sampler, under the same keys wherever chains are configured."""
+"""Settings of model, posterior and sampler, under the same keys wherever chains are configured."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,25 @@ from bayes_mlff.models.known.entry import BATCH_SIZE, COLD_STEPS
 
 MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
+
+
+ModelName = Annotated[
+    str,
+    Field(
+        description="Pretrained model: the name of a known one, or the path of a .safetensors, .model, .nqx, "
+        ".nequip.zip or .pth file."
+    ),
+]
+
+HeadName = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=200,
+        description="Head of the model, by name, where its file has several (a .model file; the modalities of a .pth "
+        "file): the others are dropped. null where it has one.",
+    ),
+]
 
 
 class SamplerStep(Section):

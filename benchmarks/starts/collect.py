@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.finetune import tables
-from benchmarks.starts import scenario as scenarios
-from benchmarks.starts.scenario import Fit
+from benchmarks.scenarios import Fit, Scenario, fits, load
 
 PARTS: Final = {"energy_kcal_mol": "energy", "forces_kcal_mol_a": "forces", "stress_gpa": "stress"}
 
@@ -48,7 +47,7 @@ def entry(fit: Fit, folder: Path) -> dict[str, Any] | None:
     scores = json.loads((path / "scores.json").read_text())
     tuned = metrics["test"]["fine_tuned"]
     found: dict[str, Any] = {
-        "start": fit.start.name,
+        "start": fit.target.name,
         "method": fit.method,
         "m": metrics["training_frames"],
         "seed": fit.seed,
@@ -77,7 +76,7 @@ def before(fit: Fit, folder: Path) -> dict[str, Any] | None:
     found = json.loads(path.read_text())["test"]["zero_shot"]
     scores = json.loads((folder / fit.name / "scores.json").read_text())
     errors = {f"{name}_rmse": found[key]["rmse"] for key, name in PARTS.items() if key in found}
-    return {"start": fit.start.name, "energy_scatter": scores["pretrained_energy_scatter"], **errors}
+    return {"start": fit.target.name, "energy_scatter": scores["pretrained_energy_scatter"], **errors}
 
 
 def tables_of(summary: dict[str, Any]) -> str:
@@ -100,20 +99,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--machine", required=True)
     args = parser.parse_args()
-    scenario = scenarios.load(args.scenario)
+    scenario = load(args.scenario, Scenario)
     folder, target = args.runs / scenario.scenario, args.out / f"{scenario.scenario}.json"
     known = json.loads(target.read_text()) if target.is_file() else {"before": [], "after": []}
     rows = {(e["start"], e["method"], e["m"], e["seed"]): e for e in known["after"]}
     starts = {e["start"]: e for e in known["before"]}
     missing = []
-    for fit in scenarios.fits(scenario):
+    for fit in fits(scenario):
         found, first = entry(fit, folder), before(fit, folder)
         if found is None or first is None:
-            if (fit.start.name, fit.method, fit.frames, fit.seed) not in rows:
+            if (fit.target.name, fit.method, fit.frames, fit.seed) not in rows:
                 missing.append(fit.name)
             continue
-        rows[fit.start.name, fit.method, found["m"], fit.seed] = found
-        starts[fit.start.name] = first
+        rows[fit.target.name, fit.method, found["m"], fit.seed] = found
+        starts[fit.target.name] = first
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     summary = {
         "scenario": scenario.scenario,

@@ -1,15 +1,13 @@
 """Run the fine-tunings of a scenario that are not done yet; interrupted ones are continued.
 
-    python -m benchmarks.starts.run SCENARIO.yaml DATA_DIR RUNS_DIR [--starts X ...] [--method X ...] [--sizes M ...]
+    python -m benchmarks.starts.run SCENARIO.yaml DATA_DIR RUNS_DIR [--targets X ...] [--method X ...] [--sizes M ...]
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/; one with a scores.json is skipped. Models that have no known
 name are looked for in DATA_DIR. Several of these may run side by side on different starts; the seconds are then those
 of shared cores.
 """
 
-import argparse
 import json
-import time
 from pathlib import Path
 
 from bayes_mlff.core.durable import write_whole
@@ -18,7 +16,8 @@ from bayes_mlff.ensemble import saved
 from bayes_mlff.finetune import evaluate
 from bayes_mlff.finetune import run as finetune
 from bayes_mlff.finetune.config import FinetuneConfig
-from benchmarks.starts import scenario as scenarios
+from benchmarks.scenarios import Fit, Scenario, arguments, fits, load, run_all, selected
+from benchmarks.starts.scenario import configuration
 from benchmarks.starts.scores import energy_scatter, score
 
 
@@ -42,40 +41,19 @@ def run(config: FinetuneConfig) -> bool:
 
 
 def main() -> None:
-    """Run what is left to do, in the order of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--starts", nargs="*", help="only these")
-    parser.add_argument("--method", nargs="*", help="only these")
-    parser.add_argument("--sizes", nargs="*", type=int, help="only these")
-    parser.add_argument("--seeds", nargs="*", type=int, help="only these")
-    args = parser.parse_args()
-    scenario = scenarios.load(args.scenario)
-    folder = args.runs.absolute() / scenario.scenario
-    wanted = [
-        fit
-        for fit in scenarios.fits(scenario)
-        if all(
-            not chosen or value in chosen
-            for chosen, value in (
-                (args.starts, fit.start.name),
-                (args.method, fit.method),
-                (args.sizes, fit.frames),
-                (args.seeds, fit.seed),
-            )
-        )
-    ]
-    for number, fit in enumerate(wanted, 1):
-        began = time.perf_counter()
+    """Run what is left to do, in the order of the file; a fine-tuning whose chains became non-finite is passed over."""
+    args = arguments(__doc__).parse_args()
+    scenario = load(args.scenario, Scenario)
+    folder, data = args.runs.absolute() / scenario.scenario, args.data.absolute()
+
+    def attempt(fit: Fit) -> bool:
         try:
-            done = run(scenarios.configuration(fit, folder, args.data.absolute()))
+            return run(configuration(fit, folder, data))
         except RunStoppedError as error:
-            print(f"{number} of {len(wanted)}: {fit.name}: stopped: {error}", flush=True)
-            continue
-        text = f"{time.perf_counter() - began:.0f} s" if done else "was done"
-        print(f"{number} of {len(wanted)}: {fit.name}: {text}", flush=True)
+            print(f"{fit.name} stopped: {error}", flush=True)
+            return True
+
+    run_all(selected(fits(scenario), args), attempt)
 
 
 if __name__ == "__main__":

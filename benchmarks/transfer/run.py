@@ -8,9 +8,7 @@ methods, sizes or seeds; the seconds of sampling are then those of shared cores.
 where the environment variable JAX_COMPILATION_CACHE_DIR names a folder for them.
 """
 
-import argparse
 import fcntl
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from bayes_mlff.data.molecule_sets import SGDML_KEYS, MoleculeSet, NpzKeys, read
 from bayes_mlff.data.npz import read_arrays, write_npz
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.finetune import fit as finetune
+from benchmarks.scenarios import arguments, run_all, selected
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Slice, Target
 
@@ -84,29 +83,11 @@ def run(fit: Fit, scenario: Path, data: Path, runs: Path) -> bool:
 
 def main() -> None:
     """Run what is left to do, in the order of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--method", nargs="*", help="only these")
-    parser.add_argument("--sizes", nargs="*", type=int, help="only these")
-    parser.add_argument("--seeds", nargs="*", type=int, help="only these")
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     scenario = scenarios.load(args.scenario)
     runs = args.runs.absolute() / scenario.scenario
-    wanted = [
-        fit
-        for fit in scenarios.fits(scenario)
-        if all(
-            not chosen or value in chosen
-            for chosen, value in ((args.method, fit.method), (args.sizes, fit.frames), (args.seeds, fit.seed))
-        )
-    ]
-    for number, fit in enumerate(wanted, 1):
-        began = time.perf_counter()
-        done = run(fit, args.scenario.absolute(), args.data.absolute(), runs)
-        text = f"{time.perf_counter() - began:.0f} s" if done else "was done"
-        print(f"{number} of {len(wanted)}: {fit.name}: {text}", flush=True)
+    files = args.scenario.absolute(), args.data.absolute()
+    run_all(selected(scenarios.fits(scenario), args), lambda fit: run(fit, *files, runs))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,20 @@ file. Weights follow from their names and shapes; what distinguishes heads and p
 
 from __future__ import annotations
 
-import json
 import pathlib
 import platform
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.distance_transforms import Agnesi, Soft
 from bayes_mlff.models.importers.mace_torch import NOT_WEIGHTS
 from bayes_mlff.models.pair_repulsion import mace_zbl
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
 from tests.parity import make_mace_reference as single
+from tests.support import frozen_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -169,11 +169,8 @@ def main() -> None:
         for head, each in enumerate(case.settings):
             for label, structure in STRUCTURES.items():
                 found = evaluate(model, each, structure, head)
-                for what, value in zip(("energy", "forces", "virial"), found, strict=True):
-                    arrays[f"{name}/{head}/{label}/{what}"] = value
-    for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{field}": getattr(structure, field) for field in GEOMETRY}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+                arrays |= frozen_numbers.observables(f"{name}/{head}/{label}", found)
+    frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 
 if __name__ == "__main__":

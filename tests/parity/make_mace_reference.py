@@ -11,7 +11,6 @@ the frozen numbers uses this module without PyTorch, hence the imports inside fu
 from __future__ import annotations
 
 import io
-import json
 import pathlib
 import platform
 import re
@@ -20,12 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import MACEConfig
 from bayes_mlff.models.importers.mace_describe import KINDS, LAST_READOUTS
 from bayes_mlff.models.importers.mace_torch import NOT_WEIGHTS
 from bayes_mlff.models.mace_product import generalized_coupling
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
+from tests.support import frozen_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -301,15 +301,9 @@ def main() -> None:
             write_model(model, MODEL_PATHS[name])
         manifest["cases"][name] = {"config": settings.model_dump(mode="json"), "shapes": shapes}
         for label, structure in STRUCTURES.items():
-            energy, forces, virial = evaluate(model, settings, structure)
-            arrays |= {
-                f"{name}/{label}/energy": energy,
-                f"{name}/{label}/forces": forces,
-                f"{name}/{label}/virial": virial,
-            }
-    for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+            found = evaluate(model, settings, structure)
+            arrays |= frozen_numbers.observables(f"{name}/{label}", found)
+    frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ PyTorch, hence the imports inside functions.
 from __future__ import annotations
 
 import io
-import json
 import pathlib
 import platform
 import tempfile
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
 from tests.parity.make_reference import RADIAL_GAIN, evaluate
+from tests.support import frozen_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -169,10 +169,8 @@ def main() -> None:
             arrays[f"{name}/package"] = np.frombuffer(without_code(path), np.uint8)
         for label, structure in STRUCTURES.items():
             said = evaluate(model, arguments["type_names"], arguments["r_max"], structure)
-            arrays |= {f"{name}/{label}/{k}": v for k, v in zip(("energy", "forces", "virial"), said, strict=True)}
-    for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+            arrays |= frozen_numbers.observables(f"{name}/{label}", said)
+    frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import complete_cell
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
+from tests.support import frozen_numbers
 
 PATH = pathlib.Path(__file__).with_name("nequix_reference.npz")
 RADIAL_GAIN = 2.0
@@ -157,10 +158,8 @@ def main() -> None:
         model = filled(model, known_leaves(shapes))
         for label, structure in STRUCTURES.items():
             said = evaluate(model, header["atomic_numbers"], header["cutoff"], structure)
-            arrays |= {f"{name}/{label}/{k}": v for k, v in zip(("energy", "forces", "virial"), said, strict=True)}
-    for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+            arrays |= frozen_numbers.observables(f"{name}/{label}", said)
+    frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 
 if __name__ == "__main__":

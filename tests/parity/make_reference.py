@@ -9,7 +9,6 @@ The test of the frozen numbers uses this module without PyTorch, hence the impor
 
 from __future__ import annotations
 
-import json
 import pathlib
 import platform
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +20,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.importers.torch_weights import NOT_WEIGHTS, PREFIX, Source, declared
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
+from tests.support import frozen_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,15 +200,9 @@ def main() -> None:
             "shapes": shapes,
         }
         for label, structure in STRUCTURES.items():
-            energy, forces, virial = evaluate(model, case.source.type_names, case.config.r_max, structure)
-            arrays |= {
-                f"{name}/{label}/energy": energy,
-                f"{name}/{label}/forces": forces,
-                f"{name}/{label}/virial": virial,
-            }
-    for label, structure in STRUCTURES.items():
-        arrays |= {f"structures/{label}/{k}": v for k, v in structure._asdict().items()}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+            found = evaluate(model, case.source.type_names, case.config.r_max, structure)
+            arrays |= frozen_numbers.observables(f"{name}/{label}", found)
+    frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ The test of the frozen numbers uses this module without PyTorch, hence the impor
 from __future__ import annotations
 
 import itertools
-import json
 import pathlib
 import platform
 from typing import TYPE_CHECKING, Any
@@ -19,9 +18,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from bayes_mlff.data.structure import GEOMETRY, Structure
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.importers.sevennet_history import OLD_NAMES
 from bayes_mlff.models.importers.sevennet_weights import NOT_WEIGHTS
+from tests.support import frozen_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -329,9 +329,7 @@ def main() -> None:
         for head, (label, structure) in itertools.product(heads(settings), samples.items()):
             found = evaluate(model, settings["cutoff"], structure, head)
             arrays |= {place(name, head, label, k): v for k, v in zip(QUANTITIES, found, strict=True)}
-    for label, structure in samples.items():
-        arrays |= {f"structures/{label}/{k}": getattr(structure, k) for k in GEOMETRY}
-    np.savez_compressed(PATH, manifest=json.dumps(manifest), **arrays)
+    frozen_numbers.write(PATH, manifest, arrays, samples)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from bayes_mlff.models.importers import mace_heads
 from bayes_mlff.models.importers.mace_files import describe, read_model, state_of, write_models
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.testing import tolerances
-from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_mace_pairs_reference as reference
 from tests.parity import make_mace_reference as single
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same, evaluate
 
 CASES = [(name, head) for name, case in reference.cases().items() for head in range(len(case.heads))]
 OBSERVABLES = ("energy", "forces", "virial")
@@ -42,19 +41,6 @@ def frozen_case(name):
 def potential_of(name, head):
     heads, settings, state = frozen_case(name)
     return Potential(settings[head], from_mace(mace_heads.one_head(state, len(heads), head), settings[head]))
-
-
-def evaluate(potential, structures):
-    """Total energy, forces and virial of each structure; one compilation for all."""
-    config = potential.config
-    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max))
-    for structure, out in zip(structures, evaluator(structures), strict=True):
-        yield out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial
-
-
-def assert_same(got, expected):
-    for name, a, b in zip(OBSERVABLES, got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.PARITY * np.abs(b).max(), err_msg=name)
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)

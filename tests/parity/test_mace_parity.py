@@ -11,7 +11,6 @@ from flax.traverse_util import flatten_dict
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.models.config import MACEConfig
-from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers import torch_pickle
 from bayes_mlff.models.importers.mace_describe import describe
 from bayes_mlff.models.importers.mace_files import read_model, read_state, state_of, write_models
@@ -19,10 +18,9 @@ from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.importers.torch_pickle import Inert
 from bayes_mlff.models.mace_product import symmetrized
 from bayes_mlff.models.registry import Potential, initialize, restrict
-from bayes_mlff.testing import tolerances
-from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_mace_reference as reference
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same, evaluate
 
 CASES = list(reference.cases())
 SMALL = [name for name in CASES if name != "medium"]
@@ -44,22 +42,6 @@ def fewer(config, elements=(1, 6, 8)):
     """The same architecture for some of its elements."""
     shifts = tuple(config.energy_shifts[config.elements.index(z)] for z in elements)
     return config.model_copy(update={"elements": elements, "energy_shifts": shifts})
-
-
-def evaluate(potential, structures):
-    """Total energy, forces and virial of each structure; one compilation for all."""
-    config = potential.config
-    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max))
-    results = []
-    for structure, out in zip(structures, evaluator(structures), strict=True):
-        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
-        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
-    return results
-
-
-def assert_same(got, expected):
-    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.PARITY * np.abs(b).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("name", SLOW_MEDIUM)

@@ -6,34 +6,16 @@ import numpy as np
 import pytest
 
 from bayes_mlff.models import registry
-from bayes_mlff.models.force_sigma import SIGMA_UNIT
-from bayes_mlff.testing import tolerances
-from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_nequip_package_reference as reference
 from tests.parity.make_reference import evaluate as evaluate_in_torch
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same, evaluate
 
 CASES = list(reference.cases())
 LABELS = list(reference.STRUCTURES)
 
 frozen = functools.partial(frozen_numbers.frozen, reference.PATH)
 frozen_structure = functools.partial(frozen_numbers.frozen_structure, reference.PATH)
-
-
-def evaluate(potential, structures):
-    """Energy, forces and virial of each structure; one compilation for all."""
-    config = potential.config
-    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max))
-    results = []
-    for structure, out in zip(structures, evaluator(structures), strict=True):
-        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
-        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
-    return results
-
-
-def assert_same(got, expected):
-    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.PARITY * np.abs(b).max(), err_msg=name)
 
 
 def loaded(path):

@@ -12,10 +12,10 @@ from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.torch_weights import PREFIX, Source, from_nequip, to_nequip
 from bayes_mlff.models.registry import Potential
-from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_reference as reference
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same
 
 CASES = list(reference.cases())
 SMALL = [name for name in CASES if "blocks" not in name]
@@ -42,12 +42,6 @@ def evaluate(potential, structures):
         np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
         results.append((out.energy, out.forces, out.virial))
     return results
-
-
-def assert_same(got, expected):
-    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
-        scale = np.abs(b).max()
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerances.PARITY * scale, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.nequix_files import read_model
 from bayes_mlff.models.registry import Potential, load, restrict, save
-from bayes_mlff.testing import tolerances
-from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_nequix_reference as reference
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same, evaluate
 
 CASES = list(reference.headers())
 LABELS = list(reference.STRUCTURES)
@@ -38,22 +36,6 @@ def frozen_potential(name, folder):
 
 def frozen_results(name):
     return [[frozen()[1][f"{name}/{label}/{k}"] for k in ("energy", "forces", "virial")] for label in LABELS]
-
-
-def evaluate(potential, structures):
-    """Energy, forces and virial of each structure; one compilation for all."""
-    config = potential.config
-    evaluator = Evaluator(Model(potential.node_fn, potential.params, config.elements, config.r_max))
-    results = []
-    for structure, out in zip(structures, evaluator(structures), strict=True):
-        np.testing.assert_allclose(out.sigma, SIGMA_UNIT, rtol=1e-12)
-        results.append((out.energy + potential.isolated_energy(structure.numbers), out.forces, out.virial))
-    return results
-
-
-def assert_same(got, expected, tolerance=tolerances.PARITY):
-    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -15,10 +15,10 @@ from bayes_mlff.models.importers.sevennet_modalities import names_of
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet
 from bayes_mlff.models.known.entry import InPackage
 from bayes_mlff.models.registry import Potential, load, restrict
-from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_sevennet_reference as reference
 from tests.support import frozen_numbers
+from tests.support.parity import assert_same
 from tests.support.sevennet_case import frozen_case
 
 CASES = [(name, head) for name, settings in reference.cases().items() for head in reference.heads(settings)]
@@ -59,11 +59,6 @@ def evaluate(potential, structures):
     """Energy, forces and virial of each structure; one compilation for all."""
     found = compiled(potential)(structures)
     return [numbers(potential, structure, out) for structure, out in zip(structures, found, strict=True)]
-
-
-def assert_same(got, expected, tolerance=tolerances.PARITY):
-    for name, a, b in zip(("energy", "forces", "virial"), got, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.0, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
 @pytest.mark.parametrize(("name", "head"), CASES)

@@ -2,12 +2,29 @@
 
 import functools
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from bayes_mlff.data.structure import GEOMETRY, Structure
+
+OBSERVABLES: Final = ("energy", "forces", "virial")
+"""What is compared, in the order in which reference implementations are evaluated."""
+
+
+def observables(prefix: str, found: Iterable) -> dict[str, Any]:
+    """Arrays of one structure by their names in a file."""
+    return {f"{prefix}/{name}": value for name, value in zip(OBSERVABLES, found, strict=True)}
+
+
+def write(
+    path: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Any], structures: Mapping[str, Structure]
+) -> None:
+    """Write a file, with the structures that were evaluated."""
+    geometries = {f"structures/{label}/{k}": getattr(s, k) for label, s in structures.items() for k in GEOMETRY}
+    np.savez_compressed(path, manifest=json.dumps(manifest), **arrays, **geometries)
 
 
 @functools.cache

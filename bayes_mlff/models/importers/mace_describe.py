@@ -8,7 +8,7 @@ from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.config import InteractionKind, MACEConfig
 from bayes_mlff.models.distance_transforms import Agnesi, Soft
 from bayes_mlff.models.importers import mace_heads
-from bayes_mlff.models.importers.torch_pickle import Inert, irreps_of
+from bayes_mlff.models.importers.torch_pickle import Inert, activation_name, irreps_of
 from bayes_mlff.models.pair_repulsion import PairRepulsion, mace_zbl
 
 KINDS: Final[dict[str, InteractionKind]] = {
@@ -108,7 +108,7 @@ def _unsupported_readouts(module: Any) -> list[str]:
     if len(module.interactions) == 1:
         others, last = [last], None
     problems = [f"readout is a {type(x).__name__}" for x in others if type(x).__name__ != "LinearReadoutBlock"]
-    gates = [_name(act) for act in getattr(getattr(last, "non_linearity", None), "acts", [])]
+    gates = [activation_name(act) for act in getattr(getattr(last, "non_linearity", None), "acts", [])]
     if last is not None and (type(last).__name__ not in LAST_READOUTS or gates != ["silu"]):
         problems.append(f"last readout is a {type(last).__name__} with {gates}; allowed: {[*LAST_READOUTS]} with silu")
     return problems
@@ -199,8 +199,3 @@ def _irreps(irreps: Any) -> e3nn.Irreps:
     if isinstance(irreps, Inert):
         return irreps_of(irreps)
     return e3nn.Irreps(str(irreps))
-
-
-def _name(activation: Any) -> str:
-    """Name of the activation that e3nn has normalised."""
-    return str(getattr(getattr(activation, "f", activation), "__name__", activation))

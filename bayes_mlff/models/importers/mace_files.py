@@ -16,6 +16,7 @@ import numpy as np
 from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError
 from bayes_mlff.models.config import Imported, MACEConfig
 from bayes_mlff.models.importers import mace_heads, torch_pickle
+from bayes_mlff.models.importers.heads import chosen
 from bayes_mlff.models.importers.mace_describe import describe
 from bayes_mlff.models.importers.mace_torch import from_mace, to_mace
 from bayes_mlff.models.importers.torch_pickle import Inert
@@ -44,7 +45,7 @@ def read_model(path: Path, head: str | None = None) -> Imported:
         raise WeightsError(f"{path}: holds a {type(module).__name__}; allowed: a model (see read_state for tensors)")
     try:
         heads = mace_heads.names_of(module)
-        index = mace_heads.chosen(heads, head, str(path))
+        index = chosen(heads, head, str(path))
         config = describe(module, index)
         return Imported(config, from_mace(mace_heads.one_head(state_of(module), len(heads), index), config))
     except READER_ERRORS as error:

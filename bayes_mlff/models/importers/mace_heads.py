@@ -6,12 +6,11 @@ many of them for each head; those of the other heads are set to zero, but count 
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.models.importers.torch_weights import State
 
 ENERGIES = "atomic_energies_fn.atomic_energies"
@@ -21,25 +20,6 @@ READOUT = re.compile(r"(readouts\.\d+\.)(linear|linear_1|linear_mid|linear_2)\.(
 def names_of(module: Any) -> tuple[str, ...]:
     """Names of the heads of a model; older models have none."""
     return tuple(str(name) for name in getattr(module, "heads", ()))
-
-
-def chosen(heads: Sequence[str], head: str | None, source: str) -> int:
-    """Position of a head.
-
-    Args:
-      heads: names of the heads of the file.
-      head: the one that is asked for; None if none was.
-      source: the file, for the message.
-
-    Raises:
-      ConfigError: listing the heads, if there is none of this name, or if none is named and there are several.
-    """
-    if head is None and len(heads) < 2:
-        return 0
-    if head not in heads:
-        allowed = f"one of the heads of {source}: {', '.join(heads)}" if heads else f"none: {source} has no heads"
-        raise ConfigError("head", head, allowed)
-    return heads.index(head)
 
 
 def one_head(state: State, heads: int, index: int) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from pydantic import ValidationError
 
-from bayes_mlff.core.errors import WeightsError, brief, shown
+from bayes_mlff.core.errors import WeightsError, brief, first_problem, shown
 from bayes_mlff.models.config import NequIPConfig
 from bayes_mlff.models.importers.nequip_modules import (
     at,
@@ -57,11 +57,8 @@ def describe(network: Inert, type_names: Sequence[str]) -> Description:
     try:
         config, hidden = _config(network, type_names)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the model"
-        raise WeightsError(
-            f"NequIP model is not supported: {place} is {shown(first['input'])}; {brief(first['msg'])}"
-        ) from error
+        place, value, message = first_problem(error, "the model")
+        raise WeightsError(f"NequIP model is not supported: {place} is {value}; {message}") from error
     return Description(config, Source(tuple(type_names), hidden), _state(network, len(type_names)))
 
 

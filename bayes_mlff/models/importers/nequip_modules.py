@@ -19,7 +19,7 @@ from ase.data import chemical_symbols
 
 from bayes_mlff.core.errors import shown
 from bayes_mlff.models.equivariant import SILU_NORM, TANH_NORM
-from bayes_mlff.models.importers.torch_pickle import Inert, irreps_of
+from bayes_mlff.models.importers.torch_pickle import Inert, activation_name, irreps_of
 
 KINDS: Final = {
     "type_embed": "NodeTypeEmbed",
@@ -150,7 +150,7 @@ def _unsupported_gate(gate: Inert) -> list[str]:
     problems = [f"equivariant_nonlin.irreps_gates are {gates}"] if any(ir != "0e" for _, ir in gates) else []
     for name, kinds in (("act_scalars", wanted), ("act_gates", ["silu"] * len(list(gate.act_gates.acts)))):
         acts = list(getattr(gate, name).acts)
-        got = [str(getattr(getattr(act, "f", act), "__name__", act)) for act in acts]
+        got = [activation_name(act) for act in acts]
         if got != kinds:
             problems.append(f"equivariant_nonlin.{name} are {shown(got)}; allowed: {kinds}")
         elif not np.allclose([float(act.cst) for act in acts], [ACTIVATIONS[kind] for kind in kinds], rtol=1e-7):

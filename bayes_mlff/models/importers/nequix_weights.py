@@ -21,7 +21,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from pydantic import BaseModel, Field, ValidationError
 
-from bayes_mlff.core.errors import READER_ERRORS, WeightsError, brief, shown
+from bayes_mlff.core.errors import READER_ERRORS, WeightsError, brief, first_problem, shown
 from bayes_mlff.models.config import NequIPConfig, PositiveFloat, PositiveInt
 from bayes_mlff.models.energetics import Params
 from bayes_mlff.models.equivariant import channels, degree, paths
@@ -80,11 +80,8 @@ def describe(header: Mapping[str, Any], leaves: Sequence[np.ndarray]) -> NequIPC
         parsed = Header.model_validate(dict(header))
         return _config(parsed, leaves)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "header"
-        raise WeightsError(
-            f"Nequix model is not supported: {place} is {shown(first['input'])}; {brief(first['msg'])}"
-        ) from error
+        place, value, message = first_problem(error, "header")
+        raise WeightsError(f"Nequix model is not supported: {place} is {value}; {message}") from error
 
 
 def _config(header: Header, leaves: Sequence[np.ndarray]) -> NequIPConfig:

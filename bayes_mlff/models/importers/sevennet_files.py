@@ -13,7 +13,7 @@ from bayes_mlff.core.errors import READER_ERRORS, ConfigError, WeightsError, sho
 from bayes_mlff.models import catalogue
 from bayes_mlff.models.config import Imported
 from bayes_mlff.models.importers import torch_pickle
-from bayes_mlff.models.importers.mace_heads import chosen
+from bayes_mlff.models.importers.heads import chosen
 from bayes_mlff.models.importers.sevennet_history import current_names
 from bayes_mlff.models.importers.sevennet_modalities import names_of
 from bayes_mlff.models.importers.sevennet_weights import describe, from_sevennet

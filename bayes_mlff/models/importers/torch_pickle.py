@@ -133,6 +133,11 @@ def irreps_of(irreps: Inert) -> e3nn.Irreps:
     return e3nn.Irreps([(int(mul), (int(ir.args[0][0]), int(ir.args[0][1]))) for mul, ir in terms])
 
 
+def activation_name(activation: Any) -> str:
+    """Name of an activation, which e3nn may have normalised."""
+    return str(getattr(getattr(activation, "f", activation), "__name__", activation))
+
+
 def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> np.ndarray:
     """A tensor as a contiguous array."""
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))

@@ -6,8 +6,11 @@ Files of these that could not be had here have no checksum. NequIP's packages co
 checksums, cutoffs, weights and licence are those that two public projects which use the files state.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
+from bayes_mlff.data.level import Level
 from bayes_mlff.models.known.entry import CC_BY, MIT, Download, Entry, InPackage, Shipped
 from bayes_mlff.models.known.levels import MATERIALS_PROJECT, PBE_TS, R2SCAN
 
@@ -32,11 +35,17 @@ _PAPER_SEVENNET_MF: Final = "Kim et al. 2025, J. Am. Chem. Soc. 147, 1042, doi:1
 
 
 def _sevennet(
-    name: str, path: str, sha256: str, weights: int, cost: float | None = None, data: str = "MPtrj", **more: Any
+    name: str,
+    path: str,
+    sha256: str,
+    weights: int,
+    cost: float | None = None,
+    data: str = "MPtrj",
+    citation: str = _PAPER_SEVENNET,
+    heads: Mapping[str, Level] = MappingProxyType({}),
 ) -> Entry:
     source = InPackage("sevenn", f"pretrained_potentials/{path}", sha256, "sevennet")
-    cited = more.pop("citation", _PAPER_SEVENNET)
-    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, MIT, source, cited, 5.0, weights, cost, **more)
+    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, MIT, source, citation, 5.0, weights, cost, heads)
 
 
 def _nequix(name: str, folder: str, sha256: str | None, data: str, citation: str) -> Entry:

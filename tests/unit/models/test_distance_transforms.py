@@ -8,6 +8,7 @@ from ase.data import covalent_radii
 
 from bayes_mlff.models.distance_transforms import Agnesi, Soft
 from bayes_mlff.models.element_pairs import ElementPairs
+from bayes_mlff.models.slots import Slots
 
 ELEMENTS = (1, 8)
 R = np.array([0.01, 0.3, 0.7, 0.97, 1.5, 5.9])
@@ -30,7 +31,7 @@ CASES = [(Agnesi(q=0.9, p=4.2, a=1.3), agnesi), (Soft(steepness=3.0), soft)]
 def transformed(transform, r):
     """The transform of distances between O and H."""
     rows = r[None, :]
-    pairs = ElementPairs(jnp.array([1, 0]), jnp.ones(rows.shape, int), jnp.array([0]))
+    pairs = ElementPairs(jnp.array([1, 0]), Slots(jnp.ones(rows.shape, int), jnp.array([0])))
     return transform.of(rows, ELEMENTS, pairs)[0]
 
 
@@ -55,7 +56,7 @@ def test_derivatives_are_those_of_the_formula_and_finite(transform, formula, dty
 
 def test_the_radii_of_both_elements_count():
     def between(own, other):
-        pairs = ElementPairs(jnp.array([own, other]), jnp.array([[1]]), jnp.array([0]))
+        pairs = ElementPairs(jnp.array([own, other]), Slots(jnp.array([[1]]), jnp.array([0])))
         return float(Agnesi().of(jnp.array([[1.0]]), ELEMENTS, pairs)[0, 0])
 
     assert between(0, 1) == between(1, 0)

@@ -11,7 +11,7 @@ from bayes_mlff.core.errors import ConfigError, WeightsError
 from bayes_mlff.finetune import config as finetune_configuration
 from bayes_mlff.finetune.run import read_model
 from bayes_mlff.models import architectures, registry
-from bayes_mlff.models.architectures import Published
+from bayes_mlff.models.architectures import FileFormat, Published
 from bayes_mlff.models.importers import mace_files, mace_heads, sevennet_files
 from bayes_mlff.otf import beginning
 from bayes_mlff.otf import config as run_configuration
@@ -32,7 +32,8 @@ def published(monkeypatch, tmp_path):
         found.append(name)
         return TWO, DIGEST
 
-    model = Published(find, mace_files.read_model, DIGEST, heads=True)
+    form = FileFormat("mace-torch", ".model", mace_files.read_model, heads=True)
+    model = Published(find, form, DIGEST)
     monkeypatch.setattr(architectures, "published", lambda: {"two": model})
     return found
 

@@ -10,6 +10,7 @@ from bayes_mlff.models.architectures import ARCHITECTURES
 from bayes_mlff.models.element_pairs import ElementPairs
 from bayes_mlff.models.pair_repulsion import mace_zbl, nequip_zbl
 from bayes_mlff.models.registry import initialize
+from bayes_mlff.models.slots import Slots
 from bayes_mlff.testing.tiny import tiny_mace, tiny_nequip
 
 R_MAX = 4.0
@@ -30,7 +31,7 @@ def pair(form, distances, *, dtype=jnp.float64, padding=1):
     mask = jnp.concatenate([jnp.ones((n, 1), bool), jnp.zeros((n, padding), bool)], axis=1)
     other = jnp.arange(n).reshape(-1, 2)[:, ::-1].reshape(-1, 1)
     neighbors = jnp.concatenate([other, jnp.zeros((n, padding), int)], axis=1)
-    pairs = ElementPairs(jnp.tile(jnp.array([1, 0]), len(distances)), neighbors, None)
+    pairs = ElementPairs(jnp.tile(jnp.array([1, 0]), len(distances)), Slots(neighbors, None))
     return form.energies(ELEMENTS, R_MAX, rows, mask, pairs).reshape(-1, 2).sum(axis=1)
 
 
@@ -82,7 +83,7 @@ def test_padding_and_short_distances_have_finite_derivatives_of_second_order(nam
     def energy(positions):
         vectors = jnp.stack([positions[::-1] - positions, jnp.zeros((2, 3), dtype).at[:, 0].set(1.0)], axis=1)
         mask = jnp.array([[True, False]] * 2)
-        pairs = ElementPairs(jnp.array([1, 0]), jnp.array([[1, 0], [0, 0]]), None)
+        pairs = ElementPairs(jnp.array([1, 0]), Slots(jnp.array([[1, 0], [0, 0]]), None))
         return FORMS[name].energies(ELEMENTS, R_MAX, jnp.linalg.norm(vectors, axis=-1), mask, pairs).sum()
 
     for distance in (0.001, 0.3):
@@ -99,8 +100,8 @@ def test_rows_of_the_same_atom_add_up():
     species, neighbors = jnp.array([0, 1, 1, 0]), jnp.asarray(rng.integers(0, 4, (4, 6)))
     split = [x.reshape(12, 2) for x in (r, mask, neighbors)]
     for form in FORMS.values():
-        whole = form.energies(ELEMENTS, R_MAX, r, mask, ElementPairs(species, neighbors, None))
-        rows = ElementPairs(species, split[2], jnp.repeat(jnp.arange(4), 3))
+        whole = form.energies(ELEMENTS, R_MAX, r, mask, ElementPairs(species, Slots(neighbors, None)))
+        rows = ElementPairs(species, Slots(split[2], jnp.repeat(jnp.arange(4), 3)))
         np.testing.assert_allclose(form.energies(ELEMENTS, R_MAX, *split[:2], rows), whole, rtol=1e-13)
 
 
