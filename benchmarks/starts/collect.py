@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.finetune import tables
-from benchmarks.scenarios import Fit, Scenario, fits, load
+from benchmarks.scenarios import Fit, fits
+from benchmarks.starts.scenario import load
 
 PARTS: Final = {"energy_kcal_mol": "energy", "forces_kcal_mol_a": "forces", "stress_gpa": "stress"}
 
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--machine", required=True)
     args = parser.parse_args()
-    scenario = load(args.scenario, Scenario)
+    scenario = load(args.scenario)
     folder, target = args.runs / scenario.scenario, args.out / f"{scenario.scenario}.json"
     known = json.loads(target.read_text()) if target.is_file() else {"before": [], "after": []}
     rows = {(e["start"], e["method"], e["m"], e["seed"]): e for e in known["after"]}

@@ -16,8 +16,8 @@ from bayes_mlff.ensemble import saved
 from bayes_mlff.finetune import evaluate
 from bayes_mlff.finetune import run as finetune
 from bayes_mlff.finetune.config import FinetuneConfig
-from benchmarks.scenarios import Fit, Scenario, arguments, fits, load, run_all, selected
-from benchmarks.starts.scenario import configuration
+from benchmarks.scenarios import Fit, arguments, fits, run_all, selected
+from benchmarks.starts.scenario import configuration, load
 from benchmarks.starts.scores import energy_scatter, score
 
 
@@ -43,7 +43,7 @@ def run(config: FinetuneConfig) -> bool:
 def main() -> None:
     """Run what is left to do, in the order of the file; a fine-tuning whose chains became non-finite is passed over."""
     args = arguments(__doc__).parse_args()
-    scenario = load(args.scenario, Scenario)
+    scenario = load(args.scenario)
     folder, data = args.runs.absolute() / scenario.scenario, args.data.absolute()
 
     def attempt(fit: Fit) -> bool:

@@ -1,11 +1,26 @@
-"""The scenario of starts: pretrained models, and the configurations of their fine-tunings on labels of LaMnO3."""
+"""Scenarios of starts: pretrained models, and the configurations of their fine-tunings.
+
+Targets without sets of their own learn the labels of LaMnO3 of `sets`; those with them are molecules, as in
+`benchmarks.transfer`.
+"""
 
 from pathlib import Path
 
+from bayes_mlff.core import settings
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.finetune.config import FinetuneConfig
-from benchmarks.scenarios import Fit, merge
+from benchmarks import scenarios
+from benchmarks.scenarios import Fit, Scenario, merge
 from benchmarks.starts import sets
+from benchmarks.transfer import run as molecules
+from benchmarks.transfer import scenario as of_molecules
+
+
+def load(path: Path) -> Scenario:
+    """Read and validate a scenario of either kind; see `scenarios.load`."""
+    raw = settings.read_yaml(path)
+    own = isinstance(raw, dict) and any("pool" in target for target in raw.get("targets", ()))
+    return scenarios.load(path, of_molecules.Scenario if own else Scenario)
 
 
 def configuration(fit: Fit, folder: Path, data: Path) -> FinetuneConfig:
@@ -14,11 +29,14 @@ def configuration(fit: Fit, folder: Path, data: Path) -> FinetuneConfig:
     Args:
       fit: what is wanted.
       folder: of the scenario's results; the labelled sets are written to `data` in it.
-      data: folder with files of models.
+      data: folder with files of models and, for molecules, of labels.
 
     Raises:
       ConfigError: naming the key, if a setting is invalid.
     """
+    if isinstance(fit.target, of_molecules.Target):
+        molecules.prepare(fit, data, folder / "data")
+        return of_molecules.configuration(fit, folder / "data", folder / fit.name, folders=(data,))
     pool, validation, test = sets.write_sets(folder / "data", fit.seed)
     file = data / fit.target.model
     fixed = {
