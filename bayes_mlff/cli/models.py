@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 
 from bayes_mlff.core.command_line import make_console
 
 if TYPE_CHECKING:
     from bayes_mlff.data.level import Level
+    from bayes_mlff.models.known.entry import Entry
 
 NAME: Final = 12
 """Width of the names in the description of one model."""
@@ -35,7 +37,11 @@ def models(
         for label, text in rows(name):
             console.print(f"  {label:{NAME}} {text}" if label else text)
         return
-    console.print(table())
+    shown, left_out = fitting(console.width if console.is_terminal else None)
+    console.width = max(console.width, measured(shown))  # of a pipe
+    console.print(shown)
+    if left_out:
+        console.print(f"not shown, since the terminal is narrow: {', '.join(left_out)}")
     asking = ", ".join(licences.restricted())
     console.print(
         f"cost: time of a step, in units of that of {catalogue.CHEAPEST}; –: not known, or not measured\n"
@@ -44,29 +50,61 @@ def models(
     )
 
 
-def table() -> Table:
-    """All models, one in a line, at most 120 columns wide."""
-    from bayes_mlff.models import catalogue, presence
+COLUMNS: Final[tuple[str, ...]] = (
+    "model",
+    "elements",
+    "level of theory",
+    "licence",
+    "cutoff",
+    "weights",
+    "cost",
+    "where",
+)
+LEAST_NEEDED: Final[tuple[str, ...]] = ("elements", "weights", "where", "cutoff")
+"""Columns that a narrow terminal does without, the first to be left out first."""
 
+
+def fitting(width: int | None) -> tuple[Table, tuple[str, ...]]:
+    """The table with as many columns as fit into a width, and those that are left out; all without a width."""
+    left_out = [LEAST_NEEDED[:count] for count in range(len(LEAST_NEEDED) + 1)]
+    fits = (x for x in left_out if width is None or measured(table(without=x)) <= width)
+    chosen = next(fits, left_out[-1])
+    return table(without=chosen), chosen
+
+
+def measured(shown: Table) -> int:
+    """Width of a table whose cells are not cut off."""
+    return Measurement.get(wide := make_console(), wide.options.update(width=1000), shown).maximum
+
+
+def table(*, without: tuple[str, ...] = ()) -> Table:
+    """All models, one in a line, at most 120 columns wide."""
+    from bayes_mlff.models import catalogue
+
+    shown = [title for title in COLUMNS if title not in without]
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for title in ("model", "elements", "level of theory", "licence"):
-        made.add_column(title, no_wrap=True)
-    for title in ("cutoff", "weights", "cost"):
-        made.add_column(title, justify="right", no_wrap=True)
-    made.add_column("where", no_wrap=True)
+    for title in shown:
+        made.add_column(title, justify="right" if title in ("cutoff", "weights", "cost") else "left", no_wrap=True)
     for known in catalogue.ENTRIES.values():
-        heads = f", {len(known.heads)} heads" if known.heads else ""
-        made.add_row(
-            known.name,
-            known.elements,
-            f"{known.level.text}{heads}",
-            known.licence.name if known.licence.commercial else f"{known.licence.name}*",
-            "–" if known.cutoff is None else f"{known.cutoff:.1f} Å",
-            "–" if known.weights is None else f"{known.weights / 1e6:.2f} M",
-            "–" if known.cost is None else f"{known.cost:.3g}",
-            presence.of(known).text,
-        )
+        cells = dict(zip(COLUMNS, _cells(known), strict=True))
+        made.add_row(*(cells[title] for title in shown))
     return made
+
+
+def _cells(known: "Entry") -> tuple[str, ...]:
+    from bayes_mlff.models import presence
+
+    heads = f", {len(known.heads)} heads" if known.heads else ""
+    return (
+        known.name,
+        known.elements,
+        f"{known.level.text}{heads}",
+        known.licence.name if known.licence.commercial else f"{known.licence.name}*",
+        "–" if known.cutoff is None else f"{known.cutoff:.1f} Å",
+        "–" if known.weights is None else f"{known.weights / 1e6:.2f} M",
+        "–" if known.cost is None else f"{known.cost:.3g}",
+        presence.of(known).text,
+    )
 
 
 def rows(name: str) -> Iterable[tuple[str, str]]:

@@ -28,6 +28,23 @@ def test_the_table_fits_a_terminal_of_120_columns(tmp_path, monkeypatch):
         assert part in off
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 119])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_cell_cut_off(width):
+    shown, left_out = models.fitting(width)
+    assert [column.header for column in shown.columns] == [x for x in models.COLUMNS if x not in left_out]
+    assert {"model", "level of theory", "licence", "cost"} <= {str(column.header) for column in shown.columns}
+    assert models.measured(shown) <= width or left_out == models.LEAST_NEEDED
+    console = Console(width=max(width, models.measured(shown)), color_system=None)
+    with console.capture() as captured:
+        console.print(shown)
+    assert "…" not in captured.get() and all(name in captured.get() for name in catalogue.NAMES)
+
+
+def test_a_pipe_gets_all_columns():
+    result = CliRunner().invoke(app, ["models"])
+    assert "…" not in result.output and "where" in result.output and "not shown" not in result.output
+
+
 @pytest.mark.parametrize("name", catalogue.NAMES)
 def test_every_model_can_be_described(name):
     text = dict(models.rows(name))
