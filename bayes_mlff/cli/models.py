@@ -86,7 +86,7 @@ def table(*, without: tuple[str, ...] = ()) -> Table:
     for title in shown:
         made.add_column(title, justify="right" if title in ("cutoff", "weights", "cost") else "left", no_wrap=True)
     for known in catalogue.ENTRIES.values():
-        cells = dict(zip(COLUMNS, _cells(known), strict=True))
+        cells: dict[str, str] = dict(zip(COLUMNS, _cells(known), strict=True))
         made.add_row(*(cells[title] for title in shown))
     return made
 
