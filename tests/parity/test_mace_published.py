@@ -13,10 +13,13 @@ from bayes_mlff.models.importers.mace_files import read_model, write_models
 from bayes_mlff.models.importers.torch_weights import template
 from bayes_mlff.models.mace import MACE
 from bayes_mlff.models.registry import Potential, restrict
-from bayes_mlff.testing import tolerances
 from bayes_mlff.testing.model_battery import Evaluator, Model
 from tests.parity import make_mace_reference as reference
 from tests.parity.mace_published import PUBLISHED
+
+TOLERANCE = 1e-7
+"""Relative. Forces of ethanol are below 1e-3 eV/Å here, and rounding in the cut-off of the repulsion, which nearly
+cancels at the bond of its carbons, leaves 6e-12 eV/Å."""
 
 READOUT_GAIN = 1e-4
 """Factor on the weights of readouts where messages are large: mace-torch sets a stress above 1e10 eV/Å³ to zero."""
@@ -114,4 +117,4 @@ def compare(name, folder):
 def test_live_at_full_size_and_back(name, tmp_path):
     pytest.importorskip("mace")
     for label, found in compare(name, tmp_path).items():
-        assert max(found) < tolerances.PARITY, (label, found)
+        assert max(found) < TOLERANCE, (label, found)
