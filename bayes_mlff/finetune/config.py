@@ -12,6 +12,7 @@ from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.posterior.likelihood import EnergySigma, PerAtom
 from bayes_mlff.posterior.settings import (
     MOST_CHAINS,
+    EnergyZero,
     HeadName,
     LikelihoodSettings,
     LongChain,
@@ -41,7 +42,7 @@ class FinetuneLikelihood(LikelihoodSettings):
         description="Standard deviation of the energy in the likelihood, with its unit: of the total energy of any "
         "structure, or with /atom behind the unit multiplied by the number of atoms.",
     )
-    energy_zero: Literal["fitted", "learnt"] | None = Field(
+    energy_zero: EnergyZero | None = Field(
         default=None,
         description="Zero of the energies: fitted gives every sample the constant that fits the training energies "
         "best, so that its weights learn differences of energies; learnt leaves the constant to the weights, which "

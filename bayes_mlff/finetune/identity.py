@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.models import presets
 from bayes_mlff.models.presets import Chosen
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.transfer import stated_prior, stated_sampler
 from bayes_mlff.runs.directory import RunDirectory
 
@@ -54,7 +55,7 @@ def preset(config: FinetuneConfig, potential: Potential) -> Chosen:
     return presets.of(potential, pretrained=not config.from_random_weights)
 
 
-def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> Literal["fitted", "learnt"] | None:
+def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> EnergyZero | None:
     given = config.likelihood.energy_zero
     if config.targets == "forces" or train.energy is None:
         return given

@@ -18,11 +18,12 @@ from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.state import HostState, RunState
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory, write_whole
 
 PARAMETERS: Final = ".params"
-"""Key path of the weights of the chains, [c, p], in a checkpoint."""
+"""Key path of the samples of the chains, [c, p + 1], in a checkpoint."""
 
 
 def trained(
@@ -38,20 +39,22 @@ def trained(
     Args:
       config: present configuration of the run.
       potential: the pretrained model, for the elements of the run.
-      params: weights of the chains [c, p].
+      params: samples of the chains [c, p + 1], see `posterior.energy_zero`.
       host: for offset and calibration.
       structure: structure of a label, for composition and electronic state.
       provenance: origin, in addition to the step.
     """
     numbers = structure.numbers
     counts = atomic_energies.composition(numbers, potential.config.elements)
-    # The offset is one number for the whole structure: take the minimum-norm solution per atom of each element.
-    per_atom = host.offset_ev * counts / np.sum(np.square(counts))
+    sample = energy_zero.split(params)
+    # An offset is one number for the whole structure: take the minimum-norm solution per atom of each element.
+    above_ev = host.offset_ev - np.asarray(sample.zero, np.float64)
+    per_atom = above_ev[:, None] * counts / np.sum(np.square(counts))
     online = OnlineCalibration(host.calibration, config.threshold, config.confidence)
     return Ensemble(
         potential.config,
-        params,
-        np.repeat(per_atom[None], params.shape[0], axis=0),
+        sample.weights,
+        per_atom,
         SigmaFactors(energy=online.energy_factor),
         config.likelihood.energy_sigma_fraction * config.threshold_ev(len(numbers)),
         config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL,

@@ -14,7 +14,14 @@ from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.md.settings import DynamicsConfig
-from bayes_mlff.posterior.settings import HeadName, LikelihoodSettings, ModelName, ParallelChains, PriorSettings
+from bayes_mlff.posterior.settings import (
+    EnergyZero,
+    HeadName,
+    LikelihoodSettings,
+    ModelName,
+    ParallelChains,
+    PriorSettings,
+)
 
 
 class CalibrationConfig(Section):
@@ -53,6 +60,12 @@ class OtfLikelihood(LikelihoodSettings):
 
     energy_sigma_fraction: Positive = Field(
         default=0.1, description="Standard deviation of the total energy in the likelihood, as a fraction of threshold."
+    )
+    energy_zero: EnergyZero | None = Field(
+        default=None,
+        description="Zero of the energies: fitted draws for every sample the constant that its labels determine, so "
+        "that its weights learn differences of energies; learnt leaves the constant to the weights, which slows the "
+        "learning of forces down. null means fitted, or learnt where sampler.batch_size is 1.",
     )
 
 

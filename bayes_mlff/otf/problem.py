@@ -41,10 +41,12 @@ from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.transfer import (
     around_prior_mean,
     first_step_size,
@@ -75,9 +77,9 @@ class Problem(NamedTuple):
     threshold_ev: float  # largest acceptable error of the total energy, eV
     isolated_ev: float  # energy of the isolated atoms of the pretrained model, see `scale`
     prior: GaussianPrior  # over flat parameters [p]
-    pretrained: jax.Array  # [1, p]
-    predict: PredictFn  # of flat parameters [p]
-    evaluate: Callable[..., Predictive]  # (params [c, p], graph) -> Predictive
+    pretrained: jax.Array  # [1, p + 1], a sample of `posterior.energy_zero`
+    predict: PredictFn  # of samples [p + 1]
+    evaluate: Callable[..., Predictive]  # (samples [c, p + 1], graph) -> Predictive
     low_memory_evaluate: tuple[Callable[..., Predictive], ...]  # the same with decreasing memory and increasing time
     chains: OtfChains
     low_memory_chains: tuple[OtfChains, ...]  # the same for `chains`
@@ -112,11 +114,19 @@ def stated(config: RunConfig, potential: Potential) -> RunConfig:
     """The configuration as stored in the run directory: missing values are filled with those of the model's preset.
 
     Raises:
-      ConfigError: if the chains have too few steps for the preset.
+      ConfigError: if the chains have too few steps for the preset, or the energy zero is to be fitted and cannot be.
     """
     chosen = presets.of(potential)
     prior, sampler = stated_prior(config.prior, chosen), stated_sampler(config.sampler, chosen)
-    return config.model_copy(update={"prior": prior, "sampler": sampler})
+    zero = _energy_zero(config.likelihood.energy_zero, sampler.batch)
+    likelihood = config.likelihood.model_copy(update={"energy_zero": zero})
+    return config.model_copy(update={"prior": prior, "sampler": sampler, "likelihood": likelihood})
+
+
+def _energy_zero(given: EnergyZero | None, batch_size: int) -> EnergyZero:
+    if given == "fitted" and batch_size == 1:
+        raise ConfigError("likelihood.energy_zero", given, "learnt, since a minibatch of one label has no differences")
+    return given or ("learnt" if batch_size == 1 else "fitted")
 
 
 def prepare(
@@ -140,11 +150,14 @@ def prepare(
     integrator = make_integrator(config.dynamics, structure)
     motion = motions.begin(config.dynamics, structure, velocities, integrator)
     flat, unravel = potential.flat()
+    pretrained = energy_zero.joined(flat[None, :])
     with_stress = structure.is_periodic and (config.dynamics.ensemble == "npt" or config.engine_gives_stress)
     predict_tree = predictor(potential.node_fn, with_stress=with_stress)
 
-    def predict(params: jax.Array, graphs):
-        return predict_tree(unravel(params), graphs)
+    def predict_weights(weights: jax.Array, graphs):
+        return predict_tree(unravel(weights), graphs)
+
+    predict = energy_zero.with_zero(predict_weights)
 
     config = stated(config, potential)
     sampler = config.sampler
@@ -155,7 +168,7 @@ def prepare(
 
     def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
         return otf_chains(
-            predict,
+            predict_weights,
             prior,
             Likelihood(energy_sigma, stress_sigma),
             step_size=first_step_size(sampler.step_size, potential),
@@ -168,8 +181,14 @@ def prepare(
             chain_axis=axis,
             at_once=at_once,
             level=noise_levels(
-                predict, last_sigma_bias(potential), sampler.batch, floor_ev_a=SIGMA_UNIT, at_once=at_once
+                predict_weights,
+                last_sigma_bias(potential),
+                sampler.batch,
+                floor_ev_a=SIGMA_UNIT,
+                at_once=at_once,
+                free_zero=config.likelihood.energy_zero == "fitted",
             ),
+            zero=config.likelihood.energy_zero,
         )
 
     def evaluate(at_once: int | None) -> Callable[..., Predictive]:
@@ -182,7 +201,7 @@ def prepare(
         threshold,
         potential.isolated_energy(structure.numbers),
         prior,
-        flat[None, :],
+        pretrained,
         predict,
         evaluate(None),
         tuple(evaluate(at_once) for at_once in GROUPS[preferred_axis()]),
@@ -333,9 +352,10 @@ def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
-    """Starting points [c, p] of the chains, different from each other so that they explore different modes."""
+    """Starting points [c, p + 1] of the chains, different from each other so that they explore different modes."""
     sampler = problem.config.sampler
-    return around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
+    weights = around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
+    return energy_zero.joined(weights)
 
 
 def recording(problem: Problem) -> Recording:

@@ -39,7 +39,7 @@ class DeviceState(NamedTuple):
     md: MDState
     trusted: MDState  # state after the last accepted label; initially the first structure
     neighbors: NeighborState
-    params: jax.Array  # [c, p]
+    params: jax.Array  # [c, p + 1], samples of `posterior.energy_zero`
     chains: ChainState
     training_set: TrainingSet
     engine: np.ndarray  # [bytes] uint8, saved state of the engine

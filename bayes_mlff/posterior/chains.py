@@ -1,10 +1,11 @@
 """The chains of an on-the-fly run: started once, continued after every new label."""
 
-from typing import NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import jax
 
 from bayes_mlff.models.energetics import Params, PredictFn
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import LevelFn, while_cold
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
@@ -14,6 +15,9 @@ from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, chain_runner, init_chains, preferred_axis, restart
 from bayes_mlff.sghmc.schedules import cosine_step_size, warmup_temperature
 from bayes_mlff.sghmc.transform import Sghmc, sghmc
+
+_OF_ZERO: Final = 2**31 - 1
+"""In the place of a step's number, in the random key of the zero of the energies."""
 
 
 class InitChains(Protocol):
@@ -66,6 +70,7 @@ def otf_chains(
     chain_axis: ChainAxis | None = None,
     at_once: int | None = None,
     level: LevelFn | None = None,
+    zero: Literal["fitted", "learnt"] | None = None,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -88,6 +93,9 @@ def otf_chains(
       chain_axis: 'vmap', or 'map' for one chain after the other; the default depends on the device.
       at_once: labels of a minibatch that are evaluated together; the default depends on the device.
       level: adjustment of the noise levels every `thin` steps until the temperature rises; None: no adjustment.
+      zero: whether params are samples [c, p + 1] of `energy_zero`, whose last number is the zero of the energies: it
+        is integrated out while the weights are sampled, and then drawn ('fitted'), or it stays ('learnt'). Without
+        it params are weights alone. `predict` is of weights alone in every case.
 
     Returns:
       `init(params [c, ...], key) -> state` and
@@ -100,6 +108,7 @@ def otf_chains(
         or is not a multiple of `thin`.
     """
     axis = chain_axis or preferred_axis()
+    fitted = zero == "fitted"
     temperature = warmup_temperature(cold_steps, ramp_steps)
     mass = amsgrad(eps=eps, freeze_after=freeze_mass_after)
 
@@ -116,18 +125,31 @@ def otf_chains(
     ):
         current_prior, training_set = data
         value_and_grad = potential_and_gradient(
-            predict, current_prior, batch_size, at_once=at_once, batch_axis=batch_axis
+            predict, current_prior, batch_size, at_once=at_once, batch_axis=batch_axis, free_zero=fitted
         )
         sampler = transform(n_steps)
         adjust = None if level is None else while_cold(level, cold_steps, thin)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis, adjust=adjust)
         observations = Observations(training_set, likelihood)
-        return run(params, restart(params, state, sampler), observations, training_set.count)
+        weights = params if zero is None else energy_zero.split(params).weights
+        weights, state, info = run(weights, restart(weights, state, sampler), observations, training_set.count)
+        if zero is None:
+            return weights, state, info
+        zeros = draw_zeros(weights, state, training_set) if fitted else energy_zero.split(params).zero
+        return energy_zero.joined(weights, zeros), state, info
+
+    def draw_zeros(weights: jax.Array, state: ChainState, training_set: TrainingSet) -> jax.Array:
+        def one(chain: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            own, key, restarts = chain
+            key = jax.random.fold_in(jax.random.fold_in(key, restarts), _OF_ZERO)
+            return energy_zero.draw(predict, likelihood, own, training_set, key)
+
+        return jax.lax.map(one, (weights, state.key, state.restarts))
 
     compiled = jax.jit(continue_chains, static_argnames=("n_steps", "batch_axis"))
 
     def init(params: Params, key: jax.Array) -> ChainState:
-        return init_chains(params, key, transform(1))
+        return init_chains(params if zero is None else energy_zero.split(params).weights, key, transform(1))
 
     def update_chains(
         params: Params,

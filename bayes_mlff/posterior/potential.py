@@ -91,8 +91,8 @@ def potential_and_gradient(
         constant hinder the weights that forces and energy differences need.
 
     Returns:
-      `(params, key, observations) -> (U [], dU/dparams)` for one chain. With `free_zero` the gradient is an unbiased
-      estimate with equal weights of the minibatch; U is larger than its expectation while not all labels are in it.
+      `(params, key, observations) -> (U [], dU/dparams)` for one chain. With `free_zero` only the gradient is an
+      unbiased estimate; U is larger than that of all labels while not all of them are in the minibatch.
     """
 
     def evaluate(params: Params, key: jax.Array, observations: Observations) -> tuple[jax.Array, Params]:
@@ -119,21 +119,27 @@ def potential_and_gradient(
             error = predict(params, graphs).energy.astype(found.dtype) - labels.energy.astype(found.dtype)
             return jax.lax.dynamic_update_slice_in_dim(found, error, first(i), 0)
 
-        zeros = None
-        if free_zero:
-            none = jnp.zeros(batch.weights.shape, jax.tree.leaves(params)[0].dtype)
-            errors = jax.lax.fori_loop(0, mine, residuals, none)
-            errors = errors if batch_axis is None else jax.lax.psum(errors, batch_axis)
-            weights = jnp.where(training_set.has_energy[batch.indices], batch.weights, 0.0).astype(errors.dtype)
-            zeros = _zeros(errors, weights, everything=training_set.count <= batch_size)
+        whole = batch_axis is None and len(batch.weights) == group
+        has_energy = training_set.has_energy[batch.indices]
+        everything = training_set.count <= batch_size
+
+        def common(errors: jax.Array) -> jax.Array:
+            weights = jnp.where(has_energy, batch.weights, 0.0).astype(errors.dtype)
+            pairs = max(batch_size, 2) / (max(batch_size, 2) - 1) / _share_with_energy(training_set, errors.dtype)
+            return _zeros(errors, weights, jnp.where(everything, 0.0, pairs))
+
+        zeros = jnp.zeros(batch.weights.shape, jax.tree.leaves(params)[0].dtype)
+        if free_zero and not whole:
+            errors = jax.lax.fori_loop(0, mine, residuals, zeros)
+            zeros = common(errors if batch_axis is None else jax.lax.psum(errors, batch_axis))
 
         def data_term(params: Params, i: jax.Array) -> jax.Array:
             graphs, labels = labels_of(training_set, rows(batch.indices, i))
-            if zeros is not None:
-                labels = labels._replace(energy=labels.energy + rows(zeros, i).astype(labels.energy.dtype))
-            return -_weighted(
-                rows(batch.weights, i), log_likelihood(likelihood, predict(params, graphs), labels), params
-            )
+            found = predict(params, graphs)
+            if free_zero:
+                shift = common(found.energy - labels.energy.astype(found.energy.dtype)) if whole else rows(zeros, i)
+                labels = labels._replace(energy=labels.energy + shift.astype(labels.energy.dtype))
+            return -_weighted(rows(batch.weights, i), log_likelihood(likelihood, found, labels), params)
 
         def add(i: jax.Array, total: tuple[jax.Array, Params]) -> tuple[jax.Array, Params]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(data_term)(params, i))
@@ -146,25 +152,34 @@ def potential_and_gradient(
     return evaluate
 
 
-def _zeros(errors: jax.Array, weights: jax.Array, *, everything: jax.Array) -> jax.Array:
+def _zeros(errors: jax.Array, weights: jax.Array, pairs: jax.Array) -> jax.Array:
     """Estimate, for each label of a minibatch, the error that all energies have in common.
 
-    If the minibatch is not the whole set, a label's own error is left out, since it is not independent of itself: the
-    expectation of the gradient then is that of the whole set.
+    The mean of (e - mean e)² over n labels is half of the mean of (e - e')² over all pairs. If the minibatch is not the
+    whole set, its slots are independent draws, and pairs of different slots with the products of their weights
+    estimate that mean without bias, whatever the weights are. The gradient of their sum is that of the label's own
+    squared error, shifted by what is returned here.
 
     Args:
       errors: [b] eV, energy minus label.
       weights: [b] of the minibatch, zero for labels without energy.
-      everything: [] whether the minibatch is the whole set.
+      pairs: [] b/(b - 1) divided by the share of labels with energy; 0 if the minibatch is the whole set.
 
     Returns:
       [b] eV; a label's own error if there is no other one.
     """
-    own = jnp.where(everything, 0.0, weights)
+    drawn = pairs > 0.0
+    own = jnp.where(drawn, weights, 0.0)
     rest = jnp.sum(weights) - own
     others = rest > 1e-6 * jnp.sum(weights)
     mean = (jnp.sum(weights * errors) - own * errors) / jnp.where(others, rest, 1.0)
-    return jax.lax.stop_gradient(jnp.where(others, mean, errors))
+    factor = jnp.where(drawn, pairs * rest, 1.0)
+    return jax.lax.stop_gradient(errors - jnp.where(others, factor, 0.0) * (errors - mean))
+
+
+def _share_with_energy(training_set: TrainingSet, dtype: jnp.dtype) -> jax.Array:
+    known = training_set.has_energy & (jnp.arange(training_set.capacity, dtype=jnp.int32) < training_set.count)
+    return jnp.maximum(jnp.sum(known, dtype=jnp.int32), 1).astype(dtype) / training_set.count.astype(dtype)
 
 
 def preferred_group(share: int, training_set: TrainingSet) -> int:

@@ -30,6 +30,10 @@ HeadName = Annotated[
 ]
 
 
+EnergyZero = Literal["fitted", "learnt"]
+"""How the constant that all energies have in common is found; see `energy_zero`."""
+
+
 class SamplerStep(Section):
     """What every SGHMC step depends on, whatever the schedule of the chains is."""
 

@@ -19,7 +19,7 @@ from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.ensemble import files
 
-FORMAT = 3
+FORMAT = 4
 Tree = TypeVar("Tree")
 
 

@@ -65,7 +65,8 @@ def tiny_problem(tiny_model):
             "batch_size": 2,
             "initial_spread": 1.0,
         },
-        "guards": {"storm_labels": 1000},  # this network knows nothing, so that nearly every step is labelled
+        # This network knows nothing, so that nearly every step is labelled and every error is large.
+        "guards": {"storm_labels": 1000, "label_thresholds": 1000.0, "sigma_ratio": 1e4},
         "dynamics": {"duration_ps": 0.02, "temperature_k": 900.0, "chunk_steps": 8, "trajectory_every": 4},
         "engine": {"name": "ase", "calculator": "ase.calculators.emt:EMT"},
     }

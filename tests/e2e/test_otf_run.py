@@ -21,6 +21,7 @@ from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
 from bayes_mlff.otf import criteria, loop
 from bayes_mlff.otf.state import Setback
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.report import run_log, run_summary
 from bayes_mlff.runs.directory import RunDirectory
 from tests.support.tiny_runs import Silent
@@ -262,10 +263,12 @@ def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
     paths = sorted((tmp_path / "chains").iterdir())
     assert [path.name for path in paths] == ["chain_0.safetensors", "chain_1.safetensors"]
     numbers = tiny_problem.structure.numbers
-    for path, chain in zip(paths, np.asarray(state.device.params), strict=True):
+    chains = energy_zero.split(state.device.params)
+    assert np.unique(chains.zero).size == len(paths)
+    for path, chain, zero in zip(paths, np.asarray(chains.weights), np.asarray(chains.zero), strict=True):
         exported = registry.load(str(path))
         np.testing.assert_array_equal(exported.flat()[0], chain)
-        wanted = tiny_problem.isolated_ev - state.host.offset_ev  # on the reference's scale
+        wanted = tiny_problem.isolated_ev - state.host.offset_ev + float(zero)  # on the reference's scale
         assert exported.isolated_energy(numbers) == pytest.approx(wanted, rel=1e-12)
     assert "empty folder" in str(CliRunner().invoke(app, arguments).exception)
     (tmp_path / "a.model").write_bytes(b"anything")
@@ -315,7 +318,7 @@ def test_every_kept_checkpoint_has_its_ensemble_and_the_end_of_a_run_a_copy(refe
     steps = sorted({name.partition(".")[0] for name in names})
     assert names == sorted(f"{step}.{end}" for step in steps for end in ("ckpt", "ensemble.safetensors"))
     final = saved.load(path)
-    np.testing.assert_array_equal(final.samples, state.device.params)
+    np.testing.assert_array_equal(final.samples, energy_zero.split(state.device.params).weights)
     assert final.online == (state.host.calibration, "0.004 eV", 0.95)
     assert (path / "ensemble.safetensors").read_bytes() == files_of.find(path).read_bytes()
     assert final.provenance["labels"] == str(int(state.device.training_set.count))
@@ -341,7 +344,7 @@ def test_what_was_not_learnt_anew_is_not_written_anew(open_session, tmp_path, ti
     third.write_bytes(b"damaged")
     again.run.close()
     resumed = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine)).resume()
-    np.testing.assert_array_equal(saved.load(third).samples, resumed.device.params)
+    np.testing.assert_array_equal(saved.load(third).samples, energy_zero.split(resumed.device.params).weights)
 
 
 def test_two_processes_cannot_share_a_run(open_session, tmp_path, tiny_problem):
