@@ -38,6 +38,7 @@ from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
+from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
@@ -135,6 +136,8 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
+    for i, trigger in enumerate(config.triggers):
+        regions.statistic(trigger, structure, f"triggers.{i}")
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)

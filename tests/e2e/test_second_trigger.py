@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.force_trigger import criterion
 
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.otf import criteria
 from bayes_mlff.report import run_log, run_summary
-from tests.support.force_trigger import criterion
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.triggers import on_energy
+from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import kinetic_energy
@@ -228,21 +229,38 @@ def test_stop_at_once():
 # -- storms --------------------------------------------------------------------------------------------------------
 
 
+ENERGY_ALONE = (Criterion(ENERGY_SIGMA, 0.02, 0.95, calibration.init(), 1.0),)
+
+
 def calls(steps, errors, sigma=0.01):
     still = Structure(np.array([6]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     made = zip(steps, errors, strict=True)
     return [
-        LabelRecord(still, Label(-e, np.zeros((1, 3))), s, 0.0, "uncertain", 0.0, None, "x", 1.0, 0.0, sigma)
+        LabelRecord(
+            still,
+            Label(-e, np.zeros((1, 3))),
+            s,
+            0.0,
+            "uncertain",
+            0.0,
+            None,
+            "x",
+            1.0,
+            0.0,
+            sigma,
+            readings=(Reading("energy", sigma, 1e-3, "eV"),),
+            asked=("energy",),
+        )
         for s, e in made
     ]
 
 
 def test_a_storm_needs_its_number_of_calls_in_its_number_of_steps():
     few = settings_of(storm_labels=5, storm_steps=50)
-    storm.refuse_storm(few, calls([10, 51, 60, 70, 80], np.ones(5)), 100, 0.02)
-    storm.refuse_storm(few, calls([50, 51, 60, 70, 80], np.ones(5)), 100, 0.02)
+    storm.refuse_storm(few, calls([10, 51, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
+    storm.refuse_storm(few, calls([50, 51, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
     with pytest.raises(RunStoppedError, match="5 reference calls within the last 50 steps"):
-        storm.refuse_storm(few, calls([51, 52, 60, 70, 80], np.ones(5)), 100, 0.02)
+        storm.refuse_storm(few, calls([51, 52, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
 
 
 @pytest.mark.parametrize(
@@ -256,4 +274,4 @@ def test_a_storm_needs_its_number_of_calls_in_its_number_of_steps():
 )
 def test_the_diagnosis_reads_the_errors(errors, phrase):
     with pytest.raises(RunStoppedError, match=phrase):
-        storm.refuse_storm(settings_of(storm_labels=6), calls(range(6), errors), 6, 0.02)
+        storm.refuse_storm(settings_of(storm_labels=6), calls(range(6), errors), 6, ENERGY_ALONE)
