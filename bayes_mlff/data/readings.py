@@ -34,6 +34,11 @@ class Reading(NamedTuple):
     atom: int | None = None  # whose force it is, counted from 0; None: of the whole structure
 
 
+def columns(name: str, unit: str) -> tuple[str, str]:
+    """Columns of thermo.csv with value and limit of a trigger beside that on the energy."""
+    return f"trigger_sigma_{name}_{SUFFIX[unit]}", f"trigger_limit_{name}_{SUFFIX[unit]}"
+
+
 def find(readings: tuple[Reading, ...], name: str = ENERGY) -> Reading | None:
     """The reading of a statistic, None if there is none."""
     return next((reading for reading in readings if reading.name == name), None)

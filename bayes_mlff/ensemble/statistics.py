@@ -16,7 +16,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec
-from bayes_mlff.data.readings import SUFFIX, Reading
+from bayes_mlff.data.readings import Reading, columns
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.ensemble.predictive import Predictive
@@ -88,7 +88,7 @@ def on_forces(name: str, region: Region, *, shown: tuple[str, float] | None = No
       shown: unit that users see, and what 1 eV/Å is in it.
     """
     said = f"σ of the force on {region.said}"
-    return Statistic(name, said, "eV/Å", _columns(name, "eV/Å"), ForceSpread(region), force_error, True, shown)
+    return Statistic(name, said, "eV/Å", columns(name, "eV/Å"), ForceSpread(region), force_error, True, shown)
 
 
 def _per_atom_sigma(predictive: Predictive, graph: Graph) -> Spread:
@@ -104,8 +104,4 @@ def _per_atom_error(record: LabelRecord, reading: Reading) -> float:
 def on_energy_per_atom(name: str, *, shown: tuple[str, float] | None = None) -> Statistic:
     """The statistic of the energy per atom, eV/atom; arguments as for `on_forces`."""
     said, unit = "σ of the energy per atom", "eV/atom"
-    return Statistic(name, said, unit, _columns(name, unit), _per_atom_sigma, _per_atom_error, False, shown)
-
-
-def _columns(name: str, unit: str) -> tuple[str, str]:
-    return f"trigger_sigma_{name}_{SUFFIX[unit]}", f"trigger_limit_{name}_{SUFFIX[unit]}"
+    return Statistic(name, said, unit, columns(name, unit), _per_atom_sigma, _per_atom_error, False, shown)

@@ -3,8 +3,8 @@
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data import neighbors
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import statistics
 from bayes_mlff.ensemble.statistics import Region
@@ -28,9 +28,8 @@ def statistic(settings: TriggerSettings, structure: Structure, key: str) -> Stat
     """
     if isinstance(settings, EnergyPerAtomSettings):
         return statistics.on_energy_per_atom(settings.name)
-    return statistics.on_forces(
-        settings.name, region(settings, structure, key), shown=units.force_unit(settings.threshold)
-    )
+    found = region(settings, structure, key)
+    return statistics.on_forces(settings.name, found, shown=settings.shown_unit)
 
 
 def region(settings: ForceSettings, structure: Structure, key: str) -> Region:
@@ -45,7 +44,10 @@ def region(settings: ForceSettings, structure: Structure, key: str) -> Region:
         centres, radius = settings.within.of, settings.within.radius_angstrom
         _refuse_missing(centres, structure, f"{key}.within.of")
         said = f"an atom within {radius:g} Å of {_named(centres, structure)}"
-        return statistics.around(said, structure, np.flatnonzero(moves), tuple(centres), radius)
+        found = statistics.around(said, structure, np.flatnonzero(moves), tuple(centres), radius)
+        if not len(atoms_now(found, structure)):
+            raise ConfigError(f"{key}.within", said, "a region with an atom that moves; all of these are held")
+        return found
     chosen, said, where = np.full(n, True), "an atom", key
     if settings.elements is not None:
         chosen, where = _of_elements(settings.elements, structure, f"{key}.elements"), f"{key}.elements"
@@ -60,6 +62,16 @@ def region(settings: ForceSettings, structure: Structure, key: str) -> Region:
     if not np.any(chosen & moves):
         raise ConfigError(where, said, "a region with an atom that moves; every coordinate of all of these is held")
     return Region(said, tuple(np.flatnonzero(chosen & moves).tolist()))
+
+
+def atoms_now(region: Region, structure: Structure) -> np.ndarray:
+    """Indices of the atoms that belong to a region in a structure."""
+    if not region.centres:
+        return np.array(region.atoms)
+    cell = neighbors.complete_cell(structure.cell, structure.pbc)
+    first, second, _ = neighbors.pairs(structure, cell, region.radius)
+    near = np.union1d(second[np.isin(first, region.centres)], region.centres)
+    return np.intersect1d(near, region.atoms)
 
 
 def _refuse_missing(indices: tuple[int, ...], structure: Structure, key: str) -> None:

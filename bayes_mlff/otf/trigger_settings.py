@@ -1,13 +1,13 @@
 """Settings of the triggers that a run has beside the one on the error of the total energy."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Energy, Positive, Section
-from bayes_mlff.data.readings import ENERGY
+from bayes_mlff.data.readings import ENERGY, SHOWN
 
 MOST: Final = 20
 """Largest number of triggers of a run."""
@@ -86,9 +86,16 @@ class _Trigger(Section):
 class EnergyPerAtomSettings(_Trigger):
     """A trigger on the error of the total energy divided by the number of atoms."""
 
+    unit: ClassVar[str] = "eV/atom"
+
     kind: Literal["energy_per_atom"] = "energy_per_atom"
     name: str = Field(default="energy_per_atom", description="Name in files and messages.")
     threshold: PerAtom = Field(description="Largest error per atom that is accepted without a label.")
+
+    @property
+    def shown_unit(self) -> tuple[str, float]:
+        """Unit that users see, and what 1 eV/atom is in it."""
+        return SHOWN["eV/atom"]
 
     def threshold_of(self, n_atoms: int) -> float:
         """Threshold, eV/atom."""
@@ -97,6 +104,8 @@ class EnergyPerAtomSettings(_Trigger):
 
 class ForceSettings(_Trigger):
     """A trigger on the error of the force on an atom, the norm of a vector."""
+
+    unit: ClassVar[str] = "eV/Å"
 
     kind: Literal["force"] = "force"
     name: str = Field(default="force", description="Name in files and messages.")
@@ -122,6 +131,11 @@ class ForceSettings(_Trigger):
         if len(given) > 1:
             raise ValueError(f"one of elements, indices, labels and within; got {' and '.join(given)}")
         return self
+
+    @property
+    def shown_unit(self) -> tuple[str, float]:
+        """Unit that users see, that of the threshold, and what 1 eV/Å is in it."""
+        return units.force_unit(self.threshold, key="threshold")
 
     def threshold_of(self, n_atoms: int) -> float:
         """Threshold, eV/Å."""
