@@ -88,8 +88,10 @@ class EnergyPerAtomSettings(_Trigger):
 
     unit: ClassVar[str] = "eV/atom"
 
-    kind: Literal["energy_per_atom"] = "energy_per_atom"
-    name: str = Field(default="energy_per_atom", description="Name in files and messages.")
+    kind: Literal["energy_per_atom"] = Field(
+        default="energy_per_atom", description="This kind of trigger; the other is force."
+    )
+    name: str = Field(default="energy_per_atom", description="Name of the trigger in files and messages.")
     threshold: PerAtom = Field(description="Largest error per atom that is accepted without a label.")
 
     @property
@@ -107,8 +109,10 @@ class ForceSettings(_Trigger):
 
     unit: ClassVar[str] = "eV/Å"
 
-    kind: Literal["force"] = "force"
-    name: str = Field(default="force", description="Name in files and messages.")
+    kind: Literal["force"] = Field(
+        default="force", description="This kind of trigger; the other is energy_per_atom."
+    )
+    name: str = Field(default="force", description="Name of the trigger in files and messages.")
     threshold: Force = Field(
         description="Largest error of the force on an atom that is accepted without a label, with its unit."
     )

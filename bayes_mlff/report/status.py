@@ -143,7 +143,8 @@ def _time(s: RunSummary) -> list[Row]:
 def _judged(run: RunLog) -> list[Row]:
     judged = verdict.judge(run)
     answer = "trained" if judged.trained else "\n".join(["not yet trained:", *(f"- {why}" for why in judged.missing)])
-    shown = [(_NAMES.get(name, name), value) for name, value in judgement(run)[1:] if value != "no data"]
+    names = [_NAMES.get(name, name).removeprefix("Trigger ") for name, _ in judgement(run)]
+    shown = [(name, value) for name, (_, value) in zip(names, judgement(run), strict=True) if value != "no data"][1:]
     return [*shown, ("verdict", answer)]
 
 

@@ -92,7 +92,7 @@ def told_by_report_and_status(path, asked, labels):
     assert summary.finished and summary.labels == labels + 1
     rows = dict(verdict.rows(verdict.judge(log)))
     assert rows["Labels requested by"].startswith(f"energy: 0, 0 of them alone; hydroxyl: {asked}, {asked} of them")
-    assert "trusted audits" in rows["Trigger hydroxyl, audits"] and "95%" in rows["Trigger hydroxyl, coverage"]
+    assert "trusted audits" in rows["Trigger energy_per_atom, audits"] and "95%" in rows["Trigger hydroxyl, coverage"]
     told = dict(status.rows(path, log))
     assert "0.5 eV/Å with 90% confidence; σ" in told["trigger hydroxyl"] and "eV/Å allowed" in told["trigger hydroxyl"]
     facts = {each["name"]: each for each in status.facts(path, log)["triggers"]}
