@@ -109,9 +109,7 @@ class ForceSettings(_Trigger):
 
     unit: ClassVar[str] = "eV/Å"
 
-    kind: Literal["force"] = Field(
-        default="force", description="This kind of trigger; the other is energy_per_atom."
-    )
+    kind: Literal["force"] = Field(default="force", description="This kind of trigger; the other is energy_per_atom.")
     name: str = Field(default="force", description="Name of the trigger in files and messages.")
     threshold: Force = Field(
         description="Largest error of the force on an atom that is accepted without a label, with its unit."

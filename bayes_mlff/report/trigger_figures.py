@@ -60,9 +60,8 @@ def _panel(run: RunData, settings: TriggerSettings) -> Panel:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 5.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
-        top.vlines(
-            time, 0.0, factor * labels.half_width, color="#C9D3DF", linewidth=2.0, label="expected before the call"
-        )
+        expected = f"{settings.confidence or run.config.confidence:.0%} bound predicted before the call"
+        top.vlines(time, 0.0, factor * labels.half_width, color="#C9D3DF", linewidth=2.0, label=expected)
         top.axhline(limit, color=GREY, linestyle="--", label=f"threshold {limit:.3g} {unit}")
         for mask, color, marker, name in (
             (labels.asked & ~labels.audit, BLUE, "o", "requested by it"),

@@ -20,6 +20,7 @@ from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import kinetic_energy
 from bayes_mlff.otf import config, guards, storm
 from bayes_mlff.otf.state import Anchor, Setback
+from tests.support.force_triggers import EVERYWHERE
 from tests.support.guard_states import CELL, FewArrays, State, host, md, predictive, problem, real, structure
 
 ABOVE, BELOW = 1.001, 0.999
@@ -275,3 +276,17 @@ def test_a_storm_needs_its_number_of_calls_in_its_number_of_steps():
 def test_the_diagnosis_reads_the_errors(errors, phrase):
     with pytest.raises(RunStoppedError, match=phrase):
         storm.refuse_storm(settings_of(storm_labels=6), calls(range(6), errors), 6, ENERGY_ALONE)
+
+
+def test_a_storm_says_which_trigger_asked_and_reads_its_errors():
+    both = (*ENERGY_ALONE, Criterion(EVERYWHERE, 0.5, 0.95, calibration.init(), 1.0))
+    asked = [
+        r._replace(
+            asked=("force",),
+            predicted_forces_mean=np.array([[0.0, 0.0, 2.0]]),
+            readings=(*r.readings, Reading("force", 0.5, 0.1, "eV/Å", 2.0, 0)),
+        )
+        for r in calls(range(6), np.full(6, 1e-4))
+    ]
+    with pytest.raises(RunStoppedError, match=r"requested by energy: 0, force: 6; of trigger force: .*does not learn"):
+        storm.refuse_storm(settings_of(storm_labels=6), asked, 6, both)
