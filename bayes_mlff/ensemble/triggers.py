@@ -70,7 +70,7 @@ class Trigger:
 
     statistic: Statistic
     limit: jax.Array | float  # [], or [r] for r replicas; for the uncalibrated statistic with one component
-    wider: jax.Array | np.ndarray | None = None  # [9] factors of the limit for `COMPONENTS`; None: one component always
+    wider: jax.Array | np.ndarray | None = None  # [9] or [r, 9] factors of it for `COMPONENTS`; None: one component
 
     def limit_of(self, dof: float | np.ndarray) -> np.ndarray:
         """Limit for errors with these effective numbers of components, on the host."""

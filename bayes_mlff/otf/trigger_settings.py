@@ -1,5 +1,6 @@
 """Settings of the triggers that a run has beside the one on the error of the total energy."""
 
+import re
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -66,7 +67,7 @@ class WithinSettings(Section):
         description="Indices of the atoms in the middle, counted from 0."
     )
     radius_angstrom: Positive = Field(
-        le=50.0,
+        le=20.0,
         description="Distance up to which atoms belong to the region, Å; images in periodic directions count.",
     )
 
@@ -148,12 +149,15 @@ class ForceSettings(_Trigger):
 TriggerSettings = Annotated[ForceSettings | EnergyPerAtomSettings, Field(discriminator="kind")]
 
 
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+
+
 def _names(triggers: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse names that files cannot hold, and names that are there twice."""
     seen = {ENERGY}
     for i, each in enumerate(triggers):
         name, key = each.name, f"triggers.{i}.name"
-        if not (name.isascii() and name.isidentifier() and name == name.lower() and len(name) <= 40):
+        if not _NAME.match(name):
             raise ConfigError(key, name, "up to 40 lower-case letters, digits and underscores, beginning with a letter")
         if name in seen:
             taken = "the trigger on the total energy has it" if name == ENERGY else "another trigger has it"

@@ -45,6 +45,7 @@ def region(atoms, **given):
         ([FORCE, FORCE], "triggers.1.name", "another trigger has it"),
         ([EACH, FORCE | {"name": "energy"}], "triggers.1.name", "the trigger on the total energy has it"),
         ([FORCE | {"name": "at O"}], "triggers.0.name", "lower-case letters"),
+        ([FORCE | {"name": "_h"}], "triggers.0.name", "beginning with a letter"),
         ([FORCE | {"kind": "stress"}], "triggers.0.kind", "one of force, energy_per_atom"),
         ([{"threshold": "1 eV/Å"}], "triggers.0.kind", "one of force, energy_per_atom"),
         ([{"kind": "force"}], "triggers.0.threshold", "this key is required"),
