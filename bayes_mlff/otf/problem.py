@@ -136,8 +136,6 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
-    for i, trigger in enumerate(config.triggers):
-        regions.statistic(trigger, structure, f"triggers.{i}")
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)
@@ -153,6 +151,7 @@ def prepare(
     sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = config.likelihood.energy_sigma_fraction * threshold
+    regions.check(config.triggers, structure, energy_sigma)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
 

@@ -15,6 +15,29 @@ _NAMED = 4
 """Largest number of atoms or labels that a message names one by one."""
 
 
+def check(triggers: tuple[TriggerSettings, ...], structure: Structure, energy_sigma_ev: float) -> None:
+    """Refuse triggers that cannot work for a structure.
+
+    Args:
+      triggers: of a run.
+      structure: initial structure of the run.
+      energy_sigma_ev: fixed standard deviation of the total energy in the likelihood, eV.
+
+    Raises:
+      ConfigError: see `statistic`, or if σ of the energy can never be small enough for a threshold per atom.
+    """
+    smallest = energy_sigma_ev / len(structure.numbers)
+    for i, settings in enumerate(triggers):
+        statistic(settings, structure, f"triggers.{i}")
+        if settings.kind == "energy_per_atom" and settings.threshold_of(len(structure.numbers)) <= smallest:
+            raise ConfigError(
+                f"triggers.{i}.threshold",
+                settings.threshold,
+                f"more than {1e3 * smallest:.3g} meV/atom: σ is never below likelihood.energy_sigma_fraction of the "
+                "threshold of the total energy, so that labels would never become unnecessary",
+            )
+
+
 def statistic(settings: TriggerSettings, structure: Structure, key: str) -> Statistic:
     """The statistic of one trigger.
 
