@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.data.readings import ENERGY, Reading
+from bayes_mlff.data.readings import ENERGY, SHOWN, Reading
 from bayes_mlff.otf.config import RunConfig
 
 
@@ -27,6 +27,7 @@ class ConsoleObserver:
 
     def __init__(self, console: Console, config: RunConfig, *, every_s: float = EVERY_S):
         self._console, self._config = console, config
+        self._units = {ENERGY: SHOWN["eV"]} | {trigger.name: trigger.shown_unit for trigger in config.triggers}
         self._heartbeat = Heartbeat(self._beat, every_s=every_s)
         self._line: Text | None = None  # live line of the dynamics
         self._updates = 0
@@ -65,7 +66,7 @@ class ConsoleObserver:
         """Show simulated time, speed and the triggers' statistics with their limits."""
         time_ps, total = step * self._config.dynamics.timestep_fs / 1000.0, self._config.dynamics.duration_ps
         line = f"  {time_ps:7.3f} of {total:g} ps   {steps / max(seconds, 1e-9):6.0f} MD steps/s   " + ", ".join(
-            map(_reading, readings)
+            map(self._reading, readings)
         )
         self.working(f"molecular dynamics after {time_ps:.3f} of {total:g} ps")
         self._line = Text(line)
@@ -95,8 +96,7 @@ class ConsoleObserver:
         self.working("molecular dynamics" if self._updates else "compiling and running molecular dynamics")
         self._updates += 1
 
-
-def _reading(reading: Reading) -> str:
-    value, limit, unit = reading.shown()
-    name = "σ" if reading.name == ENERGY else f"σ ({reading.name})"
-    return f"{name} {value:.3f} of {limit:.3f} {unit} allowed"
+    def _reading(self, reading: Reading) -> str:
+        unit, factor = self._units[reading.name]
+        name = "σ" if reading.name == ENERGY else f"σ ({reading.name})"
+        return f"{name} {factor * reading.value:.3f} of {factor * reading.limit:.3f} {unit} allowed"

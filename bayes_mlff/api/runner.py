@@ -23,7 +23,7 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import catalogue, presets, registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems
+from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems, thresholds
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -153,6 +153,8 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
         _introduce(problem, engine, observer)
+        if not config.triggers:
+            _say_thresholds(problem, observer)
         observer.working("compiling, and measuring the cost")
         spent = cost.measure(problem)
         _say_cost(config, spent, observer)
@@ -164,6 +166,8 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
                 f"  one label: {result.seconds:.1f} s, energy {result.label.energy:.6f} eV; with all "
                 f"{config.max_labels} allowed labels the run takes {hours:.2g} h"
             )
+            for line in thresholds.first_errors(problem, result.label):
+                observer.say(f"  {line}")
         if forces:
             observer.working("comparing energy and forces by further reference calculations")
             for line in consistency.compare(engine, problem.structure, result.label):
@@ -328,6 +332,8 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
     )
+    if config.triggers:
+        _say_thresholds(problem, observer)
     symbols = {chemical_symbols[z] for z in problem.structure.numbers}
     level = levels.remark(problem.potential.origin, config.engine.level, symbols)
     if level is not None:
@@ -339,6 +345,11 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")
+
+
+def _say_thresholds(problem: Problem, observer: RunObserver) -> None:
+    for number, line in enumerate(thresholds.table(problem)):
+        observer.say(f"  {'triggers' if number == 0 else '':<10} {line}")
 
 
 def _preset(problem: Problem) -> str:

@@ -34,7 +34,9 @@ METRES_PER_SECOND: Final = 1e5
 """One Å/fs in m/s."""
 
 _ENERGY_UNITS: Final = {"kcal/mol": KCAL_MOL, "ev": 1.0, "mev": 1e-3, "kj/mol": KJ_MOL}
-_QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/]+)\s*$")
+_QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/\u00c5\u212b]+)\s*$")
+_FORCE_ENDS: Final = ("/\u00e5", "/angstrom", "/a")
+"""Ways to write "per Å", in lower case."""
 
 
 def parse_energy(text: str, *, n_atoms: int, key: str = "energy") -> float:
@@ -62,3 +64,45 @@ def parse_energy(text: str, *, n_atoms: int, key: str = "energy") -> float:
     if unit not in _ENERGY_UNITS or not 0.0 < value < float("inf"):
         raise ConfigError(key, text, allowed)
     return value * _ENERGY_UNITS[unit] * (n_atoms if per_atom else 1)
+
+
+def parse_force(text: str, *, key: str = "force") -> float:
+    """Convert a quantity such as ``"3 kcal/mol/Å"`` to eV/Å.
+
+    Args:
+      text: a positive number and a unit: kcal/mol/Å, kJ/mol/Å, eV/Å or meV/Å, where Å may be written A or angstrom.
+      key: dotted configuration key, for the error message.
+
+    Raises:
+      ConfigError: if the text is not a positive quantity in one of these units, such as an energy.
+    """
+    return _force(text, key)[0]
+
+
+def force_unit(text: str, *, key: str = "force") -> tuple[str, float]:
+    """Unit of such a quantity, spelt with Å, and what 1 eV/Å is in it.
+
+    Raises:
+      ConfigError: as `parse_force`.
+    """
+    _, unit = _force(text, key)
+    return f"{_SPELT[unit]}/Å", 1.0 / _ENERGY_UNITS[unit]
+
+
+_SPELT: Final = {"kcal/mol": "kcal/mol", "ev": "eV", "mev": "meV", "kj/mol": "kJ/mol"}
+
+
+def _force(text: str, key: str) -> tuple[float, str]:
+    """Value in eV/Å, and the energy in the unit."""
+    allowed = "a positive number and a unit of force: 'kcal/mol/Å', 'kJ/mol/Å', 'eV/Å' or 'meV/Å' (Å or A)"
+    match = _QUANTITY.match(text)
+    if match is None:
+        raise ConfigError(key, text, allowed)
+    unit = match.group(2).lower()
+    end = next((end for end in _FORCE_ENDS if unit.endswith(end)), None)
+    if end is None:
+        raise ConfigError(key, text, allowed)
+    energy, value = unit.removesuffix(end), float(match.group(1))
+    if energy not in _ENERGY_UNITS or not 0.0 < value < float("inf"):
+        raise ConfigError(key, text, allowed)
+    return value * _ENERGY_UNITS[energy], energy

@@ -46,7 +46,8 @@ class LabelRecord(NamedTuple):
     predicted_stress_mean: np.ndarray | None = None  # [3, 3] eV/Å³, tension positive
     predicted_stress_sigma: np.ndarray | None = None  # [3, 3] eV/Å³
     readings: tuple[Reading, ...] = ()  # of the triggers; the value of the one on the energy is its predicted σ
-    confidence: float | None = None  # probability that the error was within the threshold
+    confidence: float | None = None  # probability that the error of the energy was within the threshold
+    asked: tuple[str, ...] = ()  # names of the triggers that requested the label
 
 
 class Recovery(NamedTuple):
@@ -222,6 +223,8 @@ def _comment_values(record: LabelRecord) -> dict[str, str]:
             raise DataError(f"record.{name}: got shape {np.shape(matrix)}; allowed: (3, 3) finite numbers")
         # ASE would read a plain list of nine numbers as a vector.
         values[name] = f'"_JSON {json.dumps(np.asarray(matrix, np.float64).tolist())}"'
+    if record.asked:
+        values["asked"] = f'"{" ".join(record.asked)}"'
     for name in _TEXTS:
         escaped = getattr(record, name).replace("\\", "\\\\").replace('"', '\\"')
         values[name] = f'"{escaped}"'
@@ -255,6 +258,7 @@ def _parse(where: str, text: str) -> LabelRecord:
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     values |= {key: str(atoms.info[key]) for key in _TEXTS}
+    values["asked"] = tuple(str(atoms.info.get("asked", "")).split())
     return LabelRecord(structure=structure, label=label, step=step, **{"pretrained_energy": None, **values})
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayes_mlff.core.errors import DataError, shown
 from bayes_mlff.data import frame_text
+from bayes_mlff.data.readings import ENERGY
 
 REJECTED: Final = "rejected.extxyz"
 """File of a run directory in which refused labels are kept; the reason stands in their field `reason`."""
@@ -30,6 +31,7 @@ class LabelNote(NamedTuple):
     pretrained_ev: float | None
     force_errors: np.ndarray | None  # [n, 3] reference minus predicted, eV/Å
     symbols: tuple[str, ...]  # [n]
+    asked: tuple[str, ...] = ()  # names of the triggers that requested it
 
 
 def read(path: Path) -> list[LabelNote]:
@@ -66,6 +68,8 @@ def _note(where: str, text: str) -> LabelNote:
         pretrained_ev=number.get("pretrained_energy"),
         force_errors=_force_errors(where, found.get("Properties", ""), cells),
         symbols=tuple(row[0] if row else "" for row in cells),
+        # Records of earlier versions do not say which trigger it was; there was one.
+        asked=tuple(found.get("asked", ENERGY if found["reason"] == "uncertain" else "").split()),
     )
 
 

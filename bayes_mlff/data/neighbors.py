@@ -268,6 +268,23 @@ def update(state: NeighborState, spec: NeighborSpec) -> NeighborState:
     return NeighborState(graph, graph.positions, graph.cell, overflow)
 
 
+def nearest(graph: Graph, centres: np.ndarray, spec: NeighborSpec) -> jax.Array:
+    """Distance of every atom from the nearest of some, [n] Å, inside jit; exact up to the reach of `spec`.
+
+    Args:
+      graph: the positions and the cell.
+      centres: [m] indices of the atoms that distances are measured from; their own is 0.
+      spec: reach and images, see `image_range`; nan everywhere once the cell has become too thin for them.
+    """
+    grid, inverse = _image_grid(spec, graph.positions.dtype), jnp.linalg.inv(graph.cell)
+    apart = graph.positions[None, :, :] - graph.positions[centres][:, None, :]
+    repeats = jnp.asarray([m > 0 for m in spec.images])[None, None, :]
+    apart = apart - exact_dot(jnp.where(repeats, jnp.round(exact_dot(apart, inverse)), 0.0), graph.cell)
+    vectors = apart[:, :, None, :] + exact_dot(grid, graph.cell)[None, None, :, :]
+    distance = jnp.sqrt(jnp.min(jnp.sum(vectors**2, axis=-1), axis=(0, 2)))
+    return jnp.where(_too_thin(inverse, spec), jnp.nan, distance)
+
+
 def _image_grid(spec: NeighborSpec, dtype: jnp.dtype) -> jax.Array:
     """Lattice translations [images, 3] around the nearest image."""
     spans = [jnp.arange(1 - max(m, 1), max(m, 1), dtype=dtype) for m in spec.images]

@@ -23,6 +23,9 @@ THINNEST: Final = 0.1
 """Smallest distance of its lattice planes, Å: neighbours are searched in some r_max / THINNEST images either way."""
 
 
+NAMES: Final = ("label", "labels", "atom_label", "atomtypes", "dlp4_labels")
+"""Columns with names of atoms, in lower case, of which the first is used (extended XYZ, CIF, PDB, GROMACS, DL_POLY)."""
+
 GEOMETRY: Final = ("numbers", "positions", "cell", "pbc")
 """Fields of a `Structure` without which there is none."""
 
@@ -37,6 +40,7 @@ class Structure(NamedTuple):
     masses: np.ndarray | None = None  # [n] amu; None: standard masses of ASE
     fixed: np.ndarray | None = None  # [n, 3] True where a coordinate is held; None: nowhere
     electronic: ElectronicState = ElectronicState()
+    labels: np.ndarray | None = None  # [n] text, names that the file gives the atoms; None: it gives none
 
     @property
     def is_periodic(self) -> bool:
@@ -64,6 +68,7 @@ def from_ase(atoms: ase.Atoms, *, constraints: bool = True) -> Structure:
         masses=_masses(atoms),
         fixed=holding.held(atoms) if constraints else None,
         electronic=electrons.from_atoms(atoms),
+        labels=_labels(atoms),
     )
     check(structure)
     return structure
@@ -112,6 +117,16 @@ def _masses(atoms: ase.Atoms) -> np.ndarray | None:
     masses = np.array(atoms.arrays["masses"], np.float64)
     standard = atomic_masses[atoms.numbers]
     return None if np.array_equal(masses, standard) else masses
+
+
+def _labels(atoms: ase.Atoms) -> np.ndarray | None:
+    """Names of the atoms, from the first column that holds names."""
+    columns = {name.lower(): column for name, column in atoms.arrays.items()}
+    for name in NAMES:
+        column = np.asarray(columns.get(name, 0.0))
+        if column.shape == (len(atoms),) and column.dtype.kind in "OSUi":
+            return np.array([str(each).strip() for each in column])
+    return None
 
 
 def check(structure: Structure) -> None:

@@ -43,8 +43,9 @@ def read_cif(path: Path, index: int, given: Given) -> Raw:
         kinds = atoms.arrays.get("spacegroup_kinds", np.arange(len(atoms)))
         own = heavy[kinds]
         set_masses(atoms, np.where(np.isnan(own), atoms.get_masses(), own))
+    kinds = atoms.arrays.pop("spacegroup_kinds", np.arange(len(atoms)))
+    atoms.arrays["label"] = np.array(_labels(tags))[kinds]
     atoms.info.clear()
-    atoms.arrays.pop("spacegroup_kinds", None)
     said = dict.fromkeys(" ".join(str(w.message).split()) for w in caught if not _SAME.search(str(w.message)))
     return Raw(atoms, number, len(blocks), tuple(said))
 

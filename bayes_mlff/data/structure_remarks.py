@@ -9,9 +9,13 @@ from ase.geometry import cell_to_cellpar
 from bayes_mlff.core.errors import shown
 from bayes_mlff.data.constraints import SAID
 from bayes_mlff.data.electronic import ElectronicState, unread
-from bayes_mlff.data.structure import Structure
+from bayes_mlff.data.structure import NAMES, Structure
 
-_TAKEN = {"numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges", "occupancy", *SAID}
+_TAKEN = {
+    *("numbers", "positions", "momenta", "masses", "tags", "initial_magmoms", "initial_charges", "occupancy"),
+    *SAID,
+    *NAMES,
+}
 
 
 def describe(structure: Structure) -> list[str]:

@@ -19,6 +19,7 @@ class Predictive(NamedTuple):
     stress_mean: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None where not predicted
     stress_sigma: jax.Array | None  # [b, 3, 3] eV/Å³, standard deviation of each component
     chain_energy: jax.Array  # [c, b] eV, energy of every chain
+    forces_dof: jax.Array  # [b, n] effective number of components of the error of the force on an atom, 1 to 3
 
 
 def combine(
@@ -68,7 +69,8 @@ def combine(
     if prediction.stress is not None:
         fixed = jnp.full((), _positive("stress_sigma", stress_sigma), prediction.stress.dtype)
         stress_mean, stress_sd = _mixture(prediction.stress, fixed)
-    return Predictive(energy_mean, energy_sd, forces_mean, forces_sd, stress_mean, stress_sd, prediction.energy)
+    dof = _components(prediction.forces, forces_sd)
+    return Predictive(energy_mean, energy_sd, forces_mean, forces_sd, stress_mean, stress_sd, prediction.energy, dof)
 
 
 def _mixture(mean: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -77,6 +79,25 @@ def _mixture(mean: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
     within = jnp.square(sigma) if sigma.ndim == 0 else jnp.mean(jnp.square(sigma), axis=0)
     between = jnp.var(difference, axis=0, ddof=1) if mean.shape[0] > 1 else jnp.zeros_like(mean[0])
     return mean[0] + jnp.mean(difference, axis=0), jnp.sqrt(between + within)
+
+
+def _components(forces: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Effective number (tr Σ)²/tr(Σ²) of components of the force on each atom [b, n], see `ensemble.calibration`.
+
+    Σ is the covariance [3, 3] of its components: unbiased between the chains, plus their noise, which is isotropic.
+
+    Args:
+      forces: [c, b, n, 3] of every chain.
+      sigma: [b, n, 3] standard deviation of each component with the noise.
+    """
+    chains, variance = forces.shape[0], jnp.square(sigma)
+    total = jnp.sum(variance, axis=-1)
+    difference = forces - forces[:1]
+    centred = difference - jnp.mean(difference, axis=0, keepdims=True)
+    crossed = jnp.sum(centred * jnp.roll(centred, 1, axis=-1), axis=0) / max(chains - 1, 1)
+    # Shares of the trace, since squares of small variances are below the smallest number of float32.
+    shares = jnp.sum(jnp.square(variance / total[..., None]) + 2.0 * jnp.square(crossed / total[..., None]), axis=-1)
+    return jnp.clip(1.0 / shares, 1.0, 3.0)
 
 
 def _positive(name: str, value: float | np.ndarray | None) -> float | np.ndarray:

@@ -1,9 +1,12 @@
 """Triggers: a label is requested if a statistic of the prediction, such as σ of the energy, is above its limit.
 
-A trigger has three forms. A `Statistic` is code: how a number is computed from a prediction, and for which error it is
-the σ. A `Criterion` adds the configuration, which is constant during a run: the largest acceptable error, the
+A trigger has three forms. A `Statistic` is code: how numbers are computed from a prediction, and for which error they
+are the σ. A `Criterion` adds the configuration, which is constant during a run: the largest acceptable error, the
 confidence, the prior of the calibration. A `Trigger` adds the limit that follows from the present calibration; it is a
-pytree whose only array is that limit, so that a new limit needs no new compilation of the dynamics.
+pytree whose only arrays are limits, so that a new limit needs no new compilation of the dynamics.
+
+A statistic may have several candidates, such as the σ of the force on each atom of a region: the one that is highest
+above its limit counts, and the error is that of the same candidate.
 """
 
 from collections.abc import Callable
@@ -13,32 +16,66 @@ from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.readings import ENERGY, Reading
+from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.readings import ENERGY, SHOWN, Reading
 from bayes_mlff.ensemble import calibration, energy_scale
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.ensemble.predictive import Predictive
 
+COMPONENTS: Final = tuple(np.linspace(1.0, 3.0, 9).tolist())
+"""Effective numbers of components for which limits of vectors are computed. Between them they are interpolated
+linearly, which asks for a label up to 0.1 % of the limit too early and never too late, since limits are concave."""
+
+
+class Spread(NamedTuple):
+    """Uncertainty of the candidates of a statistic."""
+
+    sigma: jax.Array  # [m] in the unit of the statistic, not calibrated; 0 where there is no candidate
+    dof: jax.Array  # [m] effective number of components of the error
+
+
+class Measured(NamedTuple):
+    """The candidate that counts, of one statistic or of each."""
+
+    sigma: jax.Array  # [] or [t]
+    dof: jax.Array  # [] or [t]
+    place: jax.Array  # [] or [t] int32, index of the candidate
+
 
 class Statistic(NamedTuple):
-    """A number that measures the uncertainty of a prediction; one for each kind of trigger."""
+    """Numbers that measure the uncertainty of a prediction; one for each trigger."""
 
     name: str  # in files and settings
     said: str  # name in messages, such as 'σ of the energy'
     unit: str  # unit of value, limit and error: a key of `readings.SHOWN`
     columns: tuple[str, str]  # columns of thermo.csv for value and limit
-    value: Callable[[Predictive, jax.Array], jax.Array]  # (one structure, mask of its atoms [n] bool) -> [], under jit
-    error: Callable[[LabelRecord], float]  # predicted minus reference; `value` is its uncalibrated σ
+    value: Callable[[Predictive, Graph], Spread]  # of one structure, under jit
+    error: Callable[[LabelRecord, Reading], float]  # predicted minus reference, or the norm of such a vector
+    of_atoms: bool = False  # candidates are atoms, and errors norms of vectors, of which limits depend on `dof`
+    shown: tuple[str, float] | None = None  # unit that users see, and the factor that leads to it; None: `SHOWN`
+
+    @property
+    def shown_unit(self) -> tuple[str, float]:
+        """Unit that users see, and the factor that leads to it."""
+        return SHOWN[self.unit] if self.shown is None else self.shown
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("limit",), meta_fields=("statistic",))
+@partial(jax.tree_util.register_dataclass, data_fields=("limit", "wider"), meta_fields=("statistic",))
 @dataclass(frozen=True)
 class Trigger:
     """A statistic and the limit above which a geometry is labelled."""
 
     statistic: Statistic
-    limit: jax.Array | float  # [], or [r] for r replicas; for the uncalibrated statistic
+    limit: jax.Array | float  # [], or [r] for r replicas; for the uncalibrated statistic with one component
+    wider: jax.Array | np.ndarray | None = None  # [9] or [r, 9] factors of it for `COMPONENTS`; None: one component
+
+    def limit_of(self, dof: float | np.ndarray) -> np.ndarray:
+        """Limit for errors with these effective numbers of components, on the host."""
+        factor = 1.0 if self.wider is None else np.interp(dof, COMPONENTS, np.asarray(self.wider, np.float64))
+        return np.broadcast_to(np.asarray(self.limit, np.float64) * factor, np.shape(dof))
 
 
 class Criterion(NamedTuple):
@@ -51,44 +88,78 @@ class Criterion(NamedTuple):
     decay: float  # see `calibration.update`
 
     def limit(self, state: Calibration) -> float:
-        """Largest value of the statistic that needs no label, with the present calibration."""
+        """Largest value of the statistic with one component that needs no label, with the present calibration."""
         return float(calibration.critical_sigma(state, self.threshold, confidence=self.confidence))
 
     def trigger(self, state: Calibration) -> Trigger:
         """The trigger with the present limit."""
-        return Trigger(self.statistic, self.limit(state))
+        limit = self.limit(state)
+        if not self.statistic.of_atoms:
+            return Trigger(self.statistic, limit)
+        limits = calibration.critical_sigma(state, self.threshold, confidence=self.confidence, dof=COMPONENTS)
+        return Trigger(self.statistic, limit, np.asarray(limits) / limit)
 
 
-def values(triggers: tuple[Trigger, ...], predictive: Predictive, atoms: jax.Array) -> jax.Array:
-    """Statistics [t] of a prediction for one structure; `atoms` [n] bool is false on padding."""
-    return jnp.stack([trigger.statistic.value(predictive, atoms) for trigger in triggers])
+def measure(triggers: tuple[Trigger, ...], predictive: Predictive, graph: Graph) -> Measured:
+    """Values [t] of the statistics for one structure; padding is no candidate."""
+    found = [_highest(trigger, trigger.statistic.value(predictive, graph)) for trigger in triggers]
+    return jax.tree.map(lambda *each: jnp.stack(each), *found)
 
 
-def limits(triggers: tuple[Trigger, ...], dtype: jnp.dtype) -> jax.Array:
-    """Limits [t] of triggers."""
-    return jnp.stack([jnp.asarray(trigger.limit, dtype) for trigger in triggers])
+def _highest(trigger: Trigger, spread: Spread) -> Measured:
+    """The candidate with the largest ratio of σ to its limit."""
+    place = jnp.argmax(spread.sigma / _factor(trigger, spread.dof)).astype(jnp.int32)
+    return Measured(spread.sigma[place], spread.dof[place], place)
+
+
+def _factor(trigger: Trigger, dof: jax.Array) -> jax.Array:
+    """Factors of the limit for effective numbers of components [...], under jit."""
+    if trigger.wider is None:
+        return jnp.ones_like(dof)
+    nodes, factors = jnp.asarray(COMPONENTS, dof.dtype), jnp.asarray(trigger.wider, dof.dtype)
+    return jnp.interp(dof, nodes, factors)
+
+
+def limits(triggers: tuple[Trigger, ...], measured: Measured) -> jax.Array:
+    """Limits [t] of triggers for measured statistics."""
+    dof = measured.dof
+    return jnp.stack([jnp.asarray(t.limit, dof.dtype) * _factor(t, dof[i]) for i, t in enumerate(triggers)])
 
 
 def on_device(triggers: tuple[Trigger, ...], dtype: jnp.dtype, *, silent: bool = False) -> tuple[Trigger, ...]:
     """Convert limits to arrays; with `silent` they are infinite, so that no label is requested."""
-    return tuple(Trigger(t.statistic, jnp.asarray(jnp.inf if silent else t.limit, dtype)) for t in triggers)
+
+    def converted(t: Trigger) -> Trigger:
+        wider = None if t.wider is None else jnp.asarray(t.wider, dtype)
+        return Trigger(t.statistic, jnp.asarray(jnp.inf if silent else t.limit, dtype), wider)
+
+    return tuple(map(converted, triggers))
 
 
-def readings(triggers: tuple[Trigger, ...], predictive: Predictive, atoms: jax.Array) -> tuple[Reading, ...]:
+def readings(triggers: tuple[Trigger, ...], measured: Measured) -> tuple[Reading, ...]:
     """Values of the statistics with their limits, for files and messages."""
-    return tuple(
-        Reading(t.statistic.name, float(t.statistic.value(predictive, atoms)), float(t.limit), t.statistic.unit)
-        for t in triggers
-    )
+    sigma, dof, place = (np.asarray(each) for each in measured)
+
+    def reading(i: int, t: Trigger) -> Reading:
+        atom = int(place[i]) if t.statistic.of_atoms else None
+        limit = float(t.limit_of(float(dof[i])))
+        return Reading(t.statistic.name, float(sigma[i]), limit, t.statistic.unit, float(dof[i]), atom)
+
+    return tuple(reading(i, t) for i, t in enumerate(triggers))
 
 
-def _energy_sigma(predictive: Predictive, atoms: jax.Array) -> jax.Array:
-    del atoms  # σ is that of the total energy
-    return predictive.energy_sigma[0]
+def _energy_sigma(predictive: Predictive, graph: Graph) -> Spread:
+    del graph  # σ is that of the total energy
+    return Spread(predictive.energy_sigma, jnp.ones_like(predictive.energy_sigma))
+
+
+def _energy_error(record: LabelRecord, reading: Reading) -> float:
+    del reading
+    return energy_scale.error(record)
 
 
 ENERGY_SIGMA: Final = Statistic(
-    ENERGY, "σ of the energy", "eV", ("sigma_ev", "sigma_crit_ev"), _energy_sigma, energy_scale.error
+    ENERGY, "σ of the energy", "eV", ("sigma_ev", "sigma_crit_ev"), _energy_sigma, _energy_error
 )
 
 

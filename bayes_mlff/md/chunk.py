@@ -14,9 +14,8 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive, combine
-from bayes_mlff.ensemble.triggers import Trigger
+from bayes_mlff.ensemble.triggers import Measured, Trigger, measure
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
-from bayes_mlff.ensemble.triggers import values as trigger_values
 from bayes_mlff.md.integrators import Integrator, MDState, kinetic_energy, total_work
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.parallel.devices import Budget, memory_budget, on_all, shared_prediction
@@ -90,6 +89,7 @@ class Thermo(NamedTuple):
     potential: jax.Array  # eV, mean of the chains, or the reference energy if a label finished the step
     kinetic: jax.Array  # eV
     statistics: jax.Array  # [length, t] statistic of each trigger, in its unit, not calibrated
+    dof: jax.Array  # [length, t] effective number of components of the error of each
     sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
     work: jax.Array  # eV, done by thermostat and barostat since the start of the run
 
@@ -111,6 +111,7 @@ class Chunk(NamedTuple):
     predictive: Predictive  # prediction for one structure, at the positions of `md`
     stop: jax.Array  # [] int32, bits of `Stop`
     asked: jax.Array  # [t] bool, triggers above their limits in the last step
+    measured: Measured  # [t] statistics of the triggers in the last step
     steps: jax.Array  # [] int32, steps begun
     thermo: Thermo
     frames: Frames
@@ -272,8 +273,9 @@ def empty_chunk(
         nothing,
         zero,
         jnp.zeros((count,), bool),
+        Measured(jnp.zeros((count,), dtype), jnp.zeros((count,), dtype), jnp.zeros((count,), jnp.int32)),
         zero,
-        thermo._replace(statistics=jnp.full((length, count), jnp.nan, dtype)),
+        thermo._replace(**dict.fromkeys(("statistics", "dof"), jnp.full((length, count), jnp.nan, dtype))),
         Frames(frames(md.position), frames(md.cell), stress, frames(md.momentum)),
         compared._replace(statistics=jnp.zeros((count,), dtype)),
     )
@@ -304,23 +306,25 @@ def conclude(
     first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
     origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
     number = c.steps + 1
-    statistics = trigger_values(triggers, predictive, state.graph.node_mask)
-    compared = compare(done, state, predictive, statistics, bounds._replace(conserved=origin), number)
-    asked = statistics > trigger_limits(triggers, statistics.dtype)
-    stop = inspect(predictive, state, statistics, asked) | guard(done, compared, bounds, number)
+    # Behind a barrier, so that what is compared is what is recorded, to the last bit.
+    measured = jax.lax.optimization_barrier(measure(triggers, predictive, state.graph))
+    compared = compare(done, state, predictive, measured.sigma, bounds._replace(conserved=origin), number)
+    asked = measured.sigma > trigger_limits(triggers, measured)
+    stop = inspect(predictive, state, measured.sigma, asked) | guard(done, compared, bounds, number)
     go_on = stop == int(Stop.NONE)
     md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)
     row = Thermo(
         predictive.energy_mean[0],
         kinetic_energy(md),
-        statistics,
+        measured.sigma,
+        measured.dof,
         jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
         total_work(md),
     )
     thermo = Thermo(*(buffer.at[c.steps].set(x) for buffer, x in zip(c.thermo, row, strict=True)))
     frame = Frames(md.position, md.cell, stress, md.momentum)
     frames = jax.tree.map(lambda buffer, x: buffer.at[c.steps].set(x), c.frames, frame)
-    return Chunk(md, state, predictive, stop, asked, number, thermo, frames, compared)
+    return Chunk(md, state, predictive, stop, asked, measured, number, thermo, frames, compared)
 
 
 def inspect(predictive: Predictive, state: NeighborState, statistics: jax.Array, asked: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bayes_mlff.core.errors import RunDirectoryError, brief
-from bayes_mlff.data.readings import ENERGY
+from bayes_mlff.data.readings import ENERGY, SUFFIX
 from bayes_mlff.ensemble import calibration, metrics
 from bayes_mlff.ensemble.calibration import Calibration
 
@@ -43,6 +43,7 @@ class Score(NamedTuple):
 
     z: float  # error over uncalibrated σ
     normal: float  # absolute error on the scale of a standard normal variable, with the calibration before the audit
+    dof: float = 1.0  # effective number of components of the error
 
 
 class Evidence(NamedTuple):
@@ -62,10 +63,10 @@ class Outcome(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """One audit from the log of a run; energies in eV."""
+    """One audit of one trigger from the log of a run, in the trigger's unit."""
 
     step: int
-    error: float  # predicted minus reference energy
+    error: float  # predicted minus reference, or the norm of such a vector
     asked: bool  # the trigger also requested a label
     threshold: float
     pit: float  # probability integral transform: cumulative predictive distribution at the error
@@ -124,6 +125,7 @@ def learn(
     sigma: float,
     *,
     audited: bool,
+    dof: float = 1.0,
     decay: float = 1.0,
     false_alarm: float = 0.01,
 ) -> Outcome:
@@ -132,8 +134,9 @@ def learn(
     Args:
       state: calibration before this label.
       scores: scores of the audits since the last raise.
-      error: predicted minus reference, eV.
-      sigma: uncalibrated σ, eV.
+      error: predicted minus reference energy, eV, or the norm of a vector.
+      sigma: uncalibrated σ, in the unit of the error.
+      dof: effective number of components of the error.
       audited: the label was taken at random.
       decay: see `calibration.update`.
       false_alarm: probability, over a whole run, of raising a right calibration.
@@ -141,39 +144,45 @@ def learn(
     Returns:
       The new calibration; a raised one never states smaller errors than the update without raise.
     """
-    updated = calibration.update(state, error, sigma, decay=decay)
+    updated = calibration.update(state, error, sigma, dof=dof, decay=decay)
     if not audited:
         return Outcome(updated, scores, Evidence(0.0, 0), raised=False)
-    scores = (*scores, Score(error / sigma, float(calibration.normal_score(state, error, sigma))))
+    scores = (*scores, Score(error / sigma, float(calibration.normal_score(state, error, sigma, dof=dof)), dof))
     found = evidence([score.normal for score in scores])
     if found.log_bayes_factor < -np.log(false_alarm):
         return Outcome(updated, scores, found, raised=False)
-    anew = calibration.restart(updated, [score.z for score in scores[found.start :]])
+    kept = scores[found.start :]
+    anew = calibration.restart(updated, [score.z for score in kept], dof=[score.dof for score in kept])
     wider = float(calibration.interval(anew, 1.0)) > float(calibration.interval(updated, 1.0))
     return Outcome(anew if wider else updated, (), found, raised=True)
 
 
-def read(events: Iterable[Mapping[str, Any]]) -> list[Audit]:
-    """Audits of the energy in order of time, from the events of a run; duplicates count once.
+def read(events: Iterable[Mapping[str, Any]], trigger: str = ENERGY, unit: str = "eV") -> list[Audit]:
+    """Audits of one trigger in order of time, from the events of a run; duplicates count once.
+
+    Args:
+      events: of a run.
+      trigger: name of the trigger.
+      unit: of its statistic, a key of `readings.SUFFIX`.
 
     Raises:
       RunDirectoryError: if an event lacks a field.
     """
-    found = {}
+    found, end = {}, SUFFIX[unit]
     for event in events:
-        if event["event"] == "audit" and event.get("trigger", ENERGY) == ENERGY:
+        if event["event"] == "audit" and event.get("trigger", ENERGY) == trigger:
             try:
                 audit = Audit(
                     step=int(event["step"]),
-                    error=float(event["error_ev"]),
+                    error=float(event[f"error_{end}"]),
                     # Older logs lack `asked`; there the trigger requested a label if σ was above its limit.
-                    asked=bool(event.get("asked", float(event["sigma_ev"]) > float(event["sigma_crit_ev"]))),
-                    threshold=float(event["threshold_ev"]),
+                    asked=bool(event.get("asked", float(event[f"sigma_{end}"]) > float(event[f"sigma_crit_{end}"]))),
+                    threshold=float(event[f"threshold_{end}"]),
                     pit=float(event["pit"]),
                     raised=bool(event["raised"]),
                 )
                 if not (abs(audit.error) < math.inf and 0.0 <= audit.pit <= 1.0):
-                    raise ValueError(f"error_ev {audit.error:g} or pit {audit.pit:g}")
+                    raise ValueError(f"error_{end} {audit.error:g} or pit {audit.pit:g}")
                 found[audit.step] = audit
             except (KeyError, OverflowError, TypeError, ValueError) as error:
                 raise RunDirectoryError(f"events.jsonl: an audit lacks or spoils {brief(str(error))}") from error

@@ -1,6 +1,6 @@
 """Updates the calibrations with one label, and reports audits."""
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from bayes_mlff.data import readings
 from bayes_mlff.data.dataset import LabelRecord
@@ -12,9 +12,6 @@ from bayes_mlff.otf.criteria import calibration_of, criteria
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState, Observer
 from bayes_mlff.runs.directory import RunDirectory
-
-_SUFFIX: Final = {"eV": "ev", "eV/Å": "ev_a"}
-"""Suffixes of event fields, by unit."""
 
 
 class Told(NamedTuple):
@@ -46,18 +43,19 @@ def _one(
     reading = readings.find(record.readings, name)
     if reading is None:  # the label is older than the trigger on this statistic
         return host
-    before, error = calibration_of(host, criterion), criterion.statistic.error(record)
+    before, error = calibration_of(host, criterion), criterion.statistic.error(record, reading)
     outcome = audits.learn(
         before,
         host.scores.get(name, ()),
         error,
         reading.value,
         audited=told.audited,
+        dof=reading.dof,
         decay=criterion.decay,
         false_alarm=problem.config.audits.false_alarm,
     )
     if told.audited:
-        unit = _SUFFIX[reading.unit]
+        unit = readings.SUFFIX[reading.unit]
         numbers = {"error": error, "sigma": reading.value, "sigma_crit": reading.limit}
         run.log(
             "audit",
@@ -66,7 +64,8 @@ def _one(
             **{f"{field}_{unit}": value for field, value in numbers.items()},
             asked=asked,
             **{f"threshold_{unit}": criterion.threshold},
-            pit=calibration.probability_integral(before, error, reading.value),
+            **({} if reading.atom is None else {"atom": reading.atom, "dof": reading.dof}),
+            pit=calibration.probability_integral(before, error, reading.value, dof=reading.dof),
             log_bayes_factor=outcome.evidence.log_bayes_factor,
             raised=outcome.raised,
         )

@@ -36,9 +36,12 @@ FREE = (
     "audits",
     "engine",
 )
-"""Settings that take effect from the checkpoint on. Of the engine only settings that do not affect labels may change
-(threads, time limits): its settings hash is compared with that of the labels. `dynamics.barostat.free` may not: vectors
-that were free are tilted by now, so that they and the others are no longer perpendicular."""
+"""Settings that take effect from the checkpoint on, beside `LIMITS` of each trigger. Of the engine only settings that
+do not affect labels may change (threads, time limits): its settings hash is compared with that of the labels.
+`dynamics.barostat.free` may not: vectors that were free are tilted by now, so that they and the others are no longer
+perpendicular."""
+
+LIMITS = ("threshold", "confidence")
 
 
 def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
@@ -49,11 +52,19 @@ def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
     """
     found = changes(before, after)
     for change in found:
+        if change.key == "triggers" and _same_but_limits(before, after):
+            continue
         if not any(change.key == free or change.key.startswith(f"{free}.") for free in FREE):
             raise ConfigError(
                 change.key,
                 change.after,
                 f"{change.before!r}, with which the run was started (start another run for this); "
-                f"these may change: {', '.join(FREE)}",
+                f"these may change: {', '.join(FREE)}, and of triggers {' and '.join(LIMITS)}",
             )
     return found
+
+
+def _same_but_limits(before: RunConfig, after: RunConfig) -> bool:
+    """True if the triggers watch the same, so that their columns and calibrations go on."""
+    watched = ([trigger.model_dump(exclude=set(LIMITS)) for trigger in config.triggers] for config in (before, after))
+    return next(watched) == next(watched)

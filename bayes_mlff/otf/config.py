@@ -14,6 +14,7 @@ from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.md.settings import DynamicsConfig
+from bayes_mlff.otf.trigger_settings import CalibrationConfig, Triggers
 from bayes_mlff.posterior.settings import (
     EnergyZero,
     HeadName,
@@ -22,22 +23,6 @@ from bayes_mlff.posterior.settings import (
     ParallelChains,
     PriorSettings,
 )
-
-
-class CalibrationConfig(Section):
-    """Gamma prior of the precision (1/variance) of errors divided by their predicted σ, which every label updates."""
-
-    a: Positive = Field(
-        default=3.0, description="Shape of the Gamma prior; the paper takes 3 with NequIP and 1.5 with MACE."
-    )
-    b: Positive = Field(default=10.0, description="Rate (inverse scale) of the Gamma prior; 10 in the paper.")
-    decay: float = Field(
-        default=1.0,
-        gt=0.0,
-        le=1.0,
-        description="Factor by which the weight of all earlier errors is multiplied at each label; 1 keeps all of "
-        "them.",
-    )
 
 
 class SamplerConfig(ParallelChains):
@@ -89,8 +74,8 @@ class GuardsConfig(Section):
     sigma_ratio: float = Field(
         default=20.0,
         gt=1.0,
-        description="Largest energy σ that dynamics may reach, as a multiple of the critical σ (the largest of the "
-        "present one, the first one and the median σ of the labels so far).",
+        description="Largest σ of each trigger that dynamics may reach, as a multiple of the critical σ (the largest "
+        "of the present one, the first one and the median σ of the labels so far).",
     )
     min_distance_angstrom: float = Field(
         default=0.5, ge=0.0, description="Smallest distance between two atoms, Å; 0 switches the guard off."
@@ -170,7 +155,7 @@ class RunConfig(Section):
     threshold: Energy = Field(
         default="0.5 kcal/mol",
         description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "
-        "the unit means per atom.",
+        "the unit means per atom. Limits of forces are among the triggers.",
     )
     confidence: float = Field(
         default=0.95,
@@ -178,6 +163,12 @@ class RunConfig(Section):
         lt=1.0,
         description="Probability with which the error must be within the threshold; a label is asked for where it is "
         "lower.",
+    )
+    triggers: Triggers = Field(
+        default=(),
+        description="Further reasons for a label, any of which suffices: a list of sections such as {kind: force, "
+        "name: hydroxyl, threshold: 3 kcal/mol/Å, within: {of: [8], radius_angstrom: 1.5}} or {kind: energy_per_atom, "
+        "threshold: 1 meV/atom}; a force is of all atoms or of those in elements, indices, labels or within.",
     )
     max_labels: Count = Field(
         default=500, description="Number of reference calculations at which the run stops; it can be resumed with more."

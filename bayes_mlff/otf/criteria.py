@@ -1,28 +1,38 @@
 """Criteria of a run, one for each statistic that can request a label, and the present triggers."""
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable
 
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger
+from bayes_mlff.otf import regions
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
-
-
-def _energy(problem: Problem) -> Criterion:
-    config = problem.config
-    prior = calibration.init(config.calibration.a, config.calibration.b)
-    return Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, config.calibration.decay)
-
-
-ROWS: Final[list[Callable[[Problem], Criterion | None]]] = [_energy]
-"""Functions that make the criteria; each returns None if the configuration does not request its criterion."""
+from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
 
 
 def criteria(problem: Problem) -> tuple[Criterion, ...]:
-    """All criteria of a run; that on the error of the energy is always included."""
-    return tuple(made for row in ROWS if (made := row(problem)) is not None)
+    """All criteria of a run: first that on the error of the total energy, then those that the configuration lists."""
+    config = problem.config
+    prior, decay = _prior(config.calibration)
+    energy = Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, decay)
+    return energy, *(_listed(problem, i, settings) for i, settings in enumerate(config.triggers))
+
+
+def _listed(problem: Problem, i: int, settings: TriggerSettings) -> Criterion:
+    config, structure = problem.config, problem.structure
+    prior, decay = _prior(settings.calibration or config.calibration)
+    return Criterion(
+        regions.statistic(settings, structure, f"triggers.{i}"),
+        settings.threshold_of(len(structure.numbers)),
+        settings.confidence or config.confidence,
+        prior,
+        decay,
+    )
+
+
+def _prior(config: CalibrationConfig) -> tuple[Calibration, float]:
+    return calibration.init(config.a, config.b), config.decay
 
 
 def priors(problem: Problem) -> dict[str, Calibration]:

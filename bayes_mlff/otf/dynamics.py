@@ -34,6 +34,12 @@ class Ran(NamedTuple):
         return int(self.chunk.steps)
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the triggers that request a label for the last step."""
+        asked = self.chunk.asked.tolist()
+        return tuple(t.statistic.name for t, above in zip(self.triggers, asked, strict=True) if above)
+
+    @property
     def labelled(self) -> bool:
         """Whether the last step waits for a label."""
         return bool(self.stop & (Stop.UNCERTAIN | Stop.AUDIT))
@@ -67,7 +73,7 @@ class Dynamics:
         chunk = self._of(host.spec)(
             device.params, device.md, device.neighbors, watched, jnp.asarray(limit, jnp.int32), allowed
         )
-        readings = triggering.readings(triggers, chunk.predictive, chunk.neighbors.graph.node_mask)
+        readings = triggering.readings(triggers, chunk.measured)
         return Ran(chunk, triggers, readings, guards.tripped(Stop(int(chunk.stop)), chunk, allowed, triggers))
 
     def _of(self, spec: NeighborSpec) -> RunChunk:

@@ -13,7 +13,6 @@ from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.data.readings import SHOWN
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import TRIPS, Chunk, Limits, Stop
 from bayes_mlff.md.conditions import conditions
@@ -157,7 +156,7 @@ def _uncertain(chunk: Chunk, limits: Limits, triggers: tuple[Trigger, ...]) -> l
     said = []
     for trigger, value, limit in zip(triggers, values, highest, strict=True):
         if value > limit:
-            unit, factor = SHOWN[trigger.statistic.unit]
+            unit, factor = trigger.statistic.shown_unit
             number, allowed = apart(factor * float(value), factor * float(limit), 3)
             said.append(f"{trigger.statistic.said} is {number} {unit}, allowed at most {allowed}")
     return said
@@ -316,6 +315,8 @@ def rewritten(chunk: Chunk, md: MDState) -> Chunk:
         momenta=put(chunk.frames.momenta, md.momentum),
     )
     thermo = chunk.thermo._replace(
-        statistics=put(chunk.thermo.statistics, np.nan), sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan)
+        statistics=put(chunk.thermo.statistics, np.nan),
+        dof=put(chunk.thermo.dof, np.nan),
+        sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan),
     )
     return chunk._replace(frames=frames, thermo=thermo)

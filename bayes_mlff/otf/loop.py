@@ -207,7 +207,7 @@ class Session:
             raise RunStoppedError(
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
-        storm.refuse_storm(config.guards, calls, host.step, self.problem.threshold_ev)
+        storm.refuse_storm(config.guards, calls, host.step, criteria.criteria(self.problem))
         self.observer.working("reference calculation")
         record = self._reference.ask(
             host.step,
@@ -217,6 +217,7 @@ class Session:
             predictive=chunk.predictive,
             host=host,
             readings=ran.readings,
+            asked=ran.asked,
         )
         host = self._calibrated(host, ran, record)
         trusted = self.problem.scale(host.offset_ev).reference_to_total(record.label.energy)
@@ -229,7 +230,7 @@ class Session:
         """Report the errors of the predictions and update the calibrations."""
         self.observer.label(
             step=host.step,
-            reason="audit" if Stop.AUDIT in ran.stop else "uncertain",
+            reason=_why(ran),
             error_ev=energy_scale.error(record),
             sigma_ev=record.predicted_energy_sigma,
             seconds=record.engine_seconds,
@@ -269,6 +270,12 @@ class Session:
 
     def _engine_state(self) -> np.ndarray:
         return np.frombuffer(self.engine.save_state() or b"", np.uint8)
+
+
+def _why(ran: Ran) -> str:
+    """The reason for a label in words, with the triggers that requested it if the run has several."""
+    reason = "audit" if Stop.AUDIT in ran.stop else "uncertain"
+    return f"{reason}: {', '.join(ran.asked)}" if len(ran.triggers) > 1 and ran.asked else reason
 
 
 def _on_device(label: Label, md: MDState) -> tuple[jax.Array, jax.Array | None]:

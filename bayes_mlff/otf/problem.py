@@ -38,6 +38,7 @@ from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
+from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
@@ -163,6 +164,7 @@ def prepare(
     sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = config.likelihood.energy_sigma_fraction * threshold
+    regions.check(config.triggers, structure, energy_sigma)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
 

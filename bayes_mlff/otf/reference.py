@@ -85,6 +85,7 @@ class Reference:
         predictive: Predictive | None,
         host: HostState,
         readings: tuple[Reading, ...] = (),
+        asked: tuple[str, ...] = (),
     ) -> LabelRecord:
         """Get a plausible label: from the disk if this step has one, else from the engine; stored when this returns.
 
@@ -96,6 +97,7 @@ class Reference:
           predictive: prediction of the ensemble; None for the structure that defines the energy offset.
           host: for the offset and the calibration.
           readings: values of the triggers' statistics at this step, and their limits.
+          asked: names of the triggers that request the label.
 
         Raises:
           EngineFailedError: if there is no label, or none that is plausible.
@@ -116,6 +118,7 @@ class Reference:
             with self._interruption.patience(0.0):
                 result = self._engine.label(structure)
             record = self._record(step, reason, structure, result, pretrained, predictive, host, readings)
+            record = record._replace(asked=asked)
             against = self._objections(record, result, host)
             for remark in result.diagnostics:
                 self._run.log("engine_remark", step=step, remark=remark)
@@ -123,7 +126,7 @@ class Reference:
             if not against:
                 dataset.append(self._run.dataset, record)
                 self.labels[step] = record
-                self._run.log("label", reason=reason, **spent)
+                self._run.log("label", reason=reason, asked=list(asked), **spent)
                 return record
             refused.append(f"{reason}; " + "; ".join(against))
             record = record._replace(reason=refused[-1])

@@ -16,7 +16,15 @@ from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.otf import audits
-from bayes_mlff.report import crystal_figures, figures, run_data, run_summary, standing, verdict
+from bayes_mlff.report import (
+    crystal_figures,
+    figures,
+    run_data,
+    run_summary,
+    standing,
+    trigger_figures,
+    verdict,
+)
 from bayes_mlff.report.figures import Panel
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries, RunData, summary
 from bayes_mlff.report.run_summary import RunSummary, WallTime
@@ -62,6 +70,10 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
         *verdict.rows(verdict.judge(run.log)),
         *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now),
     ]
+    rows += [
+        (f"Threshold of trigger {t.name}", f"{t.threshold} with {t.confidence or run.config.confidence:.0%} confidence")
+        for t in run.config.triggers
+    ]
     rows += _thinned(run_dir, run)
     rows += [(f"Not believed, step {r.step}", r.reason) for r in run.log.refused]
     rows += [
@@ -87,6 +99,7 @@ def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
         figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
         figures.sigma_panel(_with_labels(run), np.array([r.time_fs for r in run.records]), schedule=schedule),
+        *trigger_figures.panels(run),
         figures.thermo_panel(run.thermo),
         *_conformation(run_dir, run.records),
         *_crystal(run_dir, run),

@@ -19,9 +19,11 @@ from bayes_mlff.core.settings import Section
 from bayes_mlff.data import label_notes
 from bayes_mlff.data.label_notes import REJECTED, LabelNote
 from bayes_mlff.data.npz import read_arrays
+from bayes_mlff.data.readings import columns
+from bayes_mlff.otf.trigger_settings import Triggers, TriggerSettings
 from bayes_mlff.report.run_events import read_events
 from bayes_mlff.runs import thermo_log, validation
-from bayes_mlff.runs.thermo_log import ThermoSeries
+from bayes_mlff.runs.thermo_log import ThermoSeries, TriggerSeries
 from bayes_mlff.runs.validation import Validation
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Settings(NamedTuple):
     max_labels: int
     validation_frames: int
     min_steps_between_labels: int
+    triggers: tuple[TriggerSettings, ...] = ()  # beside the one on the total energy
 
     @property
     def n_steps(self) -> int:
@@ -59,6 +62,7 @@ class RunLog(NamedTuple):
     rows: int | None = None  # logged steps, about; None: these are all
     committed: int | None = None  # step of the newest checkpoint; None if there is none
     n_atoms: int = 1
+    triggers: Mapping[str, TriggerSeries] = {}  # of the triggers beside the one on the total energy, by name
 
     @property
     def reached(self) -> int:
@@ -96,7 +100,7 @@ def read(run_dir: Path, settings: Settings | None = None) -> RunLog:
     """
     found = read_settings(config_path(run_dir)) if settings is None else settings
     labels, refused = run_dir / "dataset.extxyz", run_dir / REJECTED
-    log = thermo_log.read(run_dir / "thermo.csv")
+    log = thermo_log.read(run_dir / "thermo.csv", {t.name: columns(t.name, t.unit) for t in found.triggers})
     steps = [int(p.stem) for p in (run_dir / "checkpoints").glob("*.ckpt") if p.stem.isdecimal()]
     notes = label_notes.read(labels) if labels.exists() else []
     return RunLog(
@@ -104,6 +108,7 @@ def read(run_dir: Path, settings: Settings | None = None) -> RunLog:
         labels=notes,
         steps=log.steps,
         thermo=log.thermo,
+        triggers=log.triggers,
         rows=log.rows,
         committed=max(steps, default=None),
         n_atoms=len(notes[0].symbols) if notes else _initial_atoms(run_dir),
@@ -141,6 +146,7 @@ class _Config(_Part):
     max_labels: int
     validation_frames: int
     min_steps_between_labels: int
+    triggers: Triggers = ()
 
 
 def read_settings(path: Path) -> Settings:
@@ -171,6 +177,7 @@ def settings_of(config: "_Config | RunConfig") -> Settings:
         max_labels=config.max_labels,
         validation_frames=config.validation_frames,
         min_steps_between_labels=config.min_steps_between_labels,
+        triggers=config.triggers,
     )
 
 

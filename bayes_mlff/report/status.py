@@ -10,9 +10,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bayes_mlff.core import durations, units
+from bayes_mlff.otf.trigger_settings import TriggerSettings
 from bayes_mlff.report import standing, verdict
 from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.report.run_summary import RunSummary, summarise
+from bayes_mlff.report.verdict import Tested
 
 WIDTH: Final = 23
 """Of the names in `rows`, as far as they are not longer."""
@@ -23,6 +25,7 @@ _NAMES: Final = {
     "Audit pass rate": "passed",
     "Coverage of predicted intervals, audits only": "coverage, audits",
     "Roll-backs, rejected labels": "rolled back, rejected",
+    "Labels requested by": "labels requested by",
 }
 """Shorter names of what the verdict rests on."""
 
@@ -89,6 +92,7 @@ def _quality(run: RunLog, s: RunSummary, energy: Callable[[float | None], str]) 
     last = "" if s.last_label_fs is None else f", the last at {s.last_label_fs / 1e3:.3f} ps"
     told = [
         ("threshold", f"{energy(run.threshold_ev)} with {run.settings.confidence:.0%} confidence"),
+        *_triggers(run),
         ("labels", f"{s.labels} of at most {run.settings.max_labels} ({s.initial} initial, {s.audit} audits){last}"),
     ]
     if s.share_above is not None:
@@ -113,6 +117,19 @@ def _quality(run: RunLog, s: RunSummary, energy: Callable[[float | None], str]) 
     return told
 
 
+def _triggers(run: RunLog) -> list[Row]:
+    """Threshold, σ and limit of each trigger beside that on the total energy, in the unit of its threshold."""
+    told = []
+    for each in run.settings.triggers:
+        said = f"{each.threshold} with {each.confidence or run.settings.confidence:.0%} confidence"
+        (unit, factor), series = each.shown_unit, run.triggers.get(each.name)
+        sigma, limit = (None, None) if series is None else (_last(series.sigma), _last(series.limit))
+        if sigma is not None and limit is not None:
+            said += f"; σ {factor * sigma:.3g} of {factor * limit:.3g} {unit} allowed (not calibrated)"
+        told.append((f"trigger {each.name}", said))
+    return told
+
+
 def _time(s: RunSummary) -> list[Row]:
     w = s.wall
     if w.total_s <= 0.0:
@@ -126,7 +143,8 @@ def _time(s: RunSummary) -> list[Row]:
 def _judged(run: RunLog) -> list[Row]:
     judged = verdict.judge(run)
     answer = "trained" if judged.trained else "\n".join(["not yet trained:", *(f"- {why}" for why in judged.missing)])
-    shown = [(_NAMES.get(name, name), value) for name, value in judgement(run)[1:] if value != "no data"]
+    names = [_NAMES.get(name, name).removeprefix("Trigger ") for name, _ in judgement(run)]
+    shown = [(name, value) for name, (_, value) in zip(names, judgement(run), strict=True) if value != "no data"][1:]
     return [*shown, ("verdict", answer)]
 
 
@@ -187,10 +205,34 @@ def facts(path: Path, run: RunLog) -> dict[str, Any]:
             "share_above": _plain(judged.statement.share_above),
             "calibration_raised": judged.raised,
         },
+        "triggers": [
+            _facts_of(run, each, tested) for each, tested in zip(run.settings.triggers, judged.tested[1:], strict=True)
+        ],
         "verdict": {"trained": judged.trained, "missing": list(judged.missing)},
         "rollbacks": judged.rollbacks,
         "wall_s": s.wall._asdict(),
         "steps_per_s": s.steps_per_s,
+    }
+
+
+def _facts_of(run: RunLog, settings: TriggerSettings, tested: Tested) -> dict[str, Any]:
+    """One trigger for programs, in eV, Å and atoms."""
+    series = run.triggers.get(settings.name)
+    return {
+        "name": settings.name,
+        "kind": settings.kind,
+        "threshold": settings.threshold,
+        "confidence": settings.confidence or run.settings.confidence,
+        "unit": settings.unit,
+        "sigma": None if series is None else _last(series.sigma),
+        "limit": None if series is None else _last(series.limit),
+        "labels_requested": tested.asked,
+        "labels_requested_alone": tested.alone,
+        "audits": tested.audits,
+        "trusted": tested.statement.trusted,
+        "above_threshold": tested.statement.above,
+        "share_above": _plain(tested.statement.share_above),
+        "calibration_raised": tested.raised,
     }
 
 

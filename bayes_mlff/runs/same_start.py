@@ -48,6 +48,7 @@ def structure_differences(now: InitialStructure, before: InitialStructure) -> tu
         *_held(names, new, old),
         *_optional(names, now.velocities, before.velocities, "velocity", "Å/fs"),
         *_electronic(names, new.electronic, old.electronic),
+        *_labels(names, new.labels, old.labels),
     )
 
 
@@ -65,6 +66,14 @@ def _is_reordered(new: Structure, old: Structure) -> bool:
             return False
         found += rows[nearest].tolist()
     return len(set(found)) == len(found)
+
+
+def _labels(names: list[str], new: np.ndarray | None, old: np.ndarray | None) -> tuple[str, ...]:
+    """Names of atoms that differ; runs of earlier versions kept none."""
+    if new is None or old is None:
+        return ()
+    said = [f"atom {i} ({names[i]}): named {new[i]} instead of {old[i]}" for i in np.flatnonzero(new != old)]
+    return _some(said, "atoms have other names")
 
 
 def _box(new: Structure, old: Structure) -> tuple[str, ...]:

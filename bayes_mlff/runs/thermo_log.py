@@ -4,6 +4,7 @@ A run of 10⁷ steps logs a gigabyte. Figures and mean values need only about 10
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -37,16 +38,28 @@ class ThermoSeries(NamedTuple):
     pressure_gpa: np.ndarray | None = None  # [t] nan where unknown; None if the file has no such column
 
 
+class TriggerSeries(NamedTuple):
+    """A trigger's statistic along the run beside its limit, in eV, Å and atoms; nan after a roll-back."""
+
+    sigma: np.ndarray  # [t]
+    limit: np.ndarray  # [t]
+
+
 class ThermoLog(NamedTuple):
     """Rows that were read from thermo.csv."""
 
     steps: np.ndarray  # [t]
     thermo: ThermoSeries
     rows: int  # number of rows in the file; estimated from its size if not all were read
+    triggers: Mapping[str, TriggerSeries] = {}  # by name
 
 
-def read(path: Path) -> ThermoLog:
+def read(path: Path, triggers: Mapping[str, tuple[str, str]] | None = None) -> ThermoLog:
     """Read thermo.csv without an incomplete last line; a missing file gives empty arrays.
+
+    Args:
+      path: of the file.
+      triggers: columns with value and limit of further triggers, by name.
 
     Raises:
       RunDirectoryError: if the file is unreadable, lacks a column, or has a value that is not a number.
@@ -56,9 +69,11 @@ def read(path: Path) -> ThermoLog:
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path}: not readable as text: {error}") from error
     place = {name: index for index, name in enumerate(header.strip().split(","))}
-    names = ("step", *ThermoSeries._fields[:-1])
+    own = ("step", *ThermoSeries._fields[:-1])
     if ThermoSeries._fields[-1] in place:
-        names = ("step", *ThermoSeries._fields)
+        own = ("step", *ThermoSeries._fields)
+    further = triggers or {}
+    names = (*own, *(name for pair in further.values() for name in pair))
     try:
         table = np.zeros((0, len(names)))
         if text.strip():
@@ -69,7 +84,8 @@ def read(path: Path) -> ThermoLog:
         raise RunDirectoryError(f"{path}: needs numbers in the columns {needed}; got {error!r}") from error
     _check(path, names, table, whole=share == 1.0)
     columns = table.T
-    return ThermoLog(columns[0], ThermoSeries(*columns[1:]), round(len(table) / share))
+    found = {name: TriggerSeries(*columns[len(own) + 2 * i :][:2]) for i, name in enumerate(further)}
+    return ThermoLog(columns[0], ThermoSeries(*columns[1 : len(own)]), round(len(table) / share), found)
 
 
 def _check(path: Path, names: tuple[str, ...], table: np.ndarray, *, whole: bool) -> None:

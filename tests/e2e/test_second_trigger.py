@@ -1,27 +1,46 @@
-"""A trigger on forces, added by one row: it stops dynamics, is guarded, calibrated, logged and kept like the first."""
+"""Triggers on forces and on the energy per atom: they stop dynamics, are guarded, calibrated, logged and kept apart."""
 
 import json
 
 import numpy as np
 import pytest
 
-from bayes_mlff.core.errors import RunDirectoryError
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.otf import criteria
-from bayes_mlff.report import run_log, run_summary
-from tests.support.force_trigger import criterion
+from bayes_mlff.ensemble import calibration, statistics
+from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf.changes import check_changes
+from bayes_mlff.otf.problem import prepare
+from bayes_mlff.report import page, run_data, run_log, run_summary, status, verdict
+
+HYDROXYL = {
+    "kind": "force",
+    "name": "hydroxyl",
+    "threshold": "0.5 eV/Å",
+    "confidence": 0.9,
+    "calibration": {"a": 4.0, "b": 4.0},
+    "within": {"of": [3], "radius_angstrom": 1.3},
+}
+EACH = {"kind": "energy_per_atom", "threshold": "100 eV/atom"}
 
 
 @pytest.fixture
-def watched(tiny_problem, monkeypatch):
-    """A problem whose energies never ask for a label, while forces do."""
-    monkeypatch.setattr(criteria, "ROWS", [*criteria.ROWS, lambda _: criterion(0.5)])
-    guards = tiny_problem.config.guards.model_copy(update={"sigma_ratio": 1e9, "label_sigmas": 1e12})
-    audits = tiny_problem.config.audits.model_copy(update={"interval_ps": 0.003})
-    dynamics = tiny_problem.config.dynamics.model_copy(update={"duration_ps": 0.01})
-    config = tiny_problem.config.model_copy(update={"guards": guards, "audits": audits, "dynamics": dynamics})
-    return tiny_problem._replace(config=config, threshold_ev=1e6)
+def watched(tiny_problem):
+    """A problem whose energies never ask for a label, while forces near the hydroxyl hydrogen do."""
+    config = tiny_problem.config
+    changed = configuration.parse(
+        config.model_dump(mode="json")
+        | {
+            "threshold": "1e6 eV",
+            "triggers": [HYDROXYL, EACH],
+            "guards": {"sigma_ratio": 1e9, "label_sigmas": 1e12, "storm_labels": 1000},
+            "audits": {"interval_ps": 0.003},
+            "dynamics": config.dynamics.model_dump(mode="json") | {"duration_ps": 0.01},
+        }
+    )
+    # The σ of energies in the likelihood stays that of the tiny problem, which its chains can follow.
+    return tiny_problem._replace(config=changed, threshold_ev=1e6)
 
 
 def events(run, name):
@@ -29,53 +48,75 @@ def events(run, name):
     return [event for event in found if event["event"] == name]
 
 
-def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp_path, monkeypatch):
+def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp_path):
     session = open_session(tmp_path / "run", make_engine(watched.config.engine), watched)
     state = session.resume()
     while int(state.device.training_set.count) < 3:
         state = session.advance(state)
-    state = session.resume()  # from the checkpoint, with both calibrations
+    state = session.resume()  # from the checkpoint, with all calibrations
     state = session.finish(state)
     records = dataset.read(session.run.dataset)[1:]
     asked = [r for r in records if r.reason == "uncertain"]
-    assert len(asked) > 2
+    assert len(asked) > 2 and all(r.asked == ("hydroxyl",) for r in asked)
+    again = calibration.init(4.0, 4.0)
     for record in records:
-        energy, force = (readings.find(record.readings, name) for name in ("energy", "force"))
+        energy, force, each = (readings.find(record.readings, name) for name in ("energy", "hydroxyl", EACH["kind"]))
         assert energy.value < energy.limit and (record.reason == "audit" or force.value > force.limit)
-    assert [state.host.calibrations[name].n for name in ("energy", "force")] == [len(records)] * 2
+        assert each.value == pytest.approx(energy.value / 9) and each.atom is None
+        distance = np.linalg.norm(record.structure.positions - record.structure.positions[3], axis=1)
+        sigma = np.linalg.norm(record.predicted_forces_sigma, axis=1)
+        assert distance[force.atom] <= 1.3 and force.value == pytest.approx(sigma[force.atom], rel=1e-5)
+        assert force.limit == pytest.approx(calibration.critical_sigma(again, 0.5, confidence=0.9, dof=force.dof), 1e-3)
+        again = calibration.update(again, statistics.force_error(record, force), force.value, dof=force.dof)
+    assert state.host.calibrations["hydroxyl"] == pytest.approx(again)
+    assert state.host.calibrations["energy"].n == state.host.calibrations[EACH["kind"]].n == len(records)
     thermo = np.genfromtxt(session.run.thermo, delimiter=",", names=True)
-    beyond = {int(step) for step in thermo["step"][thermo["sigma_f_ev_a"] > thermo["sigma_f_crit_ev_a"]]}
-    assert {r.step for r in asked} <= beyond <= {r.step for r in records}
+    above = thermo["trigger_sigma_hydroxyl_ev_a"] > thermo["trigger_limit_hydroxyl_ev_a"]
+    assert {r.step for r in asked} <= {int(s) for s in thermo["step"][above]} <= {r.step for r in records}
     audits = events(session.run, "audit")
-    assert {event["trigger"] for event in audits} == {"energy", "force"}
-    of_force = next(event for event in audits if event["trigger"] == "force")
-    assert {"error_ev_a", "sigma_ev_a", "sigma_crit_ev_a", "threshold_ev_a"} <= set(of_force)
+    assert {event["trigger"] for event in audits} == {"energy", "hydroxyl", EACH["kind"]}
+    of_force = next(event for event in audits if event["trigger"] == "hydroxyl")
+    assert {"error_ev_a", "sigma_ev_a", "sigma_crit_ev_a", "threshold_ev_a", "atom", "dof"} <= set(of_force)
+    assert session.observer.labels[-1]["reason"] in ("uncertain: hydroxyl", "audit", "audit: hydroxyl")
     shown = session.observer.chunks[-1]["readings"]
-    assert [(r.name, r.unit) for r in shown] == [("energy", "eV"), ("force", "eV/Å")]
-    summary = run_summary.summarise(run_log.read(tmp_path / "run"), 1e6)
-    assert summary.finished and summary.labels == len(records) + 1
-    # A run that goes on without the trigger would write other columns into the same file.
-    monkeypatch.setattr(criteria, "ROWS", criteria.ROWS[:1])
-    longer = watched.config.model_copy(
-        update={"dynamics": watched.config.dynamics.model_copy(update={"duration_ps": 0.02})}
-    )
-    session.run.close()
-    again = open_session(tmp_path / "run", make_engine(watched.config.engine), watched._replace(config=longer))
-    with pytest.raises(RunDirectoryError, match=r"columns .*sigma_f_ev_a.*other triggers"):
-        again.finish(again.resume())
+    assert [(r.name, r.unit) for r in shown] == [("energy", "eV"), ("hydroxyl", "eV/Å"), (EACH["kind"], "eV/atom")]
+    told_by_report_and_status(tmp_path / "run", len(asked), len(records))
+    others = watched.config.model_copy(update={"triggers": ()})
+    with pytest.raises(ConfigError, match="triggers: got"):
+        check_changes(watched.config, others)
+
+
+def told_by_report_and_status(path, asked, labels):
+    log = run_log.read(path)
+    summary = run_summary.summarise(log, 1e6)
+    assert summary.finished and summary.labels == labels + 1
+    rows = dict(verdict.rows(verdict.judge(log)))
+    assert rows["Labels requested by"].startswith(f"energy: 0, 0 of them alone; hydroxyl: {asked}, {asked} of them")
+    assert "trusted audits" in rows["Trigger energy_per_atom, audits"] and "95%" in rows["Trigger hydroxyl, coverage"]
+    told = dict(status.rows(path, log))
+    assert "0.5 eV/Å with 90% confidence; σ" in told["trigger hydroxyl"] and "eV/Å allowed" in told["trigger hydroxyl"]
+    facts = {each["name"]: each for each in status.facts(path, log)["triggers"]}
+    assert facts["hydroxyl"]["labels_requested"] == asked and facts["hydroxyl"]["limit"] > 0.0
+    text = page.write_report(path, threshold_ev=1e6, title="x", run=run_data.read(path)).read_text()
+    assert "Trigger hydroxyl, threshold 0.5 eV/Å" in text and "requested above the red line" in text
 
 
 def test_forces_far_above_their_limit_trip_the_guard_by_name(watched, open_session, tmp_path):
-    guards = watched.config.guards.model_copy(update={"sigma_ratio": 1e9})
-    problem = watched._replace(config=watched.config.model_copy(update={"guards": guards}))
-    session = open_session(tmp_path / "run", make_engine(problem.config.engine), problem)
+    session = open_session(tmp_path / "run", make_engine(watched.config.engine), watched)
     state = session.resume()
     while int(state.device.training_set.count) < 2:
         state = session.advance(state)
-    low = guards.model_copy(update={"sigma_ratio": 1e-3})
-    session.problem = problem._replace(config=problem.config.model_copy(update={"guards": low}))
+    guards = watched.config.guards.model_copy(update={"sigma_ratio": 1e-3})
+    session.problem = watched._replace(config=watched.config.model_copy(update={"guards": guards}))
     session._dynamics._problem = session.problem
     state = session.advance(state)
     (back,) = events(session.run, "rolled_back")
-    assert "largest σ of the force on an atom is" in back["reason"] and "kcal/mol/Å" in back["reason"]
-    assert "guards.sigma_ratio" in back["reason"] and "σ of the energy" not in back["reason"]
+    assert "σ of the force on an atom within 1.3 Å of H 3 is" in back["reason"] and "eV/Å" in back["reason"]
+    assert "guards.sigma_ratio" in back["reason"] and "σ of the energy is" not in back["reason"]
+
+
+def test_atoms_that_do_not_exist_are_refused_before_anything_is_paid(watched):
+    wrong = [HYDROXYL | {"within": {"of": [9], "radius_angstrom": 1.0}}]
+    raw = watched.config.model_dump(mode="json") | {"triggers": wrong}
+    with pytest.raises(ConfigError, match=r"triggers.0.within.of: .*there is no atom 9"):
+        prepare(configuration.parse(raw), watched.structure, watched.potential)

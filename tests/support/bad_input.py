@@ -313,7 +313,12 @@ def _runs() -> tuple[dict[str, Any], ...]:
     built_in = [systems.settings(name, profile) for name, profiles in systems.SYSTEMS.items() for profile in profiles]
     scheduled = {"schedule": [{"until_ps": 1.0, "temperature_k": 300.0}, {"duration_ps": 2.0, "temperature_k": 800.0}]}
     by_engine = [{"structure": "a.xyz", "engine": engine, "dynamics": scheduled} for engine in ENGINES]
-    return (*built_in, *by_engine)
+    triggers = [
+        {"kind": "force", "threshold": "3 kcal/mol/Å", "within": {"of": [0, 3], "radius_angstrom": 1.5}},
+        {"kind": "force", "name": "h", "threshold": "0.1 eV/A", "elements": ["H"], "calibration": {"a": 2.0}},
+        {"kind": "energy_per_atom", "threshold": "1 meV/atom", "confidence": 0.9},
+    ]
+    return (*built_in, *by_engine, {"structure": "a.xyz", "triggers": triggers})
 
 
 RUNS: Final = _runs()

@@ -69,7 +69,14 @@ def host(step=0, **changes):
 def predictive(energy=1.0, sigma=0.01):
     zero = jnp.zeros((1, 2, 3))
     return Predictive(
-        jnp.full((1,), energy), jnp.full((1,), sigma), zero, zero + 0.1, None, None, jnp.full((2, 1), energy)
+        jnp.full((1,), energy),
+        jnp.full((1,), sigma),
+        zero,
+        zero + 0.1,
+        None,
+        None,
+        jnp.full((2, 1), energy),
+        jnp.full((1, 2), 3.0),
     )
 
 

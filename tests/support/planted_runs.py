@@ -112,7 +112,14 @@ def make_problem(*, sigma=QUIET, wrong=0.0, begin=None, positions=TETRAHEDRON, c
         energy = energy + 2.0**0.5 * wrong * jnp.sin(1e4 * jnp.sum(graph.positions))
         one = jnp.full((1,), sigma, dtype)
         return Predictive(
-            energy[None], one, -slope[None], jnp.full_like(slope, 0.01)[None], None, None, energy[None, None]
+            energy_mean=energy[None],
+            energy_sigma=one,
+            forces_mean=-slope[None],
+            forces_sigma=jnp.full_like(slope, 0.01)[None],
+            stress_mean=None,
+            stress_sigma=None,
+            chain_energy=energy[None, None],
+            forces_dof=jnp.full_like(slope[:, 0], 3.0)[None],
         )
 
     def predict(params, graphs):

@@ -27,6 +27,20 @@ def introduce():
     return lines
 
 
+def test_triggers_are_said_with_what_they_mean_for_the_structure(introduce):
+    near = {"kind": "force", "name": "hydroxyl", "threshold": "3 kcal/mol/Å", "confidence": 0.9,
+            "within": {"of": [3], "radius_angstrom": 1.3}}  # fmt: skip
+    each = {"kind": "energy_per_atom", "threshold": "2 meV/atom"}
+    said = introduce(triggers=[near, each])
+    head = "triggers trigger total energy per atom force on an atom per component σ at the start watches"
+    assert " ".join(said["triggers"].split()) == head
+    assert said["energy"].split("  ")[-1] == "all atoms together" and "2.41 meV" in said["energy"]
+    assert "3 kcal/mol/Å" in said["hydroxyl"] and "1.73 kcal/mol/Å" in said["hydroxyl"]
+    assert said["hydroxyl"].endswith("2 of 9 atoms now: O 2, H 3") and "hydroxyl (0.9)" in said["hydroxyl"]
+    assert "0.415 kcal/mol  2 meV" in said["energy_per_atom"]
+    assert "triggers" not in introduce()
+
+
 def test_levels_that_differ_are_said(introduce):
     assert "functional PBE, not B3LYP; dispersion TS, not no dispersion" in introduce()["level"]
 

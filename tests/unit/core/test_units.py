@@ -15,6 +15,34 @@ CODATA_RTOL = 1e-8
 # FS keeps ASE's value, from CODATA 2014.
 CODATA_2014_RTOL = 1e-7
 
+FORCES = {
+    "3 kcal/mol/Å": (3.0 / 23.060548, "kcal/mol/Å"),
+    "3 KCAL/mol/A": (3.0 / 23.060548, "kcal/mol/Å"),
+    "0.1eV/\u212b": (0.1, "eV/Å"),  # the sign for Ångström, which is another character
+    "20 meV/angstrom": (0.02, "meV/Å"),
+    "4.184 kJ/mol/Å": (1.0 / 23.060548, "kJ/mol/Å"),
+}
+
+
+@pytest.mark.parametrize("text", FORCES)
+def test_forces_in_any_unit(text):
+    value, unit = FORCES[text]
+    assert units.parse_force(text) == pytest.approx(value, rel=1e-12)
+    shown, factor = units.force_unit(text)
+    assert shown == unit and units.parse_force(f"{factor!r} {shown}") == pytest.approx(1.0, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["3", "3 kcal/mol", "3 eV", "-1 eV/Å", "0 eV/Å", "3 Å", "3 eV/atom", "1e999 eV/A", "3 eV/Å/A"]
+)
+def test_what_is_no_force_is_refused_by_name(text):
+    with pytest.raises(errors.ConfigError, match=r"triggers.0.threshold: got .* a unit of force"):
+        units.parse_force(text, key="triggers.0.threshold")
+    if "Å" in text:
+        with pytest.raises(errors.ConfigError, match="threshold: got"):
+            units.parse_energy(text, n_atoms=2, key="threshold")
+
+
 ELECTRON_CHARGE = constants.elementary_charge
 
 

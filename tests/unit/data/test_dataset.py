@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import ase.io
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.data import dataset
+from bayes_mlff.data import dataset, label_notes
 from bayes_mlff.data.dataset import LabelRecord, Recovery
 from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.labels import Label
@@ -66,6 +67,39 @@ def test_a_frame_reads_back_to_the_last_bit(tmp_path, periodic, predicted, n):
         dataset.append(path, record)
     for back, record in zip(dataset.read(path), records, strict=True):
         assert_same(back, record)
+
+
+def test_triggers_with_and_without_an_atom_read_back(tmp_path):
+    readings = (
+        Reading("energy", 0.1, 0.2, "eV"),
+        Reading("hydroxyl", 0.3, 0.1, "eV/Å", 2.718281828, 3),
+        Reading("each", 1e-3, 2e-3, "eV/atom"),
+    )
+    made = make_record(7)._replace(readings=readings, predicted_energy_sigma=0.1, asked=("hydroxyl", "each"))
+    path = tmp_path / "dataset.extxyz"
+    dataset.append(path, made)
+    (found,) = dataset.read(path)
+    assert (found.readings, found.asked) == (readings, ("hydroxyl", "each"))
+    (note,) = label_notes.read(path)
+    assert note.asked == ("hydroxyl", "each")
+    sound = path.read_text()
+    old = (
+        sound.replace(' asked="hydroxyl each"', "")
+        .replace("reason=", "reason=")
+        .replace(f'reason="{made.reason}"', 'reason="uncertain"')
+    )
+    path.write_text(old)
+    assert label_notes.read(path)[0].asked == ("energy",)  # of a run from before it was stored
+    for wrong in (
+        "0.3 0.1 eV/Å 2.7",
+        "0.3 0.1 eV/Å -1.0 3",
+        "0.3 0.1 eV/Å 2.7 -3",
+        "0.3 0.1 eV/Å 2.7 x",
+        "0.3 nan eV/Å",
+    ):
+        path.write_text(re.sub('trigger_sigma_hydroxyl="[^"]*"', f'trigger_sigma_hydroxyl="{wrong}"', sound))
+        with pytest.raises(DataError, match="trigger_sigma_hydroxyl is"):
+            dataset.read(path)
 
 
 def test_ase_reads_the_same_numbers_under_the_documented_names(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
@@ -147,3 +147,52 @@ def test_state_is_plain_floats():
 def test_impossible_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# -- norms of vectors: Fisher's F in place of Student's t ------------------------------------------------------------
+
+DOF = st.floats(1.0, 3.0)
+
+
+def _f(state: Calibration, dof: float):
+    return stats.f(dof, 2 * state.a + state.n)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.builds(Calibration, a=st.floats(0.5, 10.0), b=st.floats(0.1, 50.0), n=st.floats(0.0, 1e4),
+                 s=st.floats(0.0, 1e4)), DOF, st.floats(0.05, 20.0), st.floats(0.5, 0.999))  # fmt: skip
+def test_norms_follow_fisher_and_limits_invert_the_tail(state, dof, ratio, confidence):
+    scale2 = (state.b + state.s / 2) / (state.a + state.n / 2)
+    expected = _f(state, dof).sf(1.0 / (ratio**2 * scale2))
+    assert calibration.exceedance_probability(state, ratio, 1.0, dof=dof) == pytest.approx(
+        expected, rel=1e-7, abs=1e-12
+    )
+    limit = calibration.critical_sigma(state, 1.0, confidence=confidence, dof=dof)
+    tail = calibration.exceedance_probability(state, limit, 1.0, dof=dof)
+    assert tail == pytest.approx(1.0 - confidence, rel=1e-6)
+    assert calibration.interval(state, limit, confidence=confidence, dof=dof) == pytest.approx(1.0, rel=1e-12)
+    w = calibration.normal_score(state, 1.0, limit, dof=dof)
+    assert 2 * stats.norm.sf(w) == pytest.approx(1.0 - confidence, rel=1e-6)
+    assert calibration.probability_integral(state, 1.0, limit, dof=dof) == pytest.approx(0.5 + confidence / 2, rel=1e-6)
+
+
+def test_one_component_is_the_law_of_energies_to_the_last_bit():
+    state = calibration.update(calibration.init(1.5, 10.0), 0.3, 0.1)
+    assert state == calibration.update(calibration.init(1.5, 10.0), 0.3, 0.1, dof=1.0)
+    scale = np.sqrt((10.0 + state.s / 2) / 2.0)
+    assert calibration.critical_sigma(state, 0.02) == 0.02 / (scale * -special.stdtrit(4.0, (1.0 - 0.95) / 2))
+    assert calibration.probability_integral(state, -0.2, 0.1) == special.stdtr(4.0, -0.2 / (0.1 * scale))
+
+
+def test_a_vector_counts_as_many_observations_as_it_has_components():
+    state = calibration.update(calibration.init(3.0, 10.0), 0.6, 0.2, dof=2.5)
+    assert (state.n, state.s) == (2.5, pytest.approx(2.5 * 9.0))
+    again = calibration.restart(state, [3.0, 1.0], dof=[2.5, 1.5])
+    assert (again.n, again.s) == (4.0, pytest.approx(24.0))
+    decayed = calibration.update(state, 0.2, 0.2, dof=1.5, decay=0.5)
+    assert (decayed.n, decayed.s) == (2.75, pytest.approx(0.5 * 22.5 + 1.5))
+    limits = calibration.critical_sigma(state, 1.0, dof=np.linspace(1.0, 3.0, 9))
+    assert (np.diff(limits) > 0.0).all()
+    for wrong in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="dof: got"):
+            calibration.update(state, 0.1, 0.1, dof=wrong)

@@ -1,7 +1,5 @@
 """Triggers in compiled dynamics: each is compared with its own limit, and limits are data and no code."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from bayes_mlff.ensemble import calibration, triggers
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger, on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
-from tests.support.force_trigger import FORCE
+from tests.support.force_triggers import EVERYWHERE as FORCE
 from tests.support.guard_states import md, predictive, problem, real, structure
 
 INTEGRATOR = problem(dynamics={"ensemble": "nve"}).integrator
@@ -71,18 +69,48 @@ def test_a_statistic_that_is_not_finite_stops():
 
 def test_padding_is_not_asked():
     said = predictive()._replace(forces_sigma=real([[[0.1] * 3, [1.0] * 3]]))
-    value = partial(FORCE.value, said)
-    assert float(value(jnp.array([True, False]))) == pytest.approx(FORCE_SIGMA)
+    _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
+    padded = around.graph._replace(node_mask=jnp.array([True, False]))
+    found = triggers.measure(both(0.02, 0.2), said, padded)
+    assert found.place[1] == 0 and float(found.sigma[1]) == pytest.approx(FORCE_SIGMA)
+
+
+def test_the_atom_highest_above_its_own_limit_counts():
+    # Atom 1 has the larger σ, but three independent components, whose norm has a shorter tail.
+    said = predictive()._replace(forces_sigma=real([[[0.1] * 3, [0.105] * 3]]), forces_dof=real([[1.0, 3.0]]))
+    trigger = Criterion(FORCE, 0.2, 0.95, calibration.init(3.0, 10.0), 1.0).trigger(calibration.init(3.0, 10.0))
+    _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
+    found = triggers.measure((trigger,), said, around.graph)
+    assert found.place[0] == 0 and found.dof[0] == 1.0
+    (limit,) = triggers.limits((trigger,), found)
+    assert float(limit) == pytest.approx(trigger.limit)
+    (reading,) = triggers.readings((trigger,), found)
+    assert reading.atom == 0 and reading.limit == trigger.limit and reading.value == pytest.approx(FORCE_SIGMA)
+
+
+def test_limits_of_vectors_lie_between_those_of_one_and_three_components():
+    prior = calibration.init(3.0, 10.0)
+    asked = Criterion(FORCE, 0.2, 0.9, prior, 1.0)
+    trigger = asked.trigger(prior)
+    for dof in (1.0, 1.13, 1.8, 2.0, 2.91, 3.0):
+        exact = calibration.critical_sigma(prior, 0.2, confidence=0.9, dof=dof)
+        assert 0.999 * exact <= trigger.limit_of(dof) <= (1.0 + 1e-12) * exact
+        device = triggers.limits(
+            triggers.on_device((trigger,), jnp.dtype(np.float64)),
+            triggers.Measured(real([0.1]), real([dof]), jnp.zeros(1, jnp.int32)),
+        )
+        assert float(device[0]) == pytest.approx(float(trigger.limit_of(dof)), rel=1e-12)
 
 
 def test_readings_keep_the_limit_that_silent_dynamics_does_not_have():
     now = both(0.02, 0.2)
     silent = triggers.on_device(now, jnp.dtype(np.float64), silent=True)
     assert all(np.isinf(trigger.limit) for trigger in silent)
-    energy, force = triggers.readings(now, predictive(sigma=0.01), jnp.ones(2, bool))
+    measured = step_of(predictive(sigma=0.01))(silent, FREE).measured
+    energy, force = triggers.readings(now, measured)
     assert energy == Reading("energy", 0.01, 0.02, "eV")
     assert force.name == "force" and force.value == pytest.approx(FORCE_SIGMA) and force.limit == 0.2
-    assert force.shown()[2] == "kcal/mol/Å" and force.shown()[1] == pytest.approx(0.2 * 23.0605, rel=1e-5)
+    assert force.atom == 0 and force.dof == 3.0
     assert triggers.on_energy(0.3) == on_energy(0.3)
 
 

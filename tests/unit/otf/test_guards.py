@@ -11,14 +11,16 @@ from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.triggers import on_energy
+from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
 from bayes_mlff.md.integrators import kinetic_energy
 from bayes_mlff.otf import config, guards, storm
 from bayes_mlff.otf.state import Anchor, Setback
+from tests.support.force_triggers import EVERYWHERE
 from tests.support.guard_states import CELL, FewArrays, State, host, md, predictive, problem, real, structure
 
 ABOVE, BELOW = 1.001, 0.999
@@ -228,21 +230,38 @@ def test_stop_at_once():
 # -- storms --------------------------------------------------------------------------------------------------------
 
 
+ENERGY_ALONE = (Criterion(ENERGY_SIGMA, 0.02, 0.95, calibration.init(), 1.0),)
+
+
 def calls(steps, errors, sigma=0.01):
     still = Structure(np.array([6]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     made = zip(steps, errors, strict=True)
     return [
-        LabelRecord(still, Label(-e, np.zeros((1, 3))), s, 0.0, "uncertain", 0.0, None, "x", 1.0, 0.0, sigma)
+        LabelRecord(
+            still,
+            Label(-e, np.zeros((1, 3))),
+            s,
+            0.0,
+            "uncertain",
+            0.0,
+            None,
+            "x",
+            1.0,
+            0.0,
+            sigma,
+            readings=(Reading("energy", sigma, 1e-3, "eV"),),
+            asked=("energy",),
+        )
         for s, e in made
     ]
 
 
 def test_a_storm_needs_its_number_of_calls_in_its_number_of_steps():
     few = settings_of(storm_labels=5, storm_steps=50)
-    storm.refuse_storm(few, calls([10, 51, 60, 70, 80], np.ones(5)), 100, 0.02)
-    storm.refuse_storm(few, calls([50, 51, 60, 70, 80], np.ones(5)), 100, 0.02)
+    storm.refuse_storm(few, calls([10, 51, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
+    storm.refuse_storm(few, calls([50, 51, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
     with pytest.raises(RunStoppedError, match="5 reference calls within the last 50 steps"):
-        storm.refuse_storm(few, calls([51, 52, 60, 70, 80], np.ones(5)), 100, 0.02)
+        storm.refuse_storm(few, calls([51, 52, 60, 70, 80], np.ones(5)), 100, ENERGY_ALONE)
 
 
 @pytest.mark.parametrize(
@@ -256,4 +275,18 @@ def test_a_storm_needs_its_number_of_calls_in_its_number_of_steps():
 )
 def test_the_diagnosis_reads_the_errors(errors, phrase):
     with pytest.raises(RunStoppedError, match=phrase):
-        storm.refuse_storm(settings_of(storm_labels=6), calls(range(6), errors), 6, 0.02)
+        storm.refuse_storm(settings_of(storm_labels=6), calls(range(6), errors), 6, ENERGY_ALONE)
+
+
+def test_a_storm_says_which_trigger_asked_and_reads_its_errors():
+    both = (*ENERGY_ALONE, Criterion(EVERYWHERE, 0.5, 0.95, calibration.init(), 1.0))
+    asked = [
+        r._replace(
+            asked=("force",),
+            predicted_forces_mean=np.array([[0.0, 0.0, 2.0]]),
+            readings=(*r.readings, Reading("force", 0.5, 0.1, "eV/Å", 2.0, 0)),
+        )
+        for r in calls(range(6), np.full(6, 1e-4))
+    ]
+    with pytest.raises(RunStoppedError, match=r"requested by energy: 0, force: 6; of trigger force: .*does not learn"):
+        storm.refuse_storm(settings_of(storm_labels=6), asked, 6, both)

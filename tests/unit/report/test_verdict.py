@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from bayes_mlff.data.label_notes import LabelNote
+from bayes_mlff.otf.trigger_settings import ForceSettings
 from bayes_mlff.report import verdict
 from bayes_mlff.report.run_log import RunLog, Settings
-from bayes_mlff.runs.thermo_log import ThermoSeries
+from bayes_mlff.runs.thermo_log import ThermoSeries, TriggerSeries
 
 STEPS = 20_000
 """10 ps."""
@@ -100,3 +101,50 @@ def test_a_run_that_has_not_begun_has_a_verdict():
     empty = run(labels=(), events=[])._replace(steps=np.zeros(0))
     judged = verdict.judge(empty)
     assert not judged.trained and dict(verdict.rows(judged))["Audit pass rate"] == "no data"
+
+
+# -- further triggers --------------------------------------------------------------------------------------------------
+
+NEAR = ForceSettings(name="near", threshold="3 kcal/mol/Å", confidence=0.9, indices=(0,))
+
+
+def force_audit(step, *, error=0.01, pit=0.5, raised=False):
+    numbers = {"error_ev_a": error, "sigma_ev_a": 0.01, "sigma_crit_ev_a": 0.05, "threshold_ev_a": 0.13}
+    return {"event": "audit", "time": 0.0, "step": step, "trigger": "near", **numbers, "pit": pit, "raised": raised,
+            "asked": False, "atom": 0, "dof": 2.0}  # fmt: skip
+
+
+def two(asked=((5, ("near",)), (40, ("energy", "near")), (60, ("energy",))), **force):
+    sound = run()
+    forces = [force_audit(1000 * i + 7, pit=0.5 + 0.5 * (i + 0.5) / 19, **force) for i in range(19)]
+    labels = [record(0, "initial"), *(record(step)._replace(asked=names) for step, names in asked)]
+    settings = sound.settings._replace(triggers=(NEAR,))
+    return sound._replace(settings=settings, labels=labels, events=[*sound.events, *forces])
+
+
+def test_each_trigger_has_its_own_audits_and_labels():
+    judged = verdict.judge(two())
+    assert judged.trained and judged.audits == 19
+    table = dict(verdict.rows(judged))
+    assert table["Labels requested by"] == "energy: 2, 1 of them alone; near: 2, 1 of them alone"
+    assert "19 of 19 trusted audits" in table["Trigger near, audits"]
+    assert "95%: 95%" in table["Trigger near, coverage"]
+
+
+def test_the_verdict_names_the_trigger_whose_audits_fail():
+    wrong = verdict.judge(two(error=0.2))
+    assert wrong.missing == ("trigger near: 19 of 19 trusted audits are above the threshold, 10% allowed",)
+    raised = verdict.judge(two(raised=True))
+    assert "trigger near: only 0 audits since the calibration was raised, 10 are needed" in raised.missing
+    assert verdict.judge(run()).tested[1:] == ()
+
+
+def test_steps_beyond_the_limit_of_any_trigger_count():
+    quiet = two()
+    none = np.full(STEPS, np.nan)
+    thermo = ThermoSeries(none, none, none, none, np.full(STEPS, 0.005), np.full(STEPS, 0.01))
+    above = TriggerSeries(np.where(np.arange(STEPS) % 5 == 0, 0.2, 0.1), np.full(STEPS, 0.15))
+    spaced = quiet._replace(settings=quiet.settings._replace(min_steps_between_labels=2000), thermo=thermo)
+    assert verdict.judge(spaced).trained
+    (why,) = verdict.judge(spaced._replace(triggers={"near": above})).missing
+    assert "20% of the steps in the second half are above the limit" in why

@@ -1,0 +1,83 @@
+"""Figures of the triggers beside that on the total energy: errors at the labels, and σ with its limit along the run."""
+
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
+from bayes_mlff.data import readings
+from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.ensemble import energy_scale, statistics
+from bayes_mlff.otf.trigger_settings import TriggerSettings
+from bayes_mlff.report.figures import Panel, band, label_ticks
+from bayes_mlff.report.run_data import RunData
+
+
+class TriggerLabels(NamedTuple):
+    """Labels with a prediction and a reading of one trigger, in its unit."""
+
+    time_fs: np.ndarray  # [l]
+    error: np.ndarray  # [l] absolute value, or norm
+    half_width: np.ndarray  # [l] largest error that was expected with the confidence of the trigger
+    asked: np.ndarray  # [l] bool, this trigger requested the label
+    audit: np.ndarray  # [l] bool, requested at random
+
+
+def panels(run: RunData) -> list[Panel]:
+    """One figure for each trigger beside that on the total energy."""
+    return [_panel(run, settings) for settings in run.config.triggers]
+
+
+def labels_of(records: list[LabelRecord], settings: TriggerSettings, n_atoms: int) -> TriggerLabels:
+    """Errors of the quantity that a trigger watches, at the labels that were predicted."""
+    threshold, rows = settings.threshold_of(n_atoms), []
+    for record in records:
+        reading = readings.find(record.readings, settings.name)
+        if reading is None:
+            continue
+        if reading.atom is None:
+            error = energy_scale.error(record) / n_atoms
+        else:
+            error = statistics.force_error(record, reading)
+        # At the limit the error is below the threshold with the confidence.
+        half = threshold * reading.value / reading.limit
+        rows.append((record.time_fs, abs(error), half, settings.name in record.asked, record.reason == "audit"))
+    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 5
+    return TriggerLabels(*columns[:3], *(column.astype(bool) for column in columns[3:]))
+
+
+def _panel(run: RunData, settings: TriggerSettings) -> Panel:
+    title = f"Trigger {settings.name}, threshold {settings.threshold}"
+    n_atoms = len(run.records[0].structure.numbers) if run.records else 1
+    labels, series = labels_of(run.records, settings, n_atoms), run.log.triggers.get(settings.name)
+    if labels.error.size == 0 or series is None or series.sigma.size < 2:
+        return Panel(title, "Fewer than two steps have been logged, or no label has been predicted yet.")
+    unit, factor = settings.shown_unit
+    time, error = labels.time_fs / 1e3, factor * labels.error
+    limit = factor * settings.threshold_of(n_atoms)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        expected = f"{settings.confidence or run.config.confidence:.0%} bound predicted before the call"
+        top.vlines(time, 0.0, factor * labels.half_width, color="#C9D3DF", linewidth=2.0, label=expected)
+        top.axhline(limit, color=GREY, linestyle="--", label=f"threshold {limit:.3g} {unit}")
+        for mask, color, marker, name in (
+            (labels.asked & ~labels.audit, BLUE, "o", "requested by it"),
+            (~labels.asked & ~labels.audit, ORANGE, "s", "by another trigger alone"),
+            (labels.audit, GREEN, "D", "audit"),
+        ):
+            if mask.any():
+                top.plot(time[mask], error[mask], marker, color=color, ms=4.5, mec="white", label=name)
+        top.set(ylabel=f"error / {unit}", ylim=(0.0, max(1.15 * float(error.max()), 1.5 * limit)))
+        along = run.thermo.time_fs / 1e3
+        band(bottom, along, factor * series.sigma, BLUE, "σ")
+        bottom.step(along, factor * series.limit, color=RED, where="post", label="critical σ", zorder=4)
+        label_ticks(bottom, labels.time_fs)
+        bottom.set(yscale="log", xlabel="time / ps", ylabel=f"uncalibrated σ / {unit}")
+        plain_log(bottom.yaxis)
+        figure.legend(loc="outside upper center", ncols=4)
+        what = "energy per atom" if settings.kind == "energy_per_atom" else "force on the atom that the trigger names"
+        caption = f"Error of the {what}, before each label is learnt. Labels are requested above the red line."
+        return Panel(title, caption, png(figure))
