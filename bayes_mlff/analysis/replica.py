@@ -126,7 +126,12 @@ def read(path: Path, interval_fs: float | None = None) -> Replica:
         if found.time_fs is not None:
             raise ConfigError("--interval-fs", interval_fs, f"nothing: {path} states the times of its frames")
         found = found._replace(time_fs=interval_fs * np.arange(frames))
-    check(found.structure())
+    moved = [0, *np.flatnonzero(np.any(found.cells != found.cells[0], axis=(1, 2))).tolist()]
+    for i in moved:
+        try:
+            check(Structure(found.numbers, found.positions[i], found.cells[i], found.pbc))
+        except DataError as error:
+            raise DataError(f"{path}: frame {i}: {error}") from error
     if found.time_fs is not None:
         steps = np.diff(found.time_fs)
         if steps.min() <= 0.0 or np.ptp(steps) > 1e-3 * steps.mean():

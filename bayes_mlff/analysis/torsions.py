@@ -86,8 +86,8 @@ def chain_angles(
       atoms: four indices.
 
     Returns:
-      Angle [t] between the first bond, backwards, and the last (ethanol: methyl C→C and O→H) from 0 to 180, and
-      dihedral [t] from -180 to 180, in degrees.
+      Angle [t] between the first and the last bond (ethanol: methyl C→C and O→H) from 0 to 180, and dihedral [t] from
+      -180 to 180, in degrees.
     """
     first, middle, last = np.moveaxis(bond_vectors(positions, cells, pbc, atoms), 1, 0)
     length = np.linalg.norm(first, axis=-1) * np.linalg.norm(last, axis=-1)

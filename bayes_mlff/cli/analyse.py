@@ -98,7 +98,7 @@ def analyse(
         "hosts": _words(hosts),
         "events_fs": None if events_fs is None else tuple(_numbers("--events-fs", events_fs)),
     }
-    positive = {"r_max": r_max, "bin_width": bin_width, "cutoff": cutoff, "resolution": resolution,
+    positive: dict[str, Any] = {"r_max": r_max, "bin_width": bin_width, "cutoff": cutoff, "resolution": resolution,
                 "core_deg": core_deg, "margin": margin, "profile_fs": profile_fs, "window_fs": window_fs}  # fmt: skip
     for name, value in (*positive.items(), ("interval_fs", interval_fs)):
         if value is not None and not 0.0 < value < float("inf"):

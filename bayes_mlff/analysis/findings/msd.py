@@ -143,6 +143,8 @@ def _figure(
             right.plot([at], [walk.value / CM2_S], "o", color=color, ms=7, mfc="none")
         left.set(xlabel="lag / ps", ylabel="mean square displacement / Å²", xlim=(0, None), ylim=(0, None))
         left.legend()
+        if not any(walks.values()):
+            right.text(0.5, 0.5, "no random walk", transform=right.transAxes, ha="center")
         right.axhline(0.0, color="black", linewidth=0.7)
         right.set(xscale="log", xlabel="time between the frames used / fs", ylabel="D / cm²/s")
         right.set_title("circle: used; where D still changes, it is no random walk yet", fontsize=8.5)

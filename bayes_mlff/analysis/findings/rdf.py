@@ -38,6 +38,10 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         found[f"{one}-{other}"] = radial.distribution(series, cells, first.pbc, pairs, edges)
     if not found:
         raise ConfigError("--pairs", [f"{a}-{b}" for a, b in names], "elements of which there are two atoms")
+    empty = [pair for pair, each in found.items() if not each.density.any()]
+    found = {pair: each for pair, each in found.items() if pair not in empty}
+    if not found:
+        raise ConfigError("--r-max", float(edges[-1]), "a distance within which there are atoms")
     frames = sum(len(each.positions) for each in used)
     bulk = first.bulk
     assumed = [
@@ -49,6 +53,8 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         else "not periodic in all directions, so without a volume: density of the distances of all pairs, not g(r)",
         "standard errors from 5 blocks of each trajectory",
     ]
+    if empty:
+        assumed.append(f"nothing within {edges[-1]:.3g} Å: {', '.join(empty)}")
     table = {"r_angstrom": next(iter(found.values())).r}
     for pair, each in found.items():
         table |= {pair: each.density, f"{pair}_error": each.error, f"{pair}_neighbours": each.neighbours}
