@@ -12,9 +12,9 @@ from bayes_mlff.analysis.finding import Finding
 from bayes_mlff.analysis.options import Options
 from bayes_mlff.analysis.replica import Replica
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, png
+from bayes_mlff.core.plots import BLUE, GREEN, GREY, RED, STYLE, png
 
-_COLORS: Final = (BLUE, GREEN, RED, ORANGE, GREY, "black")
+_COLORS: Final = (BLUE, GREEN, RED)
 _MOST_RANKS: Final = 12
 _MOST_PAIRS: Final = 6
 _BROKEN: Final = 0.01
@@ -156,7 +156,9 @@ def _figure(time: np.ndarray, pairs: list[_Pair], window: float) -> bytes:
             else:
                 middle, series = averages.moving_average(time, p.distance, window)
                 mean = bonds.by_rank(series, len(p.ranks))
-            for i, (rank, color) in enumerate(zip(p.ranks, _COLORS * len(p.ranks), strict=False)):
+            shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(p.ranks)))
+            colors = _COLORS if len(p.ranks) <= len(_COLORS) else shades
+            for i, (rank, color) in enumerate(zip(p.ranks, colors, strict=False)):
                 left.plot(time / 1e3, p.now[:, i], color=color, linewidth=0.4, alpha=0.35)
                 left.plot(middle / 1e3, mean[:, i], color=color, linewidth=1.6, label=rank)
             left.set_ylabel(f"{p.name} / Å")
