@@ -19,7 +19,7 @@ class Options(NamedTuple):
     cutoff: float | None = None  # Å, largest length of a bond
     species: tuple[str, ...] | None = None  # elements whose displacements are followed
     keep_drift: bool = False  # whether the motion of the centre of mass stays in
-    resolution: float = 10.0  # cm⁻¹
+    resolution: float | None = None  # cm⁻¹
     dihedral: tuple[int, int, int, int] | None = None  # atoms, from 0
     core_deg: float = torsions.CORE_DEG
     mobile: str | None = None  # element

@@ -54,7 +54,9 @@ def analyse(
     keep_drift: Annotated[
         bool, typer.Option("--keep-drift", help="Leave the motion of the centre of mass in (msd, vdos).")
     ] = False,
-    resolution: Annotated[float | None, typer.Option(help="Resolution of the spectrum, cm⁻¹; default 10.")] = None,
+    resolution: Annotated[
+        float | None, typer.Option(help="Resolution of the spectrum, cm⁻¹; by default 10, or that of 4 segments.")
+    ] = None,
     dihedral: Annotated[
         str | None, typer.Option(help="Four atoms, counted from 0, e.g. 1,0,2,8; by default ethanol's C-C-O-H.")
     ] = None,

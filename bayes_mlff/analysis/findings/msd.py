@@ -24,14 +24,16 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
     """Mean square displacements and diffusion coefficients; replicas must have one length.
 
     Raises:
-      DataError: if times are unknown, replicas differ in length, or nothing can move relative to the centre of mass.
+      DataError: if times are unknown, replicas differ in length, or atoms cannot leave their centre of mass.
       ConfigError: if an element is not there.
     """
     replica.check_equal_lengths(replicas)
     used, said = options.averaged(replicas, chosen)
     first, interval = used[0], used[0].interval_fs()
-    if len(first.numbers) < 2 and not chosen.keep_drift:
-        raise DataError(f"{first.name}: got one atom, which is its own centre of mass; allowed: --keep-drift")
+    if (len(first.numbers) < 2 or not first.pbc.any()) and not chosen.keep_drift:
+        raise DataError(
+            f"{first.name}: a molecule does not leave its own centre of mass; allowed: --keep-drift, or a cell"
+        )
     moved = [images.paths(each.positions, each.cells, each.pbc) for each in used]
     assumed = [said, *_remarks(used, moved)]
     if not chosen.keep_drift:

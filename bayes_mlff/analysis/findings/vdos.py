@@ -18,6 +18,10 @@ from bayes_mlff.core.units import PER_CM
 _COLORS: Final = (BLUE, RED, GREEN, ORANGE, GREY)
 _FASTEST: Final = {True: 4000.0, False: 1500.0}
 """Wavenumber, cm⁻¹, below which all vibrations with and without hydrogen are."""
+_RESOLUTION: Final = 10.0
+"""Default resolution, cm⁻¹."""
+_SEGMENTS: Final = 4
+"""Default least number of segments of each trajectory, overlapping by half: one alone is as noisy as it is high."""
 _SHORTEST: Final = 16
 """Least number of frames of a segment."""
 
@@ -38,7 +42,7 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
     frames = len(series[0])
     if frames < _SHORTEST:
         raise DataError(f"{first.name}: got {frames} frames; allowed: for a spectrum, at least {_SHORTEST}")
-    length = int(np.clip(round(1.44 / (chosen.resolution * PER_CM * interval)), _SHORTEST, frames))
+    length = _length(frames, interval, chosen.resolution)
     elements = first.elements()
     groups = [first.of(name, "elements") for name in elements]
     found = vibrations.spectrum(series, first.masses, groups, interval, length=length)
@@ -82,6 +86,13 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
     return Finding("vdos", "Vibrational density of states", rows, assumed, table, results, image)
 
 
+def _length(frames: int, interval_fs: float, resolution: float | None) -> int:
+    """Frames of a segment, for a resolution in cm⁻¹ or, if none is told, so short that there are several segments."""
+    wanted = 1.44 / ((_RESOLUTION if resolution is None else resolution) * PER_CM * interval_fs)
+    most = frames if resolution is not None else 2.0 * frames / (_SEGMENTS + 1)
+    return int(np.clip(round(min(wanted, most)), _SHORTEST, frames))
+
+
 def _velocities(each: Replica, *, keep_drift: bool) -> np.ndarray:
     velocities = np.asarray(each.velocities)
     if keep_drift:
@@ -101,7 +112,7 @@ def _figure(found: Spectrum, elements: list[str], lag_fs: np.ndarray, correlatio
         top.fill_between(found.wavenumber, total, color=GREY, alpha=0.35, linewidth=0, label="all atoms")
         for color, name, row in zip(_COLORS * len(elements), elements, found.density, strict=False):
             top.plot(found.wavenumber, row, color=color, linewidth=1.0, label=name)
-        shown = found.wavenumber[np.flatnonzero(total > 1e-3 * total.max())[-1]]
+        shown = found.wavenumber[np.flatnonzero(total > 0.01 * total.max())[-1]]
         top.set(xlabel="wavenumber / cm⁻¹", ylabel="density of states / cm", ylim=(0, None), xlim=(0, 1.05 * shown))
         top.legend()
         bottom.plot(lag_fs, correlation, color=BLUE)

@@ -66,7 +66,7 @@ def test_a_run_needs_no_options(tmp_path):
                  f"{path}/analysis/rdf.png", "density of the distances", "Hann window", "WARNING"):  # fmt: skip
         assert said in result.output, said
     names = {each.name for each in (path / "analysis").iterdir()}
-    done = {"rdf", "msd", "vdos", "bonds", "dihedral", "labels"}
+    done = {"rdf", "vdos", "bonds", "dihedral", "labels"}
     assert names == {f"{name}.{suffix}" for name in done for suffix in ("png", "csv", "json")}
     results, rows, _ = read(path / "analysis", "dihedral")
     assert results["transition_times_fs"] == [[1000.0, 2000.0, 3000.0]]
@@ -146,6 +146,14 @@ def test_a_crystal_with_hydrogen_and_a_moving_cell(tmp_path):
     assert done["bonds"].finding.results["pairs"]["Mn-O"]["ranks"] == ["short", "middle", "long"]
 
 
+def test_a_molecule_diffuses_only_as_a_whole(tmp_path):
+    path = ethanol_run(tmp_path / "run")
+    with pytest.raises(DataError, match="does not leave its own centre of mass; allowed: --keep-drift"):
+        analyse([path], what=["msd"])
+    (done,) = analyse([path], what=["msd"], options=Options(keep_drift=True))
+    assert "motion of the centre of mass left in as told" in done.finding.assumed
+
+
 def copper(path, count=20, time=True):
     rng, made = np.random.default_rng(0), []
     for i in range(count):
@@ -211,7 +219,7 @@ def test_the_spectrum_needs_enough_frames_and_says_what_frames_resolve(tmp_path)
         )
         atoms.info["time_fs"] = 1.0 * i
     ase.io.write(tmp_path / "a.extxyz", made)
-    (done,) = analyse([tmp_path / "a.extxyz"], what=["vdos"], options=Options(skip_ps=0.0))
+    (done,) = analyse([tmp_path / "a.extxyz"], what=["vdos"], options=Options(skip_ps=0.0, resolution=1.0))
     found = done.finding.results
     assert found["highest_peak_per_cm"] == pytest.approx(33356.4 / 8.0, rel=1e-4)
     assert found["largest_per_cm"] == pytest.approx(33356.4 / 2.0, rel=1e-4)
