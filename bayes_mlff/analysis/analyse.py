@@ -60,7 +60,7 @@ def analyse(
         asked for is not possible, or none applies.
     """
     if not paths:
-        raise ConfigError("PATH", list(paths), "at least one trajectory")
+        raise ConfigError("path", [str(each) for each in paths], "at least one trajectory")
     unknown = [name for name in what or () if name not in ANALYSES]
     if unknown:
         raise ConfigError("--what", unknown[0], ", ".join(ANALYSES))

@@ -142,7 +142,7 @@ def _figure(used: list[Replica], found: list[Hopping], profile: np.ndarray, inte
             place = np.where(host >= 0, np.searchsorted(hosts, host), np.nan)
             left.step(each.times() / 1e3, place, where="post", linewidth=1.0, alpha=0.8)
         if hosts.size <= 20:
-            names = [f"{symbol}{h}" for symbol, h in zip(used[0].symbols(hosts), hosts, strict=True)]
+            names = [f"{symbol}{h}" for symbol, h in zip(used[0].symbols(hosts.tolist()), hosts, strict=True)]
             left.set_yticks(range(hosts.size), names)
         more = f", the first {_MOST_TRACES}" if len(traces) > _MOST_TRACES else ""
         left.set_title(f"each line: one mobile atom{more}", fontsize=8.5)

@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--output"):
         analyse([copper(tmp_path / "cu.extxyz")], what=["rdf"], output=tmp_path / "file" / "below")
-    with pytest.raises(ConfigError, match="PATH"):
+    with pytest.raises(ConfigError, match="path"):
         analyse([])
 
 
