@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bayes_mlff.core.lazy import lazily
 
 if TYPE_CHECKING:
+    from bayes_mlff.analysis.analyse import analyse
     from bayes_mlff.api.door import FineTuned, RunResult, fine_tune, load, run
     from bayes_mlff.core.errors import BayesMlffError
     from bayes_mlff.core.units import KCAL_MOL_PER_EV
@@ -73,6 +74,7 @@ __all__ = [
     "TrainingSet",
     "allocate_neighbors",
     "allocate_training_set",
+    "analyse",
     "append_label",
     "combine",
     "fine_tune",
@@ -126,6 +128,7 @@ __getattr__ = lazily(
         "TrainingSet": "bayes_mlff.posterior.training_set",
         "allocate_neighbors": "bayes_mlff.data.neighbors:allocate",
         "allocate_training_set": "bayes_mlff.posterior.training_set:allocate",
+        "analyse": "bayes_mlff.analysis.analyse",
         "append_label": "bayes_mlff.posterior.training_set:append",
         "combine": "bayes_mlff.ensemble.predictive",
         "fine_tune": "bayes_mlff.api.door",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bayes_mlff.analysis import bonds
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.report import crystal_figures, run_data, run_summary
 from bayes_mlff.report import page as report
@@ -68,11 +69,12 @@ def _crystal(run_dir: Path, data: RunData) -> dict[str, str | int | dict[str, fl
         "engine": data.config.engine.name,
         "atoms": len(structure.numbers),
     }
-    bonds = crystal_figures.octahedra(trajectory.read(run_dir / "trajectory.extxyz"))
-    if bonds is None or dynamics.ensemble == "nve":
+    frames = trajectory.read(run_dir / "trajectory.extxyz")
+    octahedra = bonds.octahedra(frames.numbers, frames.time_fs, frames.positions, frames.cells)
+    if octahedra is None or dynamics.ensemble == "nve":
         return found
-    for mean in crystal_figures.segment_means(bonds, dynamics.conditions()):
-        pair = bonds.pair.lower().replace("-", "_").replace("/", "_")
+    for mean in crystal_figures.segment_means(octahedra, dynamics.conditions()):
+        pair = octahedra.pair.lower().replace("-", "_").replace("/", "_")
         key = f"{pair}_angstrom_{mean.temperature_k:.0f}k"
         values = mean.distance.round(4).tolist()
         found.setdefault(key, dict(zip(("short", "middle", "long"), values, strict=True)))

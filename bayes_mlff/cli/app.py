@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from bayes_mlff.cli.analyse import analyse
 from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.cli.models import models
 from bayes_mlff.core import durations
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.command(no_args_is_help=True)(analyse)
 app.command(no_args_is_help=True)(finetune)
 app.command()(models)
 

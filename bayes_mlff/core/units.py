@@ -32,6 +32,10 @@ KJ_MOL: Final = KCAL_MOL / 4.184
 """One kJ/mol in eV."""
 METRES_PER_SECOND: Final = 1e5
 """One Å/fs in m/s."""
+PER_CM: Final = 2.99792458e-5
+"""One cm⁻¹ in 1/fs: the speed of light, cm/fs."""
+CM2_S: Final = 10.0
+"""One cm²/s in Å²/fs."""
 
 _ENERGY_UNITS: Final = {"kcal/mol": KCAL_MOL, "ev": 1.0, "mev": 1e-3, "kj/mol": KJ_MOL}
 _QUANTITY: Final = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z/\u00c5\u212b]+)\s*$")

@@ -7,14 +7,12 @@ from typing import Final, NamedTuple
 
 import matplotlib
 import numpy as np
-from ase.geometry import find_mic
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.data.structure import Structure, to_ase
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries
@@ -264,43 +262,6 @@ def mark_segments(axes: Axes, schedule: Schedule | None, last_fs: float) -> None
         text, middle = f"{cool:g} K" if cool == warm else f"{cool:g} to {warm:g} K", 5e-4 * (begin + min(end, last_fs))
         across = axes.get_xaxis_transform()
         axes.text(middle, 1.01, text, transform=across, ha="center", va="bottom", color=GREY)
-
-
-def hydroxyl(structure: Structure) -> tuple[int, int, int, int] | None:
-    """Find the chain methyl C, C, O, hydroxyl H of a single ethanol molecule by distances.
-
-    Returns:
-      Four atom indices, or None if the structure is not one ethanol molecule.
-    """
-    if sorted(structure.numbers.tolist()) != [1] * 6 + [6, 6, 8]:
-        return None
-    distance = to_ase(structure).get_all_distances(mic=bool(structure.pbc.any()))
-    (oxygen,), carbons = np.flatnonzero(structure.numbers == 8), np.flatnonzero(structure.numbers == 6)
-    hydrogens = np.flatnonzero(structure.numbers == 1)
-    near, far = sorted(carbons.tolist(), key=lambda c: distance[oxygen, c])
-    hydrogen = int(hydrogens[np.argmin(distance[oxygen, hydrogens])])
-    bonded = distance[near, far] < 1.8 and distance[oxygen, near] < 1.7 and distance[oxygen, hydrogen] < 1.3
-    return (far, near, int(oxygen), hydrogen) if bonded else None
-
-
-def hydroxyl_angles(structure: Structure, bonds: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Conformation of an ethanol molecule.
-
-    Args:
-      structure: geometry, wrapped or not.
-      bonds: atom indices from `hydroxyl`.
-
-    Returns:
-      Angle between O→H and methyl C→C from 0 to 180, and C-C-O-H dihedral from -180 to 180, in degrees.
-    """
-    steps = np.diff(structure.positions[list(bonds)], axis=0)
-    if structure.pbc.any():
-        steps = find_mic(steps, structure.cell, structure.pbc)[0]  # pyright: ignore[reportArgumentType]
-    cc, co, oh = steps
-    cosine = cc @ oh / (np.linalg.norm(cc) * np.linalg.norm(oh))
-    left, right = np.cross(cc, co), np.cross(co, oh)
-    dihedral = np.arctan2(np.linalg.norm(co) * (cc @ right), left @ right)
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))), float(np.degrees(dihedral))
 
 
 def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, label: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from bayes_mlff.analysis import bonds, torsions
 from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import readings
@@ -165,28 +166,30 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
     path = run_dir / "trajectory.extxyz"
     if not records or not path.exists():
         return []
-    bonds = figures.hydroxyl(records[0].structure)
-    if bonds is None:
+    chain = torsions.hydroxyl(records[0].structure)
+    if chain is None:
         return []
     try:
         frames = trajectory.read(path, most=MOST_FRAMES)
-        along = [figures.hydroxyl_angles(frames.structure(i), bonds) for i in range(len(frames.step))]
+        for i in range(len(frames.step)):
+            frames.structure(i)
     except (DataError, RunDirectoryError) as error:
         return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
-    angles = np.array(along).reshape(-1, 2)
+    angle, dihedral = torsions.chain_angles(frames.positions, frames.cells, frames.pbc, chain)
+    positions, cells = (np.array([getattr(r.structure, kind) for r in records]) for kind in ("positions", "cell"))
     series = AngleSeries(
         time_fs=frames.time_fs,
-        angle_deg=angles[:, 0],
-        dihedral_deg=angles[:, 1],
+        angle_deg=angle,
+        dihedral_deg=dihedral,
         label_time_fs=np.array([r.time_fs for r in records]),
-        label_angle_deg=np.array([figures.hydroxyl_angles(r.structure, bonds)[0] for r in records]),
+        label_angle_deg=torsions.chain_angles(positions, cells, frames.pbc, chain)[0],
     )
     return [figures.angle_panel(series)]
 
 
 def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
     """Bonds of a perovskite, cell, temperature and pressure if the run is of a crystal."""
-    if not run.records or not run.records[0].structure.is_periodic or figures.hydroxyl(run.records[0].structure):
+    if not run.records or not run.records[0].structure.is_periodic or torsions.hydroxyl(run.records[0].structure):
         return []
     schedule = run_data.schedule(run)
     dynamics = run.config.dynamics
@@ -197,11 +200,12 @@ def _crystal(run_dir: Path, run: RunData) -> list[Panel]:
         frames = trajectory.read(run_dir / "trajectory.extxyz", most=MOST_FRAMES)
     except RunDirectoryError as error:
         return [Panel("Structure of the crystal", f"The trajectory is not readable now: {error}."), held]
-    labels, bonds = np.array([r.time_fs for r in run.records]), crystal_figures.octahedra(frames)
-    cell = crystal_figures.cell_panel(frames, schedule, labels, perovskite=bonds is not None)
-    if bonds is None:
+    labels = np.array([r.time_fs for r in run.records])
+    octahedra = bonds.octahedra(frames.numbers, frames.time_fs, frames.positions, frames.cells)
+    cell = crystal_figures.cell_panel(frames, schedule, labels, perovskite=octahedra is not None)
+    if octahedra is None:
         return [cell, held]
-    return [crystal_figures.bonds_panel(bonds, schedule, labels), cell, held]
+    return [crystal_figures.bonds_panel(octahedra, schedule, labels), cell, held]
 
 
 def _thinned(run_dir: Path, run: RunData) -> list[tuple[str, str]]:

@@ -32,6 +32,8 @@ class Trajectory(NamedTuple):
     positions: np.ndarray  # [f, n, 3] Å, wrapped or not
     cells: np.ndarray  # [f, 3, 3] Å, rows; zero without a lattice
     stored: int | None = None  # number of frames in the file; None: these are all
+    momenta: np.ndarray | None = None  # [f, n, 3] sqrt(amu·eV); None unless every frame has them
+    masses: np.ndarray | None = None  # [n] amu; None: the standard masses
 
     def structure(self, index: int) -> Structure:
         """One frame as a structure.
@@ -90,7 +92,7 @@ def read(path: Path, *, most: int | None = None) -> Trajectory:
 
     Args:
       path: extended XYZ with `step`, `time_fs` and, if periodic, `Lattice` and `pbc`, and species and positions as
-        its first columns; other columns are ignored.
+        its first columns; momenta and masses are read where every frame has them, other columns are ignored.
       most: if there are more frames, read only so many evenly spaced ones, including the first and the last.
 
     Raises:
@@ -136,8 +138,11 @@ def read_some(path: Path, found: FrameIndex, chosen: np.ndarray) -> Trajectory:
             np.array(pbc[0]),
             np.array([row[1:4] for row in rows], np.float64).reshape(*numbers.shape, 3),
             np.array([_field("Lattice", c, missing).split() for c in comments], np.float64).reshape(-1, 3, 3),
+            momenta=_column("momenta", comments, rows),
+            masses=None if (masses := _column("masses", comments, rows)) is None else masses[0, :, 0],
         )
-        if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in (*read[:2], *read[4:6])):
+        known = [x for x in (*read[:2], *read[4:6], *read[7:]) if x is not None]
+        if any(p != pbc[0] for p in pbc) or not all(np.isfinite(x).all() for x in known):
             raise ValueError("a number is not finite, or pbc changes")
         read.structure(0)
     return read
@@ -164,6 +169,26 @@ def _checked(rows: list[str], comment: str) -> list[str]:
     if any(len(row.split()) != columns for row in rows):
         raise ValueError("columns beside species and positions" if columns == 4 else f"not {columns} columns in a row")
     return rows
+
+
+def _column(name: str, comments: list[str], rows: list[list[str]]) -> np.ndarray | None:
+    """A further column [f, n, width] by its name; None unless every frame has it.
+
+    Args:
+      name: of the column.
+      comments: comment line of each frame.
+      rows: words of all atoms of all frames.
+    """
+    n, places = len(rows) // len(comments), []
+    for comment in comments:
+        fields = _field("Properties", comment, _FIRST).split(":")
+        ends = np.cumsum([0, *map(int, fields[2::3])]).tolist()
+        if name not in fields[::3]:
+            return None
+        which = fields[::3].index(name)
+        places.append(slice(ends[which], ends[which + 1]))
+    words = [row[places[i // n]] for i, row in enumerate(rows)]
+    return np.array(words, np.float64).reshape(len(comments), n, -1)
 
 
 def _field(name: str, comment: str, missing: str | None = None) -> str:

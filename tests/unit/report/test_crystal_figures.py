@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from ase.geometry import get_distances
 from matplotlib.figure import Figure
 
+from bayes_mlff.analysis import bonds
+from bayes_mlff.analysis.bonds import Bonds
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import dataset
@@ -22,11 +23,10 @@ from bayes_mlff.md.schedule import Segment
 from bayes_mlff.report import crystal_figures as crystals
 from bayes_mlff.report import figures, run_data
 from bayes_mlff.report import page as report
-from bayes_mlff.report.crystal_figures import Octahedra
 from bayes_mlff.report.run_data import LabelSeries
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
-from bayes_mlff.runs.trajectory import Trajectory
+from tests.support.manganite import shaken
 
 THRESHOLD = 6.0 * KCAL_MOL
 DYNAMICS = """
@@ -39,104 +39,6 @@ DYNAMICS = """
 CONFIG = f"structure: x.cif\ndynamics:\n  ensemble: npt{DYNAMICS}engine: {{name: ase, calculator: a:b, stress: true}}\n"
 FRAME = "step=0 time_fs=0"
 TITLES = ("Mn-O distances", "Lattice parameters", "Temperature and pressure")
-PBNM = ((1, 1, 1, 0, 0, 0), (1, -1, -1, 0.5, 0.5, 0), (-1, -1, 1, 0, 0, 0.5), (-1, 1, -1, 0.5, 0.5, 0.5))
-
-
-def lanthanum_manganite() -> Atoms:
-    """LaMnO3, Pbnm, 20 atoms."""
-    sites = {
-        "La": [(0.9922, 0.0490, 0.25)],
-        "Mn": [(0.5, 0.0, 0.0)],
-        "O": [(0.0745, 0.4874, 0.25), (0.7256, 0.3066, 0.0384)],
-    }
-    atoms = Atoms(cell=[5.5367, 5.7473, 7.6929], pbc=True)
-    for symbol, places in sites.items():
-        for place in places:
-            images = np.array([s * (np.array(op[:3]) * place + op[3:]) for op in PBNM for s in (1, -1)]) % 1.0
-            _, kept = np.unique(images.round(6) % 1.0, axis=0, return_index=True)
-            atoms += Atoms(f"{symbol}{len(kept)}", positions=images[kept] @ atoms.cell)
-    assert atoms.get_chemical_formula() == "La4Mn4O12"
-    return atoms
-
-
-def follow(frames: list[Atoms], times=None) -> Trajectory:
-    times = 5.0 * np.arange(len(frames)) if times is None else np.asarray(times)
-    cells = np.array([a.cell.array for a in frames])
-    positions = np.array([a.positions for a in frames])
-    return Trajectory(np.arange(len(frames)), times, frames[0].numbers, np.ones(3, bool), positions, cells)
-
-
-def shaken(count: int, *, size: float = 0.08) -> list[Atoms]:
-    rng = np.random.default_rng(5)
-    frames = []
-    for _ in range(count):
-        atoms = lanthanum_manganite()
-        atoms.positions += size * rng.normal(size=(20, 3))
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.01 * rng.normal(size=(3, 3))), scale_atoms=True)
-        frames.append(atoms)
-    return frames
-
-
-def six_nearest(atoms: Atoms) -> np.ndarray:
-    """Distances [b, 6] by brute force over a supercell."""
-    big = atoms.repeat(3)
-    metal = np.flatnonzero(atoms.numbers == 25)
-    shift = atoms.cell.array.sum(axis=0)
-    distance = get_distances(atoms.positions[metal] + shift, big.positions[big.numbers == 8])[1]
-    return np.sort(distance, axis=1)[:, :6]
-
-
-def test_distances_of_the_experimental_structure():
-    bonds = crystals.octahedra(follow([lanthanum_manganite()]))
-    assert (bonds.pair, bonds.distance.shape) == ("Mn-O", (1, 4, 6))
-    a, b, c = 5.5367, 5.7473, 7.6929
-    short = np.linalg.norm([a * (0.7256 - 0.5), b * 0.3066, c * 0.0384])
-    long = np.linalg.norm([a * (1.0 - 0.7256), b * (0.5 - 0.3066), c * 0.0384])  # along the other diagonal
-    middle = np.linalg.norm([a * 0.0745, b * (0.5 - 0.4874), c / 4])
-    wanted = np.sort([short, middle, long])
-    assert np.allclose(crystals.short_middle_long(bonds.distance)[0], wanted, rtol=0, atol=1e-12)
-    assert np.allclose(wanted, [1.9055, 1.9683, 2.1800], rtol=0, atol=1e-4)
-
-
-def test_distances_of_distorted_cells_equal_a_search_of_all_images():
-    frames = shaken(6)
-    got = np.sort(crystals.octahedra(follow(frames)).distance, axis=-1)
-    assert np.allclose(got, [six_nearest(a) for a in frames], rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("skew", [np.eye(3), [[1, 1, 0], [0, 1, 2], [0, 0, 1]], [[1, 0, 0], [9, 1, 0], [-7, 8, 1]]])
-def test_wrapping_and_choice_of_the_cell_change_nothing(skew):
-    frames = shaken(5)
-    wanted = crystals.short_middle_long(crystals.octahedra(follow(frames)).distance)
-    rng = np.random.default_rng(0)
-    moved = []
-    for atoms in frames:
-        other = atoms.copy()
-        other.set_cell(np.array(skew) @ atoms.cell.array)
-        other.positions += rng.integers(-3, 4, size=(20, 3)) @ other.cell.array
-        if rng.random() < 0.5:
-            other.wrap()
-        moved.append(other)
-    got = crystals.short_middle_long(crystals.octahedra(follow(moved)).distance)
-    assert np.allclose(got, wanted, rtol=0, atol=1e-10)
-
-
-def test_cubic_cell_of_five_atoms_meets_each_anion_twice():
-    places = [(0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
-    cubic = Atoms("SrTiO3", scaled_positions=places, cell=3.9 * np.eye(3), pbc=True)
-    bonds = crystals.octahedra(follow([cubic]))
-    assert bonds.pair == "Ti-O"
-    assert np.allclose(bonds.distance, 1.95, rtol=0, atol=1e-12)
-    zirconium = Atoms("YZrS3", scaled_positions=places, cell=5.0 * np.eye(3), pbc=True)
-    assert crystals.octahedra(follow([zirconium])).pair == "Zr-S"  # twelve sulphur atoms around yttrium
-
-
-def test_bonds_in_motion_are_equal_on_average_but_not_in_a_frame():
-    rng = np.random.default_rng(1)
-    bonds = Octahedra("B-X", np.arange(4000.0), 2.0 + 0.1 * rng.normal(size=(4000, 4, 6)))
-    short, _, long = crystals.short_middle_long(bonds.distance).mean(axis=0)
-    assert long - short > 0.15
-    assert np.ptp(crystals.mean_distances(bonds, 0.0, 4000.0)) < 0.01
 
 
 def test_means_over_time_and_segments():
@@ -144,42 +46,19 @@ def test_means_over_time_and_segments():
     level = np.where(time < 200, 1.9, np.where(time < 600, 2.0, 2.1))
     distance = level[:, None, None] + np.array([0.0, 0.0, 0.1, 0.1, 0.3, 0.3]) + np.zeros((81, 4, 1))
     distance[time < 40.0] += 9.0  # settling: left out
-    bonds = Octahedra("Mn-O", time, distance)
-    assert np.allclose(crystals.mean_distances(bonds, 100.0, 150.0), [1.9, 2.0, 2.2], atol=1e-12)
-    assert crystals.mean_distances(bonds, 900.0, 950.0) is None
+    octahedra = Bonds("Mn-O", time, distance)
+    assert np.allclose(bonds.mean_distances(octahedra, 100.0, 150.0), [1.9, 2.0, 2.2], atol=1e-12)
+    assert bonds.mean_distances(octahedra, 900.0, 950.0) is None
     segments = [Segment(duration_ps=0.19, temperature_k=300), Segment(duration_ps=0.1, temperature_k=300,
                 end_temperature_k=800), Segment(until_ps=2.0, temperature_k=800),
                 Segment(duration_ps=1.0, temperature_k=300)]  # fmt: skip
-    means = crystals.segment_means(bonds, schedule.build(segments, temperature_k=1.0, pressure_gpa=0.0))
+    means = crystals.segment_means(octahedra, schedule.build(segments, temperature_k=1.0, pressure_gpa=0.0))
     assert [(m.temperature_k, m.end_fs) for m in means] == [(300.0, 190.0), (800.0, 800.0)]
     assert means[0].begin_fs == pytest.approx(38.0)
     inside = (time >= 290 + 0.2 * 510) & (time <= 800)
     assert means[1].distance[0] == pytest.approx(level[inside].mean(), rel=1e-12)
-    (whole,) = crystals.segment_means(bonds, schedule.constant(300.0))
+    (whole,) = crystals.segment_means(octahedra, schedule.constant(300.0))
     assert (whole.begin_fs, whole.end_fs) == (160.0, 800.0)
-
-
-def test_moving_average_is_the_mean_of_whole_windows():
-    time = np.array([0.0, 10.0, 20.0, 30.0, 45.0, 50.0, 60.0])
-    values = np.stack([time**2, np.sin(time)], axis=1)
-    middle, mean = crystals.moving_average(time, values, 40.0)
-    assert middle.tolist() == [20.0, 30.0]
-    assert np.allclose(mean[0], values[:4].mean(axis=0), rtol=1e-14)
-    assert np.allclose(mean[1], values[1:6].mean(axis=0), rtol=1e-14)
-    assert crystals.moving_average(time[:2], values[:2], 40.0)[0].size == 0
-
-
-def test_lattice_of_a_triclinic_and_of_a_pseudo_cubic_cell():
-    cells = Atoms(cell=[5.0, 6.0, 8.0, 80.0, 95.0, 100.0]).cell.array[None]
-    lengths, angles, divisors = crystals.lattice(cells, pseudo_cubic=False)
-    assert np.allclose(lengths, [5.0, 6.0, 8.0])
-    assert np.allclose(angles, [80.0, 95.0, 100.0])
-    assert divisors == ["", "", ""]
-    a = 3.9
-    pnma = np.diag([a * np.sqrt(2), 2 * a, a * np.sqrt(2)])[None]
-    lengths, _, divisors = crystals.lattice(pnma, pseudo_cubic=True)
-    assert np.allclose(lengths, a, rtol=1e-14)
-    assert divisors == ["/√2", "/2", "/√2"]
 
 
 def write_run(path, frames, *, config=CONFIG, time_step=10.0):

@@ -11,6 +11,7 @@ import pytest
 from ase.build import molecule
 from matplotlib.figure import Figure
 
+from bayes_mlff.analysis import torsions
 from bayes_mlff.core.errors import DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL
 from bayes_mlff.data import dataset
@@ -33,7 +34,7 @@ SENTENCES = ("No label has been predicted", "Fewer than two errors are known", "
 def _ethanol(dihedral: float):
     """Ethanol with a given C-C-O-H dihedral; atom 3 is the hydroxyl hydrogen."""
     atoms = molecule("CH3CH2OH")
-    far, near, oxygen, hydrogen = figures.hydroxyl(from_ase(atoms))
+    far, near, oxygen, hydrogen = torsions.hydroxyl(from_ase(atoms))
     atoms.set_dihedral(far, near, oxygen, hydrogen, dihedral, indices=[hydrogen])
     return atoms
 
@@ -248,35 +249,6 @@ def test_other_systems_have_no_conformation_panel(tmp_path):
     write_run(tmp_path, labels=4, steps=30, frames=0, atoms=molecule("CH3OCH3"))
     page = report.write_report(tmp_path, threshold_ev=THRESHOLD, title="ether").read_text(encoding="utf-8")
     assert "Conformation" not in page
-
-
-@pytest.mark.parametrize("dihedral", [-170.0, -60.0, 0.0, 60.0, 180.0])
-@pytest.mark.parametrize("periodic", [False, True])
-def test_conformation_of_known_geometries(dihedral, periodic):
-    atoms = _ethanol(dihedral)
-    if periodic:  # broken over the boundary of its box
-        atoms.set_cell([12.0, 13.0, 14.0])
-        atoms.pbc = True
-        atoms.positions -= atoms.positions[2]
-        atoms.wrap()
-    structure = from_ase(atoms)
-    bonds = figures.hydroxyl(structure)
-    assert atoms.get_chemical_symbols()[bonds[2]] == "O"
-    angle, got = figures.hydroxyl_angles(structure, bonds)
-    assert abs((got - dihedral + 180) % 360 - 180) < 1e-6
-    assert (angle < 30) == (abs(dihedral) > 150)
-    if not periodic:
-        far, near, oxygen, hydrogen = atoms.positions[list(bonds)]
-        cosine = np.dot(near - far, hydrogen - oxygen)
-        cosine /= np.linalg.norm(near - far) * np.linalg.norm(hydrogen - oxygen)
-        assert angle == pytest.approx(np.degrees(np.arccos(cosine)), rel=1e-9)
-
-
-def test_broken_molecule_has_no_conformation():
-    atoms = _ethanol(60.0)
-    far, near, _, _ = figures.hydroxyl(from_ase(atoms))
-    atoms.set_distance(far, near, 2.2, fix=1)
-    assert figures.hydroxyl(from_ase(atoms)) is None
 
 
 @pytest.mark.parametrize(

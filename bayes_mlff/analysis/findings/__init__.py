@@ -1,0 +1,1 @@
+"""Each analysis as a finding: numbers, table, figure, and what was assumed."""
