@@ -40,7 +40,9 @@ class FeedForward(nn.Module):
         if gate:
             y = gated(y, scalars, degrees)
         else:
-            on = grid(l_max, l_max, config.grid_resolution, tuple((l, m) for l in range(l_max + 1) for m in range(-l, l + 1)))
+            on = grid(
+                l_max, l_max, config.grid_resolution, tuple((l, m) for l in range(l_max + 1) for m in range(-l, l + 1))
+            )
             values = on.values(y)
             mixed = MLP((width,) * 3, name="grid_mlp")(values) if config.feed_forward == "grid_mlp" else nn.silu(values)
             y = jnp.concatenate([nn.silu(scalars)[:, None], on.coefficients(mixed)[:, 1:]], axis=1)

@@ -95,8 +95,10 @@ def cases() -> dict[str, dict[str, Any]]:
     """Arguments of the backbones to compare."""
     return {
         "small": SMALL,
-        "gates": SMALL | {"use_grid_mlp": False, "use_gate_act": True, "lmax_list": [3], "mmax_list": [2], "grid_resolution": 10},
-        "grids": SMALL | {"use_grid_mlp": False, "lmax_list": [3], "mmax_list": [3], "grid_resolution": 8, "max_neighbors": 7},
+        "gates": SMALL
+        | {"use_grid_mlp": False, "use_gate_act": True, "lmax_list": [3], "mmax_list": [2], "grid_resolution": 10},
+        "grids": SMALL
+        | {"use_grid_mlp": False, "lmax_list": [3], "mmax_list": [3], "grid_resolution": 8, "max_neighbors": 7},
         "published": PUBLISHED,
     }
 
