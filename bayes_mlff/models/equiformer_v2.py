@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bayes_mlff.models.energetics import NodeOutput, Params
+from bayes_mlff.models.energetics import NodeOutput
 from bayes_mlff.models.equiformer_v2_attention import Attention, DegreeEmbedding
 from bayes_mlff.models.equiformer_v2_config import EquiformerV2Config
 from bayes_mlff.models.equiformer_v2_grid import gated, grid
@@ -155,8 +155,3 @@ def element_axis(config: EquiformerV2Config, path: tuple[str, ...]) -> int | Non
 def last_layer(config: EquiformerV2Config) -> tuple[str, ...]:
     """Path of the weights of the last linear layer of the energy head."""
     return ("energy", "dense_1", "weight")
-
-
-def unchanged(params: Params) -> Params:
-    """Random weights from which training can start as they are: norms keep features at unit size."""
-    return params

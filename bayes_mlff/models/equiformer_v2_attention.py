@@ -6,7 +6,6 @@ from typing import Final
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bayes_mlff.models.equiformer_v2_config import EquiformerV2Config
 from bayes_mlff.models.equiformer_v2_grid import gated, grid

@@ -38,10 +38,12 @@ def frames(vectors: jax.Array) -> jax.Array:
     square = jnp.sum(bisector**2, axis=-1, keepdims=True)
     opposite = square < OPPOSITE
     aside = jnp.asarray(np.cross(AXIS, POLE) / np.linalg.norm(np.cross(AXIS, POLE)), vectors.dtype)
-    bisector = jnp.where(opposite, aside, bisector)
+    bisector = jnp.where(opposite, jnp.broadcast_to(aside, bisector.shape), bisector)
     square = jnp.where(opposite, 1.0, square)
-    turn = 2.0 * bisector[..., :, None] * bisector[..., None, :] / square[..., None] - jnp.eye(3, dtype=vectors.dtype)
-    return jnp.asarray(_to_pole(), vectors.dtype) @ turn
+    outer = bisector[..., :, None] * bisector[..., None, :]
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=vectors.dtype), outer.shape)
+    turn = 2.0 * outer / square[..., None] - identity
+    return jnp.einsum("ij,...jk->...ik", jnp.asarray(_to_pole(), vectors.dtype), turn)
 
 
 def _to_pole() -> np.ndarray:

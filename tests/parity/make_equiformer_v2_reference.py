@@ -1,6 +1,6 @@
 """Evaluate EquiformerV2 of fairchem-core 1.10.0 on known weights and structures and freeze what it says.
 
-    python tests/parity/make_equiformer_v2_reference.py
+    python -m tests.parity.make_equiformer_v2_reference
 
 needs an environment with this package, PyTorch, `pip install --no-deps fairchem-core==1.10.0 e3nn`, torch-geometric and
 the other packages that fairchem imports (lmdb, huggingface_hub, opt-einsum-fx, tqdm), and rewrites
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,10 +26,7 @@ from ase.geometry import complete_cell
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.testing.structures import ethanol, slab, triclinic
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-from tests.parity import fairchem_without_extensions  # noqa: E402
-from tests.support import frozen_numbers  # noqa: E402
+from tests.support import fairchem_stand_ins, frozen_numbers
 
 PATH = pathlib.Path(__file__).with_name("equiformer_v2_reference.npz")
 ELEMENTS = (1, 6, 8)
@@ -107,7 +103,7 @@ def build(settings: Mapping[str, Any]) -> Any:
     """Backbone with energy and force head, in double precision."""
     import torch
 
-    fairchem_without_extensions.install()
+    fairchem_stand_ins.install()
     from fairchem.core.models.base import HydraModel
     from fairchem.core.models.equiformer_v2 import equiformer_v2  # noqa: F401  # registers
 

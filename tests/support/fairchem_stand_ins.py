@@ -1,4 +1,4 @@
-"""Import fairchem-core 1.10.0 beside a present PyTorch: what it needs of torch_scatter and torch_sparse, in plain PyTorch.
+"""Import fairchem-core 1.10.0 beside a present PyTorch: its names of torch_scatter and torch_sparse in plain PyTorch.
 
 fairchem imports four names of these packages, which are compiled for one release of PyTorch each. EquiformerV2 itself
 calls none of them.
