@@ -3,9 +3,9 @@
     python -m tests.parity.make_equiformer_v2_reference
 
 needs an environment with this package, PyTorch, `pip install --no-deps fairchem-core==1.10.0 e3nn`, torch-geometric and
-the other packages that fairchem imports (lmdb, huggingface_hub, opt-einsum-fx, tqdm), and rewrites
-`equiformer_v2_reference.npz` beside this file. The file holds no weights: they follow from the names and shapes of the
-model's parameters and a bit stream that numpy guarantees not to change. The test of the frozen numbers uses this module
+the other packages that fairchem imports (lmdb, huggingface_hub, opt-einsum-fx, tqdm), and rewrites beside this file
+`equiformer_v2_reference.npz` and two checkpoints of a tiny network, one of each generation. The first holds no weights:
+they follow from the names and shapes of the model's parameters and a bit stream that numpy guarantees not to change. The test of the frozen numbers uses this module
 without fairchem, hence the imports inside functions.
 
 In fairchem the frame of an edge has a random angle about it, and the activation on the grid depends on that a little.
@@ -16,6 +16,7 @@ cells are multiples of 1/64 Å, so that these are exact.
 from __future__ import annotations
 
 import contextlib
+import copy
 import pathlib
 import platform
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from bayes_mlff.testing.structures import ethanol, slab, triclinic
 from tests.support import fairchem_stand_ins, frozen_numbers
 
 PATH = pathlib.Path(__file__).with_name("equiformer_v2_reference.npz")
+CHECKPOINTS = {name: pathlib.Path(__file__).with_name(f"equiformer_v2_{name}.pt") for name in ("hydra", "single")}
+"""Checkpoints by generation."""
 ELEMENTS = (1, 6, 8)
 AXIS = np.array([1.0, np.sqrt(2.0), 2.0 * np.sqrt(2.0)]) / np.sqrt(11.0)
 POLE = np.array([0.0, 1.0, 0.0])
@@ -56,6 +59,23 @@ SMALL: dict[str, Any] = {
     "avg_degree": 3.0,
 }
 """Arguments of the backbone of the smallest network."""
+
+TINY: dict[str, Any] = SMALL | {
+    "num_layers": 1,
+    "sphere_channels": 4,
+    "attn_hidden_channels": 3,
+    "attn_alpha_channels": 2,
+    "attn_value_channels": 2,
+    "ffn_hidden_channels": 4,
+    "edge_channels": 4,
+}
+"""Arguments of the backbone of the checkpoints."""
+
+HEADS = {"energy": {"module": "equiformerV2_scalar_head"}, "forces": {"module": "equiformerV2_vector_head"}}
+"""Heads of a hydra."""
+
+SCALES = {"energy": 2.5, "forces": 1.5}
+"""Standard deviations by which outputs of the checkpoints are multiplied."""
 
 PUBLISHED: dict[str, Any] = {
     "max_neighbors": 20,
@@ -108,9 +128,8 @@ def build(settings: Mapping[str, Any]) -> Any:
     from fairchem.core.models.equiformer_v2 import equiformer_v2  # noqa: F401  # registers
 
     torch.set_default_dtype(torch.float64)
-    heads = {"energy": {"module": "equiformerV2_scalar_head"}, "forces": {"module": "equiformerV2_vector_head"}}
     backbone = {"model": "equiformer_v2_backbone", "use_pbc": True, "regress_forces": True, **settings}
-    return HydraModel(backbone=backbone, heads=heads, pass_through_head_outputs=True).double().eval()
+    return HydraModel(backbone=backbone, heads=HEADS, pass_through_head_outputs=True).double().eval()
 
 
 def shapes_of(model: Any) -> list[tuple[str, list[int]]]:
@@ -183,7 +202,65 @@ def evaluate(model: Any, structure: Structure) -> tuple[float, np.ndarray]:
     )
     with fixed_frames(), torch.no_grad():
         out = model(Batch.from_data_list([data]))
-    return float(out["energy"][0]), out["forces"].numpy()
+    return float(out["energy"][0].detach()), out["forces"].detach().numpy()
+
+
+def write_checkpoints() -> dict[str, Any]:
+    """Write a checkpoint of each generation, with weights that only the elements of the structures have trained.
+
+    They are in single precision. The newer one has a moving average of the weights, too. What the networks with the
+    weights that count say in double precision is returned.
+    """
+    import torch
+    from fairchem.core.modules.exponential_moving_average import ExponentialMovingAverage
+    from fairchem.core.modules.normalization.normalizer import Normalizer
+
+    arrays: dict[str, Any] = {}
+    for generation, path in CHECKPOINTS.items():
+        model, exact = _tiny(generation), _tiny(generation)
+        load(model, _trained(known_state(shapes_of(model))))
+        model = model.float()
+        state = {f"module.{k}": v for k, v in copy.deepcopy(model).state_dict().items()}
+        normalizers = {k: Normalizer(0.25 if k == "energy" else 0.0, v).state_dict() for k, v in SCALES.items()}
+        content = {"epoch": 1.0, "step": 7, "state_dict": state, "amp": None, "val_metrics": {"mae": {"metric": 0.1}}}
+        if generation == "hydra":
+            average = ExponentialMovingAverage(model.parameters(), 0.5)
+            with torch.no_grad():
+                for value in model.parameters():
+                    value.mul_(0.5)
+            average.update()
+            average.copy_to()
+            model_config = {"name": "hydra", "backbone": {"model": "equiformer_v2_backbone", **TINY}, "heads": HEADS}
+            content |= {"ema": average.state_dict(), "normalizers": normalizers, "config": {"model": model_config}}
+        else:
+            old = {"target": normalizers["energy"], "grad_target": normalizers["forces"]}
+            content["normalizers"] = {k: {"mean": v["mean"], "std": v["rmsd"]} for k, v in old.items()}
+            content["config"] = {"model": "equiformer_v2", "model_attributes": TINY}
+        torch.save(content, path)
+        load(exact, {k: v.detach().double().numpy() for k, v in model.named_parameters()})
+        for label, structure in STRUCTURES.items():
+            energy, forces = evaluate(exact, structure)
+            numbers = {"energy": SCALES["energy"] * energy, "forces": SCALES["forces"] * forces}
+            arrays |= {f"{generation}/{label}/{k}": v for k, v in numbers.items()}
+    return arrays
+
+
+def _tiny(generation: str) -> Any:
+    """The network of a checkpoint, in double precision."""
+    if generation == "hydra":
+        return build(TINY)
+    from fairchem.core.models.equiformer_v2.equiformer_v2_deprecated import EquiformerV2
+
+    return EquiformerV2(**TINY, use_pbc=True).double().eval()
+
+
+def _trained(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state whose embeddings of edges are nearly zero for elements that no structure has."""
+    others = [z for z in range(TINY["max_num_elements"]) if z not in ELEMENTS]
+    for name, value in state.items():
+        if name.endswith(("source_embedding.weight", "target_embedding.weight")):
+            value[others] *= 5e-4
+    return state
 
 
 def main() -> None:
@@ -204,8 +281,8 @@ def main() -> None:
         load(model, known_state(shapes))
         for label, structure in STRUCTURES.items():
             energy, forces = evaluate(model, structure)
-            print(name, label, energy, np.abs(forces).max(), sum(np.prod(s) for _, s in shapes))  # noqa: T201
             arrays |= {f"{name}/{label}/energy": energy, f"{name}/{label}/forces": forces}
+    arrays |= write_checkpoints()
     frozen_numbers.write(PATH, manifest, arrays, STRUCTURES)
 
 

@@ -90,7 +90,7 @@ def _state(state: Mapping[str, Any], average: Mapping[str, Any] | None) -> dict[
     others = [k for k, v in state.items() if not isinstance(k, str) or not isinstance(v, np.ndarray)]
     if others:
         raise WeightsError(f"{shown(others)} in state_dict are no tensors")
-    named = [(_plain(name), value) for name, value in state.items()]
+    named = [(plain(name), value) for name, value in state.items()]
     doubled = sorted({name for name, _ in named if sum(name == other for other, _ in named) > 1})
     if doubled:
         raise WeightsError(f"state_dict has {shown(doubled)} more than once")
@@ -106,7 +106,7 @@ def _state(state: Mapping[str, Any], average: Mapping[str, Any] | None) -> dict[
     return found | dict(zip(weights, shadows, strict=True))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without the prefixes of parallel training and of the parts of a hydra."""
     while name.startswith("module."):
         name = name.removeprefix("module.")
