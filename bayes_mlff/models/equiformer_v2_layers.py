@@ -122,7 +122,8 @@ class RadialNetwork(nn.Module):
 class EdgeConvolution(nn.Module):
     """Linear map of features in the frame of an edge that commutes with turns about it.
 
-    It is that of eSCN (Passaro and Zitnick 2023, arXiv:2302.03655, section 3). All degrees of one order are mixed; orders m and -m as real and imaginary part of a complex number.
+    It is that of eSCN (Passaro and Zitnick 2023, arXiv:2302.03655, section 3). All degrees of one order are mixed,
+    orders m and -m as real and imaginary part of a complex number.
     """
 
     l_max: int

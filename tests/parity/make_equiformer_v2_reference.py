@@ -5,8 +5,8 @@
 needs an environment with this package, PyTorch, `pip install --no-deps fairchem-core==1.10.0 e3nn`, torch-geometric and
 the other packages that fairchem imports (lmdb, huggingface_hub, opt-einsum-fx, tqdm), and rewrites beside this file
 `equiformer_v2_reference.npz` and two checkpoints of a tiny network, one of each generation. The first holds no weights:
-they follow from the names and shapes of the model's parameters and a bit stream that numpy guarantees not to change. The test of the frozen numbers uses this module
-without fairchem, hence the imports inside functions.
+they follow from the names and shapes of the model's parameters and a bit stream that numpy guarantees not to change.
+The test of the frozen numbers uses this module without fairchem, hence the imports inside functions.
 
 In fairchem the frame of an edge has a random angle about it, and the activation on the grid depends on that a little.
 Here it gets the frames of this package, computed with numpy. It computes lattice translations in single precision: the

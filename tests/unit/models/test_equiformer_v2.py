@@ -81,6 +81,21 @@ def test_without_an_envelope_attention_is_a_softmax_and_rows_of_one_atom_belong_
     np.testing.assert_allclose(rows.reshape(4, 2), weights[0], rtol=1e-12)
 
 
+def test_an_envelope_lets_neighbours_come_in_smoothly_alone_and_beside_others():
+    logits, mask, slots = (
+        jnp.asarray(RNG.normal(size=(1, 3, 1))),
+        jnp.ones((1, 3), bool),
+        Slots(jnp.zeros((1, 3), int), None),
+    )
+
+    def weights(*envelope):
+        real = jnp.array([envelope]) > 0.0
+        return np.asarray(attention_weights(logits, jnp.array([envelope]), mask & real, slots, 1))[0, :, 0]
+
+    np.testing.assert_allclose(weights(1.0, 1.0, 1e-9), weights(1.0, 1.0, 0.0), atol=1e-8)
+    np.testing.assert_allclose(weights(0.0, 0.3, 0.0), [0.0, 0.3, 0.0], rtol=1e-12)
+
+
 def test_nearest_neighbours_are_kept():
     lengths = np.array([[3.0, 1.0, 2.0, 9.0], [1.0, 5.0, 4.0, 2.0]])
     vectors = jnp.asarray(lengths[..., None] * np.array([0.6, 0.0, 0.8]))

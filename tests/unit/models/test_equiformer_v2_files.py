@@ -57,7 +57,7 @@ def test_only_elements_of_the_training_data_are_taken(monkeypatch):
     for name, value in content["state_dict"].items():
         if name.endswith(TABLES):
             value[:] = 0.001
-    with pytest.raises(WeightsError, match="elements is .*; .*distinct atomic numbers"):
+    with pytest.raises(WeightsError, match=r"elements is .*; .*distinct atomic numbers"):
         read(monkeypatch, content)
 
 
@@ -176,7 +176,7 @@ def test_the_published_model_has_a_row():
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
 def test_dynamics_at_constant_energy_needs_forces_that_are_the_gradient(forces):
-    made = registry.initialize(tiny_equiformer_v2((1, 6, 8), forces=forces), 0)
+    made = registry.Potential(tiny_equiformer_v2((1, 6, 8), forces=forces), {"weight": np.zeros(3)})
     parsed = config.parse({"structure": "ethanol", "dynamics": {"ensemble": "nve"}})
     start = systems.initial_structure(parsed.structure, base=CHECKPOINTS["hydra"].parent).structure
     if forces == "gradient":
