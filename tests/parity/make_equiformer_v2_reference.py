@@ -176,15 +176,18 @@ def half_turn(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 def fixed_frames() -> Iterator[None]:
     """fairchem with the frames of this package in the place of random ones."""
     import torch
-    from fairchem.core.models.equiformer_v2 import equiformer_v2
+    from fairchem.core.models.equiformer_v2 import equiformer_v2, equiformer_v2_deprecated
 
     def frames(vectors: Any) -> Any:
         unit = vectors.numpy() / np.linalg.norm(vectors.numpy(), axis=1, keepdims=True)
         return torch.tensor(half_turn(AXIS, POLE) @ half_turn(unit, AXIS))
 
-    before, equiformer_v2.init_edge_rot_mat = equiformer_v2.init_edge_rot_mat, frames
+    before = equiformer_v2.init_edge_rot_mat
+    for module in (equiformer_v2, equiformer_v2_deprecated):
+        module.init_edge_rot_mat = frames
     yield
-    equiformer_v2.init_edge_rot_mat = before
+    for module in (equiformer_v2, equiformer_v2_deprecated):
+        module.init_edge_rot_mat = before
 
 
 def evaluate(model: Any, structure: Structure) -> tuple[float, np.ndarray]:

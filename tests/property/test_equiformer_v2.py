@@ -70,6 +70,19 @@ def rotation_error(evaluate: Evaluator, seed: int, rotation: np.ndarray) -> dict
     }
 
 
+@pytest.mark.parametrize("change", [{}, {"forces": "direct", "max_neighbors": 6}, {"attention_activation": "gate"}])
+def test_dtype_follows_input(change):
+    """Traced, not compiled."""
+    model = model_of(**change)
+    graph = padded_graph(examples(model.elements)["crystal"], model.elements, model.r_max, 5, 60)
+    params, graphs = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32) if x.dtype == np.float64 else jnp.asarray(x),
+        (model.params, jax.tree.map(lambda x: x[None], graph)),
+    )
+    out = jax.eval_shape(predictor(model.node_fn, with_stress=True), params, graphs)
+    assert {leaf.dtype for leaf in out} == {jnp.dtype(jnp.float32)} and out.forces.shape == (1, 5, 3)
+
+
 def turn(seed: int) -> np.ndarray:
     """A proper rotation."""
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
@@ -91,7 +104,7 @@ class TestGrid(ModelBattery):
 
 
 def test_the_error_of_rotations_falls_with_the_resolution_of_the_grid():
-    """Of the forces of four structures, one rotation each; in float64 rounding is 1e-14."""
+    """Of the forces of four structures, one rotation each."""
     turns = [turn(seed) for seed in range(4)]
     before = [sample(seed, SETTINGS["elements"]) for seed in range(4)]
     both = before + [rotated(structure, each) for structure, each in zip(before, turns, strict=True)]
