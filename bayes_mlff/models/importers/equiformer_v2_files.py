@@ -5,6 +5,7 @@ the backbone and both heads are one network, in the second they are parts of a `
 moving average of the weights, that is taken, as fairchem does for predictions.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -91,7 +92,7 @@ def _state(state: Mapping[str, Any], average: Mapping[str, Any] | None) -> dict[
     if others:
         raise WeightsError(f"{shown(others)} in state_dict are no tensors")
     named = [(plain(name), value) for name, value in state.items()]
-    doubled = sorted({name for name, _ in named if sum(name == other for other, _ in named) > 1})
+    doubled = [name for name, times in Counter(name for name, _ in named).items() if times > 1]
     if doubled:
         raise WeightsError(f"state_dict has {shown(doubled)} more than once")
     found = dict(named)

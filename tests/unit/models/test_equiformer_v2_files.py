@@ -2,6 +2,7 @@
 
 import copy
 
+import jax
 import numpy as np
 import pytest
 
@@ -176,7 +177,9 @@ def test_the_published_model_has_a_row():
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
 def test_dynamics_at_constant_energy_needs_forces_that_are_the_gradient(forces):
-    made = registry.Potential(tiny_equiformer_v2((1, 6, 8), forces=forces), {"weight": np.zeros(3)})
+    settings = tiny_equiformer_v2((1, 6, 8), forces=forces)
+    shapes = jax.eval_shape(lambda: registry.initialize(settings, 0).params)
+    made = registry.Potential(settings, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     parsed = config.parse({"structure": "ethanol", "dynamics": {"ensemble": "nve"}})
     start = systems.initial_structure(parsed.structure, base=CHECKPOINTS["hydra"].parent).structure
     if forces == "gradient":
