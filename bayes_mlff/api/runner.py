@@ -21,7 +21,7 @@ from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
-from bayes_mlff.models import catalogue, presets, registry, selfcheck
+from bayes_mlff.models import architectures, catalogue, presets, registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems, thresholds
 from bayes_mlff.otf import config as configuration
@@ -340,6 +340,10 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         observer.say(f"  level      {level}")
     for word, text in problem.motion.remarks:
         observer.say(f"  {word:<10} {text}")
+    if not architectures.of(problem.potential.config).conservative(problem.potential.config):
+        observer.say(
+            "  warning    the model's forces are not the gradient of its energy: energies of a trajectory drift"
+        )
     if dynamics.unused:
         observer.say(f"  warning    not used in these dynamics: {', '.join(dynamics.unused)}")
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)

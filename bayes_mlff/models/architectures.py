@@ -14,10 +14,18 @@ import flax.linen as nn
 from pydantic import Field, TypeAdapter
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.models import catalogue, mace, nequip
+from bayes_mlff.models import catalogue, equiformer_v2, mace, nequip
 from bayes_mlff.models.config import ArchitectureConfig, Imported, MACEConfig, NequIPConfig
 from bayes_mlff.models.energetics import Params
-from bayes_mlff.models.importers import downloads, mace_files, nequip_files, nequix_files, sevennet_files
+from bayes_mlff.models.equiformer_v2_config import EquiformerV2Config
+from bayes_mlff.models.importers import (
+    downloads,
+    equiformer_v2_files,
+    mace_files,
+    nequip_files,
+    nequix_files,
+    sevennet_files,
+)
 from bayes_mlff.models.importers.telling import Listener
 from bayes_mlff.models.known import presets as known_presets
 from bayes_mlff.models.known.entry import Download, InPackage, Preset
@@ -82,6 +90,8 @@ class Architecture(Generic[C]):
     """Changes random weights of unit variance so that training can start from them."""
     per_element: Callable[[C, Params], tuple[C, Params]]
     """Replaces weights on an element embedding by weights for each element, with equal energies; else no change."""
+    conservative: Callable[[C], bool] = lambda config: True
+    """Whether forces are the gradient of the energy; otherwise there is no dynamics at constant energy."""
     families: tuple[Family, ...] = ()
     """Families of models with presets of their own."""
     formats: tuple[FileFormat, ...] = ()
@@ -150,7 +160,23 @@ _MACE: Final = Architecture(
     published=_published("mace", _MACE_FORMATS),
 )
 
-ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE)}
+_EQUIFORMER_V2_FORMATS: Final = (FileFormat("fairchem", equiformer_v2_files.SUFFIX, equiformer_v2_files.read_model),)
+
+_EQUIFORMER_V2: Final = Architecture(
+    config=EquiformerV2Config,
+    network=equiformer_v2.EquiformerV2,
+    element_axis=equiformer_v2.element_axis,
+    most_layers=lambda config: config.num_layers,
+    last_layer=equiformer_v2.last_layer,
+    preset=known_presets.EQUIFORMER_V2,
+    widened=lambda params: params,  # norms keep features at unit size
+    per_element=lambda config, params: (config, params),
+    conservative=lambda config: config.forces == "gradient",
+    formats=_EQUIFORMER_V2_FORMATS,
+    published=_published("equiformer_v2", _EQUIFORMER_V2_FORMATS),
+)
+
+ARCHITECTURES: Final[dict[str, Architecture[Any]]] = {row.name: row for row in (_NEQUIP, _MACE, _EQUIFORMER_V2)}
 """All architectures by name."""
 
 

@@ -10,13 +10,14 @@ from typing import Final
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import cache_folder
 from bayes_mlff.models.known.entry import Entry, InPackage, Shipped
+from bayes_mlff.models.known.equiformer_v2 import EQUIFORMER_V2
 from bayes_mlff.models.known.mace import MACE
 from bayes_mlff.models.known.nequip import NEQUIP, SHIPPED
 
 LAYOUT: Final = 1
 """Version of converted files; to be increased when a conversion changes, so that older files are no longer used."""
 
-ENTRIES: Final[dict[str, Entry]] = {row.name: row for row in (*SHIPPED, *NEQUIP, *MACE)}
+ENTRIES: Final[dict[str, Entry]] = {row.name: row for row in (*SHIPPED, *NEQUIP, *MACE, *EQUIFORMER_V2)}
 """All models by name, in the order in which they are listed."""
 
 NAMES: Final = tuple(ENTRIES)

@@ -16,6 +16,7 @@ class NodeOutput(NamedTuple):
 
     energy: jax.Array  # [n] eV
     force_sigma: jax.Array  # [n] eV/Å, standard deviation of each force component
+    forces: jax.Array | None = None  # [n, 3] eV/Å, of a network that gives them directly; None: the gradient's
 
 
 class NodeFn(Protocol):
@@ -53,6 +54,7 @@ PredictFn = Callable[[Params, Graph], Prediction]
 def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
     """Make a function for energies and their derivatives: forces and, with `with_stress`, stress.
 
+    Forces that the network gives directly are taken in the place of the derivative; stress is always the derivative.
     The batch is evaluated as one disjoint graph. Stress is (1/V) dE/dε for a symmetric strain ε that acts on both
     positions and cell (Knuth et al. 2015, Comput. Phys. Commun. 190, 33).
 
@@ -80,16 +82,20 @@ def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
         )
         energy = jnp.sum(jnp.where(graphs.node_mask, node.energy.reshape(b, n), 0.0), axis=1)
         sigma = jnp.where(graphs.node_mask, node.force_sigma.reshape(b, n), 1.0)
-        return jnp.sum(energy), (energy, sigma)
+        direct = None
+        if node.forces is not None:
+            direct = jnp.where(graphs.node_mask[..., None], node.forces.reshape(b, n, 3), 0.0)
+        return jnp.sum(energy), (energy, sigma, direct)
 
     def predict(params: Params, graphs: Graph) -> Prediction:
         if not with_stress:
-            gradient, (energy, sigma) = jax.grad(total, has_aux=True)(graphs.positions, None, params, graphs)
-            return Prediction(energy, -gradient, None, sigma)
+            gradient, (energy, sigma, direct) = jax.grad(total, has_aux=True)(graphs.positions, None, params, graphs)
+            return Prediction(energy, -gradient if direct is None else direct, None, sigma)
         strain = jnp.zeros_like(graphs.cell)
-        (gradient, virial), (energy, sigma) = jax.grad(total, (0, 1), has_aux=True)(
+        (gradient, virial), (energy, sigma, direct) = jax.grad(total, (0, 1), has_aux=True)(
             graphs.positions, strain, params, graphs
         )
-        return Prediction(energy, -gradient, virial / volume(graphs.cell)[:, None, None], sigma)
+        stress = virial / volume(graphs.cell)[:, None, None]
+        return Prediction(energy, -gradient if direct is None else direct, stress, sigma)
 
     return predict

@@ -32,7 +32,7 @@ from bayes_mlff.md.integrators import (
 )
 from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
-from bayes_mlff.models import presets
+from bayes_mlff.models import architectures, presets
 from bayes_mlff.models.energetics import PredictFn, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
@@ -146,6 +146,9 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
+    if config.dynamics.ensemble == "nve" and not architectures.of(potential.config).conservative(potential.config):
+        allowed = "nvt or npt: the forces of this model are not the gradient of its energy, which would drift"
+        raise ConfigError("dynamics.ensemble", "nve", allowed)
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)

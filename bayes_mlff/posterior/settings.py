@@ -76,7 +76,7 @@ class ParallelChains(SamplerStep):
     step_size: Positive | None = Field(
         default=None,
         description="Step size γ0 at the start, from which it falls to zero along a cosine; without it that of the "
-        "model's preset, in general 0.001 for nequip, 0.001 for mace.",
+        "model's preset, in general 0.001 for nequip, 0.001 for mace, 0.001 for equiformer_v2.",
     )
     cold_steps: int | None = Field(
         default=None,
@@ -142,7 +142,7 @@ class PriorSettings(Section):
     scale: Positive | None = Field(
         default=None,
         description="Standard deviation σ_TL of every weight around its pretrained value; without it that of the "
-        "model's preset, in general 0.2 for nequip, 0.5 for mace.",
+        "model's preset, in general 0.2 for nequip, 0.5 for mace, 0.2 for equiformer_v2.",
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from bayes_mlff.models.config import MACEConfig, NequIPConfig
+from bayes_mlff.models.equiformer_v2_config import EquiformerV2Config
 
 
 def tiny_nequip(elements: tuple[int, ...], **changes: Any) -> NequIPConfig:
@@ -49,3 +50,32 @@ def tiny_mace(elements: tuple[int, ...], **changes: Any) -> MACEConfig:
         "energy_shifts": (0.0,) * len(elements),
     }
     return MACEConfig(elements=elements, **(defaults | changes))
+
+
+def tiny_equiformer_v2(elements: tuple[int, ...], **changes: Any) -> EquiformerV2Config:
+    """EquiformerV2 with one block of two channels up to vectors, and forces from the gradient.
+
+    Args:
+      elements: atomic numbers, ascending.
+      changes: other values of fields of the configuration.
+    """
+    defaults: dict[str, Any] = {
+        "r_max": 3.0,
+        "forces": "gradient",
+        "num_layers": 1,
+        "l_max": 1,
+        "m_max": 1,
+        "channels": 2,
+        "hidden_channels": 2,
+        "heads": 1,
+        "alpha_channels": 2,
+        "value_channels": 2,
+        "ffn_channels": 2,
+        "edge_channels": 2,
+        "num_gaussians": 4,
+        "grid_resolution": 4,
+        "average_degree": 5.0,
+        "sigma_widths": (2,),
+        "energy_shifts": (0.0,) * len(elements),
+    }
+    return EquiformerV2Config(elements=elements, **(defaults | changes))

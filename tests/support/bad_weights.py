@@ -20,7 +20,7 @@ from bayes_mlff.core.errors import shown
 from bayes_mlff.models import registry
 from bayes_mlff.models.importers import mace_files, sevennet_files, torch_pickle
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.testing.tiny import tiny_mace, tiny_nequip
+from bayes_mlff.testing.tiny import tiny_equiformer_v2, tiny_mace, tiny_nequip
 from tests.support import nequix_file
 from tests.support.bad_input import Target, damaged_bytes, damaged_tree
 
@@ -34,6 +34,7 @@ TINY: Final = (
         energy_shifts=(-13.6, -2041.25),
     ),
     tiny_mace((1, 8), energy_scale=1.5, energy_shifts=(-13.6, -2041.25)),
+    tiny_equiformer_v2((1, 8), energy_shifts=(-13.6, -2041.25)),
 )
 
 

@@ -9,6 +9,8 @@ MATERIALS_PROJECT: Final = Level("PBE", ("Co", "Cr", "Fe", "Mn", "Mo", "Ni", "V"
 pymatgen). MPtrj has it, and sAlex and OMat24 follow it."""
 
 PBE: Final = Level("PBE")
+RPBE: Final = Level("RPBE")
+"""Of OC20 (Chanussot et al. 2021, ACS Catal. 11, 6059)."""
 PBE_TS: Final = Level("PBE", dispersion="TS")
 R2SCAN: Final = Level("r2SCAN")
 WB97M_D3: Final = Level("ωB97M", dispersion="D3(BJ)")

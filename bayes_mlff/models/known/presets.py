@@ -15,7 +15,9 @@ NEQUIX: Final = Preset(
     "and 1e-3, those of NequIP, forces on other frames became worse than before",
 )
 
-PRESETS: Final = {"nequip": NEQUIP, "mace": MACE, "Nequix": NEQUIX}
+EQUIFORMER_V2: Final = Preset(0.2, 1e-3, found="no runs yet: the values of NequIP")
+
+PRESETS: Final = {"nequip": NEQUIP, "mace": MACE, "equiformer_v2": EQUIFORMER_V2, "Nequix": NEQUIX}
 """By architecture or family."""
 
 

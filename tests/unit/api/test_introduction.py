@@ -1,11 +1,12 @@
 """What is said at the start of a run and by `check`: the preset, and levels of theory that differ."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from bayes_mlff.api import runner
-from bayes_mlff.models import registry
+from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.origin import Origin
 from bayes_mlff.otf import config, problem, systems
 
@@ -59,3 +60,10 @@ def test_the_preset_is_said_with_what_is_set_otherwise(introduce):
         "  preset     of the architecture nequip: prior.scale 0.2, sampler.step_size 0.001, sampler.cold_steps 400; "
         "set otherwise: sampler.batch_size 3 (there 5)"
     )
+
+
+def test_forces_that_are_not_the_gradient_of_the_energy_are_said(introduce, monkeypatch):
+    assert "warning" not in introduce()
+    row = replace(architectures.ARCHITECTURES["nequip"], conservative=lambda config: False)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "nequip", row)
+    assert "the model's forces are not the gradient of its energy" in introduce()["warning"]

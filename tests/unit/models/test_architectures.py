@@ -74,9 +74,11 @@ def test_saved_and_found_again(potential, tmp_path):
 
 def test_files_of_architectures_that_are_not_there_are_refused_by_name(potential, model_file, monkeypatch):
     monkeypatch.delitem(ARCHITECTURES, "pair")
-    with pytest.raises(WeightsError, match=r"pair\.safetensors.*'nequip', 'mace'"):
+    with pytest.raises(WeightsError, match=r"pair\.safetensors.*'nequip', 'mace', 'equiformer_v2'"):
         registry.load(str(model_file))
-    with pytest.raises(ValueError, match=r"architecture: got 'pair'; allowed: one of \['mace', 'nequip'\]"):
+    with pytest.raises(
+        ValueError, match=r"architecture: got 'pair'; allowed: one of \['equiformer_v2', 'mace', 'nequip'\]"
+    ):
         potential.node_fn(potential.params, *(jnp.zeros(1),) * 4)
 
 

@@ -22,7 +22,14 @@ from bayes_mlff.data.labelled_files import read_extxyz
 from bayes_mlff.data.molecule_sets import SGDML_KEYS, read_npz
 from bayes_mlff.finetune import config as finetune_config
 from bayes_mlff.models import registry
-from bayes_mlff.models.importers import mace_files, nequip_files, nequix_files, sevennet_files, torch_pickle
+from bayes_mlff.models.importers import (
+    equiformer_v2_files,
+    mace_files,
+    nequip_files,
+    nequix_files,
+    sevennet_files,
+    torch_pickle,
+)
 from bayes_mlff.otf import config as run_config
 from bayes_mlff.otf import systems
 from tests.support import nequix_file
@@ -42,6 +49,7 @@ READERS = {
     "sevennet": sevennet_files.read_model,
     "mace model": mace_files.read_model,
     "mace state": lambda path: mace_files.read_state(path, TINY[1]),
+    "equiformer_v2": equiformer_v2_files.read_model,
     "nequix": nequix_files.read_model,
     "nequip": nequip_files.read_model,
     "registry": lambda path: registry.load(str(path)),
