@@ -17,9 +17,12 @@ lamno3: .venv/installed-gpaw
 check: .venv/installed-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@echo "$(BIN)/pyright and pytest, side by side"
+	@$(BIN)/pyright --pythonpath $(BIN)/python >.venv/pyright.txt 2>&1 & pyright=$$!; \
+	$(BIN)/python -m pytest $(PYTEST_ARGS); tests=$$?; \
+	wait $$pyright; types=$$?; echo "pyright:"; cat .venv/pyright.txt; \
+	test $$tests -eq 0 -a $$types -eq 0
 
 quick: .venv/installed-check
 	$(BIN)/ruff check .

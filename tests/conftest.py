@@ -19,7 +19,7 @@ import pytest
 from jax._src import compiler
 
 from bayes_mlff.core.numbers import usable_cores
-from tests.support import light_jax_md, one_context  # noqa: F401
+from tests.support import light_imports, one_context, spared  # noqa: F401
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Many tests compile the same small functions: the processes of one run share what they compiled, and nothing is
@@ -38,17 +38,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-OPTIMIZED = {"physics", "statistical"}
-"""Folders of tests that compute for longer than XLA compiles; single tests elsewhere have the marker `optimized`."""
+COMPUTING = {"physics", "statistical"}
+"""Folders of tests that compute for about as long as XLA compiles, which optimises there without trying hard."""
 
+_spared: dict[str, str] = {}
 _get_compile_options = compiler.get_compile_options
 
 
 def _compile_options(*args: Any, **kwargs: Any) -> Any:
-    """As JAX has them; where XLA is spared, without the fusions whose code takes four fifths of the remaining time."""
+    """As JAX has them, but for what XLA is spared in the test that runs."""
     options = _get_compile_options(*args, **kwargs)
-    if jax.config.read("jax_disable_most_optimizations"):
-        options.env_option_overrides = [*options.env_option_overrides, ("xla_cpu_use_fusion_emitters", "False")]
+    options.env_option_overrides = [*options.env_option_overrides, *_spared.items()]
     return options
 
 
@@ -57,7 +57,7 @@ compiler.get_compile_options = _compile_options
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of child processes
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     _get_compile_options(1, 1)  # XLA reads its flags once; from here on they are those of child processes
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = f"{spared.FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 
 
 gc.freeze()
@@ -82,13 +82,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Most tests compile for longer than they compute: XLA spares them what takes it longest.
+    """XLA is spared what takes it longest, unless the marker `optimized` asks for everything as users have it.
 
-    `JAX_DISABLE_MOST_OPTIMIZATIONS=0` leaves everything as users have it.
+    `JAX_DISABLE_MOST_OPTIMIZATIONS=0` asks for that in all tests.
     """
-    optimized = item.path.parent.name in OPTIMIZED or item.get_closest_marker("optimized") is not None
-    spared = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and not optimized
-    jax.config.update("jax_disable_most_optimizations", spared)
+    spares = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and item.get_closest_marker("optimized") is None
+    computes = item.path.parent.name in COMPUTING
+    jax.config.update("jax_disable_most_optimizations", spares and not computes)
+    _spared.clear()
+    if spares:
+        _spared.update(spared.OPTIONS | (spared.SOME if computes else {}))
 
 
 if "JAX_PLATFORMS" not in os.environ:

@@ -4,6 +4,7 @@ Fine-tunings on existing labels and on-the-fly runs write the same file. They di
 validation set gives factors, and the errors found in a run give Student's t distribution, which its trigger uses.
 """
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -138,6 +139,7 @@ def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Arr
     return int(ends[-1]), unravel
 
 
+@functools.lru_cache(maxsize=8)  # the same function is compiled once, for all fits of a process
 def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
     """Prediction function of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]

@@ -1,5 +1,6 @@
 """Loading, saving and changing models, which are given by name or path."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +40,7 @@ def widened(potential: Potential) -> Potential:
     return Potential(potential.config, architectures.of(potential.config).widened(potential.params))
 
 
+@functools.lru_cache(maxsize=8)  # the same function is compiled once in a process
 def _initializer(config: ArchitectureConfig, dtype: type) -> Callable[[jax.Array], Params]:
     def init(key: jax.Array) -> Params:
         indices = jnp.zeros((2, 1), jnp.int32)

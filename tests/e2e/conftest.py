@@ -36,10 +36,22 @@ def compiled_afresh():
         yield
 
 
+def _empty_pictures():
+    """Pictures are made up, but not drawn, which takes a quarter of a second each."""
+    return mock.patch.object(Figure, "savefig", lambda self, file, **_: file.write(b"\x89PNG"))
+
+
 @pytest.fixture(scope="module")
 def undrawn():
-    """Runs write empty pictures, and draw none."""
-    with mock.patch.object(Figure, "savefig", lambda self, file, **_: file.write(b"\x89PNG")):
+    """The runs of a module write empty pictures."""
+    with _empty_pictures():
+        yield
+
+
+@pytest.fixture
+def undrawn_here():
+    """The runs of a test write empty pictures, for tests of what others have drawn."""
+    with _empty_pictures():
         yield
 
 

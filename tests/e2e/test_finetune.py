@@ -32,6 +32,9 @@ SHORT = {"chains": 2, "steps": 300, "cold_steps": 280, "ramp_steps": 5, "step_si
 SHORT["initial_spread"] = 0.0
 
 
+pytestmark = pytest.mark.usefixtures("undrawn_here")  # `fitted`, which is of the module, is drawn
+
+
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "small.safetensors"

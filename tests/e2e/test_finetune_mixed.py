@@ -68,6 +68,7 @@ class Watcher(run.Silent):
         self.seen.append(self.count.value)
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_molecules_of_two_sizes_are_learnt_on_the_level_of_their_elements(tmp_path):
     parsed, test = settings(tmp_path)
     with counting() as count:

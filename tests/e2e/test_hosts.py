@@ -21,6 +21,7 @@ from bayes_mlff.testing.tiny import tiny_nequip
 
 COMMAND = """
 import itertools, os
+from tests.support import light_imports, one_context
 from bayes_mlff.models import selfcheck
 selfcheck.ensure = lambda say=None: False  # compiles whole models
 from bayes_mlff.parallel import hosts
@@ -62,10 +63,9 @@ def free_port():
 
 def start(folder: Path, processes: int, *arguments: str, **environment: str):
     """Start the command line in several processes, with one folder for what all tests compile."""
-    spared = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    common = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": spared} | environment
+    common = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
     common |= {"JAX_ENABLE_COMPILATION_CACHE": "true", "XDG_CACHE_HOME": str(folder.parent)}
-    common |= {"CALLS": str(folder / "calls")}
+    common |= {"CALLS": str(folder / "calls"), "PYTHONPATH": str(Path(__file__).parents[2])}
     if processes > 1:
         common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
     return [

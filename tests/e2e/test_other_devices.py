@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.support import spared
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -72,7 +74,7 @@ def test_a_run_resumed_with_another_number_of_devices_is_the_same_run(tmp_path):
         os.environ
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+            "XLA_FLAGS": f"--xla_backend_optimization_level=0 {spared.FLAGS}",
         }
         | cache
     )

@@ -18,6 +18,8 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.otf import config, cost
 from bayes_mlff.otf.problem import prepare
 
+pytestmark = pytest.mark.usefixtures("undrawn_here")  # `finished_run`, which is of the module, is drawn
+
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory, tiny_problem):

@@ -8,11 +8,12 @@ from pathlib import Path
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.testing.tiny import tiny_nequip
+from tests.support import spared
 
 COUNTED = """
 import atexit, collections
 import jax
-from tests.support import light_jax_md, one_context
+from tests.support import light_imports, one_context
 seen = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: seen.update([event]))
 from bayes_mlff.models import selfcheck
@@ -40,7 +41,7 @@ def start(folder, output, **environment):
         own
         | {
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+            "XLA_FLAGS": f"--xla_backend_optimization_level=0 {spared.FLAGS}",
             "XDG_CACHE_HOME": str(folder / "cache"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }

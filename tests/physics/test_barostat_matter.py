@@ -19,19 +19,19 @@ from bayes_mlff.md.integrators import (
     rescaling_thermostat,
 )
 from bayes_mlff.md.schedule import Segment, build
-from tests.support.barostats import argon, crystal, evaluate, fluid, lennard_jones, replicas, simulate, within
-
-FLUIDS = [(300.0, 0.20), (300.0, 0.24), (340.0, 0.20), (340.0, 0.24)]
+from tests.support.barostats import FLUIDS, argon, crystal, evaluate, fluids, lennard_jones, replicas, simulate, within
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (0, 2), (0, 3)])
 def test_argon_at_two_temperatures_and_pressures_is_one_ensemble(first, second):
     """The log-ratio of the joint histograms of volume and energy has the slopes that T and P prescribe."""
     ensemble = pytest.importorskip("physical_validation.ensemble")
     data = pytest.importorskip("physical_validation.data")
     simulations = []
-    for temperature, pressure in (FLUIDS[first], FLUIDS[second]):
-        potential, size, _ = fluid(temperature, pressure)
+    for which in (first, second):
+        temperature, pressure = FLUIDS[which]
+        potential, size, _ = (each[which] for each in fluids())
         simulations.append(
             data.SimulationData(
                 units=data.UnitData(
@@ -57,10 +57,12 @@ def test_argon_at_two_temperatures_and_pressures_is_one_ensemble(first, second):
     assert max(np.abs(deviations)) < 4.0
 
 
-@pytest.mark.parametrize(("temperature", "pressure"), [FLUIDS[0], FLUIDS[3]])
-def test_the_mean_internal_pressure_is_that_of_the_barostat(temperature, pressure):
+@pytest.mark.optimized
+@pytest.mark.parametrize("which", [0, 3])
+def test_the_mean_internal_pressure_is_that_of_the_barostat(which):
     """<P_int + kT/V> = P with the centre of mass at rest, by partial integration over V."""
-    _, size, internal = fluid(temperature, pressure)
+    temperature, pressure = FLUIDS[which]
+    _, size, internal = (each[which] for each in fluids())
     resting = units.KB * temperature / size
     within((internal + resting).mean(axis=1) / units.GPA, pressure, allowed=0.01 * pressure)
 
@@ -87,6 +89,7 @@ DEFORMATIONS = {
 }
 
 
+@pytest.mark.optimized
 def test_a_deformed_crystal_goes_back():
     """Under pressure it expands, under tension it shrinks, a shear relaxes, all to the cell of the same crystal."""
     deform = np.stack(list(DEFORMATIONS.values()))

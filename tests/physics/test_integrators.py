@@ -21,6 +21,8 @@ from bayes_mlff.md.integrators import (
 )
 from bayes_mlff.md.schedule import Segment, build
 
+pytestmark = pytest.mark.optimized
+
 SPRING = 5.0  # eV/Å²
 
 

@@ -58,9 +58,11 @@ def weight_targets() -> list[Target]:
 
 
 def _weights(folder: Path) -> tuple[bytes, ...]:
-    written = []
+    written, random = [], np.random.default_rng(0)
     for config in TINY:
-        registry.save(registry.initialize(config, 0), folder / "a.safetensors", {"provenance": "a test"})
+        shapes = jax.eval_shape(lambda config=config: registry.initialize(config, 0).params)  # nothing is compiled
+        params = jax.tree.map(lambda x: random.standard_normal(x.shape).astype(x.dtype), shapes)
+        registry.save(registry.Potential(config, params), folder / "a.safetensors", {"provenance": "a test"})
         written.append((folder / "a.safetensors").read_bytes())
     return tuple(written)
 

@@ -17,7 +17,7 @@ from bayes_mlff.md.integrators import (
     rescaling_thermostat,
     total_work,
 )
-from bayes_mlff.md.schedule import constant
+from bayes_mlff.md.schedule import Schedule
 
 ARGON = 18
 
@@ -46,6 +46,11 @@ def evaluate(energy, position, cell):
 
 def simulate(integrator, energy, states, *, looks, every):
     """Run replicas with a leading axis: (final states, observables [replicas, looks])."""
+    return jax.jit(jax.vmap(simulation(integrator, energy, looks=looks, every=every)))(states)
+
+
+def simulation(integrator, energy, *, looks, every):
+    """A function of the state of one replica: (final state, observables [looks])."""
 
     def step(carry):
         state, _ = carry
@@ -71,7 +76,7 @@ def simulate(integrator, energy, states, *, looks, every):
         (state, _), seen = jax.lax.scan(look, (state, value), None, length=looks)
         return state, seen
 
-    return jax.jit(jax.vmap(replica))(states)
+    return replica
 
 
 def replicas(position, cell, temperature, count, seed, *, at_rest=True):
@@ -121,9 +126,10 @@ def crystal(lattice=5.3):
 
 
 def argon(temperature, pressure, *, timestep=4.0, cell="isotropic", time_fs=400.0, compressibility=2.0):
+    always = [[temperature, temperature]], [[pressure, pressure]]
     return cell_rescaling(
         timestep,
-        constant(temperature, pressure),
+        Schedule(np.zeros(1), np.full(1, np.inf), *map(jnp.asarray, always)),
         rescaling_thermostat(timestep, 100.0),
         time_fs=time_fs,
         compressibility_per_gpa=compressibility,
@@ -131,9 +137,22 @@ def argon(temperature, pressure, *, timestep=4.0, cell="isotropic", time_fs=400.
     )
 
 
+FLUIDS = np.array([(300.0, 0.20), (300.0, 0.24), (340.0, 0.20), (340.0, 0.24)])
+"""Temperature and pressure, K and GPa."""
+
+
 @functools.cache
-def fluid(temperature, pressure):
-    """Potential energy and volume [replicas, looks] of a supercritical fluid of 32 atoms."""
-    states = replicas(*crystal(6.0), temperature, 10, 7)
-    _, seen = simulate(argon(temperature, pressure), lennard_jones, states, looks=60, every=60)
-    return np.asarray(seen.potential)[:, 10:], np.asarray(volume(seen.cell))[:, 10:], np.asarray(seen.pressure)[:, 10:]
+def fluids():
+    """Potential energy, volume and pressure [conditions, replicas, looks] of a supercritical fluid of 32 atoms.
+
+    All conditions in one function, which takes longer to compile than to run.
+    """
+
+    def at(condition, states):
+        return jax.vmap(simulation(argon(*condition), lennard_jones, looks=60, every=60))(states)
+
+    states = jax.tree.map(
+        lambda *each: jnp.stack(each), *(replicas(*crystal(6.0), temperature, 10, 7) for temperature, _ in FLUIDS)
+    )
+    _, seen = jax.jit(jax.vmap(at))(jnp.asarray(FLUIDS), states)
+    return [np.asarray(each)[:, :, 10:] for each in (seen.potential, volume(seen.cell), seen.pressure)]

@@ -25,7 +25,7 @@ OUTPUT: Final = "output.txt"
 OPERATIONS: Final = "operations.json"
 _PRELOAD: Final = (
     "tests.support.child_runs",
-    "tests.support.light_jax_md",
+    "tests.support.light_imports",
     "tests.support.one_context",
     "bayes_mlff.api.runner",
     "bayes_mlff.api.console",
