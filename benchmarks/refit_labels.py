@@ -1,8 +1,10 @@
 """What the sampler makes of the labels of a run: fit the first ones from the start, predict the others.
 
     python benchmarks/refit_labels.py RUN_DIR [--labels 33] [--updates 2] [--set sampler.step_size=1e-2 ...]
+    python benchmarks/refit_labels.py RUN_DIR --one-by-one [--labels 33] ...
 
-Pays for nothing and writes nothing; prints errors before and after each update.
+Pays for nothing and writes nothing; prints errors before and after each update. With --one-by-one each label is
+predicted before it is learnt, as a run does.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import numpy as np
 from bayes_mlff.core.command_line import override
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph, pad_slots
+from bayes_mlff.data.labels import Label
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--labels", type=int, default=33, help="how many of the oldest are fitted")
     parser.add_argument("--updates", type=int, default=2, help="of sampler.steps each")
+    parser.add_argument("--one-by-one", action="store_true", help="predict each label, then learn it")
     parser.add_argument("--set", action="append", help="override a key of the configuration; repeatable")
     args = parser.parse_args()
     data = run_data.read(args.run)
@@ -44,20 +48,40 @@ def main() -> None:
     graphs = [pad_slots(graph, slots) for graph in found]
     scale = problem.scale(data.records[0].energy_offset)
     energies = [scale.reference_to_network(r.label.energy) for r in data.records]
-    labels = training.allocate(graphs[0], args.labels)
-    for i, record in enumerate(data.records[: args.labels]):
-        labels = training.append(labels, graphs[i], energies[i], record.label.forces, record.label.stress)
-
-    key_params, key_chains = jax.random.split(jax.random.key(config.seed))
-    params = first_parameters(problem, key_params)
-    state, update = problem.chains.init(params, key_chains), chain_update(problem)
-    say = Report(problem, data, graphs, energies, args.labels)
-    say("start", params)
+    chains, say = Chains(problem, graphs[0], args.labels), Report(problem, data, graphs, energies, args.labels)
+    if args.one_by_one:
+        for i in range(args.labels):
+            say.one(i, chains.samples)
+            chains.add(graphs[i], energies[i], data.records[i].label)
+            chains.update()
+        say.all_together()
+        return
+    for i in range(args.labels):
+        chains.add(graphs[i], energies[i], data.records[i].label)
+    say("start", chains.samples)
     for i in range(args.updates):
-        params, state, info = update(params, state, labels)
+        chains.update()
+        say(f"update {i + 1}", chains.samples)
+
+
+class Chains:
+    """The chains of a run and its labels."""
+
+    def __init__(self, problem: Problem, graph: Graph, room: int):
+        key_params, key_chains = jax.random.split(jax.random.key(problem.config.seed))
+        self.samples = first_parameters(problem, key_params)
+        self._state, self._update = problem.chains.init(self.samples, key_chains), chain_update(problem)
+        self._labels = training.allocate(graph, room)
+
+    def add(self, graph: Graph, energy: float, label: Label) -> None:
+        """Add a label, with its energy on the network's scale in eV."""
+        self._labels = training.append(self._labels, graph, energy, label.forces, label.stress)
+
+    def update(self) -> None:
+        """Continue the chains."""
+        self.samples, self._state, info = self._update(self.samples, self._state, self._labels)
         if not bool(jnp.all(info.finite)):
-            raise SystemExit(f"update {i + 1}: a chain became non-finite; a smaller sampler.step_size usually helps")
-        say(f"update {i + 1}", params)
+            raise SystemExit("a chain became non-finite; a smaller sampler.step_size usually helps")
 
 
 class Report:
@@ -68,6 +92,22 @@ class Report:
     ):
         self._ensemble, self._records, self._graphs, self._fitted = ensemble(problem), data.records, graphs, fitted
         self._energies = np.array(energies)
+        self._met: list[tuple[float, float]] = []
+
+    def one(self, i: int, params: jax.Array) -> None:
+        """Print the errors of one label; of energy with its σ before calibration, kcal/mol, and forces, kcal/mol/Å."""
+        found, record = self._ensemble(params, self._graphs[i]), self._records[i]
+        energy = (float(found.energy_mean[0]) - self._energies[i]) * KCAL_MOL_PER_EV
+        forces = rmse(np.asarray(found.forces_mean[0]) - record.label.forces) * KCAL_MOL_PER_EV
+        sigma = float(found.energy_sigma[0]) * KCAL_MOL_PER_EV
+        print(f"step {record.step}: energy {energy:.2f} (σ {sigma:.2f}), forces {forces:.2f}", flush=True)
+        self._met.append((energy, forces))
+
+    def all_together(self) -> None:
+        """Print root mean squares over all labels that were met but the first, and over the second half of them."""
+        met = np.array(self._met[1:])
+        for name, rows in (("all", met), ("second half", met[len(met) // 2 :])):
+            print(f"{name}: energy {rmse(rows[:, 0]):.2f}, forces {rmse(rows[:, 1]):.2f}")
 
     def __call__(self, name: str, params: jax.Array) -> None:
         """Print two lines; energy kcal/mol, forces kcal/mol/Å, stress GPa."""
