@@ -1,9 +1,14 @@
 """The test harness itself: a check that cannot fail would hide what it is meant to find."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import compiler
+
+from tests.support import spared
 
 
 def test_counts_one_compilation_per_shape(count_compilations):
@@ -48,3 +53,15 @@ def test_implicit_rank_promotion_raises():
 def test_implicit_dtype_promotion_raises():
     with pytest.raises(jax.dtypes.TypePromotionError):
         jnp.ones(2, jnp.float32) + jnp.ones(2, jnp.float64)
+
+
+def test_xla_is_spared_in_most_tests():
+    spares = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    options = dict(compiler.get_compile_options(1, 1).env_option_overrides)
+    assert (spared.OPTIONS.items() <= options.items()) == spares == jax.config.read("jax_disable_most_optimizations")
+
+
+@pytest.mark.optimized
+def test_a_marked_test_is_compiled_as_users_compile():
+    options = dict(compiler.get_compile_options(1, 1).env_option_overrides)
+    assert not options.keys() & spared.OPTIONS.keys() and not jax.config.read("jax_disable_most_optimizations")
