@@ -30,7 +30,8 @@ class Silent:
 WITH_STRESS = {"name": "ase", "calculator": "ase.calculators.emt:EMT", "stress": True}
 NPT = {
     "structure": "alloy.extxyz",
-    "threshold": "0.03 eV",
+    "threshold": "0.004 eV",
+    "guards": {"label_thresholds": 1000.0, "sigma_ratio": 1e4},  # of a network that knows nothing
     "max_labels": 40,
     "prior": {"scale": 0.5},
     "sampler": {

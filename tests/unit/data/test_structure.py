@@ -69,8 +69,8 @@ def assert_same(after: object, before: object, name: str) -> None:
 @given(stated())
 def test_round_trip_through_ase_keeps_every_bit(structure):
     back = structures.from_ase(structures.to_ase(structure, constraints=True))
-    for name, before, after in zip(structure._fields[:-1], structure[:-1], back[:-1], strict=True):
-        assert_same(after, before, name)
+    for name in set(structure._fields) - {"electronic"}:
+        assert_same(getattr(back, name), getattr(structure, name), name)
     for name, before, after in zip(structure.electronic._fields, structure.electronic, back.electronic, strict=True):
         assert_same(after, before, name)
 
