@@ -79,18 +79,24 @@ def _sources() -> str:
     """A name for the state of the package, and of what it stands on."""
     libraries = ("jax", "jaxlib", "flax", "optax", "numpy")
     digest = hashlib.sha256(repr([sys.version, *map(metadata.version, libraries)]).encode())
-    for path in sorted(Path(bayes_mlff.__file__).parent.rglob("*.py")):
+    for path in (Path(__file__), *sorted(Path(bayes_mlff.__file__).parent.rglob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _load(path: Path) -> Callable | None:
-    return serialize_executable.deserialize_and_load(*pickle.loads(path.read_bytes())) if path.exists() else None
+    if not path.exists():
+        return None
+    places, content = pickle.loads(path.read_bytes())
+    devices_of = {device.id: device for device in jax.devices()}
+    # Without them JAX would take all devices of the process.
+    return serialize_executable.deserialize_and_load(*content, execution_devices=[devices_of[i] for i in places])
 
 
 def _stored(path: Path, compiled: Any) -> Callable:
     draft = path.with_suffix(f".{os.getpid()}")
-    draft.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
+    places = [device.id for device in compiled.runtime_executable().local_devices()]
+    draft.write_bytes(pickle.dumps((places, serialize_executable.serialize(compiled))))
     draft.rename(path)
     return compiled
 
