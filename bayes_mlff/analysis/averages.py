@@ -29,6 +29,21 @@ class Rate(NamedTuple):
     lower_per_fs: float  # exact interval of a Poisson rate
     upper_per_fs: float
 
+    @property
+    def per_ps(self) -> float:
+        """The rate, 1/ps."""
+        return 1e3 * self.per_fs
+
+    @property
+    def interval_per_ps(self) -> list[float]:
+        """Its interval, 1/ps."""
+        return [1e3 * self.lower_per_fs, 1e3 * self.upper_per_fs]
+
+    def said(self, of: str) -> str:
+        """The rate and its interval in words, per `of`, which ends in ps."""
+        lower, upper = self.interval_per_ps
+        return f"{self.per_ps:.3g} per {of}, 95 % interval {lower:.3g} to {upper:.3g}"
+
 
 def window_fs(time_fs: np.ndarray) -> float:
     """Window of a moving average, fs, for times [f] in fs: a fifth of the trajectory, at most 5 ps."""
@@ -70,6 +85,16 @@ def block_mean(series: Sequence[np.ndarray], *, blocks: int = BLOCKS) -> Mean:
         return Mean(total.mean(axis=0), np.full(total.shape[1:], np.nan))
     means = np.array([part.mean(axis=0) for each in series for part in np.array_split(each, blocks)])
     return Mean(total.mean(axis=0), means.std(axis=0, ddof=1) / np.sqrt(len(means)))
+
+
+def lagged_products(values: np.ndarray) -> np.ndarray:
+    """Σ values(t)·values(t + lag) over starting times and all further axes, by lag in frames: [t] from [t, ...].
+
+    By Fourier transforms (Kneller et al. 1995, Comput. Phys. Commun. 91, 191).
+    """
+    frames = len(values)
+    spectrum = np.fft.rfft(values.reshape(frames, -1), n=2 * frames, axis=0)
+    return np.fft.irfft(np.sum(np.abs(spectrum) ** 2, axis=1), n=2 * frames)[:frames]
 
 
 def rate(count: int, time_fs: float, *, level: float = 0.95) -> Rate:

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import stats
 
+from bayes_mlff.analysis import averages
+
 MOST_LAGS: Final = 12
 """Largest number of lags of a fit; more add nothing but sensitivity to what is not a random walk."""
 
@@ -63,8 +65,6 @@ class Diffusion(NamedTuple):
 def mean_square_displacement(series: list[np.ndarray]) -> np.ndarray:
     """Mean over atoms, trajectories and starting times.
 
-    By Fourier transforms (Kneller et al. 1995, Comput. Phys. Commun. 91, 191).
-
     Args:
       series: continuous paths [t, a, 3] Å, of one length.
 
@@ -73,8 +73,7 @@ def mean_square_displacement(series: list[np.ndarray]) -> np.ndarray:
     """
     walks = np.concatenate(series, axis=1)
     frames = len(walks)
-    spectrum = np.fft.rfft(walks, n=2 * frames, axis=0)
-    product = np.fft.irfft(np.sum(np.abs(spectrum) ** 2, axis=(1, 2)), n=2 * frames)[:frames]
+    product = averages.lagged_products(walks)
     square = np.sum(walks**2, axis=(1, 2))
     total = np.concatenate([[0.0], np.cumsum(square)])
     both = total[frames - np.arange(frames)] + total[-1] - total[np.arange(frames)]

@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from scipy import signal
 
+from bayes_mlff.analysis import averages
 from bayes_mlff.core import units
 
 WINDOW: Final = "hann"
@@ -33,11 +34,8 @@ def autocorrelation(series: list[np.ndarray], masses: np.ndarray, most: int) -> 
     """
     total = np.zeros(most)
     for velocities in series:
-        weighted = np.sqrt(masses)[:, None] * velocities
-        frames = len(weighted)
-        spectrum = np.fft.rfft(weighted, n=2 * frames, axis=0)
-        product = np.fft.irfft(np.sum(np.abs(spectrum) ** 2, axis=(1, 2)), n=2 * frames)[:most]
-        total += product / (frames - np.arange(most))
+        product = averages.lagged_products(np.sqrt(masses)[:, None] * velocities)[:most]
+        total += product / (len(velocities) - np.arange(most))
     return total / total[0]
 
 

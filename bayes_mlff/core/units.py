@@ -100,13 +100,8 @@ def _force(text: str, key: str) -> tuple[float, str]:
     """Value in eV/Å, and the energy in the unit."""
     allowed = "a positive number and a unit of force: 'kcal/mol/Å', 'kJ/mol/Å', 'eV/Å' or 'meV/Å' (Å or A)"
     match = _QUANTITY.match(text)
-    if match is None:
-        raise ConfigError(key, text, allowed)
-    unit = match.group(2).lower()
-    end = next((end for end in _FORCE_ENDS if unit.endswith(end)), None)
-    if end is None:
-        raise ConfigError(key, text, allowed)
-    energy, value = unit.removesuffix(end), float(match.group(1))
+    value, unit = (float(match.group(1)), match.group(2).lower()) if match else (0.0, "")
+    energy = next((unit.removesuffix(end) for end in _FORCE_ENDS if unit.endswith(end)), "")
     if energy not in _ENERGY_UNITS or not 0.0 < value < float("inf"):
         raise ConfigError(key, text, allowed)
     return value * _ENERGY_UNITS[energy], energy

@@ -96,7 +96,8 @@ def _per_atom_sigma(predictive: Predictive, graph: Graph) -> Spread:
     return Spread(sigma, jnp.ones_like(sigma))
 
 
-def _per_atom_error(record: LabelRecord, reading: Reading) -> float:
+def per_atom_error(record: LabelRecord, reading: Reading) -> float:
+    """Predicted minus reference energy per atom, eV/atom."""
     del reading
     return energy_scale.error(record) / len(record.structure.numbers)
 
@@ -104,4 +105,4 @@ def _per_atom_error(record: LabelRecord, reading: Reading) -> float:
 def on_energy_per_atom(name: str, *, shown: tuple[str, float] | None = None) -> Statistic:
     """The statistic of the energy per atom, eV/atom; arguments as for `on_forces`."""
     said, unit = "σ of the energy per atom", "eV/atom"
-    return Statistic(name, said, unit, columns(name, unit), _per_atom_sigma, _per_atom_error, False, shown)
+    return Statistic(name, said, unit, columns(name, unit), _per_atom_sigma, per_atom_error, False, shown)

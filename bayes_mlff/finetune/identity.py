@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from bayes_mlff.core.changes import changes
-from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
+from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import FinetuneConfig
@@ -16,6 +16,7 @@ from bayes_mlff.finetune.labelled import DataSets, Frames
 from bayes_mlff.models import presets
 from bayes_mlff.models.presets import Chosen
 from bayes_mlff.models.registry import Potential
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.transfer import stated_prior, stated_sampler
 from bayes_mlff.runs.directory import RunDirectory
@@ -66,9 +67,7 @@ def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> Ener
         obstacle = "method laplace expands the posterior around weights that reproduce the energies"
     elif batch_size == 1:
         obstacle = "a minibatch of one label (sampler.batch_size) has no differences of energies"
-    if obstacle is not None and given == "fitted":
-        raise ConfigError("likelihood.energy_zero", given, f"learnt, since {obstacle}")
-    return given or ("learnt" if obstacle else "fitted")
+    return energy_zero.decided(given, obstacle)
 
 
 def check_output(config: FinetuneConfig, path: Path) -> None:

@@ -38,7 +38,8 @@ def gathered(config: EquiformerV2Config, messages: jax.Array, edges: Edges, firs
       [n, coefficients, channels].
     """
     count = messages.shape[2]
-    scales = jnp.asarray(back_scales(config.l_max, config.m_max)[:count], messages.dtype).reshape(1, 1, -1, 1)
+    parts = orders(config.l_max, config.m_max)[:count]
+    scales = jnp.asarray(back_scales(parts, config.m_max), messages.dtype).reshape(1, 1, -1, 1)
     matrices = edges.into[:, :, :count, first**2 : (last + 1) ** 2]
     rows = jnp.einsum("rkms,rkmc->rsc", matrices, messages * scales)
     return edges.slots.summed(rows, edges.species.shape[0])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.models.equiformer_v2_rotations import POLE
+from bayes_mlff.models.equiformer_v2_rotations import POLE, back_scales
 
 
 class Grid(NamedTuple):
@@ -49,7 +49,7 @@ def grid(l_max: int, m_max: int, resolution: int, parts: tuple[tuple[int, int], 
     columns = np.stack([harmonics[l][:, l + m] for l, m in parts], axis=-1)
     # Both maps together are the identity if no order is left out.
     norms = np.array([np.sqrt((2 * l + 1) * (l_max + 1)) for l, _ in parts])
-    left_out = np.array([np.sqrt((2 * l + 1) / (2 * min(l, m_max) + 1)) for l, _ in parts])
+    left_out = back_scales(parts, m_max)
     weights = np.repeat(_quadrature(resolution) / resolution, resolution)
     return Grid(columns * (left_out / norms), (columns * (left_out * norms)).T * weights)
 

@@ -83,6 +83,6 @@ def into_frames(vectors: jax.Array, l_max: int, m_max: int) -> jax.Array:
     return jnp.stack(rows, axis=-2)
 
 
-def back_scales(l_max: int, m_max: int) -> np.ndarray:
-    """Factors [orders] with which features are rotated back: for the orders above m_max that were left out."""
-    return np.array([math.sqrt((2 * l + 1) / (2 * min(l, m_max) + 1)) for l, _ in orders(l_max, m_max)])
+def back_scales(parts: tuple[tuple[int, int], ...], m_max: int) -> np.ndarray:
+    """Factors [parts] of features of some degrees and orders with which they stand for the orders above m_max, too."""
+    return np.array([math.sqrt((2 * l + 1) / (2 * min(l, m_max) + 1)) for l, _ in parts])

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
-from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger
-from bayes_mlff.otf import regions
+from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Statistic, Trigger
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
@@ -16,16 +15,15 @@ def criteria(problem: Problem) -> tuple[Criterion, ...]:
     config = problem.config
     prior, decay = _prior(config.calibration)
     energy = Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, decay)
-    return energy, *(_listed(problem, i, settings) for i, settings in enumerate(config.triggers))
+    return energy, *(_listed(problem, *each) for each in zip(problem.further, config.triggers, strict=True))
 
 
-def _listed(problem: Problem, i: int, settings: TriggerSettings) -> Criterion:
-    config, structure = problem.config, problem.structure
-    prior, decay = _prior(settings.calibration or config.calibration)
+def _listed(problem: Problem, statistic: Statistic, settings: TriggerSettings) -> Criterion:
+    prior, decay = _prior(settings.calibration or problem.config.calibration)
     return Criterion(
-        regions.statistic(settings, structure, f"triggers.{i}"),
-        settings.threshold_of(len(structure.numbers)),
-        settings.confidence or config.confidence,
+        statistic,
+        settings.threshold_of(len(problem.structure.numbers)),
+        settings.confidence or problem.config.confidence,
         prior,
         decay,
     )

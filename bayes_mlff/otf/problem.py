@@ -18,6 +18,7 @@ from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.triggers import Statistic
 from bayes_mlff.md import ranges
 from bayes_mlff.md.barostat import SKEW, Span, cell_rescaling, skew, span_of
 from bayes_mlff.md.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
@@ -47,7 +48,6 @@ from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.transfer import (
     around_prior_mean,
     first_step_size,
@@ -88,6 +88,7 @@ class Problem(NamedTuple):
     with_stress: bool  # whether predictions and likelihood include the stress
     motion: Motion  # masses, and initial momenta if they are not drawn at random
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
+    further: tuple[Statistic, ...] = ()  # of the triggers that the configuration lists
 
     def scale(self, offset_ev: float = 0.0) -> EnergyScale:
         """Energy scales, with the offset from the first label."""
@@ -119,15 +120,10 @@ def stated(config: RunConfig, potential: Potential) -> RunConfig:
     """
     chosen = presets.of(potential)
     prior, sampler = stated_prior(config.prior, chosen), stated_sampler(config.sampler, chosen)
-    zero = _energy_zero(config.likelihood.energy_zero, sampler.batch)
+    obstacle = "a minibatch of one label has no differences" if sampler.batch == 1 else None
+    zero = energy_zero.decided(config.likelihood.energy_zero, obstacle)
     likelihood = config.likelihood.model_copy(update={"energy_zero": zero})
     return config.model_copy(update={"prior": prior, "sampler": sampler, "likelihood": likelihood})
-
-
-def _energy_zero(given: EnergyZero | None, batch_size: int) -> EnergyZero:
-    if given == "fitted" and batch_size == 1:
-        raise ConfigError("likelihood.energy_zero", given, "learnt, since a minibatch of one label has no differences")
-    return given or ("learnt" if batch_size == 1 else "fitted")
 
 
 def prepare(
@@ -164,37 +160,12 @@ def prepare(
     predict = energy_zero.with_zero(predict_weights)
 
     config = stated(config, potential)
-    sampler = config.sampler
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = config.likelihood.energy_sigma_fraction * threshold
-    regions.check(config.triggers, structure, energy_sigma)
+    further = regions.checked(config.triggers, structure, energy_sigma)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
-
-    def chains(axis: ChainAxis | None, at_once: int | None) -> OtfChains:
-        return otf_chains(
-            predict_weights,
-            prior,
-            Likelihood(energy_sigma, stress_sigma),
-            step_size=first_step_size(sampler.step_size, potential),
-            batch_size=sampler.batch,
-            friction=sampler.friction,
-            cold_steps=sampler.cold,
-            ramp_steps=sampler.ramp_steps,
-            eps=sampler.eps,
-            thin=window(sampler.steps, sampler.cold),
-            chain_axis=axis,
-            at_once=at_once,
-            level=noise_levels(
-                predict_weights,
-                last_sigma_bias(potential),
-                sampler.batch,
-                floor_ev_a=SIGMA_UNIT,
-                at_once=at_once,
-                free_zero=config.likelihood.energy_zero == "fitted",
-            ),
-            zero=config.likelihood.energy_zero,
-        )
+    chains = partial(_chains, config, potential, predict_weights, prior, Likelihood(energy_sigma, stress_sigma))
 
     def evaluate(at_once: int | None) -> Callable[..., Predictive]:
         return ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
@@ -216,6 +187,44 @@ def prepare(
         with_stress,
         motion,
         velocities,
+        further,
+    )
+
+
+def _chains(
+    config: RunConfig,
+    potential: Potential,
+    predict: PredictFn,
+    prior: GaussianPrior,
+    likelihood: Likelihood,
+    axis: ChainAxis | None,
+    at_once: int | None,
+) -> OtfChains:
+    """The sampler of a run; `predict` is of weights [p]."""
+    sampler, zero = config.sampler, config.likelihood.energy_zero
+    level = noise_levels(
+        predict,
+        last_sigma_bias(potential),
+        sampler.batch,
+        floor_ev_a=SIGMA_UNIT,
+        at_once=at_once,
+        free_zero=zero == "fitted",
+    )
+    return otf_chains(
+        predict,
+        prior,
+        likelihood,
+        step_size=first_step_size(sampler.step_size, potential),
+        batch_size=sampler.batch,
+        friction=sampler.friction,
+        cold_steps=sampler.cold,
+        ramp_steps=sampler.ramp_steps,
+        eps=sampler.eps,
+        thin=window(sampler.steps, sampler.cold),
+        chain_axis=axis,
+        at_once=at_once,
+        level=level,
+        zero=zero,
     )
 
 

@@ -15,8 +15,10 @@ _NAMED = 4
 """Largest number of atoms or labels that a message names one by one."""
 
 
-def check(triggers: tuple[TriggerSettings, ...], structure: Structure, energy_sigma_ev: float) -> None:
-    """Refuse triggers that cannot work for a structure.
+def checked(
+    triggers: tuple[TriggerSettings, ...], structure: Structure, energy_sigma_ev: float
+) -> tuple[Statistic, ...]:
+    """The statistics of triggers, of which those that cannot work for a structure are refused.
 
     Args:
       triggers: of a run.
@@ -26,9 +28,9 @@ def check(triggers: tuple[TriggerSettings, ...], structure: Structure, energy_si
     Raises:
       ConfigError: see `statistic`, or if σ of the energy can never be small enough for a threshold per atom.
     """
-    smallest = energy_sigma_ev / len(structure.numbers)
+    smallest, found = energy_sigma_ev / len(structure.numbers), []
     for i, settings in enumerate(triggers):
-        statistic(settings, structure, f"triggers.{i}")
+        found.append(statistic(settings, structure, f"triggers.{i}"))
         if settings.kind == "energy_per_atom" and settings.threshold_of(len(structure.numbers)) <= smallest:
             raise ConfigError(
                 f"triggers.{i}.threshold",
@@ -36,6 +38,7 @@ def check(triggers: tuple[TriggerSettings, ...], structure: Structure, energy_si
                 f"more than {1e3 * smallest:.3g} meV/atom: σ is never below likelihood.energy_sigma_fraction of the "
                 "threshold of the total energy, so that labels would never become unnecessary",
             )
+    return tuple(found)
 
 
 def statistic(settings: TriggerSettings, structure: Structure, key: str) -> Statistic:

@@ -1,6 +1,6 @@
 """The chains of an on-the-fly run: started once, continued after every new label."""
 
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import jax
 
@@ -10,6 +10,7 @@ from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import LevelFn, while_cold
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.sghmc.precondition import amsgrad
 from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, chain_runner, init_chains, preferred_axis, restart
@@ -70,7 +71,7 @@ def otf_chains(
     chain_axis: ChainAxis | None = None,
     at_once: int | None = None,
     level: LevelFn | None = None,
-    zero: Literal["fitted", "learnt"] | None = None,
+    zero: EnergyZero | None = None,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -131,12 +132,12 @@ def otf_chains(
         adjust = None if level is None else while_cold(level, cold_steps, thin)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis, adjust=adjust)
         observations = Observations(training_set, likelihood)
-        weights = params if zero is None else energy_zero.split(params).weights
+        weights, before = (params, None) if zero is None else energy_zero.split(params)
         weights, state, info = run(weights, restart(weights, state, sampler), observations, training_set.count)
-        if zero is None:
+        if before is None:
             return weights, state, info
-        zeros = draw_zeros(weights, state, training_set) if fitted else energy_zero.split(params).zero
-        return energy_zero.joined(weights, zeros), state, info
+        after = draw_zeros(weights, state, training_set) if fitted else before
+        return energy_zero.joined(weights, after), state, info
 
     def draw_zeros(weights: jax.Array, state: ChainState, training_set: TrainingSet) -> jax.Array:
         def one(chain: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

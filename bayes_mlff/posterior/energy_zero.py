@@ -12,8 +12,10 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 
 
@@ -22,6 +24,17 @@ class Sample(NamedTuple):
 
     weights: jax.Array  # [..., p]
     zero: jax.Array  # [...] eV, added to the energies of the network
+
+
+def decided(given: EnergyZero | None, obstacle: str | None) -> EnergyZero:
+    """How the zero is found: as the user said, else fitted unless there is an obstacle, in words.
+
+    Raises:
+      ConfigError: if it is to be fitted and cannot be.
+    """
+    if given == "fitted" and obstacle is not None:
+        raise ConfigError("likelihood.energy_zero", given, f"learnt, since {obstacle}")
+    return given or ("fitted" if obstacle is None else "learnt")
 
 
 def split(samples: jax.Array) -> Sample:

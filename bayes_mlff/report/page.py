@@ -172,7 +172,7 @@ def _conformation(run_dir: Path, records: list[LabelRecord]) -> list[Panel]:
     try:
         frames = trajectory.read(path, most=MOST_FRAMES)
         for i in range(len(frames.step)):
-            frames.structure(i)
+            frames.structure(i)  # refuses a frame without a geometry
     except (DataError, RunDirectoryError) as error:
         return [Panel("Conformation of ethanol and labels", f"The trajectory is not readable now: {error}.")]
     angle, dihedral = torsions.chain_angles(frames.positions, frames.cells, frames.pbc, chain)

@@ -14,7 +14,7 @@ from bayes_mlff.otf.trigger_settings import TriggerSettings
 from bayes_mlff.report import standing, verdict
 from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.report.run_summary import RunSummary, summarise
-from bayes_mlff.report.verdict import Tested
+from bayes_mlff.report.verdict import Tested, Verdict
 
 WIDTH: Final = 23
 """Of the names in `rows`, as far as they are not longer."""
@@ -143,15 +143,18 @@ def _time(s: RunSummary) -> list[Row]:
 def _judged(run: RunLog) -> list[Row]:
     judged = verdict.judge(run)
     answer = "trained" if judged.trained else "\n".join(["not yet trained:", *(f"- {why}" for why in judged.missing)])
-    names = [_NAMES.get(name, name).removeprefix("Trigger ") for name, _ in judgement(run)]
-    shown = [(name, value) for name, (_, value) in zip(names, judgement(run), strict=True) if value != "no data"][1:]
-    return [*shown, ("verdict", answer)]
+    shown = [(_NAMES.get(name, name).removeprefix("Trigger "), value) for name, value in _judgement(run, judged)]
+    return [*(row for row in shown[1:] if row[1] != "no data"), ("verdict", answer)]
 
 
 def judgement(run: RunLog) -> list[Row]:
     """The verdict, and rejected labels."""
+    return _judgement(run, verdict.judge(run))
+
+
+def _judgement(run: RunLog, judged: Verdict) -> list[Row]:
     refused = [(f"rejected, step {note.step}", note.reason) for note in run.refused]
-    return [*verdict.rows(verdict.judge(run)), *refused]
+    return [*verdict.rows(judged), *refused]
 
 
 def _happened(events: list[Mapping[str, Any]]) -> list[Row]:

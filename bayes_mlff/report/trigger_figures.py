@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.data import readings
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.ensemble import energy_scale, statistics
+from bayes_mlff.ensemble import statistics
 from bayes_mlff.otf.trigger_settings import TriggerSettings
 from bayes_mlff.report.figures import Panel, band, label_ticks
 from bayes_mlff.report.run_data import RunData
@@ -37,10 +37,7 @@ def labels_of(records: list[LabelRecord], settings: TriggerSettings, n_atoms: in
         reading = readings.find(record.readings, settings.name)
         if reading is None:
             continue
-        if reading.atom is None:
-            error = energy_scale.error(record) / n_atoms
-        else:
-            error = statistics.force_error(record, reading)
+        error = (statistics.per_atom_error if reading.atom is None else statistics.force_error)(record, reading)
         # At the limit the error is below the threshold with the confidence.
         half = threshold * reading.value / reading.limit
         rows.append((record.time_fs, abs(error), half, settings.name in record.asked, record.reason == "audit"))

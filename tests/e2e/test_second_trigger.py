@@ -10,6 +10,7 @@ from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.ensemble import calibration, statistics
 from bayes_mlff.otf import config as configuration
+from bayes_mlff.otf import regions
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.problem import prepare
 from bayes_mlff.report import page, run_data, run_log, run_summary, status, verdict
@@ -40,7 +41,8 @@ def watched(tiny_problem):
         }
     )
     # The σ of energies in the likelihood stays that of the tiny problem, which its chains can follow.
-    return tiny_problem._replace(config=changed, threshold_ev=1e6)
+    further = regions.checked(changed.triggers, tiny_problem.structure, 0.0)
+    return tiny_problem._replace(config=changed, threshold_ev=1e6, further=further)
 
 
 def events(run, name):

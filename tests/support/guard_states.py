@@ -26,6 +26,7 @@ class FewFields(NamedTuple):
     structure: Structure
     threshold_ev: float
     integrator: object
+    further: tuple = ()
 
 
 class FewArrays(NamedTuple):

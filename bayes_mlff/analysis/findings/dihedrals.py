@@ -73,10 +73,9 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         "the interval of the rate is that of independent transitions (Poisson, exact)",
     ]
     rows = [(name, f"{share:.1%} of the time") for name, share in shares.items()]
-    limits = f"{1e3 * rate.lower_per_fs:.3g} to {1e3 * rate.upper_per_fs:.3g}"
     rows += [
         ("transitions", f"{len(pairs)}: {', '.join(f'{k} {v}' for k, v in kinds.items() if v) or 'none'}"),
-        ("rate", f"{1e3 * rate.per_fs:.3g} per ps, 95 % interval {limits}"),
+        ("rate", rate.said("ps")),
         ("in transition", f"{moving / observed:.1%} of the time, from one conformer's core to another's"),
     ]
     if stay.size:
@@ -86,8 +85,8 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         "populations": shares,
         "transitions": kinds,
         "transition_times_fs": [x.times()[t.changes.crossed] for x, (_, t) in zip(used, found, strict=True)],
-        "rate_per_ps": 1e3 * rate.per_fs,
-        "rate_interval_95_per_ps": [1e3 * rate.lower_per_fs, 1e3 * rate.upper_per_fs],
+        "rate_per_ps": rate.per_ps,
+        "rate_interval_95_per_ps": rate.interval_per_ps,
         "share_of_time_in_transition": moving / observed,
         "whole_stays_fs": stay,
     }

@@ -84,10 +84,9 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         "the interval of the rate is that of independent hops (Poisson, exact); hops straight back are not independent",
         f"host distances every {interval:g} fs, {half * interval:g} fs before and after a hop (--profile-fs)",
     ]
-    limits = f"{1e3 * rate.lower_per_fs:.3g} to {1e3 * rate.upper_per_fs:.3g}"
     rows = [
         ("hops", f"{len(hops)}, {back} of them straight back to the host before"),
-        ("rate", f"{1e3 * rate.per_fs:.3g} per atom and ps, 95 % interval {limits}"),
+        ("rate", rate.said("atom and ps")),
     ]
     if stay.size:
         middle = f"median {np.median(stay):.4g} fs, mean {stay.mean():.4g} fs"
@@ -100,8 +99,8 @@ def find(replicas: list[Replica], chosen: Options) -> Finding:
         "hops": [[_row(each, hop) for hop in f.hops] for each, f in zip(used, found, strict=True)],
         "count": len(hops),
         "straight_back": back,
-        "rate_per_atom_and_ps": 1e3 * rate.per_fs,
-        "rate_interval_95_per_atom_and_ps": [1e3 * rate.lower_per_fs, 1e3 * rate.upper_per_fs],
+        "rate_per_atom_and_ps": rate.per_ps,
+        "rate_interval_95_per_atom_and_ps": rate.interval_per_ps,
         "stays_fs": stay,
         "profile": {
             "time_fs": interval * np.arange(-half, half + 1),

@@ -123,9 +123,9 @@ def test_atoms_that_do_not_exist_are_refused(given, key, phrase):
 
 def test_a_threshold_per_atom_below_the_least_sigma_is_refused():
     settings = parsed(EACH, EACH | {"name": "fine", "threshold": "0.1 meV/atom"})
-    regions.check(settings[:1], from_ase(water()), 6 * 2e-4)
+    regions.checked(settings[:1], from_ase(water()), 6 * 2e-4)
     with pytest.raises(ConfigError, match=r"triggers.1.threshold: got '0.1 meV/atom'; allowed: more than 0.2 meV/atom"):
-        regions.check(settings, from_ase(water()), 6 * 2e-4)
+        regions.checked(settings, from_ase(water()), 6 * 2e-4)
 
 
 def test_names_come_from_the_structures_file(tmp_path):
