@@ -178,7 +178,7 @@ class EnsembleCalculator(Calculator):
                 if labelled
                 else "no labelled frame has an energy"
             )
-        elif not math.isfinite(ensemble.factors.energy):
+        elif not math.isfinite(ensemble.calibrated_energy_sigma(1.0)):
             if ensemble.online is not None:
                 self._warn(
                     f"{what}: the run has met too few errors for a finite energy_sigma; the probability is known"
@@ -222,7 +222,7 @@ class EnsembleCalculator(Calculator):
         results: dict[str, float | np.ndarray] = {
             "energy": energy,
             "free_energy": energy,
-            "energy_sigma": sigma * factors.energy,
+            "energy_sigma": self.ensemble.calibrated_energy_sigma(sigma),
             "energy_sigma_uncalibrated": sigma,
             "forces": _host(moments.forces_mean[0]),
             "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,

@@ -89,27 +89,6 @@ def scale(state: Calibration) -> Real:
     return _scalar(_scale(state))
 
 
-def restart(state: Calibration, z: ArrayLike, *, dof: ArrayLike = 1.0) -> Calibration:
-    """Restart from the prior with some of the interventions only.
-
-    Args:
-      state: calibration whose prior is kept.
-      z: [m] error/sigma of the interventions to keep, uncalibrated.
-      dof: of each [m], or of all.
-
-    Returns:
-      The prior updated with these alone: n = sum dof, S = sum dof z².
-
-    Raises:
-      ValueError: if a z is not finite, or a dof is not positive.
-    """
-    kept = np.asarray(z, np.float64)
-    if not np.isfinite(kept).all():
-        raise ValueError(f"z: got {z!r}; allowed: finite numbers")
-    weight = np.broadcast_to(_positive("dof", dof), kept.shape)
-    return state._replace(n=float(np.sum(weight)), s=_scalar(np.sum(weight * np.square(kept))))
-
-
 def exceedance_probability(state: Calibration, sigma: ArrayLike, threshold: ArrayLike, *, dof: ArrayLike = 1.0) -> Real:
     """Probability that the absolute error is above a threshold.
 
@@ -129,7 +108,7 @@ def exceedance_probability(state: Calibration, sigma: ArrayLike, threshold: Arra
     Raises:
       ValueError: if sigma, threshold or dof is not positive and finite.
     """
-    nu, k = _degrees(state), _positive("dof", dof)
+    nu, k = degrees(state), _positive("dof", dof)
     tau2 = k * np.square(_positive("threshold", threshold) / (_positive("sigma", sigma) * _scale(state)))
     outer, inner = nu / (nu + tau2), tau2 / (nu + tau2)
     # The smaller one of x and 1 - x must be computed directly: 1 - x would lose it by rounding.
@@ -205,8 +184,12 @@ def normal_score(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, dof:
       ValueError: if sigma or dof is not positive.
     """
     distance = np.maximum(np.abs(np.asarray(error, np.float64)), np.finfo(np.float64).tiny)
-    tail = np.clip(exceedance_probability(state, sigma, distance, dof=dof), 1e-300, 1.0)
-    return _scalar(-special.ndtri(tail / 2.0))
+    return score_of_tail(exceedance_probability(state, sigma, distance, dof=dof))
+
+
+def score_of_tail(probability: ArrayLike) -> Real:
+    """|w| with P(|N(0, 1)| > |w|) equal to a probability, at most 37."""
+    return _scalar(-special.ndtri(np.clip(probability, 1e-300, 1.0) / 2.0))
 
 
 def probability_integral(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0) -> Real:
@@ -229,7 +212,7 @@ def probability_integral(state: Calibration, error: ArrayLike, sigma: ArrayLike,
     z = error / (_positive("sigma", sigma) * _scale(state))
     distance = np.maximum(np.abs(error), np.finfo(np.float64).tiny)
     inside = 1.0 - np.asarray(exceedance_probability(state, sigma, distance, dof=k))
-    return _scalar(np.where(k == 1.0, special.stdtr(_degrees(state), z), 0.5 * (1.0 + np.sign(error) * inside)))
+    return _scalar(np.where(k == 1.0, special.stdtr(degrees(state), z), 0.5 * (1.0 + np.sign(error) * inside)))
 
 
 def map_factor(state: Calibration) -> Real:
@@ -252,7 +235,8 @@ def map_factor(state: Calibration) -> Real:
     return _scalar((state.b + state.s / 2) / shape)
 
 
-def _degrees(state: Calibration) -> Real:
+def degrees(state: Calibration) -> Real:
+    """Degrees of freedom ν of the law of error/sigma."""
     return 2.0 * state.a + state.n
 
 
@@ -264,7 +248,7 @@ def _quantile(state: Calibration, confidence: float, dof: ArrayLike) -> Real:
     """Quantile of |error|/(sigma s): the root of that of F, whose two incomplete beta functions keep both tails."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence: got {confidence!r}; allowed: above 0, below 1")
-    nu, k = np.asarray(_degrees(state), np.float64), _positive("dof", dof)
+    nu, k = np.asarray(degrees(state), np.float64), _positive("dof", dof)
     inner = special.betaincinv(k / 2, nu / 2, confidence)
     outer = special.betaincinv(nu / 2, k / 2, 1.0 - confidence)
     student = -special.stdtrit(nu, (1.0 - confidence) / 2)

@@ -6,7 +6,7 @@ validation set gives factors, and the errors found in a run give Student's t dis
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,8 +20,8 @@ from scipy import stats
 from bayes_mlff.core import durable, units
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
-from bayes_mlff.ensemble import atomic_energies, calibration, files
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble import atomic_energies, error_law, files
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
@@ -45,15 +45,9 @@ class SigmaFactors(NamedTuple):
 class OnlineCalibration(NamedTuple):
     """Calibration of the energies by the errors found in a run, and the accuracy that the run requires."""
 
-    state: Calibration  # applies to the uncalibrated σ of the ensemble
+    law: ErrorLaw  # applies to the uncalibrated σ of the ensemble
     threshold: str  # error of the total energy with its unit, possibly per atom
     confidence: float  # required probability that an error is below the threshold
-
-    @property
-    def energy_factor(self) -> float:
-        """Standard deviation of the predictive distribution divided by σ; infinite if it does not exist."""
-        known = self.state.a + self.state.n / 2 > 1.0
-        return float(np.sqrt(calibration.map_factor(self.state))) if known else float("inf")
 
 
 class Ensemble(NamedTuple):
@@ -89,7 +83,7 @@ class Ensemble(NamedTuple):
     def exceedance_probability(self, sigma_ev: float, threshold_ev: float) -> float:
         """Probability that the absolute error of a total energy is above a threshold.
 
-        For a run from Student's t distribution, as in its trigger; else from a normal one with `factors.energy` · σ.
+        For a run from the law of its errors, as in its trigger; else from a normal one with `factors.energy` · σ.
 
         Args:
           sigma_ev: standard deviation over the samples, not calibrated, eV; where it is not finite the result is 1.
@@ -98,8 +92,18 @@ class Ensemble(NamedTuple):
         if not np.isfinite(sigma_ev):
             return 1.0
         if self.online is not None:
-            return float(calibration.exceedance_probability(self.online.state, sigma_ev, threshold_ev))
+            return float(error_law.exceedance_probability(self.online.law, sigma_ev, threshold_ev))
         return float(2.0 * stats.norm.sf(threshold_ev / (sigma_ev * self.factors.energy)))
+
+    def calibrated_energy_sigma(self, sigma_ev: float) -> float:
+        """Standard deviation of the error of a total energy, eV; infinite if too few errors are known for it.
+
+        Args:
+          sigma_ev: standard deviation over the samples, not calibrated, eV.
+        """
+        if self.online is None or not np.isfinite(sigma_ev):
+            return sigma_ev * self.factors.energy
+        return float(error_law.deviation(self.online.law, sigma_ev))
 
     def labelled_state(self) -> State | None:
         """Charge and spin that the labelled frames state; None if unknown, or if they were allowed to differ."""
@@ -179,13 +183,17 @@ def serialised(ensemble: Ensemble) -> bytes:
 
 
 def _of_online(online: OnlineCalibration) -> dict[str, Any]:
-    return {**online._asdict(), "state": [float(x) for x in online.state]}
+    return {**online._asdict(), "law": online.law.to_json()}
 
 
 def same(left: Ensemble, right: Ensemble) -> bool:
     """True if two ensembles have bit-identical predictions and the same settings."""
     arrays = ("samples", "offset_ev", "compositions")
-    if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, "provenance"}):
+    plain = set(Ensemble._fields) - {*arrays, "provenance", "online"}
+    if any(getattr(left, name) != getattr(right, name) for name in plain):
+        return False
+    laws = [None if each.online is None else _of_online(each.online) for each in (left, right)]
+    if laws[0] != laws[1]:
         return False
     pairs = [(getattr(left, name), getattr(right, name)) for name in arrays]
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
@@ -284,10 +292,16 @@ def _numbers(text: str) -> dict[str, float]:
 
 
 def _online(stated: Mapping[str, Any]) -> OnlineCalibration:
-    a, b, n, s = (float(x) for x in stated["state"])
+    law = ErrorLaw.from_json(stated["law"]) if "law" in stated else _single(stated["state"])
     threshold, confidence = str(stated["threshold"]), float(stated["confidence"])
     units.parse_energy(threshold, n_atoms=1)
-    known = calibration.init(a, b)._replace(n=n, s=s)
-    if not (0.0 <= n < np.inf and 0.0 <= s < np.inf and 0.0 < confidence < 1.0):
+    if not 0.0 < confidence < 1.0:
         raise ValueError(f"online: {dict(stated)}")
-    return OnlineCalibration(known, threshold, confidence)
+    return OnlineCalibration(law, threshold, confidence)
+
+
+def _single(numbers: Sequence[float]) -> ErrorLaw:
+    """Law of older files, which scaled the spread and the floor alike."""
+    a, b, n, s = map(float, numbers)
+    prior = error_law.init(a, b).to_json()
+    return ErrorLaw.from_json({**prior, "n": [n], "s": [s]})

@@ -21,8 +21,8 @@ import numpy as np
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.readings import ENERGY, SHOWN, Reading
-from bayes_mlff.ensemble import calibration, energy_scale
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble import energy_scale, error_law
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.predictive import Predictive
 
 COMPONENTS: Final = tuple(np.linspace(1.0, 3.0, 9).tolist())
@@ -84,19 +84,19 @@ class Criterion(NamedTuple):
     statistic: Statistic
     threshold: float  # largest acceptable error, in the unit of the statistic
     confidence: float  # required probability that the error is below the threshold
-    prior: Calibration  # calibration before the first label
-    decay: float  # see `calibration.update`
+    prior: ErrorLaw  # law of its errors before the first label
+    decay: float  # see `error_law.update`
 
-    def limit(self, state: Calibration) -> float:
+    def limit(self, law: ErrorLaw) -> float:
         """Largest value of the statistic with one component that needs no label, with the present calibration."""
-        return float(calibration.critical_sigma(state, self.threshold, confidence=self.confidence))
+        return float(error_law.critical_sigma(law, self.threshold, confidence=self.confidence))
 
-    def trigger(self, state: Calibration) -> Trigger:
+    def trigger(self, law: ErrorLaw) -> Trigger:
         """The trigger with the present limit."""
-        limit = self.limit(state)
+        limit = self.limit(law)
         if not self.statistic.of_atoms:
             return Trigger(self.statistic, limit)
-        limits = calibration.critical_sigma(state, self.threshold, confidence=self.confidence, dof=COMPONENTS)
+        limits = error_law.critical_sigma(law, self.threshold, confidence=self.confidence, dof=COMPONENTS)
         return Trigger(self.statistic, limit, np.asarray(limits) / limit)
 
 

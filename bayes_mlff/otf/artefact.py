@@ -55,7 +55,7 @@ def trained(
         potential.config,
         sample.weights,
         per_atom,
-        SigmaFactors(energy=online.energy_factor),
+        SigmaFactors(),
         config.likelihood.energy_sigma_fraction * config.threshold_ev(len(numbers)),
         config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL,
         settings.dump(config),

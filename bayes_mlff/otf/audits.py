@@ -4,7 +4,7 @@ A label that the trigger requested is a biased sample: it was taken because σ w
 step has the same probability to become one, independent of σ.
 
 Each audit turns into a score w, the absolute error on the scale of a standard normal variable under the
-calibration in force before it (`calibration.normal_score`). If the calibration is right, the scores are
+calibration in force before it (`error_law.normal_score`). If the calibration is right, the scores are
 independent and half-normal. The alternative hypothesis is that from some audit j on the errors are τ times as large as
 stated, τ > 1. With weights 1/(j (j + 1)) over j and equal ones over `WIDENINGS` the Bayes factor of the alternative
 is a martingale of mean 1 if the calibration is right, so that the probability that it ever exceeds 1/α is at
@@ -20,8 +20,8 @@ import numpy as np
 
 from bayes_mlff.core.errors import RunDirectoryError, brief
 from bayes_mlff.data.readings import ENERGY, SUFFIX
-from bayes_mlff.ensemble import calibration, metrics
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble import error_law, metrics
+from bayes_mlff.ensemble.error_law import ErrorLaw
 
 WIDENINGS: Final = (1.5, 2.0, 3.0, 5.0, 10.0)
 """Values of τ, with equal prior probabilities."""
@@ -41,7 +41,8 @@ class Clock(NamedTuple):
 class Score(NamedTuple):
     """Result of one audit, for the test of the stated confidence."""
 
-    z: float  # error over uncalibrated σ
+    error: float  # predicted minus reference, or the norm of such a vector
+    sigma: float  # uncalibrated, in the unit of the error
     normal: float  # absolute error on the scale of a standard normal variable, with the calibration before the audit
     dof: float = 1.0  # effective number of components of the error
 
@@ -56,7 +57,7 @@ class Evidence(NamedTuple):
 class Outcome(NamedTuple):
     """Calibration and test result after a label."""
 
-    calibration: Calibration
+    calibration: ErrorLaw
     scores: tuple[Score, ...]  # empty after a raise
     evidence: Evidence
     raised: bool
@@ -119,7 +120,7 @@ def evidence(normal: Sequence[float]) -> Evidence:
 
 
 def learn(
-    state: Calibration,
+    law: ErrorLaw,
     scores: tuple[Score, ...],
     error: float,
     sigma: float,
@@ -132,28 +133,28 @@ def learn(
     """Update the calibration with one label, and raise it if an audit shows that it was overconfident.
 
     Args:
-      state: calibration before this label.
+      law: law of errors before this label.
       scores: scores of the audits since the last raise.
       error: predicted minus reference energy, eV, or the norm of a vector.
       sigma: uncalibrated σ, in the unit of the error.
       dof: effective number of components of the error.
       audited: the label was taken at random.
-      decay: see `calibration.update`.
+      decay: see `error_law.update`.
       false_alarm: probability, over a whole run, of raising a right calibration.
 
     Returns:
-      The new calibration; a raised one never states smaller errors than the update without raise.
+      The new law; a raised one states no smaller errors at this σ than the update without raise.
     """
-    updated = calibration.update(state, error, sigma, dof=dof, decay=decay)
+    updated = error_law.update(law, error, sigma, dof=dof, decay=decay)
     if not audited:
         return Outcome(updated, scores, Evidence(0.0, 0), raised=False)
-    scores = (*scores, Score(error / sigma, float(calibration.normal_score(state, error, sigma, dof=dof)), dof))
+    scores = (*scores, Score(error, sigma, float(error_law.normal_score(law, error, sigma, dof=dof)), dof))
     found = evidence([score.normal for score in scores])
     if found.log_bayes_factor < -np.log(false_alarm):
         return Outcome(updated, scores, found, raised=False)
     kept = scores[found.start :]
-    anew = calibration.restart(updated, [score.z for score in kept], dof=[score.dof for score in kept])
-    wider = float(calibration.interval(anew, 1.0)) > float(calibration.interval(updated, 1.0))
+    anew = error_law.restart(updated, [(score.error, score.sigma, score.dof) for score in kept])
+    wider = float(error_law.interval(anew, sigma)) > float(error_law.interval(updated, sigma))
     return Outcome(anew if wider else updated, (), found, raised=True)
 
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from bayes_mlff.data import readings
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.triggers import Criterion
 from bayes_mlff.otf import audits
 from bayes_mlff.otf.audits import Outcome
@@ -65,30 +66,30 @@ def _one(
             asked=asked,
             **{f"threshold_{unit}": criterion.threshold},
             **({} if reading.atom is None else {"atom": reading.atom, "dof": reading.dof}),
-            pit=calibration.probability_integral(before, error, reading.value, dof=reading.dof),
+            pit=error_law.probability_integral(before, error, reading.value, dof=reading.dof),
             log_bayes_factor=outcome.evidence.log_bayes_factor,
             raised=outcome.raised,
         )
     if outcome.raised:
-        _raised(run, observer, record.step, criterion, (float(calibration.interval(before, 1.0)), outcome))
+        _raised(run, observer, record.step, criterion, (before, reading.value, outcome))
     return host._replace(
         calibrations={**host.calibrations, name: outcome.calibration}, scores={**host.scores, name: outcome.scores}
     )
 
 
 def _raised(
-    run: RunDirectory, observer: Observer, step: int, criterion: Criterion, change: tuple[float, Outcome]
+    run: RunDirectory, observer: Observer, step: int, criterion: Criterion, change: tuple[ErrorLaw, float, Outcome]
 ) -> None:
-    """Report that intervals are wider from here on; `change` has the earlier width for σ = 1, and the outcome."""
-    then, outcome = change
-    factor = float(calibration.interval(outcome.calibration, 1.0)) / then
+    """Report that intervals are wider from here on; `change` has the earlier law, σ, and the outcome."""
+    before, sigma, outcome = change
+    factor = float(error_law.interval(outcome.calibration, sigma)) / float(error_law.interval(before, sigma))
     run.log(
         "calibration_raised",
         step=step,
         trigger=criterion.statistic.name,
         factor=factor,
         log_bayes_factor=outcome.evidence.log_bayes_factor,
-        calibration=[float(x) for x in outcome.calibration],
+        calibration=outcome.calibration.to_json(),
     )
     of = "" if criterion.statistic.name == readings.ENERGY else f" of {criterion.statistic.said}"
     said = f"audits show errors larger than stated: intervals{of} are {factor:.2g} times as wide from here on"

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble import error_law
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Statistic, Trigger
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
@@ -13,33 +13,35 @@ from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
 def criteria(problem: Problem) -> tuple[Criterion, ...]:
     """All criteria of a run: first that on the error of the total energy, then those that the configuration lists."""
     config = problem.config
-    prior, decay = _prior(config.calibration)
+    prior, decay = _prior(config.calibration, problem.energy_sigma_ev)
     energy = Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, decay)
     return energy, *(_listed(problem, *each) for each in zip(problem.further, config.triggers, strict=True))
 
 
 def _listed(problem: Problem, statistic: Statistic, settings: TriggerSettings) -> Criterion:
-    prior, decay = _prior(settings.calibration or problem.config.calibration)
+    n_atoms = len(problem.structure.numbers)
+    floor = problem.energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
+    prior, decay = _prior(settings.calibration or problem.config.calibration, floor)
     return Criterion(
         statistic,
-        settings.threshold_of(len(problem.structure.numbers)),
+        settings.threshold_of(n_atoms),
         settings.confidence or problem.config.confidence,
         prior,
         decay,
     )
 
 
-def _prior(config: CalibrationConfig) -> tuple[Calibration, float]:
-    return calibration.init(config.a, config.b), config.decay
+def _prior(config: CalibrationConfig, floor: float) -> tuple[ErrorLaw, float]:
+    return error_law.init(config.a, config.b, floor=floor), config.decay
 
 
-def priors(problem: Problem) -> dict[str, Calibration]:
-    """Calibrations before the first label, by name of the statistic."""
+def priors(problem: Problem) -> dict[str, ErrorLaw]:
+    """Laws of errors before the first label, by name of the statistic."""
     return {criterion.statistic.name: criterion.prior for criterion in criteria(problem)}
 
 
-def calibration_of(host: HostState, criterion: Criterion) -> Calibration:
-    """Present calibration of a criterion; its prior if there is none yet."""
+def calibration_of(host: HostState, criterion: Criterion) -> ErrorLaw:
+    """Present law of errors of a criterion; its prior if there is none yet."""
     return host.calibrations.get(criterion.statistic.name, criterion.prior)
 
 

@@ -211,7 +211,7 @@ def not_finite(state: RunState) -> tuple[str, ...]:
     parts = {
         "md": moving,
         "params": (device.params,),
-        "calibration": tuple(np.asarray(each, np.float64) for each in state.host.calibrations.values()),
+        "calibration": tuple(np.hstack((*law.each, law.log_weight)) for law in state.host.calibrations.values()),
     }
     return tuple(name for name, arrays in parts.items() if not all(np.isfinite(np.asarray(a)).all() for a in arrays))
 

@@ -76,6 +76,7 @@ class Problem(NamedTuple):
     structure: Structure  # initial structure
     potential: Potential
     threshold_ev: float  # largest acceptable error of the total energy, eV
+    energy_sigma_ev: float  # constant σ of the total energy in the likelihood, eV
     isolated_ev: float  # energy of the isolated atoms of the pretrained model, see `scale`
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p + 1], a sample of `posterior.energy_zero`
@@ -175,6 +176,7 @@ def prepare(
         structure,
         potential,
         threshold,
+        energy_sigma,
         potential.isolated_energy(structure.numbers),
         prior,
         pretrained,

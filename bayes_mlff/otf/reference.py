@@ -12,7 +12,7 @@ from bayes_mlff.data.label_notes import REJECTED
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.otf import plausibility
 from bayes_mlff.otf.plausibility import Expectation
@@ -172,7 +172,7 @@ class Reference:
         if predictive is None:
             return record
         sigma = float(predictive.energy_sigma[0])
-        exceeds = calibration.exceedance_probability(host.calibration, sigma, problem.threshold_ev)
+        exceeds = error_law.exceedance_probability(host.calibration, sigma, problem.threshold_ev)
         record = record._replace(
             predicted_energy_mean=scale.network_to_total(float(predictive.energy_mean[0])),
             predicted_energy_sigma=sigma,
@@ -193,13 +193,13 @@ class Reference:
         forces, forces_sigma = record.predicted_forces_mean, record.predicted_forces_sigma
         if mean is None or sigma is None or forces is None or forces_sigma is None:
             return ()
-        guards, scale = self._problem.config.guards, float(calibration.scale(host.calibration))
+        guards, factor = self._problem.config.guards, float(error_law.scale(host.calibration, sigma)) / sigma
         return plausibility.objections(
             record.structure,
             record.label,
             scale=self._problem.scale(host.offset_ev),
             threshold_ev=self._problem.threshold_ev,
-            expected=Expectation(mean, sigma * scale, forces, forces_sigma * scale),
+            expected=Expectation(mean, sigma * factor, forces, forces_sigma * factor),
             before=max((r for r in self.labels.values() if r.step < record.step), key=lambda r: r.step, default=None),
             remarks=result.diagnostics,
             sigmas=guards.label_sigmas,

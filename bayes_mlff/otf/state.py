@@ -11,7 +11,7 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.origin import Origin, drifted
 from bayes_mlff.data.readings import ENERGY, Reading
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.md.integrators import MDState
 from bayes_mlff.otf.audits import Clock, Score
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -50,7 +50,7 @@ class HostState(NamedTuple):
 
     step: int
     offset_ev: float  # eV, added to reference energies
-    calibrations: Mapping[str, Calibration]  # by name of the statistic
+    calibrations: Mapping[str, ErrorLaw]  # by name of the statistic
     spec: NeighborSpec
     trusted_ev: float = 0.0  # reference energy of the trusted state, eV, with offset
     clock: Clock = Clock(0, 0, 0.0)
@@ -60,15 +60,15 @@ class HostState(NamedTuple):
     origin: Origin = Origin()  # origin of the positions of the dynamics
 
     @property
-    def calibration(self) -> Calibration:
-        """Calibration of σ of the total energy."""
+    def calibration(self) -> ErrorLaw:
+        """Law of errors of the total energy."""
         return self.calibrations[ENERGY]
 
     def to_json(self) -> dict[str, Any]:
         """Values for a checkpoint, without the step, which is stored separately."""
         return {
             "offset_ev": self.offset_ev,
-            "calibrations": {name: [float(x) for x in state] for name, state in self.calibrations.items()},
+            "calibrations": {name: law.to_json() for name, law in self.calibrations.items()},
             "spec": list(self.spec),
             "trusted_ev": self.trusted_ev,
             "clock": list(self.clock),
@@ -87,7 +87,7 @@ class HostState(NamedTuple):
         return cls(
             metadata["step"],
             metadata["offset_ev"],
-            {name: Calibration(*state) for name, state in metadata["calibrations"].items()},
+            {name: ErrorLaw.from_json(law) for name, law in metadata["calibrations"].items()},
             spec,
             metadata["trusted_ev"],
             Clock(*metadata["clock"]),

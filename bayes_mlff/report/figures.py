@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
-from bayes_mlff.ensemble import metrics
+from bayes_mlff.ensemble import error_law, metrics
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries
 from bayes_mlff.runs.thermo_log import ThermoSeries
@@ -72,10 +73,13 @@ def labels_panel(
         return Panel(title, caption, png(figure))
 
 
-def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, threshold_ev: float) -> Panel:
-    """Absolute error against calibrated sigma, for labels and random frames."""
+def sigma_error_panel(
+    labels: LabelSeries, validation: Validation | None, law: ErrorLaw | None, *, threshold_ev: float
+) -> Panel:
+    """Absolute error against σ calibrated by the last law of errors, for labels and random frames."""
     title = "Error against calibrated uncertainty"
-    if labels.sigma_factor is None:
+    known = None if law is None else error_law.parts(law)
+    if law is None or known is None or not np.isfinite(known.factor):
         return Panel(title, "The calibration of this run could not be replayed, so there is no calibrated σ.")
     frames = 0 if validation is None else validation.reference_ev.size
     if labels.error_ev.size + frames < 2:
@@ -85,9 +89,9 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.4), layout="constrained")
         axes = figure.subplots()
-        spread = [labels.sigma_ev * labels.sigma_factor * unit]
+        spread = [np.atleast_1d(error_law.deviation(law, labels.sigma_ev)) * unit]
         if validation is not None and frames:
-            spread.append(validation.sigma_ev * labels.sigma_factor * unit)
+            spread.append(np.atleast_1d(error_law.deviation(law, validation.sigma_ev)) * unit)
             error = (validation.predicted_ev - validation.reference_ev) * unit
             size = float(np.clip(900 / frames, 2.0, 4.0))
             _scatter(axes, spread[1], np.maximum(np.abs(error), floor), ORANGE, size, "random frames")
@@ -107,8 +111,8 @@ def sigma_error_panel(labels: LabelSeries, validation: Validation | None, *, thr
         plain_log(axes.yaxis)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
-            f"σ is multiplied by {labels.sigma_factor:.3g}, the root of the most probable variance factor "
-            f"after the last label. Smaller errors are drawn at {floor:.1g} kcal/mol."
+            f"After the last label σ² = ({known.factor:.3g} spread)² + ({known.floor * unit:.3g} kcal/mol)², where the "
+            f"spread is that between the chains. Smaller errors are drawn at {floor:.1g} kcal/mol."
         )
         return Panel(title, caption, png(figure))
 

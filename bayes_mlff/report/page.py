@@ -14,8 +14,8 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import readings
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.engines import moments
-from bayes_mlff.ensemble import calibration
-from bayes_mlff.ensemble.calibration import Calibration
+from bayes_mlff.ensemble import error_law
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.otf import audits
 from bayes_mlff.report import (
     crystal_figures,
@@ -88,16 +88,16 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
 
 def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
     """All figures of a run that has been read from `run_dir`; a figure without data is a sentence instead."""
-    labels, state = _label_series(run, threshold_ev)
+    labels, law = _label_series(run, threshold_ev)
     pit = None
-    if state is not None and run.validation is not None:
+    if law is not None and run.validation is not None:
         error = run.validation.predicted_ev - run.validation.reference_ev
-        pit = np.atleast_1d(calibration.probability_integral(state, error, run.validation.sigma_ev))
+        pit = np.atleast_1d(error_law.probability_integral(law, error, run.validation.sigma_ev))
     n_atoms = len(run.records[0].structure.numbers) if run.records else 1
     schedule, end_fs = run_data.schedule(run), _end(run.thermo.time_fs)
     return [
         figures.labels_panel(labels, threshold_ev=threshold_ev, n_atoms=n_atoms, end_fs=end_fs, schedule=schedule),
-        figures.sigma_error_panel(labels, run.validation, threshold_ev=threshold_ev),
+        figures.sigma_error_panel(labels, run.validation, law, threshold_ev=threshold_ev),
         figures.coverage_panel(labels, pit),
         figures.sigma_panel(_with_labels(run), np.array([r.time_fs for r in run.records]), schedule=schedule),
         *trigger_figures.panels(run),
@@ -112,8 +112,8 @@ def _end(time_fs: np.ndarray) -> float:
     return float(time_fs[-1]) if time_fs.size else 0.0
 
 
-def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calibration | None]:
-    """Labels as arrays, and the calibration after the last one; None if the calibration cannot be replayed.
+def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, ErrorLaw | None]:
+    """Labels as arrays, and the law of errors after the last one; None if the law cannot be replayed.
 
     The replay is accepted only if it reproduces every critical sigma that the run stored with its labels.
     """
@@ -122,16 +122,19 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
     sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
     stored = np.array([_limit(r) for r in known], np.float64)
     prior, confidence = run.config.calibration, run.config.confidence
-    state, pit = calibration.init(prior.a, prior.b), np.zeros(len(known))
+    floor = run.config.likelihood.energy_sigma_fraction * threshold_ev
+    law, pit = error_law.init(prior.a, prior.b, floor=floor), np.zeros(len(known))
+    half_width = np.full(len(known), np.nan)
     scores: tuple[audits.Score, ...] = ()
     for i in range(len(known)):
-        crit = calibration.critical_sigma(state, threshold_ev, confidence=confidence)
+        crit = error_law.critical_sigma(law, threshold_ev, confidence=confidence)
         if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
-            state = None
+            law = None
             break
-        pit[i] = calibration.probability_integral(state, error[i], sigma[i])
+        pit[i] = error_law.probability_integral(law, error[i], sigma[i])
+        half_width[i] = error_law.interval(law, sigma[i], confidence=confidence)
         outcome = audits.learn(
-            state,
+            law,
             scores,
             float(error[i]),
             float(sigma[i]),
@@ -139,20 +142,17 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
             decay=prior.decay,
             false_alarm=run.config.audits.false_alarm,
         )
-        state, scores = outcome.calibration, outcome.scores
-    has_mode = state is not None and state.a + state.n / 2 > 1.0
-    factor = float(np.sqrt(calibration.map_factor(state))) if state and has_mode else None
+        law, scores = outcome.calibration, outcome.scores
     series = LabelSeries(
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
         sigma_ev=sigma,
-        half_width_ev=threshold_ev * sigma / stored,  # at the limit the half width equals the threshold
+        half_width_ev=half_width,
         audit=np.array([r.reason == "audit" for r in known], bool),
-        pit=None if state is None else pit,
-        sigma_factor=factor,
+        pit=None if law is None else pit,
         confidence=confidence,
     )
-    return series, state
+    return series, law
 
 
 def _limit(record: LabelRecord) -> float:

@@ -25,10 +25,9 @@ class LabelSeries(NamedTuple):
     time_fs: np.ndarray  # [l]
     error_ev: np.ndarray  # [l] predicted minus reference
     sigma_ev: np.ndarray  # [l] uncalibrated standard deviation
-    half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence
+    half_width_ev: np.ndarray  # [l] of the predictive interval at the trigger's confidence; nan if not replayable
     audit: np.ndarray  # [l] bool, requested at random and not by the trigger
     pit: np.ndarray | None  # [l] predictive distribution function at the error; None if not replayable
-    sigma_factor: float | None  # ratio of calibrated to uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
 
 

@@ -19,7 +19,7 @@ from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.ensemble import files
 
-FORMAT = 4
+FORMAT = 5
 Tree = TypeVar("Tree")
 
 

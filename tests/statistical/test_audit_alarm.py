@@ -9,7 +9,7 @@ with 200 runs of another seed; the bounds lie three standard errors below.
 import numpy as np
 import pytest
 
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.otf import audits
 
 SIGMA = 0.01
@@ -18,11 +18,11 @@ SIGMA = 0.01
 def first_alarm(rng, n_audits, *, widen=1.0, after=0, labels_between=0):
     """Number of the audit, from 1, that raises the calibration; 0 = none. Errors are `widen` times too large."""
     precision = rng.gamma(3.0, 1 / 10.0)
-    state, scores = calibration.init(3.0, 10.0), ()
+    state, scores = error_law.init(3.0, 10.0), ()
     for number in range(1, n_audits + 1):
         factor = widen if number > after else 1.0
         for _ in range(labels_between if number <= after or widen == 1.0 else 0):
-            state = calibration.update(state, rng.normal() * SIGMA / np.sqrt(precision), SIGMA)
+            state = error_law.update(state, rng.normal() * SIGMA / np.sqrt(precision), SIGMA)
         error = factor * rng.normal() * SIGMA / np.sqrt(precision)
         outcome = audits.learn(state, scores, error, SIGMA, audited=True)
         if outcome.raised:
@@ -62,11 +62,11 @@ def test_intervals_hold_again_after_the_raise():
     rng = np.random.default_rng(5)
     inside = []
     for _ in range(300):
-        state, scores, after = calibration.init(3.0, 10.0), (), 0
+        state, scores, after = error_law.init(3.0, 10.0), (), 0
         for number in range(60):
             error = (5.0 if number >= 20 else 1.0) * rng.normal() * SIGMA
             if after >= 5:
-                inside.append(abs(error) <= calibration.interval(state, SIGMA))
+                inside.append(abs(error) <= error_law.interval(state, SIGMA))
             outcome = audits.learn(state, scores, error, SIGMA, audited=True)
             state, scores = outcome.calibration, outcome.scores
             after += outcome.raised or after > 0

@@ -8,7 +8,7 @@ import numpy as np
 
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf import config
@@ -27,6 +27,7 @@ class FewFields(NamedTuple):
     threshold_ev: float
     integrator: object
     further: tuple = ()
+    energy_sigma_ev: float = 0.0  # the law of errors is then one of Student's t
 
 
 class FewArrays(NamedTuple):
@@ -63,7 +64,7 @@ def problem(**changes):
 
 def host(step=0, **changes):
     return HostState(
-        step, 0.0, {"energy": calibration.init()}, neighbors.NeighborSpec(3.0, 0.5, 8, (1, 1, 1)), **changes
+        step, 0.0, {"energy": error_law.init()}, neighbors.NeighborSpec(3.0, 0.5, 8, (1, 1, 1)), **changes
     )
 
 

@@ -6,7 +6,7 @@ from ase.build import molecule
 from scipy import stats
 
 from bayes_mlff.core.errors import ConfigError, DataError, WeightsError
-from bayes_mlff.ensemble import calibration, files, saved
+from bayes_mlff.ensemble import error_law, files, saved
 from bayes_mlff.ensemble.calculator import PROBABILITY, EnsembleCalculator, OutsideTrainingWarning
 from bayes_mlff.ensemble.saved import Ensemble, OnlineCalibration, SigmaFactors
 from bayes_mlff.models import registry
@@ -14,8 +14,8 @@ from bayes_mlff.posterior.likelihood import PerAtom
 from bayes_mlff.testing.tiny import tiny_nequip
 
 SMALL = tiny_nequip((1, 6, 8), r_max=2.5, energy_scales=(0.5,) * 3, energy_shifts=(-1.0, -2.0, -4.0))
-STATE = calibration.update(calibration.init(), error=0.03, sigma=0.02)
-ONLINE = OnlineCalibration(STATE, "20 meV", 0.9)
+LAW = error_law.update(error_law.init(floor=0.01), error=0.03, sigma=0.02)
+ONLINE = OnlineCalibration(LAW, "20 meV", 0.9)
 WATER = np.array([[2, 0, 1]])
 
 
@@ -26,7 +26,7 @@ def samples(**change) -> Ensemble:
 
 
 def of_run(**change) -> Ensemble:
-    return samples(factors=SigmaFactors(energy=ONLINE.energy_factor), online=ONLINE, **change)
+    return samples(online=ONLINE, **change)
 
 
 def test_the_newest_ensemble_of_a_directory_is_that_of_its_newest_checkpoint(tmp_path):
@@ -56,13 +56,30 @@ def test_what_a_run_writes_reads_back(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_files_of_before_scale_the_floor_like_the_spread(tmp_path):
+    """There the calibration was that of one Student's t, as four numbers."""
+    import json
+
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    path = tmp_path / files.NAME
+    saved.save(of_run(), path)
+    with safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    old = {"state": [3.0, 10.0, 2.0, 9.0], "threshold": "20 meV", "confidence": 0.9}
+    save_file(arrays, path, {**metadata, "online": json.dumps(old)})
+    law, scale = saved.load(path).online.law, np.sqrt((10.0 + 9.0 / 2) / 4.0)
+    assert error_law.interval(law, 0.3, confidence=0.9) == pytest.approx(0.3 * scale * stats.t.ppf(0.95, 8.0))
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"samples": np.zeros((2, 3))},
         {"offset_ev": np.ones((2, 3))},
         {"online": ONLINE._replace(threshold="30 meV")},
-        {"online": ONLINE._replace(state=STATE._replace(n=2.0))},
+        {"online": ONLINE._replace(law=LAW._replace(floor=0.02))},
         {"online": None},
         {"config_text": "seed: 2\n"},
         {"energy_sigma_ev": PerAtom(0.01)},
@@ -79,13 +96,12 @@ def test_a_run_calibrates_its_energy_by_the_distribution_of_its_trigger():
     atoms = molecule("H2O")
     calculator = EnsembleCalculator(of_run())
     calculator.calculate(atoms)
-    sigma, nu = calculator.results["energy_sigma_uncalibrated"], 2 * STATE.a + STATE.n
-    scale = sigma * np.sqrt((STATE.b + STATE.s / 2) / (STATE.a + STATE.n / 2))
-    assert calculator.results[PROBABILITY] == pytest.approx(2 * stats.t.sf(0.02 / scale, nu), rel=1e-10)
-    assert calculator.results["energy_sigma"] == pytest.approx(stats.t.std(nu, scale=scale), rel=1e-10)
+    sigma = calculator.results["energy_sigma_uncalibrated"]
+    assert calculator.results[PROBABILITY] == error_law.exceedance_probability(LAW, sigma, 0.02)
+    assert calculator.results["energy_sigma"] == error_law.deviation(LAW, sigma)
     assert calculator.calibrated == ("energy",)
     # A threshold for which the σ of this structure is just critical.
-    critical = calibration.interval(STATE, sigma, confidence=ONLINE.confidence)
+    critical = error_law.interval(LAW, sigma, confidence=ONLINE.confidence)
     at_limit = EnsembleCalculator(of_run(), threshold=f"{critical!r} eV")
     assert at_limit.get_property(PROBABILITY, atoms) == pytest.approx(1.0 - ONLINE.confidence, rel=1e-10)
     per_atom = EnsembleCalculator(of_run(), threshold=f"{critical / 3!r} eV/atom")
@@ -115,8 +131,8 @@ def test_an_error_of_an_energy_whose_origin_nobody_knows_is_above_any_threshold(
 
 
 def test_with_too_few_errors_sigma_is_infinite_but_the_probability_is_not_one():
-    few = OnlineCalibration(calibration.init(0.5, 1.0), "20 meV", 0.95)
-    calculator = EnsembleCalculator(samples(online=few, factors=SigmaFactors(energy=few.energy_factor)))
+    few = OnlineCalibration(error_law.init(0.5, 1.0, floor=0.01), "20 meV", 0.95)
+    calculator = EnsembleCalculator(samples(online=few))
     with pytest.warns(OutsideTrainingWarning, match="too few errors for a finite energy_sigma"):
         calculator.calculate(molecule("H2O"))
     assert calculator.results["energy_sigma"] == np.inf and 0.0 < calculator.results[PROBABILITY] < 1.0

@@ -187,8 +187,6 @@ def test_one_component_is_the_law_of_energies_to_the_last_bit():
 def test_a_vector_counts_as_many_observations_as_it_has_components():
     state = calibration.update(calibration.init(3.0, 10.0), 0.6, 0.2, dof=2.5)
     assert (state.n, state.s) == (2.5, pytest.approx(2.5 * 9.0))
-    again = calibration.restart(state, [3.0, 1.0], dof=[2.5, 1.5])
-    assert (again.n, again.s) == (4.0, pytest.approx(24.0))
     decayed = calibration.update(state, 0.2, 0.2, dof=1.5, decay=0.5)
     assert (decayed.n, decayed.s) == (2.75, pytest.approx(0.5 * 22.5 + 1.5))
     limits = calibration.critical_sigma(state, 1.0, dof=np.linspace(1.0, 3.0, 9))

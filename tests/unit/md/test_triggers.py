@@ -7,7 +7,7 @@ import pytest
 
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.readings import Reading
-from bayes_mlff.ensemble import calibration, triggers
+from bayes_mlff.ensemble import error_law, triggers
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger, on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
@@ -78,7 +78,7 @@ def test_padding_is_not_asked():
 def test_the_atom_highest_above_its_own_limit_counts():
     # Atom 1 has the larger σ, but three independent components, whose norm has a shorter tail.
     said = predictive()._replace(forces_sigma=real([[[0.1] * 3, [0.105] * 3]]), forces_dof=real([[1.0, 3.0]]))
-    trigger = Criterion(FORCE, 0.2, 0.95, calibration.init(3.0, 10.0), 1.0).trigger(calibration.init(3.0, 10.0))
+    trigger = Criterion(FORCE, 0.2, 0.95, error_law.init(3.0, 10.0), 1.0).trigger(error_law.init(3.0, 10.0))
     _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
     found = triggers.measure((trigger,), said, around.graph)
     assert found.place[0] == 0 and found.dof[0] == 1.0
@@ -89,11 +89,11 @@ def test_the_atom_highest_above_its_own_limit_counts():
 
 
 def test_limits_of_vectors_lie_between_those_of_one_and_three_components():
-    prior = calibration.init(3.0, 10.0)
+    prior = error_law.init(3.0, 10.0)
     asked = Criterion(FORCE, 0.2, 0.9, prior, 1.0)
     trigger = asked.trigger(prior)
     for dof in (1.0, 1.13, 1.8, 2.0, 2.91, 3.0):
-        exact = calibration.critical_sigma(prior, 0.2, confidence=0.9, dof=dof)
+        exact = error_law.critical_sigma(prior, 0.2, confidence=0.9, dof=dof)
         assert 0.999 * exact <= trigger.limit_of(dof) <= (1.0 + 1e-12) * exact
         device = triggers.limits(
             triggers.on_device((trigger,), jnp.dtype(np.float64)),
@@ -115,9 +115,9 @@ def test_readings_keep_the_limit_that_silent_dynamics_does_not_have():
 
 
 def test_the_limit_follows_the_calibration():
-    prior = calibration.init(3.0, 10.0)
+    prior = error_law.init(3.0, 10.0)
     asked = Criterion(ENERGY_SIGMA, 0.02, 0.95, prior, 1.0)
-    worse = calibration.update(prior, 0.1, 0.01)
+    worse = error_law.update(prior, 0.1, 0.01)
     for state in (prior, worse):
-        assert asked.trigger(state).limit == calibration.critical_sigma(state, 0.02, confidence=0.95)
+        assert asked.trigger(state).limit == error_law.critical_sigma(state, 0.02, confidence=0.95)
     assert asked.limit(worse) < asked.limit(prior)

@@ -1,11 +1,11 @@
-"""When audits are due, what they say, and how they raise a calibration."""
+"""When audits are due, what they say, and how they raise a error_law."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from bayes_mlff.core.errors import RunDirectoryError
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.otf import audits
 from bayes_mlff.otf.audits import Audit, Clock, Score, draw, evidence, kept_up, learn, read, since_raise, statement
 
@@ -73,38 +73,41 @@ def test_a_change_is_found_where_it_happened():
 
 
 def test_huge_errors_stay_finite():
-    state = calibration.init()
-    assert np.isfinite(calibration.normal_score(state, 1e6, 1e-6))
+    state = error_law.init()
+    assert np.isfinite(error_law.normal_score(state, 1e6, 1e-6))
     assert np.isfinite(evidence([37.0] * 200).log_bayes_factor)
 
 
 def test_triggered_labels_only_update():
-    state = calibration.init()
-    outcome = learn(state, (Score(1.0, 1.0),), 5.0, 0.01, audited=False)
-    assert outcome.calibration == calibration.update(state, 5.0, 0.01)
-    assert outcome.scores == (Score(1.0, 1.0),) and not outcome.raised
+    state = error_law.init()
+    outcome = learn(state, (Score(1.0, 1.0, 1.0),), 5.0, 0.01, audited=False)
+    assert outcome.calibration.to_json() == error_law.update(state, 5.0, 0.01).to_json()
+    assert outcome.scores == (Score(1.0, 1.0, 1.0),) and not outcome.raised
 
 
-def test_an_alarm_restarts_the_posterior_from_the_suspicious_audits_and_forgets_them():
-    state = calibration.init(3.0, 10.0)
+@pytest.mark.parametrize("floor", [0.0, 0.005])
+def test_an_alarm_restarts_the_posterior_from_the_suspicious_audits_and_forgets_them(floor):
+    state = error_law.init(3.0, 10.0, floor=floor)
     for _ in range(30):
-        state = calibration.update(state, 0.01, 0.01)
-    scores = tuple(Score(1.0, 0.8) for _ in range(5))
+        state = error_law.update(state, 0.01, 0.01)
+    scores = tuple(Score(0.01, 0.01, 0.8) for _ in range(5))
     outcome = learn(state, scores, 0.2, 0.01, audited=True)
     assert outcome.raised and outcome.scores == () and outcome.evidence.start == 5
-    assert outcome.calibration == calibration.restart(state, [20.0])
-    narrow = calibration.interval(calibration.update(state, 0.2, 0.01), 1.0)
-    assert calibration.interval(outcome.calibration, 1.0) > 2 * narrow
+    anew = error_law.restart(state, [(0.2, 0.01, 1.0)])
+    assert outcome.calibration.to_json() == anew.to_json()
+    narrow = error_law.interval(error_law.update(state, 0.2, 0.01), 0.01)
+    assert error_law.interval(outcome.calibration, 0.01) > 2 * narrow
 
 
-def test_a_raise_never_narrows():
-    state = calibration.init(3.0, 10.0)
+@pytest.mark.parametrize("floor", [0.0, 0.005])
+def test_a_raise_never_narrows(floor):
+    state = error_law.init(3.0, 10.0, floor=floor)
     for _ in range(3):
-        state = calibration.update(state, 1.0, 0.01)
-    state = state._replace(a=30.0)  # a prior so strong that to forget would narrow
+        state = error_law.update(state, 1.0, 0.01)
+    state = state._replace(each=state.each._replace(a=30.0))  # a prior so strong that to forget would narrow
     outcome = learn(state, (), 2.0, 0.01, audited=True, false_alarm=0.5)
-    updated = calibration.update(state, 2.0, 0.01)
-    assert calibration.interval(outcome.calibration, 1.0) >= calibration.interval(updated, 1.0)
+    updated = error_law.update(state, 2.0, 0.01)
+    assert error_law.interval(outcome.calibration, 0.01) >= error_law.interval(updated, 0.01)
 
 
 def audit(step, error, *, asked=False, pit=0.5, raised=False):

@@ -13,7 +13,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, on_energy
 from bayes_mlff.md import chunk as chunks
 from bayes_mlff.md.chunk import Stop, no_limits
@@ -112,7 +112,7 @@ def test_limits_follow_the_settings():
 
 
 def test_sigma_is_compared_with_the_largest_of_three_and_with_nothing_before_the_first_label():
-    first = float(calibration.critical_sigma(calibration.init(), 0.02))
+    first = float(error_law.critical_sigma(error_law.init(), 0.02))
     assert float(limits(crit=1e-6).statistics[0]) == pytest.approx(20 * first)
     assert float(limits(crit=0.5).statistics[0]) == pytest.approx(10.0)
     assert float(limits(known=(0.1, 0.3, 9.0)).statistics[0]) == pytest.approx(6.0)
@@ -194,7 +194,9 @@ def test_what_is_not_finite_is_named(part):
     if part == "params":
         state = state._replace(device=state.device._replace(params=jnp.full((2, 3), jnp.nan)))
     if part == "calibration":
-        state = state._replace(host=state.host._replace(calibrations={"energy": calibration.init()._replace(s=np.nan)}))
+        law = error_law.init(floor=0.01)
+        broken = law._replace(log_weight=np.nan * law.log_weight)
+        state = state._replace(host=state.host._replace(calibrations={"energy": broken}))
     assert guards.not_finite(state) == (part,)
 
 
@@ -230,7 +232,7 @@ def test_stop_at_once():
 # -- storms --------------------------------------------------------------------------------------------------------
 
 
-ENERGY_ALONE = (Criterion(ENERGY_SIGMA, 0.02, 0.95, calibration.init(), 1.0),)
+ENERGY_ALONE = (Criterion(ENERGY_SIGMA, 0.02, 0.95, error_law.init(), 1.0),)
 
 
 def calls(steps, errors, sigma=0.01):
@@ -279,7 +281,7 @@ def test_the_diagnosis_reads_the_errors(errors, phrase):
 
 
 def test_a_storm_says_which_trigger_asked_and_reads_its_errors():
-    both = (*ENERGY_ALONE, Criterion(EVERYWHERE, 0.5, 0.95, calibration.init(), 1.0))
+    both = (*ENERGY_ALONE, Criterion(EVERYWHERE, 0.5, 0.95, error_law.init(), 1.0))
     asked = [
         r._replace(
             asked=("force",),

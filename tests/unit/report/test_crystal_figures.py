@@ -151,7 +151,7 @@ def test_jumps_are_marked_where_they_happen(tmp_path):
     assert [[text.get_text() for text in axes.texts] for axes in rows] == [["300 K", "800 K", "300 K"], []]
     write_run(tmp_path, shaken(81))
     thermo, one = run_data.read(tmp_path).thermo, np.ones(1)
-    labels = LabelSeries(400.0 * one, 0.1 * one, one, one, one > 2.0, None, None, 0.95)
+    labels = LabelSeries(400.0 * one, 0.1 * one, one, one, one > 2.0, None, 0.95)
     for draw in (
         partial(figures.labels_panel, labels, threshold_ev=1.0, n_atoms=20, end_fs=800.0),
         partial(figures.sigma_panel, thermo, np.array([400.0])),

@@ -19,7 +19,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.report import figures
 from bayes_mlff.report import page as report
 
@@ -44,11 +44,11 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
     rng = np.random.default_rng(3)
     path.mkdir(exist_ok=True)
     (path / "config.yaml").write_text(CONFIG)
-    state = calibration.init()
+    state = error_law.init(floor=0.1 * THRESHOLD)
     times = np.concatenate([[0], np.sort(rng.choice(np.arange(1, steps), max(labels - 1, 0), replace=False))])
     events = [{"event": "run_started", "time": 1000.0}]
     kept = []
-    crit = np.full(steps, calibration.critical_sigma(state, THRESHOLD))
+    crit = np.full(steps, error_law.critical_sigma(state, THRESHOLD))
     for i, step in enumerate(times[:labels]):
         structure = from_ase(_ethanol(180 * np.cos(step / 300)) if atoms is None else atoms)
         forces = rng.normal(size=(len(structure.numbers), 3))
@@ -66,7 +66,7 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
         )
         record = record._replace(predicted_energy_mean=energy + OFFSET, predicted_energy_sigma=1.0)
         if i:
-            sigma = calibration.critical_sigma(state, THRESHOLD) * rng.uniform(1.0, 1.4)
+            sigma = error_law.critical_sigma(state, THRESHOLD) * rng.uniform(1.0, 1.4)
             error = 1.8 * sigma * rng.normal()
             record = record._replace(
                 reason="audit" if i % 7 == 0 else "uncertain",
@@ -75,12 +75,12 @@ def write_run(path, *, labels: int, steps: int = 2_000, frames: int = 150, atoms
                 predicted_energy_sigma=sigma,
                 predicted_forces_mean=forces + 0.05,
                 predicted_forces_sigma=np.full_like(forces, 0.05),
-                readings=(Reading("energy", sigma, calibration.critical_sigma(state, THRESHOLD), "eV"),),
+                readings=(Reading("energy", sigma, error_law.critical_sigma(state, THRESHOLD), "eV"),),
                 confidence=0.9,
             )
-            state = calibration.update(state, error, sigma)
+            state = error_law.update(state, error, sigma)
             kept.append((error, sigma))
-        crit[step:] = calibration.critical_sigma(state, THRESHOLD)
+        crit[step:] = error_law.critical_sigma(state, THRESHOLD)
         dataset.append(path / "dataset.extxyz", record)
         now = 1000.0 + 10.0 * i
         events.append({"event": "label", "time": now, "step": int(step), "engine_s": 2.0})
