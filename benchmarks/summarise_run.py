@@ -49,6 +49,7 @@ def main() -> None:
         "random_above_threshold": int(np.sum(np.abs(random) > threshold)),
         "rmse_random_kcal_mol": _rms(random),
         "rmse_random_pretrained_kcal_mol": _rms(pretrained),
+        "sigma": {name: each._asdict() for name, each in report.rankings(data, threshold_ev=threshold_ev).items()},
         **_crystal(args.run, data),
         "commit": commit,
         "command": args.command,

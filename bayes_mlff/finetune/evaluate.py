@@ -12,6 +12,7 @@ from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
+from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.ensemble.resampling import log_factor_error, structure_share
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune.labelled import Frames
@@ -157,7 +158,7 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErro
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
       nominal level with its 95 % intervals, binomial, with structures as independent, and with the errors of the
-      factors besides, `calibration_curve`, and for forces `auc_roc` (None if all errors are on one side) and
+      factors besides, `calibration_curve`, `ranking` (see `ensemble.ranking`; None where σ is constant), and for forces `auc_roc` (None if all errors are on one side) and
       `mll_by_error`.
     """
     errors = errors or FactorErrors()
@@ -185,6 +186,7 @@ def _numbers(quality: Quality, unit: float, log_error: float | None, threshold: 
         "coverage": {f"{level:g}": float(share) for level, share in zip(LEVELS, inside.observed, strict=True)},
         "coverage_intervals": _coverage_intervals(error / sigma, inside, quality.frame, log_error),
         "calibration_curve": {"nominal": curve.x.tolist(), "observed": curve.y.tolist()},
+        "ranking": None if (known := ranking(error, sigma)) is None else known._asdict(),
     }
     if threshold is not None:
         above = np.abs(error) > threshold

@@ -16,6 +16,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
+from bayes_mlff.ensemble.ranking import Ranking, ranking, sentence
 from bayes_mlff.otf import audits
 from bayes_mlff.report import (
     crystal_figures,
@@ -65,7 +66,8 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
       DataError: if the labels or the arrays of random frames are unreadable.
     """
     run = run_data.read(run_dir) if run is None else run
-    shown = panels(run_dir, run, threshold_ev=threshold_ev)
+    labels, law = _label_series(run, threshold_ev)
+    shown = _panels(run_dir, run, labels, law, threshold_ev=threshold_ev)
     now = [("State", standing.state(run_dir, run.log).sentence), ("Simulated", standing.progress(run.log))]
     rows = [
         *verdict.rows(verdict.judge(run.log)),
@@ -75,6 +77,7 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
         (f"Threshold of trigger {t.name}", f"{t.threshold} with {t.confidence or run.config.confidence:.0%} confidence")
         for t in run.config.triggers
     ]
+    rows += _rankings(run, labels, law)
     rows += _thinned(run_dir, run)
     rows += [(f"Not believed, step {r.step}", r.reason) for r in run.log.refused]
     rows += [
@@ -88,7 +91,31 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
 
 def panels(run_dir: Path, run: RunData, *, threshold_ev: float) -> list[Panel]:
     """All figures of a run that has been read from `run_dir`; a figure without data is a sentence instead."""
-    labels, law = _label_series(run, threshold_ev)
+    return _panels(run_dir, run, *_label_series(run, threshold_ev), threshold_ev=threshold_ev)
+
+
+def rankings(run: RunData, *, threshold_ev: float) -> dict[str, Ranking]:
+    """What σ of the energies knows of the errors, of labels and random frames; those with too few are left out."""
+    return _ranked(run, *_label_series(run, threshold_ev))
+
+
+def _ranked(run: RunData, labels: LabelSeries, law: ErrorLaw | None) -> dict[str, Ranking]:
+    if law is None or not np.isfinite(error_law.parts(law).factor):
+        return {}
+    found = {"labels": ranking(labels.error_ev, np.atleast_1d(error_law.deviation(law, labels.sigma_ev)))}
+    if (frames := run.validation) is not None:
+        sigma = np.atleast_1d(error_law.deviation(law, frames.sigma_ev))
+        found["random frames"] = ranking(frames.predicted_ev - frames.reference_ev, sigma)
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _rankings(run: RunData, labels: LabelSeries, law: ErrorLaw | None) -> list[tuple[str, str]]:
+    return [(f"σ at {name}", sentence(each)) for name, each in _ranked(run, labels, law).items()]
+
+
+def _panels(
+    run_dir: Path, run: RunData, labels: LabelSeries, law: ErrorLaw | None, *, threshold_ev: float
+) -> list[Panel]:
     pit = None
     if law is not None and run.validation is not None:
         error = run.validation.predicted_ev - run.validation.reference_ev

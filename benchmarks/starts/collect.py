@@ -68,7 +68,10 @@ def entry(fit: Fit, folder: Path) -> dict[str, Any] | None:
             found[f"{name}_coverage"] = part.get("coverage", {}).get("0.95")
     for name in ("energy", "components", "atoms", "frames"):
         sigma = scores[name]["sigma"]
-        found |= {f"rho_{name}": sigma.get("rho"), f"possible_rho_{name}": sigma.get("calibrated")}
+        found |= {
+            f"rho_{name}": sigma.get("rho"),
+            f"possible_rho_{name}": sigma.get("possible", sigma.get("calibrated")),
+        }
     return found
 
 

@@ -1,47 +1,15 @@
 """Whether σ is larger where the errors are larger: rank correlations on a set of frames, and what they could be."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import of_structures
-
-DRAWS: Final = 400
-"""Simulated sets of errors for the rank correlation of a calibrated σ."""
-
-
-class Ranks(NamedTuple):
-    """Spearman's ρ of |error| with σ, and the ρ that normal errors of exactly these σ would have."""
-
-    rho: float
-    p: float  # of no correlation
-    calibrated: float  # median over simulated errors
-    variation: float  # standard deviation of σ over its mean
-
-
-def ranks(error: np.ndarray, sigma: np.ndarray, *, each: int = 1, seed: int = 0) -> Ranks | None:
-    """Rank correlation of absolute errors with their σ; None where σ does not vary.
-
-    Args:
-      error: [m] predicted minus reference, or root mean square of several such errors.
-      sigma: [m] in the same unit.
-      each: how many independent errors there are in one entry.
-      seed: of the simulated errors.
-    """
-    variation = float(np.std(sigma) / np.mean(sigma))
-    if variation < 1e-6:
-        return None
-    found: Any = stats.spearmanr(np.abs(error), sigma)
-    rng = np.random.default_rng(seed)
-    drawn = np.sqrt(rng.chisquare(each, (DRAWS, len(sigma)))) * sigma
-    order = stats.rankdata(sigma)
-    simulated = [np.corrcoef(stats.rankdata(row), order)[0, 1] for row in drawn]
-    return Ranks(float(found.statistic), float(found.pvalue), float(np.median(simulated)), variation)
 
 
 def score(prediction: Prediction, frames: Frames, ensemble: Ensemble) -> dict[str, Any]:
@@ -54,7 +22,7 @@ def score(prediction: Prediction, frames: Frames, ensemble: Ensemble) -> dict[st
 
     Returns:
       For energies (kcal/mol, of frames), force components and atoms, and forces of frames (kcal/mol/Å): `rmse`, σ of
-      every part as root mean square, and `Ranks` of |error| with that part. `spread` is the standard deviation
+      every part as root mean square, and `Ranking` of |error| with that part. `spread` is the standard deviation
       between samples, `noise` that of the likelihood, which for forces is predicted, `sigma` both. The error of an
       atom or a frame is the root mean square of its components.
     """
@@ -99,7 +67,7 @@ def _of(error: np.ndarray, parts: dict[str, np.ndarray], each: int = 1) -> dict[
     every = parts | {"sigma": np.sqrt(sum(part**2 for part in parts.values()))}
     found: dict[str, Any] = {"rmse": _root_mean_square(error)}
     for name, part in every.items():
-        known = ranks(error, part, each=each)
+        known = ranking(error, part, each=each)
         found[name] = {"rms": _root_mean_square(part), **({} if known is None else known._asdict())}
     return found
 

@@ -63,9 +63,7 @@ def problem(**changes):
 
 
 def host(step=0, **changes):
-    return HostState(
-        step, 0.0, {"energy": error_law.init()}, neighbors.NeighborSpec(3.0, 0.5, 8, (1, 1, 1)), **changes
-    )
+    return HostState(step, 0.0, {"energy": error_law.init()}, neighbors.NeighborSpec(3.0, 0.5, 8, (1, 1, 1)), **changes)
 
 
 def predictive(energy=1.0, sigma=0.01):
