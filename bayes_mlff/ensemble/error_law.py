@@ -27,7 +27,8 @@ from bayes_mlff.ensemble.calibration import Calibration, Real
 RATIOS: Final = np.geomspace(0.125, 8.0, 13)
 """Ratios r between the scale of the spread and that of the floor."""
 
-WEIGHTS: Final = (lambda w: w / np.sum(w))(np.exp(-0.5 * np.square(np.log(RATIOS) / np.log(3.0))))
+_BELL: Final = np.exp(-0.5 * np.square(np.log(RATIOS) / np.log(3.0)))
+WEIGHTS: Final = _BELL / np.sum(_BELL)
 """Prior probabilities of `RATIOS`: log-normal around 1, a factor of 3 for one standard deviation."""
 
 _BISECTIONS: Final = 64
@@ -44,6 +45,11 @@ class ErrorLaw(NamedTuple):
     def ratios(self) -> np.ndarray:
         """[g]; those of `RATIOS`, or one without a floor."""
         return RATIOS if self.floor > 0.0 else np.ones(1)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ErrorLaw) and self.to_json() == other.to_json()
+
+    __hash__ = None
 
     def to_json(self) -> dict[str, Any]:
         """Values for a file."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 DRAWS: Final = 400
 """Simulated sets of errors for the rank correlation that is possible."""
@@ -51,8 +52,6 @@ def ranking(error: ArrayLike, sigma: ArrayLike, *, each: int = 1, seed: int = 0)
         raise ValueError(f"sigma: got shape {sigma.shape}; allowed: a positive one for each of {error.shape} errors")
     if error.size < FEWEST or np.ptp(sigma) < 1e-6 * np.mean(sigma):
         return None
-    from scipy import stats  # takes half a second to import
-
     found: Any = stats.spearmanr(error, sigma)
     drawn = np.sqrt(np.random.default_rng(seed).chisquare(each, (DRAWS, sigma.size)) / each) * sigma
     ranks = stats.rankdata(sigma)

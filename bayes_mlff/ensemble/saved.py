@@ -189,11 +189,7 @@ def _of_online(online: OnlineCalibration) -> dict[str, Any]:
 def same(left: Ensemble, right: Ensemble) -> bool:
     """True if two ensembles have bit-identical predictions and the same settings."""
     arrays = ("samples", "offset_ev", "compositions")
-    plain = set(Ensemble._fields) - {*arrays, "provenance", "online"}
-    if any(getattr(left, name) != getattr(right, name) for name in plain):
-        return False
-    laws = [None if each.online is None else _of_online(each.online) for each in (left, right)]
-    if laws[0] != laws[1]:
+    if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, "provenance"}):
         return False
     pairs = [(getattr(left, name), getattr(right, name)) for name in arrays]
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)

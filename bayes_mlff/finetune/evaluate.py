@@ -158,8 +158,8 @@ def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErro
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
       nominal level with its 95 % intervals, binomial, with structures as independent, and with the errors of the
-      factors besides, `calibration_curve`, `ranking` (see `ensemble.ranking`; None where σ is constant), and for forces `auc_roc` (None if all errors are on one side) and
-      `mll_by_error`.
+      factors besides, `calibration_curve`, `ranking` (see `ensemble.ranking`; None where σ is constant), and
+      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
     """
     errors = errors or FactorErrors()
     summary = {}

@@ -34,7 +34,7 @@ from bayes_mlff.md.integrators import (
 from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.models import architectures, presets
-from bayes_mlff.models.energetics import PredictFn, predictor
+from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.registry import Potential
@@ -361,10 +361,16 @@ def chain_update(problem: Problem) -> ChainDevices:
     return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
 
 
+def pretrained(problem: Problem) -> Callable[[Graph], Prediction]:
+    """Make the function for the prediction of a graph by the model before fine-tuning, with a batch axis of 1."""
+    single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
+    return lambda graph: single(problem.pretrained[0], graph)
+
+
 def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
     """Make the function for the total energy of a graph, eV, with the model before fine-tuning; compiled once."""
-    single = jax.jit(lambda params, graph: problem.predict(params, jax.tree.map(lambda x: x[None], graph)))
-    return lambda graph: problem.scale().network_to_total(float(single(problem.pretrained[0], graph).energy[0]))
+    single = pretrained(problem)
+    return lambda graph: problem.scale().network_to_total(float(single(graph).energy[0]))
 
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:

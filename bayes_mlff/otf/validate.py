@@ -1,18 +1,19 @@
 """Validation of a finished run: reference calculations on random frames, which unlike the labels are unbiased."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
-from bayes_mlff.otf.problem import Problem, ensemble, pretrained_energy
+from bayes_mlff.ensemble.metrics import rmse
+from bayes_mlff.otf.problem import Problem, ensemble, pretrained
 from bayes_mlff.otf.state import RunState
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import RunDirectory
@@ -20,20 +21,27 @@ from bayes_mlff.runs.interruption import Interruption
 from bayes_mlff.runs.validation import Validation
 
 
-def random_frames(run: RunDirectory, count: int, seed: int) -> list[tuple[int, Structure]]:
-    """Draw frames of the trajectory without replacement, in order of time.
+def random_frames(
+    run: RunDirectory, count: int, seed: int, labelled: Collection[int] = ()
+) -> list[tuple[int, Structure]]:
+    """Draw frames of the trajectory without replacement, in order of time; fewer where there are not as many.
+
+    Args:
+      run: open run directory.
+      count: number of frames.
+      seed: of the draw.
+      labelled: steps of labels, whose frames are left out: the model has learnt them.
 
     Raises:
-      RunDirectoryError: if the trajectory has fewer frames or is damaged.
+      RunDirectoryError: if the trajectory is damaged.
     """
     stored = trajectory.frames(run.trajectory)
-    if stored.count < count:
-        raise RunDirectoryError(
-            f"{run.trajectory}: {stored.count} frames; allowed: at least validation_frames = {count}"
-        )
-    chosen = np.sort(np.random.default_rng(seed).choice(stored.count, count, replace=False))
+    drawn = np.random.default_rng(seed).permutation(stored.count)[: count + len(labelled)]
+    chosen = np.sort(drawn)
     frames = trajectory.read_some(run.trajectory, stored, chosen)
-    return [(int(step), frames.structure(i)) for i, step in enumerate(frames.step)]
+    known = set(labelled)
+    order = [i for i in np.searchsorted(chosen, drawn) if int(frames.step[i]) not in known]
+    return [(int(frames.step[i]), frames.structure(i)) for i in sorted(order[:count])]
 
 
 def validate(
@@ -58,7 +66,11 @@ def validate(
       RunInterruptedError: if the end of the run was requested; all frames so far are on the disk.
       EngineError: if a frame cannot be labelled; another call continues with the remaining frames.
     """
-    frames = random_frames(run, problem.config.validation_frames, problem.config.seed)
+    labelled = [record.step for record in dataset.read(run.dataset)]
+    asked = problem.config.validation_frames
+    frames = random_frames(run, asked, problem.config.seed, labelled)
+    if len(frames) < asked:
+        run.log("random_frames_missing", asked=asked, found=len(frames))
     reference, compare = (
         _Frames(problem, engine, run, state, interruption or Interruption()),
         _Comparison(problem, state),
@@ -69,7 +81,8 @@ def validate(
         record = reference.label(step, structure, f", {done} of {len(frames)} random frames")
         rows.append((step, *compare(structure, record)))
         progress(done + 1, len(frames))
-    result = Validation(*(np.array(column) for column in zip(*rows, strict=True)))
+    columns = zip(*rows, strict=True) if rows else ((),) * len(Validation._fields)
+    result = Validation(*(np.array(column, np.float64) for column in columns))
     run.store_validation(**result._asdict())
     return result
 
@@ -114,17 +127,20 @@ class _Comparison:
 
     def __init__(self, problem: Problem, state: RunState):
         self._problem, self._state = problem, state
-        self._evaluate, self._pretrained = ensemble(problem), pretrained_energy(problem)
+        self._evaluate, self._pretrained = ensemble(problem), pretrained(problem)
 
-    def __call__(self, structure: Structure, record: LabelRecord) -> tuple[float, float, float, float]:
-        """Total energies, eV: reference, prediction, its σ, and prediction of the pretrained model."""
+    def __call__(self, structure: Structure, record: LabelRecord) -> tuple[float, ...]:
+        """The fields of `Validation` after the step."""
         host, graph = self._state.host, self._graph(structure)
         scale, predictive = self._problem.scale(host.offset_ev), self._evaluate(self._state.device.params, graph)
+        before = self._pretrained(graph)
         return (
             scale.reference_to_total(record.label.energy),
             scale.network_to_total(float(predictive.energy_mean[0])),
             float(predictive.energy_sigma[0]),
-            self._pretrained(graph),
+            self._problem.scale().network_to_total(float(before.energy[0])),
+            _force_error(predictive.forces_mean[0], record),
+            _force_error(before.forces[0], record),
         )
 
     def _graph(self, structure: Structure) -> Graph:
@@ -139,6 +155,13 @@ class _Comparison:
             elements = self._problem.potential.config.elements
             _, searched = neighbors.allocate(structure, elements, host.spec.r_max, skin=host.spec.skin)
         return searched.graph
+
+
+def _force_error(forces: jax.Array, record: LabelRecord) -> float:
+    """Root mean square error, eV/Å, of the components that the structure leaves free; 0 if none is."""
+    fixed = record.structure.fixed
+    error = np.asarray(forces, np.float64) - record.label.forces
+    return rmse(error[~fixed] if fixed is not None else error) if fixed is None or not fixed.all() else 0.0
 
 
 def _record(

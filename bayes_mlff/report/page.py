@@ -270,13 +270,15 @@ def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> 
             return "no data"
         return f"{value * KCAL_MOL_PER_EV:.3g} kcal/mol = {1e3 * value / max(s.n_atoms, 1):.3g} meV/atom"
 
-    w, share, above, force = s.wall, s.share_above, "no data", "no data"
+    def force(value: float | None) -> str:
+        if value is None:
+            return "no data"
+        return f"{value * KCAL_MOL_PER_EV:.3g} kcal/mol/Å = {1e3 * value:.3g} meV/Å"
+
+    w, share, above = s.wall, s.share_above, "no data"
     if share is not None:
         ends = f"{share.lower:.1%} to {share.upper:.1%}"
         above = f"{s.above_threshold}, {share.observed:.1%} (95 % interval {ends})"
-    if s.force_rmse_ev_a is not None:
-        in_kcal = s.force_rmse_ev_a * KCAL_MOL_PER_EV
-        force = f"{in_kcal:.3g} kcal/mol/Å = {1e3 * s.force_rmse_ev_a:.3g} meV/Å"
     last = "" if s.last_label_fs is None else f", last at {s.last_label_fs / 1e3:.3f} ps"
     speed = "no data" if s.steps_per_s is None else f"{s.steps_per_s:.3g} steps/s"
     spent = f"dynamics and rest {_clock(w.md_s)}, reference calculations {_clock(w.dft_s)}"
@@ -288,13 +290,15 @@ def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> 
         ("Labels above the threshold", above),
         ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),
         ("RMSE at labels, not fine-tuned", energy(s.rmse_pretrained_ev)),
-        ("Force RMSE at labels", force),
+        ("Force RMSE at labels", force(s.force_rmse_ev_a)),
     ]
     if s.validation_frames:
         rows += [
             ("Random frames above the threshold", f"{s.validation_above} of {s.validation_frames}"),
             (f"RMSE on {s.validation_frames} random frames", energy(s.validation_rmse_ev)),
             ("The same, not fine-tuned", energy(s.validation_pretrained_rmse_ev)),
+            ("Force RMSE on random frames", force(s.validation_force_rmse_ev_a)),
+            ("The same, not fine-tuned", force(s.validation_pretrained_force_rmse_ev_a)),
         ]
     return [
         *rows,

@@ -42,6 +42,8 @@ class RunSummary(NamedTuple):
     validation_above: int  # of them above the threshold
     validation_rmse_ev: float | None
     validation_pretrained_rmse_ev: float | None
+    validation_force_rmse_ev_a: float | None
+    validation_pretrained_force_rmse_ev_a: float | None
     sigma_crit_ev: float | None  # last
     last_label_fs: float | None
     wall: WallTime
@@ -77,6 +79,8 @@ def summarise(run: RunLog, threshold_ev: float) -> RunSummary:
         validation_above=_above(run.validation, threshold_ev),
         validation_rmse_ev=_rmse(run.validation, "predicted_ev"),
         validation_pretrained_rmse_ev=_rmse(run.validation, "pretrained_ev"),
+        validation_force_rmse_ev_a=_force_rmse(run.validation, "force_error_ev_a"),
+        validation_pretrained_force_rmse_ev_a=_force_rmse(run.validation, "pretrained_force_error_ev_a"),
         sigma_crit_ev=float(crit[-1]) if crit.size else None,
         last_label_fs=max((r.time_fs for r in run.labels), default=None),
         wall=wall,
@@ -110,6 +114,12 @@ def _rmse(validation: Validation | None, field: str) -> float | None:
     if validation is None or validation.reference_ev.size == 0:
         return None
     return metrics.rmse(getattr(validation, field) - validation.reference_ev)
+
+
+def _force_rmse(validation: Validation | None, field: str) -> float | None:
+    if validation is None or validation.reference_ev.size == 0 or np.isnan(getattr(validation, field)).any():
+        return None
+    return metrics.rmse(getattr(validation, field))
 
 
 def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:

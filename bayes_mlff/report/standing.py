@@ -31,7 +31,8 @@ def state(path: Path, run: RunLog) -> State:
       run: the same, read.
     """
     frames = run.settings.validation_frames
-    labelled = run.validation is not None and run.validation.reference_ev.size >= frames
+    fewer = any(e["event"] == "random_frames_missing" and e.get("asked") == frames for e in run.events)
+    labelled = run.validation is not None and (run.validation.reference_ev.size >= frames or fewer)
     all_steps = run.reached >= run.settings.n_steps
     if all_steps and (frames == 0 or labelled):
         return State("finished", "finished")

@@ -114,6 +114,12 @@ def _quality(run: RunLog, s: RunSummary, energy: Callable[[float | None], str]) 
                 f"{energy(s.validation_rmse_ev)}, not fine-tuned {energy(s.validation_pretrained_rmse_ev)}",
             )
         )
+    if s.validation_force_rmse_ev_a is not None and s.validation_pretrained_force_rmse_ev_a is not None:
+        now, before = (
+            f"{x * units.KCAL_MOL_PER_EV:.3g}"
+            for x in (s.validation_force_rmse_ev_a, s.validation_pretrained_force_rmse_ev_a)
+        )
+        told.append(("their forces", f"RMSE {now} kcal/mol/Å, not fine-tuned {before} kcal/mol/Å"))
     return told
 
 
@@ -200,6 +206,8 @@ def facts(path: Path, run: RunLog) -> dict[str, Any]:
             "above_threshold": s.validation_above,
             "rmse_ev": s.validation_rmse_ev,
             "rmse_pretrained_ev": s.validation_pretrained_rmse_ev,
+            "force_rmse_ev_a": s.validation_force_rmse_ev_a,
+            "force_rmse_pretrained_ev_a": s.validation_pretrained_force_rmse_ev_a,
         },
         "audits": {
             "all": judged.audits,

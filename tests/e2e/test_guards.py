@@ -250,7 +250,7 @@ def test_audits_are_labelled_learnt_and_the_same_after_a_kill(open_session, tmp_
     problem = make_problem()
     whole = finish(open_session(tmp_path / "whole", engine_of(problem), problem))
     audited = [r.step for r in dataset.read(tmp_path / "whole" / "dataset.extxyz") if r.reason == "audit"]
-    assert len(audited) >= 5 and whole.host.calibration.n == len(audited)
+    assert len(audited) >= 5 and whole.host.calibration.each.n == len(audited)
     assert [e["step"] for e in events(tmp_path / "whole", "audit")] == audited
     session = open_session(tmp_path / "run", engine_of(problem, dies, lambda call: call == 4), problem)
     with pytest.raises(Interrupted):
@@ -284,10 +284,10 @@ def test_an_over_confident_ensemble_is_found_and_its_intervals_widened(open_sess
     """Errors of ten σ (a right ensemble has 1.8 beforehand) below the trigger: three audits suffice."""
     problem = make_problem(wrong=10 * QUIET / 5, sigma=QUIET / 5)
     state = finish(open_session(tmp_path / "run", engine_of(problem), problem))
-    raised = events(tmp_path / "run", "calibration_raised")
+    raised, law = events(tmp_path / "run", "calibration_raised"), state.host.calibration
     audits = [e["step"] for e in events(tmp_path / "run", "audit")]
     assert raised and audits.index(raised[0]["step"]) < 3
-    assert state.host.calibration.s / max(state.host.calibration.n, 1) > 10.0
+    assert float(law.each.s[0]) / max(float(law.each.n[0]), 1.0) > 10.0
     said = verdict.sentence(verdict.judge(run_log.read(tmp_path / "run")))
     assert said.startswith("not yet")
 

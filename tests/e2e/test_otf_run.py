@@ -14,7 +14,7 @@ from bayes_mlff.core.errors import ConfigError, EngineFailedError, RunDirectoryE
 from bayes_mlff.data import dataset
 from bayes_mlff.data.structure import to_ase
 from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.ensemble import calibration, saved
+from bayes_mlff.ensemble import error_law, saved
 from bayes_mlff.ensemble import files as files_of
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.triggers import on_energy
@@ -104,8 +104,11 @@ def test_calibration_uses_every_label_but_the_first(reference_run):
     path, state, *_ = reference_run
     records = [r for r in dataset.read(path / "dataset.extxyz") if r.reason == "uncertain"]
     z = [(r.predicted_energy_mean - r.label.energy - r.energy_offset) / r.predicted_energy_sigma for r in records]
-    assert state.host.calibration.n == len(records)
-    assert state.host.calibration.s == pytest.approx(np.sum(np.square(z)), rel=1e-9)
+    law = state.host.calibration
+    assert law.each.n == len(records)
+    same_scale = int(np.flatnonzero(law.ratios == 1.0)[0])
+    assert law.each.s[same_scale] == pytest.approx(np.sum(np.square(z)), rel=1e-6)
+    assert law.floor == pytest.approx(0.1 * 0.004)
 
 
 @pytest.mark.parametrize("where", ["first label", "second label", "learning", "recording"])
@@ -305,7 +308,7 @@ def test_the_calculator_of_a_run_says_what_the_run_itself_predicts(open_session,
         np.testing.assert_allclose(found["forces"], record.predicted_forces_mean, atol=1e-4)
         assert np.mean(found["chain_energy"]) == pytest.approx(found["energy"], abs=2e-5)
         sigma, threshold = found["energy_sigma_uncalibrated"], tiny_problem.threshold_ev
-        wanted = calibration.exceedance_probability(before.host.calibration, sigma, threshold)
+        wanted = error_law.exceedance_probability(before.host.calibration, sigma, threshold)
         assert found["probability_above_threshold"] == pytest.approx(wanted, rel=1e-9)
         (trigger,) = criteria.triggers(tiny_problem, before.host)
         asked = sigma > float(trigger.limit)
@@ -331,11 +334,11 @@ def test_what_was_not_learnt_anew_is_not_written_anew(open_session, tmp_path, ti
     session._commit(moved)
     first, second = (folder / f"{step:09d}.ensemble.safetensors" for step in (0, 5))
     assert first.samefile(second)
-    changed = calibration.update(state.host.calibration, 0.1, 0.1)
+    changed = error_law.update(state.host.calibration, 0.1, 0.1)
     session._commit(moved._replace(host=moved.host._replace(step=6, calibrations={"energy": changed})))
     third = folder / "000000006.ensemble.safetensors"
     assert not first.exists() and not third.samefile(second)
-    assert saved.load(third).online.state == changed
+    assert saved.load(third).online.law == changed
     session.run.close()
     again = open_session(tmp_path / "run", make_engine(tiny_problem.config.engine))
     before = third.stat().st_ino

@@ -15,6 +15,7 @@ from bayes_mlff.api.observing import Silent
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, neighbors
 from bayes_mlff.engines.registry import make_engine
+from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.otf import config, cost
 from bayes_mlff.otf.problem import prepare
 
@@ -26,8 +27,8 @@ def finished_run(tmp_path_factory, tiny_problem):
     """A short run with random frames, made as the command line makes it."""
     path = tmp_path_factory.mktemp("settings") / "run"
     raw = tiny_problem.config.model_dump(mode="json")
-    raw["dynamics"]["duration_ps"] = 0.01
-    raw["validation_frames"] = 3
+    raw["dynamics"] |= {"duration_ps": 0.01, "trajectory_every": 1}
+    raw["validation_frames"] = 2
     runner.run(config.parse(raw), path, base=path.parent, observer=Silent())
     return path
 
@@ -56,13 +57,18 @@ def copy_of(path, target):
 def test_random_frames_are_labelled_by_the_engine(finished_run):
     arrays = np.load(finished_run / "validation.npz")
     records = dataset.read(finished_run / "validation.extxyz")
-    assert len(records) == len(arrays["step"]) == 3
+    assert len(records) == len(arrays["step"]) == 2
     frames = {f.info["step"]: f for f in ase.io.read(finished_run / "trajectory.extxyz", index=":")}
+    assert not {record.step for record in records} & {r.step for r in dataset.read(finished_run / "dataset.extxyz")}
+    calculator = EnsembleCalculator(finished_run)
     for i, record in enumerate(records):
         atoms = frames[record.step]
         atoms.calc = EMT()
         assert record.label.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert arrays["reference_ev"][i] == pytest.approx(record.label.energy + record.energy_offset, abs=1e-9)
+        error = calculator.get_property("forces", frames[record.step]) - record.label.forces
+        assert arrays["force_error_ev_a"][i] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+        assert arrays["pretrained_force_error_ev_a"][i] != arrays["force_error_ev_a"][i]
     assert np.isfinite(arrays["predicted_ev"]).all() and (arrays["sigma_ev"] > 0).all()
     assert (finished_run / "report.html").is_file()
 

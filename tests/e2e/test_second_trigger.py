@@ -8,7 +8,7 @@ import pytest
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.ensemble import calibration, statistics
+from bayes_mlff.ensemble import error_law, statistics
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import regions
 from bayes_mlff.otf.changes import check_changes
@@ -60,7 +60,7 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
     records = dataset.read(session.run.dataset)[1:]
     asked = [r for r in records if r.reason == "uncertain"]
     assert len(asked) > 2 and all(r.asked == ("hydroxyl",) for r in asked)
-    again = calibration.init(4.0, 4.0)
+    again = error_law.init(4.0, 4.0)
     for record in records:
         energy, force, each = (readings.find(record.readings, name) for name in ("energy", "hydroxyl", EACH["kind"]))
         assert energy.value < energy.limit and (record.reason == "audit" or force.value > force.limit)
@@ -68,10 +68,10 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
         distance = np.linalg.norm(record.structure.positions - record.structure.positions[3], axis=1)
         sigma = np.linalg.norm(record.predicted_forces_sigma, axis=1)
         assert distance[force.atom] <= 1.3 and force.value == pytest.approx(sigma[force.atom], rel=1e-5)
-        assert force.limit == pytest.approx(calibration.critical_sigma(again, 0.5, confidence=0.9, dof=force.dof), 1e-3)
-        again = calibration.update(again, statistics.force_error(record, force), force.value, dof=force.dof)
-    assert state.host.calibrations["hydroxyl"] == pytest.approx(again)
-    assert state.host.calibrations["energy"].n == state.host.calibrations[EACH["kind"]].n == len(records)
+        assert force.limit == pytest.approx(error_law.critical_sigma(again, 0.5, confidence=0.9, dof=force.dof), 1e-3)
+        again = error_law.update(again, statistics.force_error(record, force), force.value, dof=force.dof)
+    assert state.host.calibrations["hydroxyl"].each.s == pytest.approx(again.each.s)
+    assert state.host.calibrations["energy"].each.n == state.host.calibrations[EACH["kind"]].each.n == len(records)
     thermo = np.genfromtxt(session.run.thermo, delimiter=",", names=True)
     above = thermo["trigger_sigma_hydroxyl_ev_a"] > thermo["trigger_limit_hydroxyl_ev_a"]
     assert {r.step for r in asked} <= {int(s) for s in thermo["step"][above]} <= {r.step for r in records}

@@ -105,6 +105,7 @@ def make_problem(*, sigma=QUIET, wrong=0.0, begin=None, positions=TETRAHEDRON, c
     problem = prepared(parsed)._replace(
         config=parsed, structure=structure, integrator=make_integrator(parsed.dynamics, structure)
     )
+    problem = problem._replace(energy_sigma_ev=0.0)  # planted σ have no constant part
 
     def evaluate(params, graph):
         dtype = graph.positions.dtype

@@ -81,7 +81,7 @@ def test_huge_errors_stay_finite():
 def test_triggered_labels_only_update():
     state = error_law.init()
     outcome = learn(state, (Score(1.0, 1.0, 1.0),), 5.0, 0.01, audited=False)
-    assert outcome.calibration.to_json() == error_law.update(state, 5.0, 0.01).to_json()
+    assert outcome.calibration == error_law.update(state, 5.0, 0.01)
     assert outcome.scores == (Score(1.0, 1.0, 1.0),) and not outcome.raised
 
 
@@ -93,8 +93,7 @@ def test_an_alarm_restarts_the_posterior_from_the_suspicious_audits_and_forgets_
     scores = tuple(Score(0.01, 0.01, 0.8) for _ in range(5))
     outcome = learn(state, scores, 0.2, 0.01, audited=True)
     assert outcome.raised and outcome.scores == () and outcome.evidence.start == 5
-    anew = error_law.restart(state, [(0.2, 0.01, 1.0)])
-    assert outcome.calibration.to_json() == anew.to_json()
+    assert outcome.calibration == error_law.restart(state, [(0.2, 0.01, 1.0)])
     narrow = error_law.interval(error_law.update(state, 0.2, 0.01), 0.01)
     assert error_law.interval(outcome.calibration, 0.01) > 2 * narrow
 

@@ -17,6 +17,7 @@ from bayes_mlff.report import page as report
 from bayes_mlff.report import run_data, standing, status
 from bayes_mlff.runs import frame_index, thermo_log, trajectory
 from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.validation import Validation
 
 ROWS = 200_000
 ETHANOL = systems.structure("ethanol", base=Path())
@@ -124,10 +125,17 @@ def test_random_frames_of_a_long_run_are_read_alone(long):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64e6
-    chosen = np.sort(np.random.default_rng(3).choice(10_000, 5, replace=False))
-    assert [step for step, _ in drawn] == chosen.tolist()
+    assert len({step for step, _ in drawn}) == 5 and [step for step, _ in drawn] == sorted(step for step, _ in drawn)
     for step, structure in drawn:
         np.testing.assert_allclose(structure.positions, ETHANOL.positions + 0.001 * step, rtol=0, atol=1e-7)
+    assert drawn[1][0] not in {step for step, _ in validate.random_frames(RunDirectory(long), 5, 3, [drawn[1][0]])}
+
+
+def test_random_frames_are_never_labelled_ones(long):
+    labelled = range(0, 9_990)
+    steps = [step for step, _ in validate.random_frames(RunDirectory(long), 10, 4, labelled)]
+    assert steps == list(range(9_990, 10_000))
+    assert len(validate.random_frames(RunDirectory(long), 11, 4, labelled)) == 10
 
 
 def test_further_columns_of_a_trajectory_are_left_alone(tmp_path):
@@ -183,6 +191,15 @@ def test_a_run_whose_random_frames_are_missing_is_not_finished(tmp_path):
     write_thermo(tmp_path / "thermo.csv", range(1, 11))
     log(tmp_path, {"event": "finished"})
     assert "not 3 random frames labelled" in standing.state(tmp_path, run_data.read(tmp_path).log).sentence
+
+
+@pytest.mark.parametrize(("asked", "name"), [(3, "finished"), (2, "interrupted")])
+def test_a_run_without_enough_frames_that_are_no_labels_is_finished_with_fewer(tmp_path, asked, name):
+    settings(tmp_path, 10, "validation_frames: 3\n")
+    write_thermo(tmp_path / "thermo.csv", range(1, 11))
+    RunDirectory(tmp_path).store_validation(**dict.fromkeys(Validation._fields, np.zeros(2)))
+    log(tmp_path, {"event": "random_frames_missing", "asked": asked, "found": 2}, {"event": "interrupted", "step": 10})
+    assert standing.state(tmp_path, run_data.read(tmp_path).log).name == name
 
 
 def test_a_run_that_another_process_works_on_is_running(tmp_path):
