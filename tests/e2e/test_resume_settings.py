@@ -80,7 +80,7 @@ def test_allowed_changes_take_effect_and_are_logged(finished_run, tmp_path):
     steps = np.genfromtxt(path / "thermo.csv", delimiter=",", names=True)["step"]
     np.testing.assert_array_equal(steps, np.arange(1, 29))
     logged = {e["key"]: (e["before"], e["after"]) for e in events(path, "setting")}
-    assert logged == {"dynamics.duration_ps": (0.01, 0.014), "validation_frames": (3, 0)}
+    assert logged == {"dynamics.duration_ps": (0.01, 0.014), "validation_frames": (2, 0)}
     runner.resume(changed, path, observer=Silent())
     assert len(events(path, "setting")) == 2, "a change is logged once"
 
