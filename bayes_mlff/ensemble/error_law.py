@@ -170,20 +170,23 @@ def interval(law: ErrorLaw, sigma: ArrayLike, *, confidence: float = 0.95, dof: 
     return _scalar(np.sqrt(low * high))
 
 
-def critical_sigma(law: ErrorLaw, threshold: float, *, confidence: float = 0.95, dof: ArrayLike = 1.0) -> Real:
+def critical_sigma(law: ErrorLaw, threshold: ArrayLike, *, confidence: float = 0.95, dof: ArrayLike = 1.0) -> Real:
     """Largest uncalibrated σ for which no label is needed.
 
     Args:
-      law: present law, without leading axes if there is a floor.
-      threshold: positive, in the unit of sigma.
+      law: present law.
+      threshold: [...] positive, in the unit of sigma.
       confidence: in (0, 1), required probability that the absolute error is below the threshold.
-      dof: effective number of components of the error.
+      dof: [...] effective number of components of the error.
 
     Returns:
       σ_crit: `exceedance_probability` is above 1 - confidence exactly where σ > σ_crit. Where even samples without
       spread are not certain enough, the floor that would be, which is below the present one.
     """
-    limits = calibration.critical_sigma(law.each, threshold, confidence=confidence, dof=np.asarray(dof)[..., None])
+    threshold = np.asarray(threshold, np.float64)
+    limits = calibration.critical_sigma(
+        law.each, threshold[..., None], confidence=confidence, dof=np.asarray(dof)[..., None]
+    )
     if law.ratios.size == 1:
         return _scalar(np.asarray(limits)[..., 0])
     at_floor = np.asarray(interval(law, law.floor, confidence=confidence, dof=dof))

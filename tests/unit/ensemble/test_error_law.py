@@ -83,6 +83,15 @@ def test_limits_and_intervals_invert_the_probability(n, confidence):
     assert error_law.probability_integral(law, threshold, critical) == pytest.approx(0.5 + confidence / 2, rel=1e-7)
 
 
+def test_many_thresholds_are_inverted_at_once():
+    law, *_ = _mixed()
+    thresholds = float(error_law.interval(law, 0.1)) * np.array([0.5, 1.5, 20.0])
+    alone = [error_law.critical_sigma(law, threshold) for threshold in thresholds]
+    np.testing.assert_array_equal(error_law.critical_sigma(law, thresholds), alone)
+    single = error_law.init(3.0, 10.0)
+    assert np.shape(error_law.critical_sigma(single, thresholds)) == (3,)
+
+
 def test_where_the_floor_alone_is_too_uncertain_every_sigma_asks():
     law, *_ = _mixed()
     width = float(error_law.interval(law, 0.1))
