@@ -192,8 +192,12 @@ def report(path: Path) -> Path:
 
 
 def export(path: Path, folder: Path, *, what: str | None, template: Path | None, trust: bool) -> list[Path]:
-    """Write the trained models of a run to files; see `exporting.export`."""
-    return exporting.export(path, starts.read(path).potential, folder, what=what, template=template, trust=trust)
+    """Write the trained models of a run or a fine-tuning to files; see `exporting.export`."""
+    if (path / exporting.FINE_TUNED).is_file():
+        source = exporting.of_fine_tuning(path)
+    else:
+        source = exporting.of_run(path, starts.read(path).potential)
+    return exporting.export(source, folder, what=what, template=template, trust=trust)
 
 
 def _problem(
