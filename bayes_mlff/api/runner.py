@@ -31,6 +31,7 @@ from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare, stated
 from bayes_mlff.otf.state import RunState
+from bayes_mlff.otf.trigger_settings import stated as stated_threshold
 from bayes_mlff.otf.validate import validate
 from bayes_mlff.parallel import hosts
 from bayes_mlff.parallel.devices import GIB
@@ -324,6 +325,9 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     head = "" if config.head is None else f", head {config.head}"
+    threshold = stated_threshold(
+        f"{problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol", config.threshold_temperature_k
+    )
     electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
     observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
@@ -333,7 +337,7 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  preset     {_preset(problem)}\n"
         f"  reference  {engine.description}\n{electrons}"
-        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"  threshold  {threshold} with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
     )
     if config.triggers:

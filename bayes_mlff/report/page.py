@@ -17,6 +17,7 @@ from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.otf import audits
+from bayes_mlff.otf.trigger_settings import stated
 from bayes_mlff.report import (
     crystal_figures,
     figures,
@@ -67,12 +68,16 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
     run = run_data.read(run_dir) if run is None else run
     shown = panels(run_dir, run, threshold_ev=threshold_ev)
     now = [("State", standing.state(run_dir, run.log).sentence), ("Simulated", standing.progress(run.log))]
+    summary = run_summary.summarise(run.log, threshold_ev)
     rows = [
         *verdict.rows(verdict.judge(run.log)),
-        *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now),
+        *_table(summary, threshold_ev, run.config.threshold_temperature_k, now),
     ]
     rows += [
-        (f"Threshold of trigger {t.name}", f"{t.threshold} with {t.confidence or run.config.confidence:.0%} confidence")
+        (
+            f"Threshold of trigger {t.name}",
+            f"{stated(t.threshold, t.threshold_temperature_k)}; {t.confidence or run.config.confidence:.0%} confidence",
+        )
         for t in run.config.triggers
     ]
     rows += _thinned(run_dir, run)
@@ -123,9 +128,11 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
     stored = np.array([_limit(r) for r in known], np.float64)
     prior, confidence = run.config.calibration, run.config.confidence
     state, pit = calibration.init(prior.a, prior.b), np.zeros(len(known))
+    stated_k = run.config.threshold_temperature_k
+    threshold = threshold_ev * run.log.growth(np.array([r.step for r in known], np.float64), stated_k)
     scores: tuple[audits.Score, ...] = ()
     for i in range(len(known)):
-        crit = calibration.critical_sigma(state, threshold_ev, confidence=confidence)
+        crit = calibration.critical_sigma(state, threshold[i], confidence=confidence)
         if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
             state = None
             break
@@ -146,11 +153,12 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Calib
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
         sigma_ev=sigma,
-        half_width_ev=threshold_ev * sigma / stored,  # at the limit the half width equals the threshold
+        half_width_ev=threshold * sigma / stored,  # at the limit the half width equals the threshold
         audit=np.array([r.reason == "audit" for r in known], bool),
         pit=None if state is None else pit,
         sigma_factor=factor,
         confidence=confidence,
+        threshold_ev=None if stated_k is None else threshold,
     )
     return series, state
 
@@ -237,7 +245,9 @@ def _with_labels(run: RunData) -> ThermoSeries:
     return ThermoSeries(time[order], none, none, none, sigma[order], limit[order])
 
 
-def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _table(
+    s: RunSummary, threshold_ev: float, stated_k: float | None, state: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
     def energy(value: float | None) -> str:
         if value is None:
             return "no data"
@@ -256,7 +266,7 @@ def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> 
     rows = [
         ("System", f"{s.formula}, {s.n_atoms} atoms" if s.n_atoms else "not labelled yet"),
         *state,
-        ("Error threshold", energy(threshold_ev)),
+        ("Error threshold", stated(energy(threshold_ev), stated_k)),
         ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
         ("Labels above the threshold", above),
         ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),

@@ -30,6 +30,7 @@ class LabelSeries(NamedTuple):
     pit: np.ndarray | None  # [l] predictive distribution function at the error; None if not replayable
     sigma_factor: float | None  # ratio of calibrated to uncalibrated sigma at the end of the run
     confidence: float  # level of `half_width_ev`
+    threshold_ev: np.ndarray | None = None  # [l] if it changes with the temperature
 
 
 class AngleSeries(NamedTuple):
