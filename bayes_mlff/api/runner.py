@@ -31,6 +31,7 @@ from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare, stated
 from bayes_mlff.otf.state import RunState
+from bayes_mlff.otf.trigger_settings import stated as stated_threshold
 from bayes_mlff.otf.validate import validate
 from bayes_mlff.parallel import hosts
 from bayes_mlff.parallel.devices import GIB
@@ -192,8 +193,12 @@ def report(path: Path) -> Path:
 
 
 def export(path: Path, folder: Path, *, what: str | None, template: Path | None, trust: bool) -> list[Path]:
-    """Write the trained models of a run to files; see `exporting.export`."""
-    return exporting.export(path, starts.read(path).potential, folder, what=what, template=template, trust=trust)
+    """Write the trained models of a run or a fine-tuning to files; see `exporting.export`."""
+    if (path / exporting.FINE_TUNED).is_file():
+        source = exporting.of_fine_tuning(path)
+    else:
+        source = exporting.of_run(path, starts.read(path).potential)
+    return exporting.export(source, folder, what=what, template=template, trust=trust)
 
 
 def _problem(
@@ -320,6 +325,9 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
     spacing = f", {apart} steps between them" if apart else ""
     validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
     head = "" if config.head is None else f", head {config.head}"
+    threshold = stated_threshold(
+        f"{problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol", config.threshold_temperature_k
+    )
     electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
     observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
@@ -329,7 +337,7 @@ def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) ->
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  preset     {_preset(problem)}\n"
         f"  reference  {engine.description}\n{electrons}"
-        f"  threshold  {problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol with {config.confidence:.0%} confidence; "
+        f"  threshold  {threshold} with {config.confidence:.0%} confidence; "
         f"at most {config.max_labels} labels{spacing}{validation}"
     )
     if config.triggers:

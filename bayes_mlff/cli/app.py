@@ -194,7 +194,7 @@ def report(path: RunPath) -> None:
 
 @app.command()
 def export(
-    path: RunPath,
+    path: Annotated[Path, typer.Argument(help="Directory of a run or of a fine-tuning.")],
     output: Annotated[Path, typer.Argument(help="New or empty folder.")],
     what: Annotated[
         str | None,
@@ -204,11 +204,14 @@ def export(
         ),
     ] = None,
     template: Annotated[
-        Path | None, typer.Option(help="The .model file that the run started from, for --what model.")
+        Path | None, typer.Option(help="The .model file that was started from, for --what model.")
     ] = None,
     trust: Annotated[bool, typer.Option(help="Allow the code that the template contains to be run.")] = False,
 ) -> None:
-    """Write the trained models of a run at its last checkpoint: the ensemble in one file, or one file per chain."""
+    """Write trained models: the ensemble in one file, or one file per chain.
+
+    Of a run, those of its last checkpoint.
+    """
     from bayes_mlff.api import runner
 
     written = runner.export(path, output, what=what, template=template, trust=trust)

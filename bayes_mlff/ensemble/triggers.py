@@ -69,8 +69,14 @@ class Trigger:
     """A statistic and the limit above which a geometry is labelled."""
 
     statistic: Statistic
-    limit: jax.Array | float  # [], or [r] for r replicas; for the uncalibrated statistic with one component
+    limit: jax.Array | np.ndarray | float  # [], or [r] for r replicas; uncalibrated, of one component; see `at`
     wider: jax.Array | np.ndarray | None = None  # [9] or [r, 9] factors of it for `COMPONENTS`; None: one component
+
+    def at(self, step: jax.Array | int) -> "Trigger":
+        """The trigger in a step of a chunk, from 0: limits may have a further last axis [length], one for each step."""
+        if np.ndim(self.limit) == 0:
+            return self
+        return Trigger(self.statistic, self.limit[step], None if self.wider is None else self.wider[step])
 
     def limit_of(self, dof: float | np.ndarray) -> np.ndarray:
         """Limit for errors with these effective numbers of components, on the host."""
@@ -82,22 +88,23 @@ class Criterion(NamedTuple):
     """Accuracy that a run requires for the error of one statistic."""
 
     statistic: Statistic
-    threshold: float  # largest acceptable error, in the unit of the statistic
+    threshold: float | np.ndarray  # largest acceptable error, in the unit of the statistic; or [length], see `trigger`
     confidence: float  # required probability that the error is below the threshold
     prior: ErrorLaw  # law of its errors before the first label
     decay: float  # see `error_law.update`
 
-    def limit(self, law: ErrorLaw) -> float:
+    def limit(self, law: ErrorLaw) -> float | np.ndarray:
         """Largest value of the statistic with one component that needs no label, with the present calibration."""
-        return float(error_law.critical_sigma(law, self.threshold, confidence=self.confidence))
+        return error_law.critical_sigma(law, self.threshold, confidence=self.confidence)
 
     def trigger(self, law: ErrorLaw) -> Trigger:
-        """The trigger with the present limit."""
+        """The trigger with the present limit; with one for each step of a chunk if the threshold is [length]."""
         limit = self.limit(law)
         if not self.statistic.of_atoms:
             return Trigger(self.statistic, limit)
-        limits = error_law.critical_sigma(law, self.threshold, confidence=self.confidence, dof=COMPONENTS)
-        return Trigger(self.statistic, limit, np.asarray(limits) / limit)
+        each = np.asarray(self.threshold)[..., None]
+        limits = error_law.critical_sigma(law, each, confidence=self.confidence, dof=COMPONENTS)
+        return Trigger(self.statistic, limit, np.asarray(limits) / np.asarray(limit)[..., None])
 
 
 def measure(triggers: tuple[Trigger, ...], predictive: Predictive, graph: Graph) -> Measured:
@@ -131,7 +138,8 @@ def on_device(triggers: tuple[Trigger, ...], dtype: jnp.dtype, *, silent: bool =
 
     def converted(t: Trigger) -> Trigger:
         wider = None if t.wider is None else jnp.asarray(t.wider, dtype)
-        return Trigger(t.statistic, jnp.asarray(jnp.inf if silent else t.limit, dtype), wider)
+        limit = jnp.asarray(t.limit, dtype)
+        return Trigger(t.statistic, jnp.full_like(limit, jnp.inf) if silent else limit, wider)
 
     return tuple(map(converted, triggers))
 

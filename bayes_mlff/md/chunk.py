@@ -305,11 +305,11 @@ def conclude(
     done = integrator.finish(md, predictive.forces_mean[0], stress)
     first = c.thermo.potential[0] + c.thermo.kinetic[0] - c.thermo.work[0]
     origin = jnp.where(jnp.isnan(bounds.conserved) & (c.steps > 0), first, bounds.conserved)
-    number = c.steps + 1
+    number, now = c.steps + 1, tuple(trigger.at(c.steps) for trigger in triggers)
     # Behind a barrier, so that what is compared is what is recorded, to the last bit.
-    measured = jax.lax.optimization_barrier(measure(triggers, predictive, state.graph))
+    measured = jax.lax.optimization_barrier(measure(now, predictive, state.graph))
     compared = compare(done, state, predictive, measured.sigma, bounds._replace(conserved=origin), number)
-    asked = measured.sigma > trigger_limits(triggers, measured)
+    asked = measured.sigma > trigger_limits(now, measured)
     stop = inspect(predictive, state, measured.sigma, asked) | guard(done, compared, bounds, number)
     go_on = stop == int(Stop.NONE)
     md = jax.tree.map(lambda new, old: jnp.where(go_on, new, old), done, md)

@@ -67,6 +67,26 @@ def constant(temperature_k: float, pressure_gpa: float = 0.0) -> Schedule:
     )
 
 
+def temperature(schedule: Schedule, time_fs: np.ndarray) -> np.ndarray:
+    """Target temperature, K, at times [...], fs, on the host; inside jit see `conditions`."""
+    time = np.asarray(time_fs, np.float64)
+    i = np.minimum(np.searchsorted(schedule.end_fs, time, side="right"), len(schedule.end_fs) - 1)
+    share = np.clip((time - schedule.begin_fs[i]) / (schedule.end_fs[i] - schedule.begin_fs[i]), 0.0, 1.0)
+    first, last = schedule.temperature_k[i, 0], schedule.temperature_k[i, 1]
+    return first + share * (last - first)
+
+
+def growth(schedule: Schedule, reference_k: float | None, time_fs: np.ndarray) -> np.ndarray:
+    """Factors √(T/T_ref) [...] of thresholds that are meant at a temperature, at times [...], fs; 1 without one.
+
+    In the harmonic approximation every quadratic term of the energy has kT/2 on average (equipartition), so that
+    forces, which are linear in displacements, grow as √T.
+    """
+    if reference_k is None:
+        return np.ones(np.shape(time_fs))
+    return np.sqrt(temperature(schedule, time_fs) / reference_k)
+
+
 def build(
     segments: Sequence[Segment], *, temperature_k: float, pressure_gpa: float, key: str = "dynamics.schedule"
 ) -> Schedule:

@@ -25,7 +25,7 @@ class Told(NamedTuple):
 
 def calibrated(problem: Problem, run: RunDirectory, observer: Observer, host: HostState, told: Told) -> HostState:
     """Update the calibration of each statistic with its error, and report if an audit has disproved its confidence."""
-    for criterion, asked in zip(criteria(problem), told.asked, strict=True):
+    for criterion, asked in zip(criteria(problem, told.record.step), told.asked, strict=True):
         host = _one(problem, run, observer, host, criterion, told, asked=asked)
     return host
 

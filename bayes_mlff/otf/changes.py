@@ -7,6 +7,7 @@ from bayes_mlff.otf.config import RunConfig
 FREE = (
     "threshold",
     "confidence",
+    "threshold_temperature_k",
     "max_labels",
     "min_steps_between_labels",
     "validation_frames",
@@ -41,7 +42,7 @@ do not affect labels may change (threads, time limits): its settings hash is com
 `dynamics.barostat.free` may not: vectors that were free are tilted by now, so that they and the others are no longer
 perpendicular."""
 
-LIMITS = ("threshold", "confidence")
+LIMITS = ("threshold", "confidence", "threshold_temperature_k")
 
 
 def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
@@ -59,7 +60,7 @@ def check_changes(before: RunConfig, after: RunConfig) -> tuple[Change, ...]:
                 change.key,
                 change.after,
                 f"{change.before!r}, with which the run was started (start another run for this); "
-                f"these may change: {', '.join(FREE)}, and of triggers {' and '.join(LIMITS)}",
+                f"these may change: {', '.join(FREE)}, and of triggers {', '.join(LIMITS)}",
             )
     return found
 

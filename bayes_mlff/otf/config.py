@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from bayes_mlff.core import settings, units
@@ -14,7 +15,7 @@ from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.md.settings import DynamicsConfig
-from bayes_mlff.otf.trigger_settings import CalibrationConfig, Triggers
+from bayes_mlff.otf.trigger_settings import CalibrationConfig, ThresholdTemperature, Triggers
 from bayes_mlff.posterior.settings import (
     EnergyZero,
     HeadName,
@@ -164,6 +165,7 @@ class RunConfig(Section):
         description="Probability with which the error must be within the threshold; a label is asked for where it is "
         "lower.",
     )
+    threshold_temperature_k: ThresholdTemperature = None
     triggers: Triggers = Field(
         default=(),
         description="Further reasons for a label, any of which suffices: a list of sections such as {kind: force, "
@@ -219,9 +221,20 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _temperature_of_thresholds(self) -> "RunConfig":
+        for before, stated in (("", self), *((f"triggers.{i}.", trigger) for i, trigger in enumerate(self.triggers))):
+            key, value = f"{before}threshold_temperature_k", stated.threshold_temperature_k
+            if value is not None and self.dynamics.ensemble == "nve":
+                raise ConfigError(key, value, "null in nve, which has no thermostat and no target temperature")
+            if value is not None and self.lowest_temperature_k == 0.0:
+                raise ConfigError(key, value, "null at dynamics.temperature_k 0, where the threshold would be 0")
+        return self
+
+    @model_validator(mode="after")
     def _labels_must_become_unnecessary(self) -> "RunConfig":
         prior, fraction = self.calibration, self.likelihood.energy_sigma_fraction
         largest = largest_critical_sigma(prior.a, prior.b, prior.decay, confidence=self.confidence)
+        largest *= self.lowest_growth(self.threshold_temperature_k)
         if fraction >= largest:
             raise ConfigError(
                 "likelihood.energy_sigma_fraction",
@@ -230,6 +243,15 @@ class RunConfig(Section):
                 f"{prior.decay:g} lets no σ above that pass without a label, however small the errors are",
             )
         return self
+
+    @property
+    def lowest_temperature_k(self) -> float:
+        """Lowest target temperature of the thermostat, K."""
+        return float(self.dynamics.conditions().temperature_k.min())
+
+    def lowest_growth(self, reference_k: float | None) -> float:
+        """Smallest factor of a threshold that is stated for a temperature, K, during the run; see `schedule.growth`."""
+        return 1.0 if reference_k is None else float(np.sqrt(self.lowest_temperature_k / reference_k))
 
     @property
     def engine_gives_stress(self) -> bool:

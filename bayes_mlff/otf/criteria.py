@@ -2,29 +2,55 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Statistic, Trigger
+from bayes_mlff.md import schedule
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
 
 
-def criteria(problem: Problem) -> tuple[Criterion, ...]:
-    """All criteria of a run: first that on the error of the total energy, then those that the configuration lists."""
+def criteria(problem: Problem, step: int | np.ndarray | None = None) -> tuple[Criterion, ...]:
+    """All criteria of a run: first that on the error of the total energy, then those that the configuration lists.
+
+    Args:
+      problem: constants of the run.
+      step: step of the run whose thresholds they have, or [length] steps; None: thresholds as they are stated.
+    """
     config = problem.config
     prior, decay = _prior(config.calibration, problem.energy_sigma_ev)
-    energy = Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, decay)
-    return energy, *(_listed(problem, *each) for each in zip(problem.further, config.triggers, strict=True))
+    energy = Criterion(ENERGY_SIGMA, threshold_ev(problem, step), config.confidence, prior, decay)
+    return energy, *(_listed(problem, *each, step) for each in zip(problem.further, config.triggers, strict=True))
 
 
-def _listed(problem: Problem, statistic: Statistic, settings: TriggerSettings) -> Criterion:
+def threshold_ev(problem: Problem, step: int | np.ndarray | None) -> float | np.ndarray:
+    """Threshold of the error of the total energy in a step, eV."""
+    return _grown(problem, problem.threshold_ev, problem.config.threshold_temperature_k, step)
+
+
+def _grown(
+    problem: Problem, threshold: float, stated_k: float | None, step: int | np.ndarray | None
+) -> float | np.ndarray:
+    if stated_k is None or step is None:
+        return threshold
+    dynamics = problem.config.dynamics
+    factor = schedule.growth(dynamics.conditions(), stated_k, np.asarray(step) * dynamics.timestep_fs)
+    return threshold * (float(factor) if factor.ndim == 0 else factor)
+
+
+def _listed(
+    problem: Problem, statistic: Statistic, settings: TriggerSettings, step: int | np.ndarray | None
+) -> Criterion:
     n_atoms = len(problem.structure.numbers)
     floor = problem.energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
     prior, decay = _prior(settings.calibration or problem.config.calibration, floor)
+    threshold = settings.threshold_of(n_atoms)
     return Criterion(
         statistic,
-        settings.threshold_of(n_atoms),
+        _grown(problem, threshold, settings.threshold_temperature_k, step),
         settings.confidence or problem.config.confidence,
         prior,
         decay,
@@ -46,8 +72,9 @@ def calibration_of(host: HostState, criterion: Criterion) -> ErrorLaw:
 
 
 def triggers(problem: Problem, host: HostState) -> tuple[Trigger, ...]:
-    """Triggers with the present limits, in the order of `criteria`."""
-    return tuple(criterion.trigger(calibration_of(host, criterion)) for criterion in criteria(problem))
+    """Triggers with the limits of the next chunk, in the order of `criteria`."""
+    ahead = host.step + 1 + np.arange(problem.config.dynamics.chunk_steps)
+    return tuple(criterion.trigger(calibration_of(host, criterion)) for criterion in criteria(problem, ahead))
 
 
 def silent_steps(host: HostState, between: int, labels: Iterable[int], paid: Iterable[int]) -> int:

@@ -59,7 +59,7 @@ class Dynamics:
 
         Args:
           state: initial state.
-          triggers: triggers with the present limits.
+          triggers: triggers with the limits of the chunk.
           silent: number of steps from here on in which the triggers request no label.
           known: values of the statistics at the labels so far, by name.
         """
@@ -73,7 +73,8 @@ class Dynamics:
         chunk = self._of(host.spec)(
             device.params, device.md, device.neighbors, watched, jnp.asarray(limit, jnp.int32), allowed
         )
-        readings = triggering.readings(triggers, chunk.measured)
+        now = tuple(trigger.at(max(int(chunk.steps) - 1, 0)) for trigger in triggers)
+        readings = triggering.readings(now, chunk.measured)
         return Ran(chunk, triggers, readings, guards.tripped(Stop(int(chunk.stop)), chunk, allowed, triggers))
 
     def _of(self, spec: NeighborSpec) -> RunChunk:

@@ -76,7 +76,7 @@ def limits(
       problem: constants of the run.
       state: state at the start of the chunk.
       steps: largest number of steps of the chunk.
-      triggers: triggers with the present limits.
+      triggers: triggers with the limits of the chunk.
       audit: number of the step in the chunk, from 1, that is an audit; 0 = none.
       known: values of the statistics at the labels so far, by name.
     """
@@ -114,12 +114,12 @@ def limits(
 
 
 def _usual(criterion: Criterion, trigger: Trigger, known: list[float]) -> float:
-    """Scale of a statistic for its limit: the largest of the present limit, the first one and the median at labels.
+    """Scale of a statistic for its limit: the largest of the present limits, the first one and the median at labels.
 
     With the median, a model that is uncertain everywhere is not taken for an explosion. Infinite before any label.
     """
     usual = float(np.median(known)) if known else np.inf
-    return max(float(trigger.limit), criterion.limit(criterion.prior), usual)
+    return max(float(np.max(trigger.limit)), float(criterion.limit(criterion.prior)), usual)
 
 
 def anchored(config: RunConfig, host: HostState, chunk: Chunk, alone: int) -> Anchor | None:

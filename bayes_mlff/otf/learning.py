@@ -9,6 +9,7 @@ import numpy as np
 from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, pad_slots
+from bayes_mlff.otf.criteria import threshold_ev
 from bayes_mlff.otf.problem import Problem, chain_update, ensemble, learning_graph
 from bayes_mlff.otf.state import Observer, RunState
 from bayes_mlff.posterior import training_set as training
@@ -36,7 +37,8 @@ class Learner:
         known, graph = self._with_room(device.training_set, record)
         known = training.append(known, graph, energy, record.label.forces, record.label.stress)
         params, chains, rounds = device.params, device.chains, 0
-        while rounds == 0 or (rounds < self._problem.config.sampler.rounds and not self._fits(params, graph, energy)):
+        most, enough = self._problem.config.sampler.rounds, 0.5 * float(threshold_ev(self._problem, host.step))
+        while rounds == 0 or (rounds < most and self._misfit(params, graph, energy) > enough):
             with self._interruption.patience(0.0):  # the label is on the disk, and the update can be repeated
                 params, chains, info = self._update(params, chains, known)
                 finite = bool(jnp.all(info.finite))
@@ -58,10 +60,9 @@ class Learner:
             known = training.grow(known, known.capacity, neighbors=graph.neighbors.shape[1])
         return known, pad_slots(graph, known.graphs.neighbors.shape[2])
 
-    def _fits(self, params: jax.Array, graph: Graph, energy: float) -> bool:
-        """True if the mean prediction for a label's energy, eV on the network's scale, is within half the threshold."""
-        error = float(self._ensemble(params, graph).energy_mean[0]) - energy
-        return abs(error) <= 0.5 * self._problem.threshold_ev
+    def _misfit(self, params: jax.Array, graph: Graph, energy: float) -> float:
+        """Absolute error, eV, of the mean prediction for a label's energy, eV on the network's scale."""
+        return abs(float(self._ensemble(params, graph).energy_mean[0]) - energy)
 
     def _report(self, record: LabelRecord, step: int, count: int, rounds: int, seconds: float) -> None:
         force_error = None

@@ -155,7 +155,7 @@ class Session:
         return moved
 
     def triggers(self, host: HostState) -> tuple[Trigger, ...]:
-        """The triggers with their present limits."""
+        """The triggers with their limits in the next chunk."""
         return criteria.triggers(self.problem, host)
 
     def _run(self, state: RunState) -> Ran:
@@ -207,7 +207,7 @@ class Session:
             raise RunStoppedError(
                 f"step {host.step}: max_labels = {config.max_labels} reached; raise it in the configuration and resume"
             )
-        storm.refuse_storm(config.guards, calls, host.step, criteria.criteria(self.problem))
+        storm.refuse_storm(config.guards, calls, host.step, criteria.criteria(self.problem, host.step))
         self.observer.working("reference calculation")
         record = self._reference.ask(
             host.step,

@@ -163,7 +163,7 @@ def prepare(
     config = stated(config, potential)
     threshold = config.threshold_ev(len(structure.numbers))
     energy_sigma = config.likelihood.energy_sigma_fraction * threshold
-    further = regions.checked(config.triggers, structure, energy_sigma)
+    further = regions.checked(config.triggers, structure, energy_sigma, config.lowest_growth)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
     chains = partial(_chains, config, potential, predict_weights, prior, Likelihood(energy_sigma, stress_sigma))

@@ -15,6 +15,7 @@ from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.otf import plausibility
+from bayes_mlff.otf.criteria import threshold_ev
 from bayes_mlff.otf.plausibility import Expectation
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
@@ -172,7 +173,7 @@ class Reference:
         if predictive is None:
             return record
         sigma = float(predictive.energy_sigma[0])
-        exceeds = error_law.exceedance_probability(host.calibration, sigma, problem.threshold_ev)
+        exceeds = error_law.exceedance_probability(host.calibration, sigma, threshold_ev(problem, step))
         record = record._replace(
             predicted_energy_mean=scale.network_to_total(float(predictive.energy_mean[0])),
             predicted_energy_sigma=sigma,
@@ -198,7 +199,7 @@ class Reference:
             record.structure,
             record.label,
             scale=self._problem.scale(host.offset_ev),
-            threshold_ev=self._problem.threshold_ev,
+            threshold_ev=float(threshold_ev(self._problem, record.step)),
             expected=Expectation(mean, sigma * factor, forces, forces_sigma * factor),
             before=max((r for r in self.labels.values() if r.step < record.step), key=lambda r: r.step, default=None),
             remarks=result.diagnostics,

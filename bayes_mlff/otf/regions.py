@@ -1,5 +1,7 @@
 """Statistics of the triggers that a configuration lists, for its structure."""
 
+from collections.abc import Callable
+
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
@@ -16,7 +18,10 @@ _NAMED = 4
 
 
 def checked(
-    triggers: tuple[TriggerSettings, ...], structure: Structure, energy_sigma_ev: float
+    triggers: tuple[TriggerSettings, ...],
+    structure: Structure,
+    energy_sigma_ev: float,
+    lowest: Callable[[float | None], float] = lambda stated_k: 1.0,
 ) -> tuple[Statistic, ...]:
     """The statistics of triggers, of which those that cannot work for a structure are refused.
 
@@ -24,6 +29,7 @@ def checked(
       triggers: of a run.
       structure: initial structure of the run.
       energy_sigma_ev: fixed standard deviation of the total energy in the likelihood, eV.
+      lowest: smallest factor of a threshold that is stated for a temperature, K, during the run.
 
     Raises:
       ConfigError: see `statistic`, or if σ of the energy can never be small enough for a threshold per atom.
@@ -31,12 +37,13 @@ def checked(
     smallest, found = energy_sigma_ev / len(structure.numbers), []
     for i, settings in enumerate(triggers):
         found.append(statistic(settings, structure, f"triggers.{i}"))
-        if settings.kind == "energy_per_atom" and settings.threshold_of(len(structure.numbers)) <= smallest:
+        reached = lowest(settings.threshold_temperature_k)
+        if settings.kind == "energy_per_atom" and settings.threshold_of(len(structure.numbers)) * reached <= smallest:
             raise ConfigError(
                 f"triggers.{i}.threshold",
                 settings.threshold,
-                f"more than {1e3 * smallest:.3g} meV/atom: σ is never below likelihood.energy_sigma_fraction of the "
-                "threshold of the total energy, so that labels would never become unnecessary",
+                f"more than {1e3 * smallest / reached:.3g} meV/atom: σ is never below likelihood.energy_sigma_fraction "
+                "of the threshold of the total energy, so that labels would never become unnecessary",
             )
     return tuple(found)
 

@@ -19,18 +19,22 @@ _HEAD = ("trigger", "total energy", "per atom", "force on an atom", "per compone
 def table(problem: Problem) -> list[str]:
     """A row for each trigger: its threshold for energy or force, and the largest σ that asks for no label at first.
 
+    Of thresholds that grow with the temperature, both are for the temperature that they are stated for, which is named.
     The threshold per component is that of three independent components of equal size, 1/√3 of that of the norm.
     """
-    rows = [_HEAD, *(_row(criterion, problem.structure) for criterion in criteria(problem))]
+    config = problem.config
+    stated = [config.threshold_temperature_k, *(each.threshold_temperature_k for each in config.triggers)]
+    pairs = zip(criteria(problem), stated, strict=True)
+    rows = [_HEAD, *(_row(criterion, problem.structure, at_k) for criterion, at_k in pairs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _row(criterion: Criterion, structure: Structure) -> tuple[str, ...]:
+def _row(criterion: Criterion, structure: Structure, at_k: float | None) -> tuple[str, ...]:
     statistic, n = criterion.statistic, len(structure.numbers)
     unit, factor = statistic.shown_unit
     limit = f"{factor * criterion.limit(criterion.prior):.3g} {unit}"
-    name = f"{statistic.name} ({criterion.confidence:.3g})"
+    name = f"{statistic.name} ({criterion.confidence:.3g}{'' if at_k is None else f', at {at_k:g} K'})"
     if isinstance(statistic.value, ForceSpread):
         force, inside = factor * criterion.threshold, atoms_now(statistic.value.region, structure)
         return (

@@ -50,6 +50,20 @@ Force = Annotated[str, AfterValidator(_is_force)]
 PerAtom = Annotated[Energy, AfterValidator(_is_per_atom)]
 
 
+ThresholdTemperature = Annotated[
+    Positive | None,
+    Field(
+        description="Temperature for which the threshold is stated, K: in each step it is multiplied by the square "
+        "root of the target temperature of the thermostat over this one; null means that it is always the same.",
+    ),
+]
+
+
+def stated(threshold: str, temperature_k: float | None) -> str:
+    """A threshold in words, with the temperature for which it is stated."""
+    return threshold if temperature_k is None else f"{threshold} at {temperature_k:g} K, growing as √T"
+
+
 def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
     if not value:
         raise ValueError("at least one; a region without atoms is empty")
@@ -79,6 +93,7 @@ class _Trigger(Section):
         lt=1.0,
         description="Probability with which the error must be within the threshold; null means that of the run.",
     )
+    threshold_temperature_k: ThresholdTemperature = None
     calibration: CalibrationConfig | None = Field(
         default=None, description="Prior of the calibration of this trigger; null means that of the run."
     )

@@ -1,16 +1,19 @@
-"""What a run has learnt as files that other programs use or start from."""
+"""What a run or a fine-tuning has learnt, as files that other programs use or start from."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
+import yaml
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.ensemble import files, saved
 from bayes_mlff.ensemble.saved import Ensemble
-from bayes_mlff.models import architectures, registry
+from bayes_mlff.finetune import config as finetune_configuration
+from bayes_mlff.models import architectures, catalogue, registry
 from bayes_mlff.models.config import ArchitectureConfig
-from bayes_mlff.models.origin import Origin
+from bayes_mlff.models.origin import NOWHERE, Origin
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import artefact
 
@@ -18,32 +21,66 @@ What = Literal["ensemble", "chains", "model"]
 """One file for `EnsembleCalculator`; a model of each chain; a `.model` file of mace-torch of each chain."""
 
 
+FINE_TUNED: Final = "metrics.json"
+"""File that tells the directory of a complete fine-tuning from that of a run."""
+
+
+class Source(NamedTuple):
+    """What to export."""
+
+    config: ArchitectureConfig  # of the trained weights
+    origin: Origin  # of the weights before they were trained
+    read: Callable[[], Ensemble]
+
+
+def of_run(run: Path, potential: Potential) -> Source:
+    """What a run knew at its newest checkpoint; with the model that it was started from, for its elements.
+
+    Reading it raises:
+      RunDirectoryError: if there is no intact checkpoint.
+    """
+    return Source(potential.config, potential.origin, lambda: artefact.read(run, potential))
+
+
+def of_fine_tuning(path: Path) -> Source:
+    """The result of a fine-tuning, from its directory.
+
+    Raises:
+      ConfigError: if it has none, or one of a version that did not store energies of isolated atoms.
+      WeightsError: if it is not readable.
+    """
+    learnt = saved.load(path)
+    if learnt.offset_ev.ndim < 2:
+        raise ConfigError("path", str(path), "a fine-tuning of this version: this one has one energy for all atoms")
+    settings = finetune_configuration.parse(yaml.safe_load(learnt.config_text))
+    known = settings.model in catalogue.NAMES and not settings.from_random_weights
+    origin = Origin(settings.model, settings.head or "") if known else NOWHERE
+    return Source(learnt.architecture, origin, lambda: learnt)
+
+
 def export(
-    run: Path,
-    potential: Potential,
+    source: Source,
     folder: Path,
     *,
     what: str | None = None,
     template: Path | None = None,
     trust: bool = False,
 ) -> list[Path]:
-    """Write what a run knew at its newest checkpoint.
+    """Write trained models.
 
     Args:
-      run: directory of the run.
-      potential: the model that it was started from, for its elements; with a template the files know all of the
-        template's.
+      source: of a run or a fine-tuning.
       folder: where to write `ensemble.safetensors`, or `chain_0` and so on; made if it is missing.
       what: see `What`; by default `model` with a template, and `chains` without.
-      template: the `.model` file of mace-torch that the run started from.
+      template: the `.model` file of mace-torch that was started from; the files know all of its elements.
       trust: run the programs that the template contains.
 
     Returns:
       The files. Their energies have the origin of the reference, but for those of `.model` files: these keep the
-      isolated atoms of the template, so that their energies are those of the reference plus the offset of the run.
+      isolated atoms of the template, so that their energies are those of the reference plus an offset.
 
     Raises:
-      RunDirectoryError: if there is no intact checkpoint.
+      RunDirectoryError: if the run has no intact checkpoint.
       ConfigError: if there is something in the folder, or `.model` files are asked for and there is no template, no
         trust or no writer for the architecture.
       WeightsError: if the template is of another architecture.
@@ -51,19 +88,19 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("output", str(folder), "a new or an empty folder")
     what = what or ("chains" if template is None else "model")
-    _check(what, potential.config, template, trust=trust)
-    learnt = artefact.read(run, potential)
+    _check(what, source.config, template, trust=trust)
+    learnt = source.read()
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ensemble":
         saved.save(learnt, folder / files.NAME)
         return [folder / files.NAME]
     if what == "chains":
-        return _chains(learnt, potential.origin, folder)
-    unravel = saved.unraveller(potential.config)[1]
+        return _chains(learnt, source.origin, folder)
+    unravel = saved.unraveller(source.config)[1]
     assert template is not None  # see `_check`
-    form, write = architectures.written_format(potential.config)
+    form, write = architectures.written_format(source.config)
     paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(learnt.samples))]
-    write(potential.config, [*map(unravel, learnt.samples)], template, paths, trust=trust)
+    write(source.config, [*map(unravel, learnt.samples)], template, paths, trust=trust)
     return paths
 
 
@@ -78,11 +115,11 @@ def _check(what: str, config: ArchitectureConfig, template: Path | None, *, trus
         return
     architectures.written_format(config)
     if template is None:
-        raise ConfigError("--template", None, "the .model file of mace-torch that the run started from")
+        raise ConfigError("--template", None, "the .model file of mace-torch that was started from")
 
 
 def _chains(learnt: Ensemble, origin: Origin, folder: Path) -> list[Path]:
-    """Models that `model` of a configuration takes, with the offset of the run among their isolated atoms."""
+    """Models that `model` of a configuration takes, with the offset of the energies among their isolated atoms."""
     unravel, paths, tuned = saved.unraveller(learnt.architecture)[1], [], origin._replace(tuned=bool(origin.name))
     for i, flat in enumerate(learnt.samples):
         shifts = np.array(learnt.architecture.energy_shifts) - learnt.offset_ev[i]

@@ -45,9 +45,14 @@ def labels_panel(
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         level = f"{labels.confidence:.0%} interval predicted before the call"
         top.vlines(time, -half, half, color="#C9D3DF", linewidth=_bar_width(time.size), label=level)
-        top.axhline(limit, color=GREY, linestyle="--", label=f"threshold ±{limit:.3g} kcal/mol")
-        top.axhline(-limit, color=GREY, linestyle="--")
-        large = np.abs(error) > limit
+        each = limit if labels.threshold_ev is None else labels.threshold_ev * KCAL_MOL_PER_EV
+        if labels.threshold_ev is None:
+            top.axhline(limit, color=GREY, linestyle="--", label=f"threshold ±{limit:.3g} kcal/mol")
+            top.axhline(-limit, color=GREY, linestyle="--")
+        else:
+            top.plot(time, each, color=GREY, linestyle="--", label="threshold, which grows with the temperature")
+            top.plot(time, -each, color=GREY, linestyle="--")
+        large = np.abs(error) > each
         for mask, color, marker, name in (
             (~large & ~labels.audit, BLUE, "o", "triggered, within"),
             (large & ~labels.audit, RED, "o", "triggered, above"),
@@ -56,7 +61,7 @@ def labels_panel(
         ):
             if mask.any():
                 top.plot(time[mask], error[mask], marker, color=color, ms=4.5, mec="white", label=name)
-        reach = max(1.15 * float(np.abs(error).max()), 2.2 * limit)
+        reach = max(1.15 * float(np.abs(error).max()), 2.2 * float(np.max(each)))
         top.set(ylim=(-reach, reach), ylabel="error / kcal/mol")
         per_atom = 1e3 / (KCAL_MOL_PER_EV * n_atoms)
         right = top.secondary_yaxis("right", functions=(lambda e: e * per_atom, lambda e: e / per_atom))

@@ -18,6 +18,7 @@ from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.ranking import Ranking, ranking, sentence
 from bayes_mlff.otf import audits
+from bayes_mlff.otf.trigger_settings import stated
 from bayes_mlff.report import (
     crystal_figures,
     figures,
@@ -69,12 +70,16 @@ def write_report(run_dir: Path, *, threshold_ev: float, title: str, run: RunData
     labels, law = _label_series(run, threshold_ev)
     shown = _panels(run_dir, run, labels, law, threshold_ev=threshold_ev)
     now = [("State", standing.state(run_dir, run.log).sentence), ("Simulated", standing.progress(run.log))]
+    summary = run_summary.summarise(run.log, threshold_ev)
     rows = [
         *verdict.rows(verdict.judge(run.log)),
-        *_table(run_summary.summarise(run.log, threshold_ev), threshold_ev, now),
+        *_table(summary, threshold_ev, run.config.threshold_temperature_k, now),
     ]
     rows += [
-        (f"Threshold of trigger {t.name}", f"{t.threshold} with {t.confidence or run.config.confidence:.0%} confidence")
+        (
+            f"Threshold of trigger {t.name}",
+            f"{stated(t.threshold, t.threshold_temperature_k)}; {t.confidence or run.config.confidence:.0%} confidence",
+        )
         for t in run.config.triggers
     ]
     rows += _rankings(run, labels, law)
@@ -152,9 +157,11 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Error
     floor = run.config.likelihood.energy_sigma_fraction * threshold_ev
     law, pit = error_law.init(prior.a, prior.b, floor=floor), np.zeros(len(known))
     half_width = np.full(len(known), np.nan)
+    stated_k = run.config.threshold_temperature_k
+    threshold = threshold_ev * run.log.growth(np.array([r.step for r in known], np.float64), stated_k)
     scores: tuple[audits.Score, ...] = ()
     for i in range(len(known)):
-        crit = error_law.critical_sigma(law, threshold_ev, confidence=confidence)
+        crit = error_law.critical_sigma(law, threshold[i], confidence=confidence)
         if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
             law = None
             break
@@ -178,6 +185,7 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Error
         audit=np.array([r.reason == "audit" for r in known], bool),
         pit=None if law is None else pit,
         confidence=confidence,
+        threshold_ev=None if stated_k is None else threshold,
     )
     return series, law
 
@@ -264,7 +272,9 @@ def _with_labels(run: RunData) -> ThermoSeries:
     return ThermoSeries(time[order], none, none, none, sigma[order], limit[order])
 
 
-def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _table(
+    s: RunSummary, threshold_ev: float, stated_k: float | None, state: list[tuple[str, str]]
+) -> list[tuple[str, str]]:
     def energy(value: float | None) -> str:
         if value is None:
             return "no data"
@@ -285,7 +295,7 @@ def _table(s: RunSummary, threshold_ev: float, state: list[tuple[str, str]]) -> 
     rows = [
         ("System", f"{s.formula}, {s.n_atoms} atoms" if s.n_atoms else "not labelled yet"),
         *state,
-        ("Error threshold", energy(threshold_ev)),
+        ("Error threshold", stated(energy(threshold_ev), stated_k)),
         ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
         ("Labels above the threshold", above),
         ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),

@@ -29,6 +29,7 @@ class LabelSeries(NamedTuple):
     audit: np.ndarray  # [l] bool, requested at random and not by the trigger
     pit: np.ndarray | None  # [l] predictive distribution function at the error; None if not replayable
     confidence: float  # level of `half_width_ev`
+    threshold_ev: np.ndarray | None = None  # [l] if it changes with the temperature
 
 
 class AngleSeries(NamedTuple):

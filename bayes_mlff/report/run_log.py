@@ -20,6 +20,8 @@ from bayes_mlff.data import label_notes
 from bayes_mlff.data.label_notes import REJECTED, LabelNote
 from bayes_mlff.data.npz import read_arrays
 from bayes_mlff.data.readings import columns
+from bayes_mlff.md import schedule as schedules
+from bayes_mlff.md.schedule import Segment
 from bayes_mlff.otf.trigger_settings import Triggers, TriggerSettings
 from bayes_mlff.report.run_events import read_events
 from bayes_mlff.runs import thermo_log, validation
@@ -42,6 +44,9 @@ class Settings(NamedTuple):
     validation_frames: int
     min_steps_between_labels: int
     triggers: tuple[TriggerSettings, ...] = ()  # beside the one on the total energy
+    threshold_temperature_k: float | None = None  # for which `threshold` is stated
+    temperature_k: float = 300.0  # of the thermostat without segments
+    schedule: tuple[Segment, ...] = ()
 
     @property
     def n_steps(self) -> int:
@@ -73,6 +78,12 @@ class RunLog(NamedTuple):
     def threshold_ev(self) -> float:
         """Error of the total energy that should not be exceeded, eV."""
         return units.parse_energy(self.settings.threshold, n_atoms=self.n_atoms, key="threshold")
+
+    def growth(self, step: np.ndarray, stated_k: float | None) -> np.ndarray:
+        """Factors of a threshold that is stated for a temperature, K, in steps [...]; 1 without one."""
+        settings = self.settings
+        conditions = schedules.build(settings.schedule, temperature_k=settings.temperature_k, pressure_gpa=0.0)
+        return schedules.growth(conditions, stated_k, step * settings.timestep_fs)
 
 
 def config_path(run_dir: Path) -> Path:
@@ -136,6 +147,8 @@ class _Structure(_Part):
 class _Dynamics(_Part):
     timestep_fs: float
     duration_ps: float
+    temperature_k: float = 300.0
+    schedule: tuple[Segment, ...] = ()
 
 
 class _Config(_Part):
@@ -147,6 +160,7 @@ class _Config(_Part):
     validation_frames: int
     min_steps_between_labels: int
     triggers: Triggers = ()
+    threshold_temperature_k: float | None = None
 
 
 def read_settings(path: Path) -> Settings:
@@ -178,6 +192,9 @@ def settings_of(config: "_Config | RunConfig") -> Settings:
         validation_frames=config.validation_frames,
         min_steps_between_labels=config.min_steps_between_labels,
         triggers=config.triggers,
+        threshold_temperature_k=config.threshold_temperature_k,
+        temperature_k=config.dynamics.temperature_k,
+        schedule=config.dynamics.schedule,
     )
 
 

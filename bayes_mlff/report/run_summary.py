@@ -53,12 +53,14 @@ class RunSummary(NamedTuple):
 
 
 def summarise(run: RunLog, threshold_ev: float) -> RunSummary:
-    """Count and average what a run directory holds; the threshold is of the total energy, eV."""
+    """Count and average what a run directory holds; the threshold is of the total energy as it is stated, eV."""
+    stated_k = run.settings.threshold_temperature_k
     known = [note for note in run.labels if note.reason != "initial" and note.predicted_ev is not None]
     error = np.array([note.predicted_ev for note in known], np.float64) - _references(known)
     started = [note for note in known if note.pretrained_ev is not None]
     pretrained = np.array([note.pretrained_ev for note in started], np.float64) - _references(started)
-    above = int(np.sum(np.abs(error) > threshold_ev))
+    limit = threshold_ev * run.growth(np.array([note.step for note in known], np.float64), stated_k)
+    above = int(np.sum(np.abs(error) > limit))
     force = [note.force_errors for note in known if note.force_errors is not None]
     wall, crit = _wall_time(run.events), run.thermo.sigma_crit_ev
     steps, symbols = run.reached, run.labels[0].symbols if run.labels else ()
@@ -76,7 +78,7 @@ def summarise(run: RunLog, threshold_ev: float) -> RunSummary:
         rmse_pretrained_ev=metrics.rmse(pretrained) if pretrained.size else None,
         force_rmse_ev_a=metrics.rmse(np.concatenate(force)) if force else None,
         validation_frames=0 if run.validation is None else run.validation.reference_ev.size,
-        validation_above=_above(run.validation, threshold_ev),
+        validation_above=_above(run, threshold_ev),
         validation_rmse_ev=_rmse(run.validation, "predicted_ev"),
         validation_pretrained_rmse_ev=_rmse(run.validation, "pretrained_ev"),
         validation_force_rmse_ev_a=_force_rmse(run.validation, "force_error_ev_a"),
@@ -104,10 +106,11 @@ def _references(notes: Sequence[LabelNote]) -> np.ndarray:
     return np.fromiter(scaled, np.float64)
 
 
-def _above(validation: Validation | None, threshold_ev: float) -> int:
-    if validation is None:
+def _above(run: RunLog, threshold_ev: float) -> int:
+    if (found := run.validation) is None:
         return 0
-    return int(np.sum(np.abs(validation.predicted_ev - validation.reference_ev) > threshold_ev))
+    limit = threshold_ev * run.growth(found.step, run.settings.threshold_temperature_k)
+    return int(np.sum(np.abs(found.predicted_ev - found.reference_ev) > limit))
 
 
 def _rmse(validation: Validation | None, field: str) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from bayes_mlff.core import durations, units
-from bayes_mlff.otf.trigger_settings import TriggerSettings
+from bayes_mlff.otf.trigger_settings import TriggerSettings, stated
 from bayes_mlff.report import standing, verdict
 from bayes_mlff.report.run_log import RunLog
 from bayes_mlff.report.run_summary import RunSummary, summarise
@@ -90,8 +90,9 @@ def _present(run: RunLog, energy: Callable[[float | None], str]) -> list[Row]:
 
 def _quality(run: RunLog, s: RunSummary, energy: Callable[[float | None], str]) -> list[Row]:
     last = "" if s.last_label_fs is None else f", the last at {s.last_label_fs / 1e3:.3f} ps"
+    stated_k = run.settings.threshold_temperature_k
     told = [
-        ("threshold", f"{energy(run.threshold_ev)} with {run.settings.confidence:.0%} confidence"),
+        ("threshold", f"{stated(energy(run.threshold_ev), stated_k)} with {run.settings.confidence:.0%} confidence"),
         *_triggers(run),
         ("labels", f"{s.labels} of at most {run.settings.max_labels} ({s.initial} initial, {s.audit} audits){last}"),
     ]
@@ -127,7 +128,8 @@ def _triggers(run: RunLog) -> list[Row]:
     """Threshold, σ and limit of each trigger beside that on the total energy, in the unit of its threshold."""
     told = []
     for each in run.settings.triggers:
-        said = f"{each.threshold} with {each.confidence or run.settings.confidence:.0%} confidence"
+        threshold = stated(each.threshold, each.threshold_temperature_k)
+        said = f"{threshold} with {each.confidence or run.settings.confidence:.0%} confidence"
         (unit, factor), series = each.shown_unit, run.triggers.get(each.name)
         sigma, limit = (None, None) if series is None else (_last(series.sigma), _last(series.limit))
         if sigma is not None and limit is not None:
@@ -188,7 +190,12 @@ def facts(path: Path, run: RunLog) -> dict[str, Any]:
         },
         "system": {"formula": s.formula, "atoms": s.n_atoms},
         "now": now(run)._asdict(),
-        "threshold": {"text": run.settings.threshold, "ev": run.threshold_ev, "confidence": run.settings.confidence},
+        "threshold": {
+            "text": run.settings.threshold,
+            "ev": run.threshold_ev,
+            "confidence": run.settings.confidence,
+            "temperature_k": run.settings.threshold_temperature_k,
+        },
         "labels": {
             "all": s.labels,
             "initial": s.initial,
@@ -233,6 +240,7 @@ def _facts_of(run: RunLog, settings: TriggerSettings, tested: Tested) -> dict[st
         "name": settings.name,
         "kind": settings.kind,
         "threshold": settings.threshold,
+        "threshold_temperature_k": settings.threshold_temperature_k,
         "confidence": settings.confidence or run.settings.confidence,
         "unit": settings.unit,
         "sigma": None if series is None else _last(series.sigma),

@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.data import readings
-from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import statistics
-from bayes_mlff.otf.trigger_settings import TriggerSettings
+from bayes_mlff.otf.trigger_settings import TriggerSettings, stated
 from bayes_mlff.report.figures import Panel, band, label_ticks
 from bayes_mlff.report.run_data import RunData
 
@@ -23,6 +22,7 @@ class TriggerLabels(NamedTuple):
     half_width: np.ndarray  # [l] largest error that was expected with the confidence of the trigger
     asked: np.ndarray  # [l] bool, this trigger requested the label
     audit: np.ndarray  # [l] bool, requested at random
+    threshold: np.ndarray  # [l] largest acceptable error
 
 
 def panels(run: RunData) -> list[Panel]:
@@ -30,36 +30,42 @@ def panels(run: RunData) -> list[Panel]:
     return [_panel(run, settings) for settings in run.config.triggers]
 
 
-def labels_of(records: list[LabelRecord], settings: TriggerSettings, n_atoms: int) -> TriggerLabels:
+def labels_of(run: RunData, settings: TriggerSettings, n_atoms: int) -> TriggerLabels:
     """Errors of the quantity that a trigger watches, at the labels that were predicted."""
-    threshold, rows = settings.threshold_of(n_atoms), []
-    for record in records:
+    rows = []
+    for record in run.records:
         reading = readings.find(record.readings, settings.name)
         if reading is None:
             continue
         error = (statistics.per_atom_error if reading.atom is None else statistics.force_error)(record, reading)
+        growth = float(run.log.growth(np.array(record.step), settings.threshold_temperature_k))
+        threshold = settings.threshold_of(n_atoms) * growth
         # At the limit the error is below the threshold with the confidence.
         half = threshold * reading.value / reading.limit
-        rows.append((record.time_fs, abs(error), half, settings.name in record.asked, record.reason == "audit"))
-    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 5
-    return TriggerLabels(*columns[:3], *(column.astype(bool) for column in columns[3:]))
+        asked, audit = settings.name in record.asked, record.reason == "audit"
+        rows.append((record.time_fs, abs(error), half, asked, audit, threshold))
+    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 6
+    return TriggerLabels(*columns[:3], *(column.astype(bool) for column in columns[3:5]), columns[5])
 
 
 def _panel(run: RunData, settings: TriggerSettings) -> Panel:
-    title = f"Trigger {settings.name}, threshold {settings.threshold}"
+    title = f"Trigger {settings.name}, threshold {stated(settings.threshold, settings.threshold_temperature_k)}"
     n_atoms = len(run.records[0].structure.numbers) if run.records else 1
-    labels, series = labels_of(run.records, settings, n_atoms), run.log.triggers.get(settings.name)
+    labels, series = labels_of(run, settings, n_atoms), run.log.triggers.get(settings.name)
     if labels.error.size == 0 or series is None or series.sigma.size < 2:
         return Panel(title, "Fewer than two steps have been logged, or no label has been predicted yet.")
     unit, factor = settings.shown_unit
     time, error = labels.time_fs / 1e3, factor * labels.error
-    limit = factor * settings.threshold_of(n_atoms)
+    limit = factor * labels.threshold
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 5.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True)
         expected = f"{settings.confidence or run.config.confidence:.0%} bound predicted before the call"
         top.vlines(time, 0.0, factor * labels.half_width, color="#C9D3DF", linewidth=2.0, label=expected)
-        top.axhline(limit, color=GREY, linestyle="--", label=f"threshold {limit:.3g} {unit}")
+        if settings.threshold_temperature_k is None:
+            top.axhline(limit[0], color=GREY, linestyle="--", label=f"threshold {limit[0]:.3g} {unit}")
+        else:
+            top.plot(time, limit, color=GREY, linestyle="--", label="threshold, which grows with the temperature")
         for mask, color, marker, name in (
             (labels.asked & ~labels.audit, BLUE, "o", "requested by it"),
             (~labels.asked & ~labels.audit, ORANGE, "s", "by another trigger alone"),
@@ -67,7 +73,7 @@ def _panel(run: RunData, settings: TriggerSettings) -> Panel:
         ):
             if mask.any():
                 top.plot(time[mask], error[mask], marker, color=color, ms=4.5, mec="white", label=name)
-        top.set(ylabel=f"error / {unit}", ylim=(0.0, max(1.15 * float(error.max()), 1.5 * limit)))
+        top.set(ylabel=f"error / {unit}", ylim=(0.0, max(1.15 * float(error.max()), 1.5 * float(limit.max()))))
         along = run.thermo.time_fs / 1e3
         band(bottom, along, factor * series.sigma, BLUE, "σ")
         bottom.step(along, factor * series.limit, color=RED, where="post", label="critical σ", zorder=4)

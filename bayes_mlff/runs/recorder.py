@@ -121,7 +121,8 @@ def _columns(made: Recording, stretch: Stretch, number: np.ndarray, moved: _Geom
     for i, trigger in enumerate(stretch.triggers):
         value, limit = trigger.statistic.columns
         found[value] = np.asarray(thermo.statistics[:steps, i])
-        found[limit] = trigger.limit_of(np.asarray(thermo.dof[:steps, i], np.float64))
+        dof = np.asarray(thermo.dof[:steps, i], np.float64)
+        found[limit] = np.array([trigger.at(j).limit_of(each) for j, each in enumerate(dof)])
     return {name: found.get(name, unknown) for name in (*THERMO_COLUMNS, *found)}
 
 

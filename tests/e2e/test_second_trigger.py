@@ -8,7 +8,7 @@ import pytest
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, readings
 from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.ensemble import error_law, statistics
+from bayes_mlff.ensemble import energy_scale, error_law, statistics
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import regions
 from bayes_mlff.otf.changes import check_changes
@@ -19,10 +19,12 @@ HYDROXYL = {
     "kind": "force",
     "name": "hydroxyl",
     "threshold": "0.5 eV/Å",
+    "threshold_temperature_k": 600.0,
     "confidence": 0.9,
     "calibration": {"a": 4.0, "b": 4.0},
     "within": {"of": [3], "radius_angstrom": 1.3},
 }
+RAMP = [{"duration_ps": 0.01, "temperature_k": 300.0, "end_temperature_k": 1500.0}]
 EACH = {"kind": "energy_per_atom", "threshold": "100 eV/atom"}
 
 
@@ -34,15 +36,21 @@ def watched(tiny_problem):
         config.model_dump(mode="json")
         | {
             "threshold": "1e6 eV",
+            "threshold_temperature_k": 600.0,
             "triggers": [HYDROXYL, EACH],
             "guards": {"sigma_ratio": 1e9, "label_sigmas": 1e12, "storm_labels": 1000},
             "audits": {"interval_ps": 0.003},
-            "dynamics": config.dynamics.model_dump(mode="json") | {"duration_ps": 0.01},
+            "dynamics": config.dynamics.model_dump(mode="json") | {"duration_ps": 0.01, "schedule": RAMP},
         }
     )
     # The σ of energies in the likelihood stays that of the tiny problem, which its chains can follow.
     further = regions.checked(changed.triggers, tiny_problem.structure, 0.0)
     return tiny_problem._replace(config=changed, threshold_ev=1e6, further=further)
+
+
+def grown(time_fs):
+    """Factor of thresholds for 600 K."""
+    return np.sqrt((300.0 + 1200.0 * time_fs / 10.0) / 600.0)
 
 
 def events(run, name):
@@ -60,7 +68,8 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
     records = dataset.read(session.run.dataset)[1:]
     asked = [r for r in records if r.reason == "uncertain"]
     assert len(asked) > 2 and all(r.asked == ("hydroxyl",) for r in asked)
-    again = error_law.init(4.0, 4.0)
+    again, prior = error_law.init(4.0, 4.0), watched.config.calibration
+    whole = error_law.init(prior.a, prior.b, floor=watched.energy_sigma_ev)
     for record in records:
         energy, force, each = (readings.find(record.readings, name) for name in ("energy", "hydroxyl", EACH["kind"]))
         assert energy.value < energy.limit and (record.reason == "audit" or force.value > force.limit)
@@ -68,7 +77,13 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
         distance = np.linalg.norm(record.structure.positions - record.structure.positions[3], axis=1)
         sigma = np.linalg.norm(record.predicted_forces_sigma, axis=1)
         assert distance[force.atom] <= 1.3 and force.value == pytest.approx(sigma[force.atom], rel=1e-5)
-        assert force.limit == pytest.approx(error_law.critical_sigma(again, 0.5, confidence=0.9, dof=force.dof), 1e-3)
+        factor = grown(record.time_fs)
+        limit = error_law.critical_sigma(again, 0.5 * factor, confidence=0.9, dof=force.dof)
+        assert force.limit == pytest.approx(limit, 1e-3)
+        exceeds = error_law.exceedance_probability(whole, energy.value, 1e6 * factor)
+        assert record.confidence == pytest.approx(1.0 - exceeds, abs=1e-12)
+        assert energy.limit == pytest.approx(error_law.critical_sigma(whole, 1e6 * factor), 1e-5)
+        whole = error_law.update(whole, energy_scale.error(record), energy.value)
         again = error_law.update(again, statistics.force_error(record, force), force.value, dof=force.dof)
     assert state.host.calibrations["hydroxyl"].each.s == pytest.approx(again.each.s)
     assert state.host.calibrations["energy"].each.n == state.host.calibrations[EACH["kind"]].each.n == len(records)
@@ -78,6 +93,13 @@ def test_forces_ask_for_labels_and_everything_says_so(watched, open_session, tmp
     audits = events(session.run, "audit")
     assert {event["trigger"] for event in audits} == {"energy", "hydroxyl", EACH["kind"]}
     of_force = next(event for event in audits if event["trigger"] == "hydroxyl")
+    for event in audits:
+        factor = 1.0 if event["trigger"] == EACH["kind"] else grown(event["step"] * 0.5)
+        found = next(event[f"threshold_{unit}"] for unit in ("ev", "ev_a", "ev_atom") if f"threshold_{unit}" in event)
+        assert found == pytest.approx({"energy": 1e6, "hydroxyl": 0.5, EACH["kind"]: 100.0}[event["trigger"]] * factor)
+    quiet = thermo[np.isin(thermo["step"], [r.step for r in records], invert=True)][1:]
+    limits = quiet["sigma_crit_ev"] / grown(quiet["time_fs"])
+    assert np.unique(quiet["sigma_crit_ev"]).size == quiet.size and np.unique(np.round(limits)).size <= len(records) + 1
     assert {"error_ev_a", "sigma_ev_a", "sigma_crit_ev_a", "threshold_ev_a", "atom", "dof"} <= set(of_force)
     assert session.observer.labels[-1]["reason"] in ("uncertain: hydroxyl", "audit", "audit: hydroxyl")
     shown = session.observer.chunks[-1]["readings"]
@@ -96,11 +118,18 @@ def told_by_report_and_status(path, asked, labels):
     assert rows["Labels requested by"].startswith(f"energy: 0, 0 of them alone; hydroxyl: {asked}, {asked} of them")
     assert "trusted audits" in rows["Trigger energy_per_atom, audits"] and "95%" in rows["Trigger hydroxyl, coverage"]
     told = dict(status.rows(path, log))
-    assert "0.5 eV/Å with 90% confidence; σ" in told["trigger hydroxyl"] and "eV/Å allowed" in told["trigger hydroxyl"]
+    assert (
+        "0.5 eV/Å at 600 K, growing as √T with 90% confidence; σ" in told["trigger hydroxyl"]
+        and "eV/Å allowed" in told["trigger hydroxyl"]
+    )
     facts = {each["name"]: each for each in status.facts(path, log)["triggers"]}
     assert facts["hydroxyl"]["labels_requested"] == asked and facts["hydroxyl"]["limit"] > 0.0
     text = page.write_report(path, threshold_ev=1e6, title="x", run=run_data.read(path)).read_text()
-    assert "Trigger hydroxyl, threshold 0.5 eV/Å" in text and "requested above the red line" in text
+    assert (
+        "Trigger hydroxyl, threshold 0.5 eV/Å at 600 K" in text
+        and "not be replayed" not in text
+        and "requested above the red line" in text
+    )
 
 
 def test_forces_far_above_their_limit_trip_the_guard_by_name(watched, open_session, tmp_path):

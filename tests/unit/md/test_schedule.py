@@ -7,7 +7,7 @@ import pytest
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.md.conditions import conditions
-from bayes_mlff.md.schedule import Segment, build, constant
+from bayes_mlff.md.schedule import Segment, build, constant, growth, temperature
 
 SEGMENTS = (
     Segment(duration_ps=1.0, temperature_k=300.0),
@@ -30,11 +30,20 @@ EXPECTED = [  # time in ps, K, GPa
 def test_values_inside_between_and_after_segments(dtype):
     schedule = build(SEGMENTS, temperature_k=1.0, pressure_gpa=-1.0)
     evaluate = jax.jit(lambda time: conditions(schedule, time))
-    for time_ps, temperature, pressure in EXPECTED:
+    for time_ps, kelvin, pressure in EXPECTED:
         got = evaluate(jnp.asarray(1000.0 * time_ps, dtype))
         assert got.temperature_k.dtype == got.pressure_gpa.dtype == dtype
-        assert float(got.temperature_k) == pytest.approx(temperature, rel=1e-6)
+        assert float(got.temperature_k) == pytest.approx(kelvin, rel=1e-6)
         assert float(got.pressure_gpa) == pytest.approx(pressure, rel=1e-5)
+
+
+def test_temperatures_on_the_host_are_those_of_the_dynamics_and_thresholds_grow_with_their_root():
+    schedule = build(SEGMENTS, temperature_k=1.0, pressure_gpa=-1.0)
+    times, expected = 1000.0 * np.array([row[0] for row in EXPECTED]), np.array([row[1] for row in EXPECTED])
+    np.testing.assert_allclose(temperature(schedule, times), expected, rtol=1e-12)
+    np.testing.assert_allclose(growth(schedule, 400.0, times), np.sqrt(expected / 400.0), rtol=1e-12)
+    np.testing.assert_array_equal(growth(schedule, None, times), np.ones(len(times)))
+    assert growth(constant(300.0), 1200.0, np.array(7.0)) == 0.5
 
 
 def test_no_segments_are_constant_conditions():

@@ -56,6 +56,33 @@ def test_every_trigger_stops_alone_and_limits_compile_nothing(count_compilations
         np.testing.assert_allclose(got.compared.statistics, [0.01, FORCE_SIGMA], rtol=1e-12)
 
 
+def test_limits_of_each_step_are_data_too(count_compilations):
+    start, said, state = md(), predictive(sigma=0.01), calibration.init(3.0, 10.0)
+    _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
+
+    @jax.jit
+    def take(watched, step):
+        zero = chunks.empty_chunk(start, around, said, watched, 3)
+        return chunks.conclude(zero._replace(steps=step), start, around, said, INTEGRATOR, watched, FREE)
+
+    def growing(factor):
+        wanted = Criterion(FORCE, factor * np.array([0.5, 1.0, 2.0]), 0.95, state, 1.0).trigger(state)
+        assert wanted.limit.shape == (3,) and wanted.wider.shape == (3, len(triggers.COMPONENTS))
+        return Trigger(ENERGY_SIGMA, real(0.02)), *triggers.on_device((wanted,), jnp.float64)
+
+    exact = calibration.critical_sigma(state, 1.0, dof=3.0)  # for the second step, if the factor is 1
+    cases = [(1.001, (True, False, False)), (0.999, (True, True, False)), (0.3, (True, True, True))]
+    watched = [growing(factor * FORCE_SIGMA / exact) for factor, _ in cases]
+    steps = [jnp.asarray(step, jnp.int32) for step in range(3)]
+    with count_compilations() as compiled:
+        found = [[take(each, step) for step in steps] for each in watched]
+    assert compiled.value <= 1
+    for (factor, asked), each, took in zip(cases, watched, found, strict=True):
+        assert [bool(one.asked[1]) for one in took] == list(asked) and not any(one.asked[0] for one in took)
+        energy, force = triggers.readings(tuple(trigger.at(2) for trigger in each), took[2].measured)
+        assert force.limit == pytest.approx(2.0 * factor * FORCE_SIGMA) and energy.limit == 0.02
+
+
 def test_each_statistic_has_its_own_guard():
     take, never = step_of(predictive(sigma=0.01)), both(np.inf, np.inf)
     for highest, stop in (([1.0, 1.0], Stop.NONE), ([0.001, 1.0], Stop.SIGMA), ([1.0, 0.17], Stop.SIGMA)):

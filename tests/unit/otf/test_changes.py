@@ -30,10 +30,11 @@ FORCE = {"kind": "force", "threshold": "3 kcal/mol/Å", "elements": ["H"]}
 
 def test_limits_of_triggers_may_change_and_what_they_watch_may_not():
     before = settings(triggers=[FORCE])
-    (change,) = check_changes(before, settings(triggers=[FORCE | {"threshold": "0.1 eV/Å", "confidence": 0.9}]))
+    other = {"threshold": "0.1 eV/Å", "confidence": 0.9, "threshold_temperature_k": 300}
+    (change,) = check_changes(before, settings(triggers=[FORCE | other]))
     assert change.key == "triggers"
     for others in ([], [FORCE, FORCE | {"name": "b"}], [FORCE | {"elements": ["O"]}], [FORCE | {"name": "b"}]):
-        with pytest.raises(ConfigError, match=r"triggers: got .*of triggers threshold and confidence"):
+        with pytest.raises(ConfigError, match=r"triggers: got .*of triggers threshold, confidence, threshold_temp"):
             check_changes(before, settings(triggers=others))
 
 

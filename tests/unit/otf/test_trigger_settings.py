@@ -36,6 +36,60 @@ def region(atoms, **given):
     return regions.region(trigger, from_ase(atoms), "triggers.0")
 
 
+RAMP = [{"duration_ps": 1.0, "temperature_k": 1200.0, "end_temperature_k": 75.0}]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "phrase"),
+    [
+        ({"threshold_temperature_k": 300, "dynamics": {"ensemble": "nve"}}, "threshold_temperature_k", "null in nve"),
+        (
+            {"triggers": [EACH, FORCE | {"threshold_temperature_k": 300}], "dynamics": {"ensemble": "nve"}},
+            "triggers.1.threshold_temperature_k",
+            "null in nve",
+        ),
+        (
+            {"threshold_temperature_k": 300, "dynamics": {"temperature_k": 0}},
+            "threshold_temperature_k",
+            "where the threshold would be 0",
+        ),
+        ({"threshold_temperature_k": 0}, "threshold_temperature_k", "greater than 0"),
+        (
+            {
+                "threshold_temperature_k": 300,
+                "dynamics": {"schedule": RAMP},
+                "calibration": {"decay": 0.5},
+                "likelihood": {"energy_sigma_fraction": 0.15},
+            },
+            "likelihood.energy_sigma_fraction",
+            "less than 0.1",
+        ),
+    ],
+)
+def test_thresholds_for_a_temperature_need_one(change, key, phrase):
+    with pytest.raises(ConfigError, match=phrase) as caught:
+        config.parse({"structure": "ethanol"} | change)
+    assert caught.value.key == key
+
+
+def test_a_threshold_per_atom_must_be_above_sigma_at_the_lowest_temperature():
+    raw = {
+        "structure": "ethanol",
+        "dynamics": {"schedule": RAMP},
+        "triggers": [EACH | {"threshold_temperature_k": 300}],
+    }
+    found, molecule = config.parse(raw), from_ase(water())
+    assert found.lowest_growth(300.0) == 0.5 and found.lowest_growth(None) == 1.0
+    for sigma_ev, refused in ((0.0029, False), (0.0031, True)):  # of 6 atoms with at least 0.5 meV for each
+        if refused:
+            with pytest.raises(
+                ConfigError, match=r"triggers\.0\.threshold: got '1 meV/atom'; allowed: more than 1\.03"
+            ):
+                regions.checked(found.triggers, molecule, sigma_ev, found.lowest_growth)
+        else:
+            regions.checked(found.triggers, molecule, sigma_ev, found.lowest_growth)
+
+
 @pytest.mark.parametrize(
     ("triggers", "key", "phrase"),
     [
