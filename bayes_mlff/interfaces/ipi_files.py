@@ -35,10 +35,11 @@ drive(read("start.extxyz"), EnsembleCalculator("ensemble.safetensors"), unixsock
 
 RUN: Final = """\
 #!/bin/sh
-# The server in the background, the driver in front; it ends with the server.
+# The server in the background, the driver in front; either ends with the other.
 i-pi input.xml > i-pi.log 2>&1 &
-python driver.py
-wait
+server=$!
+trap 'kill $server 2>/dev/null' EXIT
+python driver.py && wait $server
 """
 
 INPUT: Final = """\
@@ -46,7 +47,7 @@ INPUT: Final = """\
   <output prefix="nve">
     <properties stride="1" filename="out">[ step, time{{femtosecond}}, conserved{{electronvolt}},
       potential{{electronvolt}}, kinetic_md{{electronvolt}} ]</properties>
-    <trajectory stride="1" filename="pos" format="ase">positions{{ase}}</trajectory>
+    <trajectory stride="1" filename="pos">positions{{angstrom}}</trajectory>
     <trajectory stride="1" filename="sigma" extra_type="energy_sigma">extras</trajectory>
   </output>
   <total_steps>{steps}</total_steps>
@@ -55,7 +56,7 @@ INPUT: Final = """\
     <initialize nbeads="1">
       <file mode="xyz" units="angstrom" cell_units="angstrom">init.xyz</file>
       <masses mode="manual" units="dalton">{masses}</masses>
-      <velocities mode="manual" units="m/s">{velocities}</velocities>
+      <velocities mode="xyz" units="m/s">velocities.xyz</velocities>
     </initialize>
     <forces><force forcefield="ensemble"/></forces>
     <motion mode="dynamics">
@@ -71,13 +72,14 @@ def files(example: Example) -> dict[str, str]:
     """Input files of an example by name."""
     placement, address = place(example.atoms), "".join(c if c.isalnum() else "_" for c in example.name)
     velocities = units.METRES_PER_SECOND * placement.turn(example.velocities)
+    symbols = example.atoms.get_chemical_symbols()
     return {
         "init.xyz": init_xyz(example.atoms, placement),
+        "velocities.xyz": _xyz(symbols, velocities, "velocities{m/s}"),
         "input.xml": INPUT.format(
             steps=example.steps,
             address=address,
             masses=_listed(example.atoms.get_masses()),
-            velocities=_listed(velocities),
             timestep=example.timestep_fs,
         ),
         "driver.py": DRIVER.format(address=address),
@@ -91,9 +93,8 @@ def init_xyz(atoms: ase.Atoms, placement: Placement) -> str:
     low, high = extent(ase.Atoms(positions=positions), BOX_MARGIN)
     for i in np.flatnonzero(~placement.pbc):
         cell[i] *= high[i] - low[i]
-    rows = [f"{s} {' '.join(f'{x:.17g}' for x in p)}" for s, p in zip(atoms.get_chemical_symbols(), positions, strict=True)]
     matrix = " ".join(f"{x:.17g}" for x in cell.T.ravel())  # vectors are columns
-    return "\n".join([str(len(atoms)), f"# CELL(H): {matrix} positions{{angstrom}} cell{{angstrom}}", *rows]) + "\n"
+    return _xyz(atoms.get_chemical_symbols(), positions, f"CELL(H): {matrix} positions{{angstrom}} cell{{angstrom}}")
 
 
 def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[Answer]:
@@ -129,6 +130,11 @@ def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[An
         stress = placement.tensor_back(-virial / atoms.get_volume()) if placement.pbc.all() else None
         answers.append(Answer(float(energy), placement.back(forces), stress))
     return answers
+
+
+def _xyz(symbols: list[str], vectors: np.ndarray, comment: str) -> str:
+    rows = [f"{s} {' '.join(f'{x:.17g}' for x in v)}" for s, v in zip(symbols, vectors, strict=True)]
+    return "\n".join([str(len(symbols)), f"# {comment}", *rows]) + "\n"
 
 
 def _listed(numbers: np.ndarray) -> str:

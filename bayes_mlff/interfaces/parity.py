@@ -52,7 +52,9 @@ def compare(program: Program, calculator: EnsembleCalculator, frames: list[ase.A
       ConfigError: if the program is missing, or cannot have such a structure.
       DataError: if a difference is larger than rounding explains.
     """
-    own, theirs = ase_files.evaluate(calculator, frames), program.evaluate(calculator, frames)
+    own = ase_files.evaluate(calculator, frames)
+    calculator.reset()  # or else a program that asks for the last structure would get what is remembered
+    theirs = program.evaluate(calculator, frames)
     differences = [
         _difference("energy", "eV", own, theirs),
         _difference("forces", "eV/Å", own, theirs),
