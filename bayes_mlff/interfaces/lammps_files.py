@@ -66,7 +66,7 @@ def system(placement: Placement) -> str:
     boundary = " ".join("p" if periodic else "s" for periodic in placement.pbc)
     return (
         f"units metal\natom_style atomic\nboundary {boundary}\nread_data start.data\n"
-        "pair_style zero 1.0  # all forces come from the ensemble\npair_coeff * *\n"
+        "pair_style zero 1.0  # all forces come from the ensemble\npair_coeff * *\nneighbor 0.5 bin\n"
     )
 
 
