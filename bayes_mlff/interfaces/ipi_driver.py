@@ -27,6 +27,8 @@ from bayes_mlff.ensemble.calculator import PROBABILITY, EnsembleCalculator
 
 DEFAULT_PORT: Final = 31415
 RETRY_S: Final = 0.1
+SOCKETS: Final = "/tmp/ipi_"
+"""Begin of the paths of UNIX sockets, as i-PI and ASE have it."""
 
 
 def drive(
@@ -54,7 +56,7 @@ def drive(
       ConfigError: if there is no server.
       DataError: if it sends another number of atoms, or structures that the ensemble cannot predict.
     """
-    where = f"/tmp/ipi_{unixsocket}" if unixsocket is not None else f"{host}:{port}"
+    where = f"{SOCKETS}{unixsocket}" if unixsocket is not None else f"{host}:{port}"
     client = _connect(where, {"unixsocket": unixsocket} if unixsocket is not None else {"host": host, "port": port}, wait_s)
     asked = atoms.copy()
     asked.calc = calculator

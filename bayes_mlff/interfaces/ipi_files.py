@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,17 +17,20 @@ from bayes_mlff.core.errors import DataError
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.interfaces import packages
 from bayes_mlff.interfaces.example import Answer, Example, extent
-from bayes_mlff.interfaces.ipi_driver import drive
+from bayes_mlff.interfaces.ipi_driver import RETRY_S, SOCKETS, drive
 from bayes_mlff.interfaces.placement import Placement, place
 
 BOX_MARGIN: Final = 20.0
 """Space around a molecule in the box that i-PI wants, Å; nobody repeats it."""
 
+END_S: Final = 60.0
+"""Longest time that i-PI may take to end after the last structure, s."""
+
 DRIVER: Final = """\
 from ase.io import read
 from bayes_mlff import EnsembleCalculator
 from bayes_mlff.core.jax_start import start_jax
-from bayes_mlff.interfaces.ipi_driver import drive
+from bayes_mlff.interfaces.ipi_driver import RETRY_S, SOCKETS, drive
 
 start_jax(1)  # full precision on GPUs, and what is compiled is kept
 # The order of the atoms is that of init.xyz. host="localhost", port=31415 in the place of unixsocket for INET.
@@ -105,24 +109,12 @@ def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[An
       DataError: if i-PI ended with an error.
     """
     packages.load("ipi", "ipi")
-    placements, address = [place(atoms) for atoms in frames], f"bayes_mlff_{uuid.uuid4().hex[:12]}"
+    placements = [place(atoms) for atoms in frames]
     with TemporaryDirectory() as name:
         folder = Path(name)
         for i, (atoms, placement) in enumerate(zip(frames, placements, strict=True)):
             (folder / f"{i}.xyz").write_text(init_xyz(atoms, placement), encoding="utf-8")
-        command = [sys.executable, "-m", "bayes_mlff.interfaces.ipi_server", address, str(len(frames))]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with (folder / "log").open("w+") as log:
-            server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
-            try:
-                drive(frames[0], calculator, unixsocket=address)
-                status = server.wait(timeout=60.0)
-            finally:
-                server.kill()
-                server.wait()
-            if status != 0:
-                log.seek(0)
-                raise DataError(f"i-PI ended with status {status}: {log.read()[-1000:]}")
+        _serve(folder, frames, calculator)
         found = np.load(folder / "answers.npz")
     answers = []
     for atoms, placement, *values in zip(frames, placements, *(found[k] for k in ("energy", "forces", "virial")), strict=True):
@@ -130,6 +122,27 @@ def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[An
         stress = placement.tensor_back(-virial / atoms.get_volume()) if placement.pbc.all() else None
         answers.append(Answer(float(energy), placement.back(forces), stress))
     return answers
+
+
+def _serve(folder: Path, frames: list[ase.Atoms], calculator: EnsembleCalculator) -> None:
+    """Let i-PI ask for the structures in a folder."""
+    address = f"bayes_mlff_{uuid.uuid4().hex[:12]}"
+    command = [sys.executable, "-m", "bayes_mlff.interfaces.ipi_server", address, str(len(frames))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with (folder / "log").open("w+", encoding="utf-8") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+        try:
+            while server.poll() is None and not Path(f"{SOCKETS}{address}").exists():
+                time.sleep(RETRY_S)
+            if server.poll() is None:
+                drive(frames[0], calculator, unixsocket=address)
+            status = server.wait(timeout=END_S)
+        finally:
+            server.kill()
+            server.wait()
+        log.seek(0)
+        if status != 0:
+            raise DataError(f"i-PI ended with status {status}: {log.read()[-1000:].strip()}")
 
 
 def _xyz(symbols: list[str], vectors: np.ndarray, comment: str) -> str:

@@ -6,9 +6,10 @@ from typing import Final, NamedTuple
 
 import ase
 import ase.io
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ase import units as ase_units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import dataset, structure_files
@@ -21,6 +22,7 @@ from bayes_mlff.interfaces import packages, parity, programs
 from bayes_mlff.interfaces.example import Example
 from bayes_mlff.interfaces.parity import Parity
 from bayes_mlff.interfaces.programs import Program
+from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, DATASET
@@ -133,9 +135,9 @@ def _write_start(source: _Source, path: Path) -> None:
         atoms.set_velocities(source.initial.velocities / ase_units.fs)
         source.remarks.append("velocities: those of the structure's file")
     else:
-        rng = np.random.default_rng(0)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=source.temperature_k, rng=rng)
-        Stationary(atoms)
+        place = jnp.asarray(atoms.positions, jnp.float32)
+        drawn = initial_state(place, atoms.numbers, source.temperature_k, jax.random.key(0), masses=atoms.get_masses())
+        atoms.set_momenta(np.asarray(drawn.momentum, np.float64))
         source.remarks.append(f"velocities: drawn at {source.temperature_k:g} K, the centre of mass at rest")
     if source.initial.structure.fixed is not None and source.initial.structure.fixed.any():
         source.remarks.append("held coordinates are not held in the example: hold them by means of the program")
