@@ -21,7 +21,6 @@ from typing import Any
 import ase.io
 import jax
 import numpy as np
-from ase import units as ase_units
 
 import bayes_mlff
 from bayes_mlff.api import runner
@@ -76,7 +75,11 @@ def ours(folder: Path, timestep_fs: float) -> dict[str, np.ndarray]:
         state = step.finish(state, force) if i else state._replace(force=force)
         kinetic.append(float(integrators.kinetic_energy(state)))
         state = step.begin(state)
-    return {"positions": np.array(calculator.positions), "potential": np.array(calculator.energies), "kinetic": np.array(kinetic)}
+    return {
+        "positions": np.array(calculator.positions),
+        "potential": np.array(calculator.energies),
+        "kinetic": np.array(kinetic),
+    }
 
 
 def run_example(name: str, folder: Path) -> None:
@@ -88,7 +91,9 @@ def run_example(name: str, folder: Path) -> None:
             runpy.run_path("run.py", run_name="__main__")
             return
         with Path("i-pi.log").open("w") as log:
-            server = subprocess.Popen([str(Path(sys.executable).with_name("i-pi")), "input.xml"], stdout=log, stderr=log)
+            server = subprocess.Popen(
+                [str(Path(sys.executable).with_name("i-pi")), "input.xml"], stdout=log, stderr=log
+            )
         try:
             runpy.run_path("driver.py", run_name="__main__")
             server.wait(timeout=60.0)

@@ -65,7 +65,9 @@ def export(
 
 def _show(exported: "Exported", target: Path) -> None:
     console, program = make_console(), exported.program
-    console.print(f"{program.title} against the ensemble's own prediction, {exported.parity.frames} structures", style="bold")
+    console.print(
+        f"{program.title} against the ensemble's own prediction, {exported.parity.frames} structures", style="bold"
+    )
     for each in exported.parity.differences:
         console.print(f"  {each.quantity:{WIDTH}} {each.row}")
     if all(each.quantity != "stress" for each in exported.parity.differences):

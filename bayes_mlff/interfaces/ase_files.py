@@ -14,7 +14,7 @@ from ase.md.verlet import VelocityVerlet
 from bayes_mlff import EnsembleCalculator
 from bayes_mlff.core.jax_start import start_jax
 
-start_jax(1)  # full precision on GPUs, and what is compiled is kept
+start_jax(1, running=True)  # full precision on GPUs, and what is compiled is kept
 atoms = read("start.extxyz")
 atoms.calc = EnsembleCalculator("ensemble.safetensors")
 dynamics = VelocityVerlet(atoms, {timestep:.10g} * units.fs, trajectory="trajectory.traj")

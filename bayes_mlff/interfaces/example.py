@@ -39,4 +39,3 @@ def of_calculator(atoms: ase.Atoms) -> Answer:
     periodic = bool(np.all(atoms.pbc))
     stress = atoms.get_stress(voigt=False) if periodic else None
     return Answer(float(atoms.get_potential_energy()), atoms.get_forces(apply_constraint=False), stress)
-

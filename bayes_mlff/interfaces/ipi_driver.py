@@ -57,7 +57,9 @@ def drive(
       DataError: if it sends another number of atoms, or structures that the ensemble cannot predict.
     """
     where = f"{SOCKETS}{unixsocket}" if unixsocket is not None else f"{host}:{port}"
-    client = _connect(where, {"unixsocket": unixsocket} if unixsocket is not None else {"host": host, "port": port}, wait_s)
+    client = _connect(
+        where, {"unixsocket": unixsocket} if unixsocket is not None else {"host": host, "port": port}, wait_s
+    )
     asked = atoms.copy()
     asked.calc = calculator
     client.protocol = _Protocol(client.protocol.socket, asked, committee=committee)
@@ -85,7 +87,9 @@ class _Protocol(IPIProtocol):
     def recvposdata(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         cell, inverse, positions = super().recvposdata()
         if len(positions) != len(self._atoms):
-            raise DataError(f"i-PI: got {len(positions)} atoms; allowed: the {len(self._atoms)} of the driver's structure")
+            raise DataError(
+                f"i-PI: got {len(positions)} atoms; allowed: the {len(self._atoms)} of the driver's structure"
+            )
         return cell, inverse, positions
 
     def sendforce(self, energy: float, forces: np.ndarray, virial: np.ndarray, morebytes: Any = None) -> None:

@@ -32,7 +32,7 @@ from bayes_mlff import EnsembleCalculator
 from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.interfaces.ipi_driver import RETRY_S, SOCKETS, drive
 
-start_jax(1)  # full precision on GPUs, and what is compiled is kept
+start_jax(1, running=True)  # full precision on GPUs, and what is compiled is kept
 # The order of the atoms is that of init.xyz. host="localhost", port=31415 in the place of unixsocket for INET.
 drive(read("start.extxyz"), EnsembleCalculator("ensemble.safetensors"), unixsocket="{address}")
 """
@@ -117,7 +117,9 @@ def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[An
         _serve(folder, frames, calculator)
         found = np.load(folder / "answers.npz")
     answers = []
-    for atoms, placement, *values in zip(frames, placements, *(found[k] for k in ("energy", "forces", "virial")), strict=True):
+    for atoms, placement, *values in zip(
+        frames, placements, *(found[k] for k in ("energy", "forces", "virial")), strict=True
+    ):
         energy, forces, virial = values
         stress = placement.tensor_back(-virial / atoms.get_volume()) if placement.pbc.all() else None
         answers.append(Answer(float(energy), placement.back(forces), stress))

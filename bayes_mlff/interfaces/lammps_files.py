@@ -28,7 +28,7 @@ from bayes_mlff import EnsembleCalculator
 from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.interfaces.lammps_fix import EnsembleFix, start
 
-start_jax(1)  # full precision on GPUs, and what is compiled is kept
+start_jax(1, running=True)  # full precision on GPUs, and what is compiled is kept
 lmp = start()
 lmp.file("system.in")
 calculator = EnsembleCalculator("ensemble.safetensors")
@@ -112,7 +112,9 @@ def _evaluate(calculator: EnsembleCalculator, atoms: ase.Atoms) -> Answer:
             lmp.commands_string(system(placement).replace("start.data", str(data)))
         elements = [chemical_symbols[number] for number, _ in _types(atoms)]
         fix = EnsembleFix(lmp, calculator, elements, info=atoms.info)
-        fix.command(f"thermo_style custom step pe {' '.join(sorted({name for row in PRESSURE for name in row}))}\nrun 0")
+        fix.command(
+            f"thermo_style custom step pe {' '.join(sorted({name for row in PRESSURE for name in row}))}\nrun 0"
+        )
         order = np.argsort(lmp.numpy.extract_atom("id")[: len(atoms)])
         forces = np.array(lmp.numpy.extract_atom("f")[: len(atoms)])[order]
         pressure = np.array([[lmp.get_thermo(name) for name in row] for row in PRESSURE]) * BAR

@@ -123,8 +123,10 @@ class EnsembleFix:
         if self._cell is None:
             self._cell = cell
         if not pbc.all() and not np.array_equal(cell, self._cell):
-            raise DataError("lammps: got a cell that changes; allowed: with three periodic directions only, as there is no "
-                            "stress otherwise")
+            raise DataError(
+                "lammps: got a cell that changes; allowed: with three periodic directions only, as there is no "
+                "stress otherwise"
+            )
 
     def command(self, text: str) -> None:
         """Execute commands of LAMMPS, one a line.

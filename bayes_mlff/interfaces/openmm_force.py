@@ -30,7 +30,7 @@ from bayes_mlff import EnsembleCalculator
 from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.interfaces.openmm_force import SigmaReporter, build
 
-start_jax(1)  # full precision on GPUs, and what is compiled is kept
+start_jax(1, running=True)  # full precision on GPUs, and what is compiled is kept
 calculator = EnsembleCalculator("ensemble.safetensors")
 built = build(read("start.extxyz"), calculator)
 integrator = openmm.VerletIntegrator({timestep:.10g} * unit.femtoseconds)

@@ -25,5 +25,3 @@ def load(name: str, extra: str) -> Any:
 def how_to_install(extra: str) -> str:
     """What a user has to do about a missing package."""
     return f'this program when it is installed: pip install "bayes-mlff[{extra}]"'
-
-

@@ -65,8 +65,8 @@ def compare(program: Program, calculator: EnsembleCalculator, frames: list[ase.A
         allowed = RELATIVE[found.quantity] * found.of + ABSOLUTE[found.quantity]
         if not found.largest <= allowed:
             raise DataError(
-                f"{program.title}: {found.quantity} differ by {found.largest:.3g} {found.unit} from the ensemble's own; "
-                f"allowed: {allowed:.3g}, so that nothing was written"
+                f"{program.title}: {found.quantity} differ by {found.largest:.3g} {found.unit} from the ensemble's "
+                f"own; allowed: {allowed:.3g} (nothing was written)"
             )
     return Parity(len(frames), tuple(differences))
 

@@ -86,7 +86,9 @@ def export(path: Path, name: str, folder: Path, *, structure: Path | None = None
     assert isinstance(moving, ase.Atoms)
     example = Example(folder.resolve().name, moving, source.timestep_fs, STEPS)
     written = program.files(example)
-    exported = Exported(program, (files.NAME, START, *written, "parity.json", "README.md"), compared, tuple(source.remarks))
+    exported = Exported(
+        program, (files.NAME, START, *written, "parity.json", "README.md"), compared, tuple(source.remarks)
+    )
     written |= {"parity.json": _as_json(compared), "README.md": readme(name, exported)}
     for file, text in written.items():
         (folder / file).write_text(text, encoding="utf-8")
@@ -159,6 +161,7 @@ def readme(name: str, exported: Exported) -> str:
         f"# A trained ensemble in {program.title}\n\n"
         f"In this folder, where `{install}` is done:\n\n    {program.command}\n\n"
         f"runs {STEPS} steps without thermostat (NVE) from `{START}`. {program.sigma}\n\n"
-        f"Largest difference of {program.title} from the ensemble's own prediction, {exported.parity.frames} structures:\n\n"
+        f"Largest difference of {program.title} from the ensemble's own prediction, "
+        f"{exported.parity.frames} structures:\n\n"
         f"| | |\n|---|---|\n{rows}\n{remarks}"
     )

@@ -86,5 +86,5 @@ def test_what_cannot_be_is_refused(slab, molecule, calculator, monkeypatch):
     with pytest.raises(openmm.OpenMMException, match="got a coordinate of"):
         context.getState(energy=True)
     monkeypatch.delattr(openmm, "PythonForce")
-    with pytest.raises(ConfigError, match="8.4 or newer"):
+    with pytest.raises(ConfigError, match=r"8\.4 or newer"):
         openmm_force.build(molecule, calculator)

@@ -91,7 +91,11 @@ def test_bad_input_is_refused_by_name(given, tmp_path, monkeypatch):
         ((path, "out", "--to", "ase", "--structure", "salt.xyz"), DataError, "Na"),
         (("model.safetensors", "out", "--to", "ase", "--structure", structure), WeightsError, "a fine-tuned ensemble"),
         (("nowhere", "out", "--to", "ase"), ConfigError, "nowhere"),
-        ((path, "out", "--to", "ase", "--what", "chains"), ConfigError, "--what: got 'chains'; allowed: none with --to"),
+        (
+            (path, "out", "--to", "ase", "--what", "chains"),
+            ConfigError,
+            "--what: got 'chains'; allowed: none with --to",
+        ),
         ((path, "out", "--structure", structure), ConfigError, "this option with --to"),
         ((path,), ConfigError, "output: got None"),
         ((path, "out", "-o", "out2"), ConfigError, "out and --output out2"),
