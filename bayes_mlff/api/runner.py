@@ -14,6 +14,7 @@ from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.core import durations, settings
 from bayes_mlff.core.changes import Change
 from bayes_mlff.core.errors import RunInterruptedError
+from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.engines import consistency
@@ -37,7 +38,8 @@ from bayes_mlff.parallel import hosts
 from bayes_mlff.parallel.devices import GIB
 from bayes_mlff.report import export as exporting
 from bayes_mlff.report import page as reporting
-from bayes_mlff.report import run_data, run_log, status
+from bayes_mlff.report import program_export, run_data, run_log, status
+from bayes_mlff.report.program_export import Exported
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, RunDirectory
 from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
@@ -199,6 +201,12 @@ def export(path: Path, folder: Path, *, what: str | None, template: Path | None,
     else:
         source = exporting.of_run(path, starts.read(path).potential)
     return exporting.export(source, folder, what=what, template=template, trust=trust)
+
+
+def export_to(path: Path, program: str, folder: Path, *, structure: Path | None = None) -> Exported:
+    """Write a folder with which another program uses an ensemble; see `program_export.export`."""
+    start_jax(1, running=True)
+    return program_export.export(path, program, folder, structure=structure)
 
 
 def _problem(

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from bayes_mlff.cli.analyse import analyse
+from bayes_mlff.cli.export import export
 from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.cli.models import models
 from bayes_mlff.core import durations
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 
 app.command(no_args_is_help=True)(analyse)
+app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(finetune)
 app.command()(models)
 
@@ -190,32 +192,6 @@ def report(path: RunPath) -> None:
     from bayes_mlff.api import runner
 
     make_console().print(str(runner.report(path)))
-
-
-@app.command()
-def export(
-    path: Annotated[Path, typer.Argument(help="Directory of a run or of a fine-tuning.")],
-    output: Annotated[Path, typer.Argument(help="New or empty folder.")],
-    what: Annotated[
-        str | None,
-        typer.Option(
-            help="ensemble (one file for EnsembleCalculator), chains (a model of each chain, to start from; the "
-            "default) or model (a .model file of mace-torch for each chain; the default with --template)."
-        ),
-    ] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="The .model file that was started from, for --what model.")
-    ] = None,
-    trust: Annotated[bool, typer.Option(help="Allow the code that the template contains to be run.")] = False,
-) -> None:
-    """Write trained models: the ensemble in one file, or one file per chain.
-
-    Of a run, those of its last checkpoint.
-    """
-    from bayes_mlff.api import runner
-
-    written = runner.export(path, output, what=what, template=template, trust=trust)
-    make_console().print(f"wrote {', '.join(each.name for each in written)} to {output}")
 
 
 @app.command()

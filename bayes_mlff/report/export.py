@@ -16,6 +16,7 @@ from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.origin import NOWHERE, Origin
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import artefact
+from bayes_mlff.report.program_export import refuse_used
 
 What = Literal["ensemble", "chains", "model"]
 """One file for `EnsembleCalculator`; a model of each chain; a `.model` file of mace-torch of each chain."""
@@ -85,8 +86,7 @@ def export(
         trust or no writer for the architecture.
       WeightsError: if the template is of another architecture.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("output", str(folder), "a new or an empty folder")
+    refuse_used(folder)
     what = what or ("chains" if template is None else "model")
     _check(what, source.config, template, trust=trust)
     learnt = source.read()

@@ -3,6 +3,7 @@
 import json
 from unittest import mock
 
+import ase.io
 import jax
 import numpy as np
 import pytest
@@ -287,6 +288,11 @@ def test_chains_are_exported_as_models(open_session, tmp_path, tiny_problem):
     assert CliRunner().invoke(app, [*arguments[:2], str(tmp_path / "c"), "--what", "ensemble"]).exit_code == 0
     exported, kept = saved.load(tmp_path / "c"), saved.load(tmp_path / "run")
     assert saved.same(exported, kept) and exported.provenance == kept.provenance
+    said = CliRunner().invoke(app, [*arguments[:2], "--to", "ase", "-o", str(tmp_path / "d")], catch_exceptions=False)
+    assert "the first structure of the run" in said.output and "values up to" in said.output
+    started = ase.io.read(tmp_path / "d" / "start.extxyz")
+    np.testing.assert_allclose(started.positions, tiny_problem.structure.positions, atol=1e-7)
+    assert started.get_temperature() > 0.0 and saved.same(saved.load(tmp_path / "d" / "ensemble.safetensors"), kept)
 
 
 def test_the_calculator_of_a_run_says_what_the_run_itself_predicts(open_session, tmp_path, tiny_problem):

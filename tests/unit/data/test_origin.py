@@ -9,7 +9,7 @@ from bayes_mlff.data import neighbors, origin
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.ensemble import calibration
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import predictor
@@ -104,7 +104,7 @@ def drifting(by, free=None):
     moved = md.set(position=md.position + jnp.asarray(by, jnp.float32)[None, :])
     nothing = jnp.zeros(0)
     device = DeviceState(moved, md, near, nothing, nothing, nothing, np.zeros(0, np.uint8))  # type: ignore[arg-type]
-    return RunState(device, HostState(0, 0.0, calibration.init(), NeighborSpec(*spec)))
+    return RunState(device, HostState(0, 0.0, error_law.init(), NeighborSpec(*spec)))
 
 
 def test_what_has_drifted_is_counted_from_where_it_is():

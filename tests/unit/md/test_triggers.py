@@ -57,7 +57,7 @@ def test_every_trigger_stops_alone_and_limits_compile_nothing(count_compilations
 
 
 def test_limits_of_each_step_are_data_too(count_compilations):
-    start, said, state = md(), predictive(sigma=0.01), calibration.init(3.0, 10.0)
+    start, said, state = md(), predictive(sigma=0.01), error_law.init(3.0, 10.0)
     _, around = neighbors.allocate(structure(), (6,), 3.0, dtype=np.float64)
 
     @jax.jit
@@ -70,7 +70,7 @@ def test_limits_of_each_step_are_data_too(count_compilations):
         assert wanted.limit.shape == (3,) and wanted.wider.shape == (3, len(triggers.COMPONENTS))
         return Trigger(ENERGY_SIGMA, real(0.02)), *triggers.on_device((wanted,), jnp.float64)
 
-    exact = calibration.critical_sigma(state, 1.0, dof=3.0)  # for the second step, if the factor is 1
+    exact = error_law.critical_sigma(state, 1.0, dof=3.0)  # for the second step, if the factor is 1
     cases = [(1.001, (True, False, False)), (0.999, (True, True, False)), (0.3, (True, True, True))]
     watched = [growing(factor * FORCE_SIGMA / exact) for factor, _ in cases]
     steps = [jnp.asarray(step, jnp.int32) for step in range(3)]
