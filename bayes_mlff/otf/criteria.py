@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from bayes_mlff.ensemble import calibration
 from bayes_mlff.ensemble.calibration import Calibration
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Statistic, Trigger
+from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
@@ -15,18 +16,15 @@ def criteria(problem: Problem) -> tuple[Criterion, ...]:
     config = problem.config
     prior, decay = _prior(config.calibration)
     energy = Criterion(ENERGY_SIGMA, problem.threshold_ev, config.confidence, prior, decay)
-    return energy, *(_listed(problem, *each) for each in zip(problem.further, config.triggers, strict=True))
+    n = len(problem.structure.numbers)
+    return energy, *(listed(config, n, *each) for each in zip(problem.further, config.triggers, strict=True))
 
 
-def _listed(problem: Problem, statistic: Statistic, settings: TriggerSettings) -> Criterion:
-    prior, decay = _prior(settings.calibration or problem.config.calibration)
-    return Criterion(
-        statistic,
-        settings.threshold_of(len(problem.structure.numbers)),
-        settings.confidence or problem.config.confidence,
-        prior,
-        decay,
-    )
+def listed(config: RunConfig, n_atoms: int, statistic: Statistic, settings: TriggerSettings) -> Criterion:
+    """The criterion of a trigger that the configuration lists, for a structure of n atoms."""
+    prior, decay = _prior(settings.calibration or config.calibration)
+    threshold, confidence = settings.threshold_of(n_atoms), settings.confidence or config.confidence
+    return Criterion(statistic, threshold, confidence, prior, decay)
 
 
 def _prior(config: CalibrationConfig) -> tuple[Calibration, float]:
