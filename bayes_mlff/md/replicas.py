@@ -125,7 +125,7 @@ def _replicas(
             state = _searched(jax.vmap(neighbors.move)(c.neighbors, md.position, md.cell), active(c), spec)
             found = _singly(evaluate(params, state.graph))
             after = jax.vmap(finish)(c, md, state, found, triggers, bounds, each)
-            return _where(active(c), after, c)
+            return where(active(c), after, c)
 
         predicted = jax.eval_shape(lambda p, g: _singly(evaluate(p, g)), params, state.graph)
         start = jax.vmap(partial(empty_chunk, length=length))(md, state, predicted, triggers)
@@ -146,12 +146,12 @@ def _searched(state: NeighborState, active: jax.Array, spec: NeighborSpec) -> Ne
     outdated = jax.vmap(partial(neighbors.stale, spec=spec))(state) & active
 
     def search(s: NeighborState) -> NeighborState:
-        return _where(outdated, jax.vmap(partial(neighbors.update, spec=spec))(s), s)
+        return where(outdated, jax.vmap(partial(neighbors.update, spec=spec))(s), s)
 
     return jax.lax.cond(jnp.any(outdated), search, lambda s: s, state)
 
 
-def _where(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
+def where(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
     """Take `new` for the chosen replicas [r] and `old` for the others."""
 
     def pick(a: jax.Array, b: jax.Array) -> jax.Array:

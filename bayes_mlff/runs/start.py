@@ -83,11 +83,11 @@ def read(run: Path) -> Start:
     """
     folder = run / FOLDER
     identity = _identity(folder / IDENTITY)
-    initial = unpacked(folder / STRUCTURE, _verified(folder / STRUCTURE, identity["structure"]))
-    _verified(folder / MODEL, identity["model"])
+    initial = unpacked(folder / STRUCTURE, verified(folder / STRUCTURE, identity["structure"]))
+    verified(folder / MODEL, identity["model"])
     potential = registry.for_atoms(registry.load(str(folder / MODEL)), initial.structure.numbers)
     engine = identity["engine"]
-    kept = {name: _verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
+    kept = {name: verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
     beside = Beside(kept, tuple(identity.get("needed", ())))
     return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]), beside)
 
@@ -135,7 +135,7 @@ def _identity(path: Path) -> dict[str, Any]:
 _RESTORE: Final = "restore it from a copy, or start another run"
 
 
-def _verified(path: Path, digest: str) -> bytes:
+def verified(path: Path, digest: str) -> bytes:
     """Content of a file, after checking its SHA-256."""
     try:
         content = path.read_bytes()
