@@ -21,7 +21,7 @@ from bayes_mlff.production import config as configuration
 from bayes_mlff.production import material as materials
 from bayes_mlff.production import summary
 from bayes_mlff.production.config import ProductionConfig
-from bayes_mlff.production.folder import MARK, SUMMARY, TEXT, write_json
+from bayes_mlff.production.folder import SUMMARY, TEXT, write_json
 from bayes_mlff.production.loop import Session
 from bayes_mlff.production.material import Material
 from bayes_mlff.production.setup import Setup, prepare
@@ -30,6 +30,7 @@ from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import CONFIG, IN_FORCE, RunDirectory
 from bayes_mlff.runs.growing_files import write_whole
 from bayes_mlff.runs.interruption import Interruption, nothing_to_say, time_limit
+from bayes_mlff.runs.replica_folders import MARK
 
 PACKAGES = ("bayes-mlff", "jax", "jaxlib", "jax-md", "numpy", "ase")
 
@@ -127,9 +128,7 @@ def _refuse_other(path: Path, asked: Asked) -> None:
         raise ConfigError(first.key, first.after, allowed)
     other = materials.same(there.material, asked.material)
     if other is not None:
-        allowed = (
-            f"the directory of another production, since {path} holds one with {other}; 'resume {path}' continues it"
-        )
+        allowed = f"another directory, since this one holds a production with {other}; 'resume {path}' continues that"
         raise ConfigError("output", str(path), allowed)
 
 

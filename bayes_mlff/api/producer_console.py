@@ -53,7 +53,7 @@ class ConsoleObserver:
         self._line = None
 
     def progress(self, now: Progress) -> None:
-        """Show simulated time, speed and the share of time above a limit; one line for each tenth without a terminal."""
+        """Show time, speed and the share of time above a limit; without a terminal one line for each tenth."""
         line = described(now, measured=now.part == self._part)
         name = "production" if now.part == "dynamics" else now.part
         self._heartbeat.doing(f"{name}: {now.time_ps:.3f} of {now.duration_ps:g} ps")

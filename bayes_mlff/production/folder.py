@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bayes_mlff.core import durable
-from bayes_mlff.production.frames import files_of
 from bayes_mlff.production.setup import Setup
+from bayes_mlff.runs.compact_frames import CompactFiles
 from bayes_mlff.runs.growing_files import GrowingFiles, write_whole, writing
-from bayes_mlff.runs.replica_folders import MARK, REPLICAS
+from bayes_mlff.runs.replica_folders import REPLICAS
 
 SUMMARY: Final = "summary.json"
 TEXT: Final = "summary.txt"
@@ -22,10 +22,14 @@ class Folders:
         self.path = path
         self._setup = setup
         self._files = {
-            (part.name, i): files_of(self._folder(part.name, i), setup.config.format, setup.structure)
+            (part.name, i): self._files_of(self._folder(part.name, i))
             for part in setup.parts
             for i in range(setup.config.replicas)
         }
+
+    def _files_of(self, path: Path) -> GrowingFiles:
+        netcdf = self._setup.config.format == "netcdf"
+        return CompactFiles(path, self._setup.motion.masses) if netcdf else GrowingFiles(path)
 
     def _folder(self, part: str, replica: int) -> Path:
         own = self.path / REPLICAS / str(replica + 1)
@@ -71,6 +75,3 @@ class Folders:
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file atomically."""
     write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
-__all__ = ["MARK", "REPLICAS", "STOPPED", "SUMMARY", "TEXT", "Folders", "write_json"]

@@ -110,7 +110,7 @@ def threshold(material: Material, config: ProductionConfig, n_atoms: int) -> tup
 
 
 def sigma_floor_ev(material: Material, n_atoms: int) -> float:
-    """Fixed standard deviation of total energies in the likelihood, eV, for another number of atoms as in `threshold`."""
+    """Fixed standard deviation of total energies in the likelihood, eV, scaled as in `threshold`."""
     stated = material.ensemble.energy_sigma_ev
     if not isinstance(stated, float):
         return float(stated.sigma) * n_atoms

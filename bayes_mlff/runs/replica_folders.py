@@ -9,9 +9,6 @@ MARK: Final = "production.json"
 REPLICAS: Final = "replicas"
 """Folder with one folder for each replica, whose names are numbers from 1."""
 
-COMPACT: Final = "trajectory.nc"
-"""Frames of a replica in NetCDF, in the place of trajectory.extxyz."""
-
 
 def of(path: Path) -> list[Path] | None:
     """Folders of the replicas of a production in their order; None if the path is no production."""
