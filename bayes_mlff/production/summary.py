@@ -169,8 +169,8 @@ def _uncertainty(setup: Setup, part: Mapping[str, Any]) -> list[str]:
             where = "" if found["atom"] is None else f" at {_atom(setup, found['atom'])}"
             lines.append(
                 f"replica {each['replica']}, {found['name']}: largest σ {found['largest_ratio']:.3g} times its limit, "
-                f"after {found['at_fs'] / 1000.0:.4g} ps{where}; above in {found['steps_above']} steps, "
-                f"{found['spells']} spells"
+                f"after {found['at_fs'] / 1000.0:.4g} ps{where}; above in {found['steps_above']} steps "
+                f"(spells: {found['spells']})"
             )
         longest = sorted(each["spells"], key=lambda spell: spell["begin_fs"] - spell["end_fs"])[:FEW]
         if longest:

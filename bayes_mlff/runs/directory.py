@@ -40,6 +40,8 @@ class RunDirectory(GrowingFiles):
         self.validation_arrays = path / "validation.npz"
         self.events = path / "events.jsonl"
         self.checkpoints = path / CHECKPOINTS
+        again = "then the run begins again, with the labels it has"
+        self.remedy = f"restore the file, or remove {self.checkpoints} and resume: {again}"
         self._lock: TextIO | None = None
         self._clock_s = time.time() - time.monotonic()
 

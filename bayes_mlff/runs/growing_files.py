@@ -47,6 +47,7 @@ class GrowingFiles:
         self.path = path
         self.trajectory = path / "trajectory.extxyz"
         self.thermo = path / "thermo.csv"
+        self.remedy = "restore the file"  # if one is shorter than a checkpoint says
 
     def sizes(self) -> dict[str, int]:
         """Sizes, bytes, of thermo.csv and the trajectory, for a checkpoint; both are on the disk when this returns."""
@@ -66,8 +67,7 @@ class GrowingFiles:
         for path, present in paths.items():
             if present < sizes[path.name]:
                 raise RunDirectoryError(
-                    f"{path}: {present} bytes, but the checkpoint knows {sizes[path.name]}; restore the file, or "
-                    f"remove {self.checkpoints} and resume: then the run begins again, with the labels it has"
+                    f"{path}: {present} bytes, but the checkpoint knows {sizes[path.name]}; {self.remedy}"
                 )
         with writing(self.path):
             for path, present in paths.items():

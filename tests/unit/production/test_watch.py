@@ -93,5 +93,5 @@ def test_ensembles_without_a_calibration_by_a_run():
 def test_one_sample_has_no_sigma():
     single = material(samples=np.zeros((1, 5)), online=None)
     assert "no σ" in dict(watched(single).remarks)["watched"]
-    with pytest.raises(ConfigError, match="threshold.*no σ"):
+    with pytest.raises(ConfigError, match=r"threshold.*no σ"):
         watched(single, threshold="1 kcal/mol")
