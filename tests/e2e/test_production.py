@@ -283,7 +283,7 @@ def test_energies_of_copies_are_so_many_times_that_of_one(tmp_path):
 
 def test_analyse_reads_all_replicas_together(whole, tmp_path):
     done = bayes_mlff.analyse([whole], what=["vdos", "bonds"], output=tmp_path)
-    source = json.loads((tmp_path / "vdos.json").read_text())["source"]
+    source = json.loads((tmp_path / "vdos.json").read_text())["trajectories"]
     assert len(source) == 2 and all(each["velocities"] for each in source) and all(each.finding for each in done)
 
 
