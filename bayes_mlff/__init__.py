@@ -9,7 +9,7 @@ from bayes_mlff.core.lazy import lazily
 
 if TYPE_CHECKING:
     from bayes_mlff.analysis.analyse import analyse
-    from bayes_mlff.api.door import FineTuned, RunResult, fine_tune, load, run
+    from bayes_mlff.api.door import FineTuned, Production, RunResult, fine_tune, load, produce, run
     from bayes_mlff.core.errors import BayesMlffError
     from bayes_mlff.core.units import KCAL_MOL_PER_EV
     from bayes_mlff.data.graph import Graph
@@ -67,6 +67,7 @@ __all__ = [
     "Potential",
     "Prediction",
     "Predictive",
+    "Production",
     "RunConfig",
     "RunResult",
     "Stop",
@@ -92,6 +93,7 @@ __all__ = [
     "otf_chains",
     "predictor",
     "prepare_problem",
+    "produce",
     "run",
     "run_config",
     "sghmc_transform",
@@ -121,6 +123,7 @@ __getattr__ = lazily(
         "Potential": "bayes_mlff.models.potential",
         "Prediction": "bayes_mlff.models.energetics",
         "Predictive": "bayes_mlff.ensemble.predictive",
+        "Production": "bayes_mlff.api.door",
         "RunConfig": "bayes_mlff.otf.config",
         "RunResult": "bayes_mlff.api.door",
         "Stop": "bayes_mlff.md.chunk",
@@ -146,6 +149,7 @@ __getattr__ = lazily(
         "otf_chains": "bayes_mlff.posterior.chains",
         "predictor": "bayes_mlff.models.energetics",
         "prepare_problem": "bayes_mlff.otf.problem:prepare",
+        "produce": "bayes_mlff.api.door",
         "run": "bayes_mlff.api.door",
         "run_config": "bayes_mlff.otf.config:parse",
         "sghmc_transform": "bayes_mlff.sghmc.transform:sghmc",

@@ -11,6 +11,7 @@ from bayes_mlff.analysis.options import Options
 from bayes_mlff.analysis.replica import Replica
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.runs import replica_folders
 
 ANALYSES: Final = {
     "rdf": "rdf",
@@ -45,7 +46,7 @@ def analyse(
     """Analyse trajectories of one system, several replicas together, and write figures, tables and JSON files.
 
     Args:
-      paths: directories of runs, or files that ASE reads.
+      paths: directories of runs or productions, of which all replicas are read, or files that ASE reads.
       what: names of `ANALYSES`; by default all that apply.
       output: folder, made if missing; by default `default_folder` of the first path.
       interval_fs: time between frames, fs, for files that do not say it.
@@ -64,7 +65,7 @@ def analyse(
     unknown = [name for name in what or () if name not in ANALYSES]
     if unknown:
         raise ConfigError("--what", unknown[0], ", ".join(ANALYSES))
-    replicas = [replica.read(Path(path), interval_fs) for path in paths]
+    replicas = [replica.read(each, interval_fs) for path in paths for each in _trajectories(Path(path))]
     replica.check_together(replicas)
     chosen = options or Options()
     folder = default_folder(Path(paths[0])) if output is None else Path(output)
@@ -82,6 +83,11 @@ def analyse(
     if not any(each.finding for each in done):
         raise DataError(f"nothing applies: {'; '.join(f'{each.name}: {each.reason}' for each in done)}")
     return done
+
+
+def _trajectories(path: Path) -> list[Path]:
+    """The replicas of a production; of anything else the path itself."""
+    return replica_folders.of(path) or [path]
 
 
 def default_folder(path: Path) -> Path:

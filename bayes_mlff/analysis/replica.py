@@ -12,7 +12,8 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError, brief, shown
 from bayes_mlff.data import label_notes
 from bayes_mlff.data.structure import Structure, check
-from bayes_mlff.runs import frame_index, trajectory
+from bayes_mlff.runs import compact_frames, frame_index, trajectory
+from bayes_mlff.runs.trajectory import Trajectory
 
 _BLOCK: Final = 4000
 """Number of frames of a run that are parsed together."""
@@ -143,6 +144,8 @@ def read(path: Path, interval_fs: float | None = None) -> Replica:
 def _run(path: Path) -> Replica:
     """The trajectory of a run, with the times of its labels."""
     source = path / "trajectory.extxyz"
+    if not source.is_file() and (path / compact_frames.NAME).is_file():
+        return _of_frames(path, [compact_frames.read(path / compact_frames.NAME)])
     if not source.is_file():
         raise RunDirectoryError(f"{path}: no trajectory.extxyz there; allowed: a run that has stored frames")
     index = trajectory.frames(source)
@@ -153,12 +156,23 @@ def _run(path: Path) -> Replica:
     first = parts[0]
     if any(not np.array_equal(part.numbers, first.numbers) for part in parts):
         raise RunDirectoryError(f"{source}: the atoms change; allowed: frames of the same atoms")
+    found = _of_frames(path, parts)
+    if not (path / "dataset.extxyz").is_file():
+        return found
+    notes = label_notes.read(path / "dataset.extxyz")
+    asked = [note.time_fs for note in notes if note.reason not in _UNASKED]
+    return found._replace(label_fs=np.array(asked, np.float64), unasked=len(notes) - len(asked))
+
+
+def _of_frames(path: Path, parts: list[Trajectory]) -> Replica:
+    """Frames in one or several parts."""
+    first = parts[0]
     masses = atomic_masses[first.numbers] if first.masses is None else first.masses
     momenta = [part.momenta for part in parts if part.momenta is not None]
     velocities = None
     if len(momenta) == len(parts):
         velocities = np.concatenate(momenta) / masses[:, None] * units.FS
-    found = Replica(
+    return Replica(
         str(path),
         first.numbers,
         first.pbc,
@@ -168,11 +182,6 @@ def _run(path: Path) -> Replica:
         np.concatenate([part.time_fs for part in parts]),
         velocities,
     )
-    if not (path / "dataset.extxyz").is_file():
-        return found
-    notes = label_notes.read(path / "dataset.extxyz")
-    asked = [note.time_fs for note in notes if note.reason not in _UNASKED]
-    return found._replace(label_fs=np.array(asked, np.float64), unasked=len(notes) - len(asked))
 
 
 def _file(path: Path) -> Replica:

@@ -1,4 +1,4 @@
-"""Functions for scripts and notebooks: `run`, `fine_tune` and `load`."""
+"""Functions for scripts and notebooks: `run`, `fine_tune`, `produce` and `load`."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +8,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from bayes_mlff.api import runner
+from bayes_mlff.api import producer, runner
 from bayes_mlff.api.console import ConsoleObserver
 from bayes_mlff.api.finetune_console import ConsoleObserver as FinetuneConsole
 from bayes_mlff.api.observing import RunObserver, Silent
+from bayes_mlff.api.producer_console import ConsoleObserver as ProductionConsole
 from bayes_mlff.core.command_line import make_console
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.jax_start import start_jax
 from bayes_mlff.core.paths import is_file
+from bayes_mlff.ensemble import saved
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.finetune import config as finetune_configuration
 from bayes_mlff.finetune.config import FinetuneConfig
@@ -26,7 +28,10 @@ from bayes_mlff.models import catalogue, registry, selfcheck
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.production.state import Observer as ProductionObserver
+from bayes_mlff.production.state import Silent as ProductionSilent
 from bayes_mlff.report import run_log, status, verdict
+from bayes_mlff.runs import replica_folders
 from bayes_mlff.runs.directory import CONFIG
 
 T = TypeVar("T")
@@ -64,6 +69,18 @@ class FineTuned(NamedTuple):
     def calculator(self, **options: Any) -> EnsembleCalculator:
         """ASE calculator with uncertainties; options are those of `EnsembleCalculator`."""
         return EnsembleCalculator(self.path, **options)
+
+
+class Production(NamedTuple):
+    """Result of a production."""
+
+    path: Path
+    summary: dict[str, Any]  # contents of summary.json
+
+    @property
+    def replicas(self) -> list[Path]:
+        """Folder of each replica, with its trajectory and thermo.csv."""
+        return replica_folders.of(self.path) or []
 
 
 def run(
@@ -146,6 +163,39 @@ def fine_tune(
         fit(parsed, base=base, observer=told)
     where = base / parsed.output
     return FineTuned(where, json.loads((where / "metrics.json").read_text(encoding="utf-8")))
+
+
+def produce(
+    source: Path | str,
+    path: Path | str,
+    *,
+    observer: ProductionObserver | None = None,
+    progress: bool = False,
+    wall_time_s: float | None = None,
+    **settings: Any,
+) -> Production:
+    """Run dynamics with a trained ensemble without a reference method, or continue it if it was interrupted.
+
+    Args:
+      source: directory of a run or a fine-tuning, or file of an ensemble.
+      path: directory of the production.
+      observer: told what happens; by default nobody is.
+      progress: print what the program prints, where no observer is given.
+      wall_time_s: end in order within this time, s.
+      settings: keys of `ProductionConfig`, such as `replicas=3` or `dynamics={"ensemble": "nve"}`; what is missing is
+        as in the run. Relative paths start from the working directory.
+
+    Raises:
+      ConfigError, DataError, RunDirectoryError, WeightsError: before anything is written, if it cannot work.
+      RunInterruptedError: if a signal or the time limit ended it; the same call continues it.
+    """
+    raw = _plain(settings)
+    start_jax(1 if raw.get("model") == "pretrained" else saved.sample_count(Path(source)), running=True)
+    told, context = _told(observer, ProductionConsole(make_console()) if progress else None, ProductionSilent())
+    with context:
+        asked = producer.ask(Path(source), raw, base=Path())
+        found = producer.produce(asked, Path(path), observer=told, wall_time_s=wall_time_s)
+    return Production(Path(path), found)
 
 
 def load(path: Path | str, *, head: str | None = None) -> EnsembleCalculator | Potential:

@@ -17,7 +17,8 @@ WIDTH = 24
 
 def analyse(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Directories of runs, or trajectories that ASE reads.")
+        list[str],
+        typer.Argument(metavar="PATH...", help="Directories of runs or productions, or trajectories that ASE reads."),
     ],
     what: Annotated[
         str | None,

@@ -16,6 +16,7 @@ from bayes_mlff.cli.analyse import analyse
 from bayes_mlff.cli.export import export
 from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.cli.models import models
+from bayes_mlff.cli.produce import produce, resume_production
 from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, write_new
 from bayes_mlff.core.errors import ConfigError
@@ -39,6 +40,7 @@ app.command(no_args_is_help=True)(analyse)
 app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(finetune)
 app.command()(models)
+app.command(no_args_is_help=True)(produce)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -153,16 +155,20 @@ def run(path: ConfigPath, output: Output = None, overrides: Overrides = None, wa
 
 @app.command()
 def resume(path: RunPath, wall_time: WallTime = None) -> None:
-    """Continue an interrupted run from its last checkpoint.
+    """Continue an interrupted run or production from its last checkpoint.
 
-    Only the directory of the run is needed, which may have been moved:
+    Only its directory is needed, which may have been moved:
     it holds structure and model.
     """
     from bayes_mlff.api import runner
     from bayes_mlff.otf import config as configuration
+    from bayes_mlff.runs import replica_folders
     from bayes_mlff.runs.interruption import process_age_s
 
     limit_s = _seconds(wall_time)
+    if replica_folders.of(path) is not None:
+        resume_production(path, limit_s)
+        return
     config = configuration.load(path / "config.yaml")
     _start(config)
     with _observer(config) as observer:

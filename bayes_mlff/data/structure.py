@@ -6,12 +6,12 @@ import ase
 import numpy as np
 from ase.data import atomic_masses, chemical_symbols
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import constraints as holding
 from bayes_mlff.data import electronic as electrons
 from bayes_mlff.data.electronic import ElectronicState, Plain
 
-__all__ = ["GEOMETRY", "ElectronicState", "Plain", "Structure", "check", "from_ase", "geometry", "to_ase"]
+__all__ = ["GEOMETRY", "ElectronicState", "Plain", "Structure", "check", "from_ase", "geometry", "repeated", "to_ase"]
 
 FARTHEST: Final = 1e5
 """Largest coordinate, Å: beyond it float32 does not resolve 0.01 Å."""
@@ -46,6 +46,54 @@ class Structure(NamedTuple):
     def is_periodic(self) -> bool:
         """True if the structure repeats in all three directions and so has a volume and a stress."""
         return bool(np.all(self.pbc))
+
+
+def repeated(structure: Structure, times: tuple[int, int, int]) -> Structure:
+    """A supercell: copies one after another, in the order of ASE's `repeat`.
+
+    Args:
+      structure: what to repeat.
+      times: number of copies along each cell vector, from 1.
+
+    Returns:
+      The supercell. A stated charge is that of all copies together; a multiplicity, which has no meaning for
+      them, and remarks of the file are left out.
+
+    Raises:
+      ConfigError: if it is to be repeated along a direction that is not periodic.
+    """
+    copies = int(np.prod(times))
+    if copies == 1:
+        return structure
+    for axis, (count, periodic) in enumerate(zip(times, structure.pbc, strict=True)):
+        if count > 1 and not periodic:
+            raise ConfigError(
+                "supercell", list(times), f"1 along {'abc'[axis]}, in which the structure is not periodic"
+            )
+    grid = np.stack(np.meshgrid(*map(np.arange, times), indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    positions = (structure.positions[None] + grid @ structure.cell).reshape(-1, 3)
+
+    def tiled(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else np.tile(values, (copies, *[1] * (values.ndim - 1)))
+
+    state = structure.electronic
+    electronic = ElectronicState(
+        None if state.charge is None else copies * state.charge,
+        None,
+        tiled(state.moments),
+        tiled(state.charges),
+        tiled(state.tags),
+    )
+    return Structure(
+        np.tile(structure.numbers, copies),
+        positions,
+        structure.cell * np.array(times)[:, None],
+        structure.pbc,
+        tiled(structure.masses),
+        tiled(structure.fixed),
+        electronic,
+        tiled(structure.labels),
+    )
 
 
 def from_ase(atoms: ase.Atoms, *, constraints: bool = True) -> Structure:

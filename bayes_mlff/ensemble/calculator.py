@@ -142,28 +142,7 @@ class EnsembleCalculator(Calculator):
 
     def _refuse_other_state(self, atoms: ase.Atoms) -> None:
         """Refuse a charge or spin other than that of the labels, by default neutral and in the lowest spin."""
-        known = self.ensemble.labelled_state()
-        if known is None:
-            return
-        asked = state_of(atoms.info, atoms)
-        charge = known.charge or 0.0
-        if asked.charge is not None and asked.charge != charge:
-            what = (
-                "neutral, as the labelled frames that state none"
-                if known.charge is None
-                else "that of the labelled frames"
-            )
-            raise DataError(f"atoms: got charge {asked.charge:g}; allowed: {charge:g}, {what}")
-        if asked.spin is None:
-            return
-        mine, theirs = (
-            multiplicities(State(charge, spin), atoms.numbers, periodic=bool(atoms.pbc.any()))
-            for spin in (asked.spin, known.spin)
-        )
-        if asked.spin != known.spin and not mine & theirs:
-            own = "the lowest, since the labelled frames state none"
-            told = own if known.spin is None else f"{known.spin[0]} {known.spin[1]:g}, that of the labelled frames"
-            raise DataError(f"atoms: got {asked.spin[0]} {asked.spin[1]:g}; allowed: {told}")
+        refuse_other_state(self.ensemble, atoms)
 
     def _doubt(self, structure: Structure) -> None:
         """Warn once, and set the energy σ to infinity, if labels do not determine the atomic reference energies."""
@@ -237,6 +216,34 @@ class EnsembleCalculator(Calculator):
             results["stress_sigma"] = _host(moments.stress_sigma[0])[VOIGT] * factors.stress
             results["chain_stress"] = _host(each.stress[:, 0])[:, VOIGT[0], VOIGT[1]]
         return results
+
+
+def refuse_other_state(ensemble: Ensemble, atoms: ase.Atoms) -> None:
+    """Refuse a charge or spin other than that of the labels, by default neutral and in the lowest spin.
+
+    Raises:
+      DataError: see `EnsembleCalculator`.
+    """
+    known = ensemble.labelled_state()
+    if known is None:
+        return
+    asked = state_of(atoms.info, atoms)
+    charge = known.charge or 0.0
+    if asked.charge is not None and asked.charge != charge:
+        what = (
+            "neutral, as the labelled frames that state none" if known.charge is None else "that of the labelled frames"
+        )
+        raise DataError(f"atoms: got charge {asked.charge:g}; allowed: {charge:g}, {what}")
+    if asked.spin is None:
+        return
+    mine, theirs = (
+        multiplicities(State(charge, spin), atoms.numbers, periodic=bool(atoms.pbc.any()))
+        for spin in (asked.spin, known.spin)
+    )
+    if asked.spin != known.spin and not mine & theirs:
+        own = "the lowest, since the labelled frames state none"
+        told = own if known.spin is None else f"{known.spin[0]} {known.spin[1]:g}, that of the labelled frames"
+        raise DataError(f"atoms: got {asked.spin[0]} {asked.spin[1]:g}; allowed: {told}")
 
 
 def _evaluate(

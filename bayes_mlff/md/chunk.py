@@ -2,24 +2,21 @@
 
 import enum
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.ensemble.predictive import Predictive, combine
+from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Measured, Trigger, measure
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
 from bayes_mlff.md.integrators import Integrator, MDState, kinetic_energy, total_work
-from bayes_mlff.models.energetics import PredictFn, Prediction
-from bayes_mlff.parallel.devices import Budget, memory_budget, on_all, shared_prediction
-from bayes_mlff.sghmc.run import preferred_axis
+from bayes_mlff.md.predictors import on_devices
+from bayes_mlff.parallel.devices import Budget, memory_budget, on_all
 
 
 class Stop(enum.IntFlag):
@@ -90,6 +87,7 @@ class Thermo(NamedTuple):
     kinetic: jax.Array  # eV
     statistics: jax.Array  # [length, t] statistic of each trigger, in its unit, not calibrated
     dof: jax.Array  # [length, t] effective number of components of the error of each
+    place: jax.Array  # [length, t] index of the candidate that counts, such as an atom; see `Statistic`
     sigma_force_max: jax.Array  # eV/Å, largest σ of a force component
     work: jax.Array  # eV, done by thermostat and barostat since the start of the run
 
@@ -134,56 +132,6 @@ class RunChunk(Protocol):
         ...
 
 
-def batch_predictor(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
-) -> Callable[..., Predictive]:
-    """Make a function that predicts several structures with K sets of parameters.
-
-    Args:
-      predict: model with one set of flat parameters.
-      energy_sigma: fixed standard deviation of the likelihood, eV.
-      stress_sigma: the same for the stress, eV/Å³.
-      at_once: largest number of sets of parameters that a device evaluates together; by default all, or
-        one on a CPU, whose caches are too small for more.
-
-    Returns:
-      `(params [c, p], graphs [b, ...], mesh=None) -> Predictive`; inside a function that runs on all devices of a
-      mesh each evaluates its share of the parameters.
-    """
-    most = at_once or (1 if preferred_axis() == "map" else None)
-
-    def predict_all(params: jax.Array, graphs: Graph) -> Prediction:
-        chains = len(params)
-        together = largest_divisor(chains, most or chains)
-        if together == 1:
-            return jax.lax.map(lambda chain: predict(chain, graphs), params)
-        vectorised = jax.vmap(predict, in_axes=(0, None))
-        if together == chains:
-            return vectorised(params, graphs)
-        groups = params.reshape(-1, together, params.shape[1])
-        each = jax.lax.map(lambda group: vectorised(group, graphs), groups)
-        return jax.tree.map(lambda x: x.reshape(chains, *x.shape[2:]), each)
-
-    def evaluate(params: jax.Array, graphs: Graph, mesh: Mesh | None = None) -> Predictive:
-        together = predict_all if mesh is None else shared_prediction(predict_all, mesh)
-        prediction = together(params, graphs)
-        return combine(prediction, energy_sigma=energy_sigma, stress_sigma=stress_sigma)
-
-    return evaluate
-
-
-def ensemble_predictor(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
-) -> Callable[..., Predictive]:
-    """`batch_predictor` for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
-    evaluate = batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
-
-    def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
-        return evaluate(params, jax.tree.map(lambda x: x[None], graph), mesh)
-
-    return evaluate_one
-
-
 def make_chunk(
     evaluate: Callable[..., Predictive],
     integrator: Integrator,
@@ -211,7 +159,7 @@ def make_chunk(
     """
     if mesh is None:
         return jax.jit(_chunk(evaluate, integrator, spec, length))
-    ways = [one if mesh.size == 1 else partial(one, mesh=mesh) for one in (evaluate, *low_memory)]
+    ways = on_devices((evaluate, *low_memory), mesh)
     return on_all([_chunk(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
 
 
@@ -275,7 +223,7 @@ def empty_chunk(
         jnp.zeros((count,), bool),
         Measured(jnp.zeros((count,), dtype), jnp.zeros((count,), dtype), jnp.zeros((count,), jnp.int32)),
         zero,
-        thermo._replace(**dict.fromkeys(("statistics", "dof"), jnp.full((length, count), jnp.nan, dtype))),
+        thermo._replace(**dict.fromkeys(("statistics", "dof", "place"), jnp.full((length, count), jnp.nan, dtype))),
         Frames(frames(md.position), frames(md.cell), stress, frames(md.momentum)),
         compared._replace(statistics=jnp.zeros((count,), dtype)),
     )
@@ -318,6 +266,7 @@ def conclude(
         kinetic_energy(md),
         measured.sigma,
         measured.dof,
+        measured.place.astype(md.position.dtype),
         jnp.max(jnp.where(state.graph.node_mask[:, None], predictive.forces_sigma[0], 0.0)),
         total_work(md),
     )

@@ -8,20 +8,39 @@ For notebooks and scripts: one small system does not fill a device, which can ad
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bayes_mlff.data import neighbors
-from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Trigger
-from bayes_mlff.md.chunk import Chunk, Limits, RunChunk, Stop, conclude, empty_chunk, no_limits
+from bayes_mlff.md.chunk import (
+    Chunk,
+    Limits,
+    RunChunk,
+    Stop,
+    conclude,
+    dynamics_budget,
+    empty_chunk,
+    no_limits,
+)
 from bayes_mlff.md.integrators import Integrator, MDState
+from bayes_mlff.md.predictors import on_devices
+from bayes_mlff.md.schedule import Schedule
+from bayes_mlff.parallel.devices import on_all
 
 Tree = TypeVar("Tree")
+
+
+class Varied(NamedTuple):
+    """An integrator whose temperature and pressure differ between r replicas."""
+
+    of: Callable[[Schedule], Integrator]
+    schedules: Schedule  # every field with a leading axis [r]
 
 
 def stack(states: Sequence[Tree]) -> Tree:
@@ -34,7 +53,14 @@ def stack(states: Sequence[Tree]) -> Tree:
 
 
 def make_replicas(
-    evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
+    evaluate: Callable[..., Predictive],
+    integrator: Integrator | Varied,
+    spec: NeighborSpec,
+    length: int,
+    *,
+    mesh: Mesh | None = None,
+    low_memory: Sequence[Callable[..., Predictive]] = (),
+    memory_gib: float | None = None,
 ) -> RunChunk:
     """Compile up to `length` steps of several replicas; each replica ends when one of its own `Stop` bits is set.
 
@@ -42,16 +68,40 @@ def make_replicas(
     Each draws the noise of its thermostat from the key in its own state.
 
     Args:
-      evaluate: ensemble predictor, from `chunk.batch_predictor`.
-      integrator: integrator of all replicas; if it moves the cell, `evaluate` must predict the stress.
+      evaluate: ensemble predictor, from `predictors.batch_predictor`.
+      integrator: integrator of all replicas, or one with conditions for each; if it moves the cell, `evaluate` must
+        predict the stress.
       spec: static part of all neighbour lists; its capacity and images must be sufficient for each replica.
       length: largest number of steps of one call.
+      mesh: devices that the chains are split over; by default the devices of the arguments, without a memory check.
+      low_memory: alternatives to `evaluate` in order of falling memory, tried if `evaluate` does not fit.
+      memory_gib: memory of each device for intermediate results, GiB; by default from `memory_budget`.
 
     Returns:
       `(params [c, p], md, neighbors, triggers, limit [r] steps, limits) -> Chunk`, where everything but the
       parameters, also limits of triggers and the result, has a leading axis [r], see `stack`; compiled once for
-      every r.
+      every r. If nothing fits into the memory, the first call raises a ConfigError, see `chunk.make_chunk`.
     """
+    if mesh is None:
+        return jax.jit(_replicas(evaluate, integrator, spec, length))
+    ways = on_devices((evaluate, *low_memory), mesh)
+    return on_all([_replicas(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
+
+
+def _replicas(
+    evaluate: Callable[..., Predictive], integrator: Integrator | Varied, spec: NeighborSpec, length: int
+) -> RunChunk:
+    """The function of `make_replicas`, not yet compiled."""
+    each = integrator.schedules if isinstance(integrator, Varied) else None
+
+    def of(schedule: Schedule | None) -> Integrator:
+        if isinstance(integrator, Varied):
+            assert schedule is not None
+            return integrator.of(schedule)
+        return integrator
+
+    def begin(md: MDState, schedule: Schedule | None) -> MDState:
+        return of(schedule).begin(md)
 
     def run(
         params: jax.Array,
@@ -63,23 +113,25 @@ def make_replicas(
     ) -> Chunk:
         none = stack([no_limits(md.position.dtype)] * len(md.position))
         bounds = none if limits is None else limits
-        finish = jax.vmap(partial(conclude, integrator=integrator))
+
+        def finish(c, md, state, predictive, triggers, bounds, schedule):
+            return conclude(c, md, state, predictive, of(schedule), triggers, bounds)
 
         def active(c: Chunk) -> jax.Array:
             return (c.stop == int(Stop.NONE)) & (c.steps < limit)
 
         def step(c: Chunk) -> Chunk:
-            md = jax.vmap(integrator.begin)(c.md)
+            md = jax.vmap(begin)(c.md, each)
             state = _searched(jax.vmap(neighbors.move)(c.neighbors, md.position, md.cell), active(c), spec)
-            each = _singly(evaluate(params, state.graph))
-            after = finish(c, md, state, each, triggers=triggers, bounds=bounds)
-            return _where(active(c), after, c)
+            found = _singly(evaluate(params, state.graph))
+            after = jax.vmap(finish)(c, md, state, found, triggers, bounds, each)
+            return where(active(c), after, c)
 
         predicted = jax.eval_shape(lambda p, g: _singly(evaluate(p, g)), params, state.graph)
         start = jax.vmap(partial(empty_chunk, length=length))(md, state, predicted, triggers)
         return jax.lax.while_loop(lambda c: jnp.any(active(c)), step, start)
 
-    return jax.jit(run)
+    return run
 
 
 def _singly(predictive: Predictive) -> Predictive:
@@ -94,12 +146,12 @@ def _searched(state: NeighborState, active: jax.Array, spec: NeighborSpec) -> Ne
     outdated = jax.vmap(partial(neighbors.stale, spec=spec))(state) & active
 
     def search(s: NeighborState) -> NeighborState:
-        return _where(outdated, jax.vmap(partial(neighbors.update, spec=spec))(s), s)
+        return where(outdated, jax.vmap(partial(neighbors.update, spec=spec))(s), s)
 
     return jax.lax.cond(jnp.any(outdated), search, lambda s: s, state)
 
 
-def _where(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
+def where(chosen: jax.Array, new: Tree, old: Tree) -> Tree:
     """Take `new` for the chosen replicas [r] and `old` for the others."""
 
     def pick(a: jax.Array, b: jax.Array) -> jax.Array:

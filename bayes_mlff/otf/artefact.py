@@ -20,7 +20,8 @@ from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.state import HostState, RunState
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory, write_whole
+from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory
+from bayes_mlff.runs.growing_files import write_whole
 
 PARAMETERS: Final = ".params"
 """Key path of the samples of the chains, [c, p + 1], in a checkpoint."""

@@ -8,6 +8,7 @@ from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Statistic, Trigger
 from bayes_mlff.md import schedule
+from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
@@ -23,7 +24,12 @@ def criteria(problem: Problem, step: int | np.ndarray | None = None) -> tuple[Cr
     config = problem.config
     prior, decay = _prior(config.calibration, problem.energy_sigma_ev)
     energy = Criterion(ENERGY_SIGMA, threshold_ev(problem, step), config.confidence, prior, decay)
-    return energy, *(_listed(problem, *each, step) for each in zip(problem.further, config.triggers, strict=True))
+    found, n = [energy], len(problem.structure.numbers)
+    for statistic, settings in zip(problem.further, config.triggers, strict=True):
+        criterion = listed(config, n, problem.energy_sigma_ev, statistic, settings)
+        grown = _grown(problem, criterion.threshold, settings.threshold_temperature_k, step)
+        found.append(criterion._replace(threshold=grown))
+    return tuple(found)
 
 
 def threshold_ev(problem: Problem, step: int | np.ndarray | None) -> float | np.ndarray:
@@ -32,7 +38,7 @@ def threshold_ev(problem: Problem, step: int | np.ndarray | None) -> float | np.
 
 
 def _grown(
-    problem: Problem, threshold: float, stated_k: float | None, step: int | np.ndarray | None
+    problem: Problem, threshold: float | np.ndarray, stated_k: float | None, step: int | np.ndarray | None
 ) -> float | np.ndarray:
     if stated_k is None or step is None:
         return threshold
@@ -41,20 +47,22 @@ def _grown(
     return threshold * (float(factor) if factor.ndim == 0 else factor)
 
 
-def _listed(
-    problem: Problem, statistic: Statistic, settings: TriggerSettings, step: int | np.ndarray | None
+def listed(
+    config: RunConfig, n_atoms: int, energy_sigma_ev: float, statistic: Statistic, settings: TriggerSettings
 ) -> Criterion:
-    n_atoms = len(problem.structure.numbers)
-    floor = problem.energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
-    prior, decay = _prior(settings.calibration or problem.config.calibration, floor)
-    threshold = settings.threshold_of(n_atoms)
-    return Criterion(
-        statistic,
-        _grown(problem, threshold, settings.threshold_temperature_k, step),
-        settings.confidence or problem.config.confidence,
-        prior,
-        decay,
-    )
+    """The criterion of a trigger that the configuration lists, with its threshold as stated.
+
+    Args:
+      config: of the run.
+      n_atoms: of the structure.
+      energy_sigma_ev: constant σ of its total energy in the likelihood, eV.
+      statistic: of the trigger.
+      settings: of the trigger.
+    """
+    floor = energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
+    prior, decay = _prior(settings.calibration or config.calibration, floor)
+    threshold, confidence = settings.threshold_of(n_atoms), settings.confidence or config.confidence
+    return Criterion(statistic, threshold, confidence, prior, decay)
 
 
 def _prior(config: CalibrationConfig, floor: float) -> tuple[ErrorLaw, float]:

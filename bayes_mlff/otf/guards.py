@@ -13,11 +13,13 @@ from bayes_mlff.core.numbers import apart
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import TRIPS, Chunk, Limits, Stop
 from bayes_mlff.md.conditions import conditions
-from bayes_mlff.md.integrators import MDState, centre_velocity, initial_state, kinetic_energy
+from bayes_mlff.md.integrators import Integrator, MDState, centre_velocity, initial_state, kinetic_energy
 from bayes_mlff.md.schedule import Schedule
+from bayes_mlff.md.settings import DynamicsConfig
 from bayes_mlff.otf.config import GuardsConfig, RunConfig
 from bayes_mlff.otf.criteria import Criterion, criteria
 from bayes_mlff.otf.problem import Problem
@@ -42,9 +44,8 @@ _SETTINGS = {
 """Setting of the limit for each bit."""
 
 
-def hottest_k(problem: Problem, time_fs: float) -> float:
+def hottest_k(dynamics: DynamicsConfig, time_fs: float) -> float:
     """Highest temperature scheduled from the start until a time, at least `COLDEST_K`."""
-    dynamics = problem.config.dynamics
     known = [COLDEST_K, dynamics.initial_temperature_k]
     if dynamics.ensemble != "nve":
         known.append(_highest(dynamics.conditions(), time_fs))
@@ -80,27 +81,68 @@ def limits(
       audit: number of the step in the chunk, from 1, that is an audit; 0 = none.
       known: values of the statistics at the labels so far, by name.
     """
-    config, host, md = problem.config, state.host, state.device.md
-    guards, n_atoms = config.guards, len(problem.structure.numbers)
-    dtype = md.position.dtype
-    freedom = problem.integrator.degrees_of_freedom(n_atoms, problem.structure.fixed)
-    ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
-    scheduled = 0.5 * freedom * units.KB * hottest_k(problem, (host.step + steps) * config.dynamics.timestep_fs)
-    # A user may lower the temperature and resume; a state that the reference has confirmed is never too hot.
-    kinetic = ratio * max(scheduled, float(kinetic_energy(state.device.trusted)))
-    volume = abs(float(np.linalg.det(neighbors.complete_cell(problem.structure.cell, problem.structure.pbc))))
+    config, host = problem.config, state.host
     highest = [
-        guards.sigma_ratio * _usual(criterion, trigger, known.get(criterion.statistic.name, []))
+        config.guards.sigma_ratio * _usual(criterion, trigger, known.get(criterion.statistic.name, []))
         for criterion, trigger in zip(criteria(problem), triggers, strict=True)
     ]
-    drift = guards.drift_kcal_mol_atom_ps * KCAL_MOL * n_atoms if config.dynamics.ensemble == "nve" else np.inf
-    anchor = host.anchor or Anchor(host.step, np.nan)
+    found = bounds(
+        config.guards,
+        config.dynamics,
+        problem.structure,
+        problem.integrator,
+        step=host.step,
+        steps=steps,
+        # A user may lower the temperature and resume; a state that the reference has confirmed is never too hot.
+        confirmed_ev=float(kinetic_energy(state.device.trusted)),
+        highest=highest,
+        anchor=host.anchor,
+        dtype=state.device.md.position.dtype,
+    )
+    return found._replace(audit=jnp.asarray(audit, jnp.int32))
+
+
+def bounds(
+    guards: GuardsConfig,
+    dynamics: DynamicsConfig,
+    structure: Structure,
+    integrator: Integrator,
+    *,
+    step: int,
+    steps: int,
+    confirmed_ev: float,
+    highest: list[float],
+    anchor: Anchor | None,
+    dtype: jnp.dtype,
+) -> Limits:
+    """Limits of the next chunk, without audits.
+
+    Args:
+      guards: settings of the guards.
+      dynamics: settings of the dynamics.
+      structure: initial structure.
+      integrator: integrator of the dynamics.
+      step: number of steps before the chunk.
+      steps: largest number of steps of the chunk.
+      confirmed_ev: kinetic energy, eV, that is not too hot whatever is scheduled.
+      highest: largest statistic of each trigger, in its unit.
+      anchor: start of the measurement of the drift; None: the chunk's first step.
+      dtype: of the dynamics.
+    """
+    n_atoms = len(structure.numbers)
+    freedom = integrator.degrees_of_freedom(n_atoms, structure.fixed)
+    ratio = max(guards.temperature_ratio, float(stats.chi2.isf(HEALTHY_TAIL, freedom)) / max(freedom, 1))
+    scheduled = 0.5 * freedom * units.KB * hottest_k(dynamics, (step + steps) * dynamics.timestep_fs)
+    kinetic = ratio * max(scheduled, confirmed_ev)
+    volume = abs(float(np.linalg.det(neighbors.complete_cell(structure.cell, structure.pbc))))
+    drift = guards.drift_kcal_mol_atom_ps * KCAL_MOL * n_atoms if dynamics.ensemble == "nve" else np.inf
+    anchor = anchor or Anchor(step, np.nan)
 
     def real(value: float) -> jax.Array:
         return jnp.asarray(value, dtype)
 
     return Limits(
-        audit=jnp.asarray(audit, jnp.int32),
+        audit=jnp.zeros([], jnp.int32),
         statistics=jnp.asarray(highest, dtype),
         distance=real(guards.min_distance_angstrom),
         kinetic=real(kinetic),
@@ -108,8 +150,8 @@ def limits(
         volume_max=real(volume * guards.volume_ratio),
         conserved=real(anchor.conserved_ev),
         drift=real(drift),
-        drift_per_step=real(0.0 if np.isinf(drift) else drift * config.dynamics.timestep_fs / 1000.0),
-        age=jnp.asarray(host.step - anchor.step, jnp.int32),
+        drift_per_step=real(0.0 if np.isinf(drift) else drift * dynamics.timestep_fs / 1000.0),
+        age=jnp.asarray(step - anchor.step, jnp.int32),
     )
 
 
@@ -317,6 +359,7 @@ def rewritten(chunk: Chunk, md: MDState) -> Chunk:
     thermo = chunk.thermo._replace(
         statistics=put(chunk.thermo.statistics, np.nan),
         dof=put(chunk.thermo.dof, np.nan),
+        place=put(chunk.thermo.place, np.nan),
         sigma_force_max=put(chunk.thermo.sigma_force_max, np.nan),
     )
     return chunk._replace(frames=frames, thermo=thermo)

@@ -7,6 +7,7 @@ from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.data.origin import Origin
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.data.structure_remarks import formula
 from bayes_mlff.md.integrators import Integrator, kept_axes
@@ -73,6 +74,19 @@ def fixed(structure: Structure) -> np.ndarray:
     if held.all():
         raise DataError("structure: all coordinates of all atoms are held; allowed: at least one that moves")
     return held
+
+
+def everywhere(structure: Structure, local: np.ndarray, cell: np.ndarray, origin: Origin) -> np.ndarray:
+    """Positions [..., n, 3] Å, float64, of atoms in the dynamics; fixed coordinates are exactly those of the structure.
+
+    Args:
+      structure: initial structure.
+      local: [..., n, 3] Å, relative to `origin`.
+      cell: [..., 3, 3] Å, cell at that time.
+      origin: origin of these positions.
+    """
+    found = origin.everywhere(local, cell)
+    return found if structure.fixed is None else np.where(structure.fixed, structure.positions, found)
 
 
 def _masses(dynamics: DynamicsConfig, structure: Structure) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:

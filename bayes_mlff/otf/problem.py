@@ -21,7 +21,7 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Statistic
 from bayes_mlff.md import ranges
 from bayes_mlff.md.barostat import SKEW, Span, cell_rescaling, skew, span_of
-from bayes_mlff.md.chunk import RunChunk, dynamics_budget, ensemble_predictor, make_chunk
+from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import (
     Integrator,
     MDState,
@@ -31,6 +31,8 @@ from bayes_mlff.md.integrators import (
     thermostatted,
     velocity_verlet,
 )
+from bayes_mlff.md.predictors import ensemble_predictor
+from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS, refuse_vacuum
 from bayes_mlff.models import architectures, presets
@@ -108,9 +110,7 @@ class Problem(NamedTuple):
           cell: [..., 3, 3] Å, cell at that time.
           origin: origin of these positions.
         """
-        found = origin.everywhere(local, cell)
-        fixed = self.structure.fixed
-        return found if fixed is None else np.where(fixed, self.structure.positions, found)
+        return motions.everywhere(self.structure, local, cell, origin)
 
 
 def stated(config: RunConfig, potential: Potential) -> RunConfig:
@@ -230,13 +230,18 @@ def _chains(
     )
 
 
-def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrator:
+def make_integrator(dynamics: DynamicsConfig, structure: Structure, schedule: Schedule | None = None) -> Integrator:
     """Make the configured integrator for a structure.
+
+    Args:
+      dynamics: settings of the dynamics.
+      structure: initial structure.
+      schedule: conditions in the place of those of `dynamics`, which are checked; may be traced.
 
     Raises:
       ConfigError: if the ensemble needs another kind of structure.
     """
-    step = dynamics.timestep_fs
+    step, wanted = dynamics.timestep_fs, dynamics.conditions()
     if dynamics.ensemble == "nve":
         return velocity_verlet(step)
     if dynamics.thermostat == "bussi" and len(structure.numbers) < 2:
@@ -249,7 +254,7 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
         else friction_thermostat(step, dynamics.friction_per_fs)
     )
     if dynamics.ensemble != "npt":
-        return thermostatted(step, dynamics.conditions(), thermostat)
+        return thermostatted(step, wanted if schedule is None else schedule, thermostat)
     barostat = dynamics.barostat
     if motions.fixed(structure).any():
         allowed = "nvt or nve for a structure with held coordinates, which a cell that changes would move"
@@ -264,17 +269,16 @@ def make_integrator(dynamics: DynamicsConfig, structure: Structure) -> Integrato
         )
     if barostat.cell == "orthorhombic" and np.any(structure.cell - np.diag(np.diag(structure.cell))):
         raise ConfigError("dynamics.barostat.cell", barostat.cell, "flexible or isotropic, or a cell along x, y and z")
-    schedule = dynamics.conditions()
     ranges.check_noise(
         step,
         time_fs=barostat.time_fs,
         compressibility_per_gpa=barostat.compressibility_per_gpa,
-        temperature_k=max(dynamics.initial_temperature_k, float(schedule.temperature_k.max())),
+        temperature_k=max(dynamics.initial_temperature_k, float(wanted.temperature_k.max())),
         volume_a3=abs(float(np.linalg.det(structure.cell))),
     )
     return cell_rescaling(
         step,
-        schedule,
+        wanted if schedule is None else schedule,
         thermostat,
         time_fs=barostat.time_fs,
         compressibility_per_gpa=barostat.compressibility_per_gpa,

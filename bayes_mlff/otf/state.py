@@ -108,15 +108,26 @@ class RunState(NamedTuple):
 def recentred(state: RunState) -> RunState:
     """Move the origin of positions close to the atoms if they have drifted far, since float32 loses precision there."""
     md, trusted = state.device.md, state.device.trusted
-    free = np.ones(3, bool) if md.free is None else np.all(np.asarray(md.free), axis=0)
-    by = np.where(free, drifted(np.asarray(md.position, np.float64)), 0.0)
-    if not by.any() or not np.isfinite(by).all():
+    by = shift_needed(np.asarray(md.position), None if md.free is None else np.asarray(md.free))
+    if not by.any():
         return state
     shift = jnp.asarray(by, md.position.dtype)[None, :]
     md, trusted = (each.set(position=each.position - shift) for each in (md, trusted))
     around = neighbors.move(state.device.neighbors, md.position, md.cell)
     device = state.device._replace(md=md, trusted=trusted, neighbors=around)
     return RunState(device, state.host._replace(origin=state.host.origin.moved(by)))
+
+
+def shift_needed(position: np.ndarray, free: np.ndarray | None) -> np.ndarray:
+    """How far [3] Å the origin should move towards atoms that have drifted from it; zero along axes with held ones.
+
+    Args:
+      position: [n, 3] Å, in the dynamics.
+      free: [n, 3] bool, False where a coordinate is held; None: none is.
+    """
+    along = np.ones(3, bool) if free is None else np.all(free, axis=0)
+    by = np.where(along, drifted(np.asarray(position, np.float64)), 0.0)
+    return by if np.isfinite(by).all() else np.zeros(3)
 
 
 class Observer(Protocol):

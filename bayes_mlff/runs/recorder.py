@@ -11,7 +11,7 @@ from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Chunk
 from bayes_mlff.md.integrators import MDState, kinetic_energy, total_work
-from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS, Frame, GrowingFiles
 from bayes_mlff.runs.trajectory import constants
 
 
@@ -37,15 +37,15 @@ class Stretch(NamedTuple):
     origin: Origin  # origin of the positions in the chunk
     chunk: Chunk  # result of the dynamics
     potential: np.ndarray  # [steps] eV, with the energies of the isolated atoms; the last may be a reference energy
-    md: MDState  # after the last step, finished with the reference forces if that step was labelled
+    md: MDState | None  # after the last step, finished with other forces if that was labelled; None: as in the chunk
     triggers: tuple[Trigger, ...]  # conditions for labelling a geometry
 
 
-def record(run: RunDirectory, made: Recording, stretch: Stretch) -> None:
+def record(run: GrowingFiles, made: Recording, stretch: Stretch) -> None:
     """Append steps to the growing files of a run.
 
     Args:
-      run: open run directory.
+      run: files to append to.
       made: constants of the run.
       stretch: the steps to append.
     """
@@ -76,11 +76,13 @@ def _geometries(made: Recording, stretch: Stretch) -> _Geometries:
         cells = np.asarray(frames.cell[:steps], np.float64)
     positions = made.positions(np.asarray(frames.positions[:steps], np.float64), cells, stretch.origin)
     momenta = np.array(frames.momenta[:steps], np.float64)
-    momenta[-1] = np.asarray(stretch.md.momentum, np.float64)
+    if stretch.md is not None:
+        momenta[-1] = np.asarray(stretch.md.momentum, np.float64)
     stress = None
     if frames.stress is not None:
         stress = np.array(frames.stress[:steps], np.float64)
-        stress[-1] = np.asarray(stretch.md.stress, np.float64)
+        if stretch.md is not None:
+            stress[-1] = np.asarray(stretch.md.stress, np.float64)
     return _Geometries(positions, cells, momenta, stress)
 
 
@@ -99,7 +101,8 @@ def _columns(made: Recording, stretch: Stretch, number: np.ndarray, moved: _Geom
     """Columns of thermo.csv [steps] by name; those of triggers on other quantities than the energy come last."""
     thermo, steps = stretch.chunk.thermo, len(number)
     kinetic, work = (np.array(x[:steps], np.float64) for x in (thermo.kinetic, thermo.work))
-    kinetic[-1], work[-1] = float(kinetic_energy(stretch.md)), float(total_work(stretch.md))
+    if stretch.md is not None:
+        kinetic[-1], work[-1] = float(kinetic_energy(stretch.md)), float(total_work(stretch.md))
     thermal, total = kinetic - made.carried_ev, stretch.potential + kinetic
     unknown = np.full(steps, np.nan)
     volume = np.abs(np.linalg.det(moved.cells)) if made.structure.is_periodic else unknown

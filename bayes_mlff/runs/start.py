@@ -53,7 +53,7 @@ class Start(NamedTuple):
 
 def contents(start: Start) -> dict[str, bytes]:
     """Contents of the files of the folder `start` by name; the identity is last."""
-    structure, model = _packed(start.initial), registry.serialised(start.potential, {})
+    structure, model = packed(start.initial), registry.serialised(start.potential, {})
     readable = io.StringIO()
     plain = start.initial.structure._replace(electronic=ElectronicState())
     ase.io.write(readable, to_ase(plain), format="extxyz")
@@ -83,11 +83,11 @@ def read(run: Path) -> Start:
     """
     folder = run / FOLDER
     identity = _identity(folder / IDENTITY)
-    initial = _unpacked(folder / STRUCTURE, _verified(folder / STRUCTURE, identity["structure"]))
-    _verified(folder / MODEL, identity["model"])
+    initial = unpacked(folder / STRUCTURE, verified(folder / STRUCTURE, identity["structure"]))
+    verified(folder / MODEL, identity["model"])
     potential = registry.for_atoms(registry.load(str(folder / MODEL)), initial.structure.numbers)
     engine = identity["engine"]
-    kept = {name: _verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
+    kept = {name: verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
     beside = Beside(kept, tuple(identity.get("needed", ())))
     return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]), beside)
 
@@ -135,7 +135,7 @@ def _identity(path: Path) -> dict[str, Any]:
 _RESTORE: Final = "restore it from a copy, or start another run"
 
 
-def _verified(path: Path, digest: str) -> bytes:
+def verified(path: Path, digest: str) -> bytes:
     """Content of a file, after checking its SHA-256."""
     try:
         content = path.read_bytes()
@@ -149,7 +149,7 @@ def _verified(path: Path, digest: str) -> bytes:
     return content
 
 
-def _packed(initial: InitialStructure) -> bytes:
+def packed(initial: InitialStructure) -> bytes:
     """Pack an initial structure as npz: arrays unchanged, other values as JSON in an array of bytes, None left out."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}
@@ -177,7 +177,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be kept")
 
 
-def _unpacked(path: Path, content: bytes) -> InitialStructure:
+def unpacked(path: Path, content: bytes) -> InitialStructure:
+    """Content of `packed`, with every bit unchanged.
+
+    Raises:
+      RunDirectoryError: naming the path, if it is of another version.
+    """
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             found: dict[str, Any] = {name: file[name] for name in file.files}

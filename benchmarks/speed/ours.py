@@ -16,8 +16,9 @@ from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import replicas
-from bayes_mlff.md.chunk import batch_predictor, ensemble_predictor, make_chunk
+from bayes_mlff.md.chunk import make_chunk
 from bayes_mlff.md.integrators import Integrator, friction_thermostat, initial_state, thermostatted
+from bayes_mlff.md.predictors import batch_predictor, ensemble_predictor
 from bayes_mlff.md.schedule import build
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import PredictFn, predictor

@@ -43,9 +43,9 @@ def watched(tiny_problem):
             "dynamics": config.dynamics.model_dump(mode="json") | {"duration_ps": 0.01, "schedule": RAMP},
         }
     )
-    # The σ of energies in the likelihood stays that of the tiny problem, which its chains can follow.
+    # The σ of energies that the chains learn with stays that of the tiny problem, which they can follow.
     further = regions.checked(changed.triggers, tiny_problem.structure, 0.0)
-    return tiny_problem._replace(config=changed, threshold_ev=1e6, further=further)
+    return tiny_problem._replace(config=changed, threshold_ev=1e6, energy_sigma_ev=1e5, further=further)
 
 
 def grown(time_fs):

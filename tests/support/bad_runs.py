@@ -17,7 +17,8 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.report import run_data, run_summary, verdict
 from bayes_mlff.runs import trajectory
-from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS, Frame
 from bayes_mlff.runs.validation import Validation
 from tests.support.bad_input import NUMBERS, Target, anything, damaged_bytes, damaged_text
 

@@ -12,7 +12,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.otf import config, systems
-from bayes_mlff.runs.directory import THERMO_COLUMNS
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS
 
 ETHANOL = systems.structure("ethanol", base=Path())
 

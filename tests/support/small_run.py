@@ -41,6 +41,11 @@ CONFIG: Final[Mapping[str, Any]] = {
 """40 steps with about eight labels."""
 
 
+def initial_model() -> registry.Potential:
+    """The untrained network."""
+    return registry.initialize(MODEL, 0)
+
+
 def write(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Write `model.safetensors` and `config.yaml` into a folder; returns the path of the latter.
 
@@ -49,7 +54,7 @@ def write(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
       changes: of `CONFIG`, sections merged.
     """
     model, path = folder / "model.safetensors", folder / "config.yaml"
-    registry.save(registry.initialize(MODEL, 0), model, {})
+    registry.save(initial_model(), model, {})
     merged = _merge(CONFIG, {"model": str(model)} | dict(changes or {}))
     path.write_text(yaml.safe_dump(merged))
     return path

@@ -20,7 +20,8 @@ from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import from_ase
-from bayes_mlff.runs.directory import Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import Frame
 from tests.support.manganite import shaken
 
 

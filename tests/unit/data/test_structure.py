@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bayes_mlff.core.errors import DataError
+from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data import structure as structures
 from bayes_mlff.data.labels import Label, check_label
 
@@ -181,3 +181,21 @@ def test_one_bad_component_anywhere_is_named(name, bad, row, column):
     array[row, column] = bad
     with pytest.raises(DataError, match=rf"label\.{name}: not finite .*\[\[{row}, {column}\]\]"):
         check_label(label(**{name: array}), n_atoms=2)
+
+
+def test_copies_are_those_of_ase_and_directions_without_periodicity_are_not_repeated():
+    atoms = ase.build.bulk("Cu", "fcc", a=3.6, cubic=True)
+    atoms.set_cell(atoms.cell.array + np.array([[0.0, 0.1, 0.0], [0.0, 0.0, 0.2], [0.3, 0.0, 0.0]]))
+    atoms.set_initial_magnetic_moments([1.0, -1.0, 2.0, 0.5])
+    unit = structures.from_ase(atoms)._replace(fixed=np.arange(12).reshape(4, 3) == 0)
+    many, expected = structures.repeated(unit, (2, 1, 3)), atoms.repeat((2, 1, 3))
+    np.testing.assert_allclose(many.positions, expected.positions, atol=1e-12)
+    np.testing.assert_allclose(many.cell, expected.cell.array)
+    np.testing.assert_array_equal(many.electronic.moments, expected.get_initial_magnetic_moments())
+    assert many.fixed is not None and many.fixed.sum() == 6 and many.fixed[4, 0]
+    charged = unit._replace(electronic=unit.electronic._replace(charge=1, multiplicity=2))
+    assert structures.repeated(charged, (2, 1, 1)).electronic[:2] == (2, None)
+    assert structures.repeated(unit, (1, 1, 1)) is unit
+    slab = unit._replace(pbc=np.array([True, True, False]))
+    with pytest.raises(ConfigError, match=r"supercell: .*1 along c"):
+        structures.repeated(slab, (2, 2, 2))

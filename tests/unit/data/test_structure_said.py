@@ -16,7 +16,8 @@ from bayes_mlff.data.stated import State, state_of
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.data.structure_settings import StructureSettings
-from bayes_mlff.runs.directory import Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import Frame
 from bayes_mlff.runs.trajectory import constants
 
 AMMONIA = "N 0 0 0.07\nH 0 0.94 -0.32\nH 0.81 -0.47 -0.32\nH -0.81 -0.47 -0.32\n"

@@ -139,7 +139,8 @@ def test_a_restart_forgets_what_is_not_kept():
 def test_json_and_back():
     law, *_ = _mixed()
     assert error_law.ErrorLaw.from_json(law.to_json()) == law
-    for key, value in (("s", [1.0]), ("n", [-1.0]), ("log_weight", [0.0] * 11), ("floor", -1.0), ("a", 0.0)):
+    wrong = (("s", [1.0]), ("n", [-1.0]), ("log_weight", [0.0] * error_law.RATIOS.size), ("floor", -1.0), ("a", 0.0))
+    for key, value in wrong:
         with pytest.raises(ValueError, match="allowed"):
             error_law.ErrorLaw.from_json({**law.to_json(), key: value})
 

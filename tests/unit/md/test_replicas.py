@@ -11,8 +11,9 @@ import pytest
 from bayes_mlff.data import neighbors
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.md import replicas
-from bayes_mlff.md.chunk import Stop, batch_predictor, ensemble_predictor, make_chunk, no_limits
+from bayes_mlff.md.chunk import Stop, make_chunk, no_limits
 from bayes_mlff.md.integrators import initial_state, langevin
+from bayes_mlff.md.predictors import batch_predictor, ensemble_predictor
 from bayes_mlff.models.energetics import NodeOutput, predictor
 from bayes_mlff.testing.structures import triclinic
 

@@ -136,8 +136,8 @@ def test_the_hottest_temperature_so_far_counts():
                 {"duration_ps": 1.0, "temperature_k": 50.0}]  # fmt: skip
     settings = problem(dynamics={"schedule": segments})
     for time_ps, highest in ((0.0, 300.0), (0.5, 600.0), (1.0, 900.0), (1.7, 900.0)):
-        assert guards.hottest_k(settings, 1000 * time_ps) == pytest.approx(highest)
-    assert guards.hottest_k(problem(dynamics={"temperature_k": 10.0}), 0.0) == guards.COLDEST_K
+        assert guards.hottest_k(settings.config.dynamics, 1000 * time_ps) == pytest.approx(highest)
+    assert guards.hottest_k(problem(dynamics={"temperature_k": 10.0}).config.dynamics, 0.0) == guards.COLDEST_K
 
 
 def test_a_trusted_state_is_never_too_hot():

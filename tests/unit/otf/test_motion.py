@@ -12,7 +12,8 @@ from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.otf import config, motion
 from bayes_mlff.otf.problem import make_integrator
 from bayes_mlff.runs import trajectory
-from bayes_mlff.runs.directory import Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import Frame
 
 NH3 = np.array([[0.0, 0.0, 0.069], [0.0, 0.94, -0.319], [0.814, -0.47, -0.319], [-0.814, -0.47, -0.319]])
 FASTER = np.tile([0.01, 0.0, 0.0], (4, 1))  # 1000 m/s along x

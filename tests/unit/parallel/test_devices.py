@@ -15,8 +15,9 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import on_energy
-from bayes_mlff.md.chunk import ensemble_predictor, make_chunk
+from bayes_mlff.md.chunk import make_chunk
 from bayes_mlff.md.integrators import initial_state, velocity_verlet
+from bayes_mlff.md.predictors import ensemble_predictor
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.parallel.devices import GIB, ChainDevices, chain_mesh, memory_budget, update_mesh
 from bayes_mlff.testing.structures import ethanol

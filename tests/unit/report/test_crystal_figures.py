@@ -25,7 +25,8 @@ from bayes_mlff.report import figures, run_data
 from bayes_mlff.report import page as report
 from bayes_mlff.report.run_data import LabelSeries
 from bayes_mlff.runs import trajectory
-from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS, Frame
 from tests.support.manganite import shaken
 
 THRESHOLD = 6.0 * KCAL_MOL

@@ -16,7 +16,8 @@ from bayes_mlff.otf import systems, validate
 from bayes_mlff.report import page as report
 from bayes_mlff.report import run_data, standing, status
 from bayes_mlff.runs import frame_index, thermo_log, trajectory
-from bayes_mlff.runs.directory import THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.directory import RunDirectory
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS, Frame
 from bayes_mlff.runs.validation import Validation
 
 ROWS = 200_000

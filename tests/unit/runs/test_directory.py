@@ -10,7 +10,8 @@ import pytest
 from bayes_mlff.core import durable
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
-from bayes_mlff.runs.directory import LABEL_RESERVE, THERMO_COLUMNS, Frame, RunDirectory
+from bayes_mlff.runs.directory import LABEL_RESERVE, RunDirectory
+from bayes_mlff.runs.growing_files import THERMO_COLUMNS, Frame
 from tests.support.faults import Fault, accident
 
 

@@ -1,0 +1,1 @@
+"""Dynamics with a trained ensemble and no reference method."""
