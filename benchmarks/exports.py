@@ -14,7 +14,6 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,10 @@ class Noting(EnsembleCalculator):
         super().__init__(*args, **{"dtype": kind} | options)
         self.positions: list[np.ndarray] = []
         self.energies: list[float] = []
-        self.seconds: list[float] = []
         Noting.newest = self
 
     def calculate(self, *args: Any, **options: Any) -> None:
-        begin = time.perf_counter()
         super().calculate(*args, **options)
-        self.seconds.append(time.perf_counter() - begin)
         if not self.positions or not np.array_equal(self.positions[-1], self.atoms.positions):
             self.positions.append(self.atoms.positions.copy())
             self.energies.append(self.results["energy"])
@@ -139,7 +135,6 @@ def compare(name: str, folder: Path, own: dict[str, np.ndarray]) -> dict[str, fl
         "largest_potential_difference_ev": float(np.max(np.abs(potential - own["potential"]))),
         "largest_kinetic_difference_ev": float(np.nanmax(np.abs(theirs - own["kinetic"]))),
         "total_energy_range_ev": float(np.nanmax(total) - np.nanmin(total)),
-        "median_ms_per_evaluation": 1e3 * float(np.median(calculator.seconds)),
     }
 
 

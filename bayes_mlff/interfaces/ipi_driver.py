@@ -130,4 +130,6 @@ def extras(results: dict[str, Any], volume: float | None, *, committee: bool) ->
 def _plain(value: Any) -> Any:
     """Lists of numbers, with null in the place of what is not finite."""
     array = np.asarray(value, np.float64)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    plain = array.astype(object)
+    plain[~np.isfinite(array)] = None
+    return plain.tolist()

@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 
+from bayes_mlff.interfaces import packages
+
 INPUT = """<simulation verbosity="quiet">
   <ffsocket name="ensemble" mode="unix" pbc="false"><address>{address}</address></ffsocket>
   <system>
@@ -21,11 +23,11 @@ INPUT = """<simulation verbosity="quiet">
 
 def main(address: str, number: int) -> None:
     """Serve the structures one after the other."""
-    from ipi.engine.initializer import init_file  # noqa: PLC0415
-    from ipi.utils.scripting import InteractiveSimulation  # noqa: PLC0415
-    from ipi.utils.units import unit_to_user  # noqa: PLC0415
-
-    simulation = InteractiveSimulation(INPUT.format(address=address, file="0.xyz"))
+    init_file = packages.load("ipi.engine.initializer", "ipi").init_file
+    unit_to_user = packages.load("ipi.utils.units", "ipi").unit_to_user
+    simulation = packages.load("ipi.utils.scripting", "ipi").InteractiveSimulation(
+        INPUT.format(address=address, file="0.xyz")
+    )
     system = simulation.syslist[0]
     energies, forces, virials = [], [], []
     for i in range(number):

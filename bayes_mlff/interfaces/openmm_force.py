@@ -83,7 +83,7 @@ class EnsembleForce:
             cell = NM * state.getPeriodicBoxVectors(asNumpy=True).value_in_unit_system(md)
         atoms = ase.Atoms(self._numbers, positions, cell=cell, pbc=self._periodic, info=self._info)
         self._calculator.calculate(atoms)
-        results = self._calculator.results
+        results: dict[str, Any] = self._calculator.results
         return results["energy"] / units.KJ_MOL, results["forces"] * (NM / units.KJ_MOL)
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from ase import units as ase_units
+from ase.md.verlet import VelocityVerlet
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError
@@ -75,6 +77,24 @@ def test_one_compilation_and_a_row_of_sigma_each_step(molecule, calculator, coun
     rows = (tmp_path / "sigma.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["2", "4", "6"]
     assert float(rows[-1].split(",")[1]) == pytest.approx(calculator.results["energy_sigma"], rel=1e-6)
+
+
+def test_leapfrog_goes_where_velocity_verlet_goes(crystal, calculator):
+    """From the same positions and velocities; ASE's integrator is the other one."""
+    crystal.set_velocities(np.random.default_rng(2).normal(size=(5, 3)) * 0.1)
+    built, placement = openmm_force.build(crystal, calculator), place(crystal)
+    context = openmm.Context(
+        built.system, integrator := openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatform("Reference")
+    )
+    built.start(context, half_step_fs=0.5 / 2)
+    integrator.step(10)
+    found = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(openmm.unit.angstrom)
+    other = crystal.copy()
+    other.calc = calculator
+    with VelocityVerlet(other, 0.5 * ase_units.fs) as dynamics:
+        dynamics.run(10)
+    assert np.abs(other.positions - crystal.positions).max() > 0.01
+    np.testing.assert_allclose(placement.back(found), other.positions, atol=1e-7)
 
 
 def test_what_cannot_be_is_refused(slab, molecule, calculator, monkeypatch):
