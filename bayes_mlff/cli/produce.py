@@ -54,11 +54,6 @@ def produce(
     from bayes_mlff.runs.interruption import process_age_s
 
     limit_s = None if wall_time is None else durations.parse(wall_time, key="--wall-time")
-    raw: dict[str, Any] = {}
-    if config is not None:
-        raw = settings.read_yaml(config)
-        if not isinstance(raw, dict):
-            raise ConfigError("config", str(config), "a mapping of keys to values")
     base = Path() if config is None or structure is not None else config.parent
     given = {
         "structure": structure,
@@ -69,16 +64,25 @@ def produce(
         "model": model,
         "format": format,
     }
-    for key, value in given.items():
-        if value is not None:
-            put(raw, key, value)
-    override(raw, overrides)
+    raw = _raw(config, given, overrides)
     start_jax(1 if raw.get("model") == "pretrained" else saved.sample_count(source))
     asked = producer.ask(source, raw, base=base)
     name = source.stem if source.suffix == ".safetensors" else source.resolve().name
     where = output or Path("productions") / name
     with ConsoleObserver(make_console()) as observer:
         producer.produce(asked, where, observer=observer, wall_time_s=limit_s, spent_s=process_age_s())
+
+
+def _raw(config: Path | None, given: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """Settings of a file, if there is one, with those of options over them."""
+    raw = {} if config is None else settings.read_yaml(config)
+    if not isinstance(raw, dict):
+        raise ConfigError("config", str(config), "a mapping of keys to values")
+    for key, value in given.items():
+        if value is not None:
+            put(raw, key, value)
+    override(raw, overrides)
+    return raw
 
 
 def resume_production(path: Path, limit_s: float | None) -> None:

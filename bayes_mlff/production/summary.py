@@ -54,7 +54,8 @@ def share_above(setup: Setup, tallies: tuple[Tally, ...]) -> float | None:
 def _replica(setup: Setup, part: Part, host: HostState, index: int, i: int) -> dict[str, Any]:
     tally, stopped = host.tallies[index][i], host.stopped[i]
     steps, n = tally.steps, len(setup.structure.numbers)
-    here = stopped is not None and stopped.part == index
+    if stopped is not None and stopped.part != index:
+        stopped = None
     mean, square = (x / steps if steps else math.nan for x in tally.temperature)
     dynamics = part.each[i]
     return {
@@ -63,7 +64,7 @@ def _replica(setup: Setup, part: Part, host: HostState, index: int, i: int) -> d
         "thermostat_k": None if dynamics.ensemble == "nve" else dynamics.temperature_k,
         "steps": steps,
         "time_ps": steps * dynamics.timestep_fs / 1000.0,
-        "stopped": {"step": stopped.step, "kind": stopped.kind, "reason": stopped.reason} if here else None,
+        "stopped": None if stopped is None else {"step": stopped.step, "kind": stopped.kind, "reason": stopped.reason},
         "temperature_k": mean,
         "temperature_std_k": math.sqrt(max(square - mean * mean, 0.0)) if steps else math.nan,
         "potential_ev": tally.potential / steps + setup.atomic_ev if steps else math.nan,

@@ -107,21 +107,21 @@ def added(tally: Tally, steps: Steps, triggers: tuple[Trigger, ...], made: Recor
     conserved = steps.potential + steps.kinetic - steps.work
     first = float(conserved[0]) if tally.first_ev is None else tally.first_ev
     e, t = conserved - first, steps.number * made.timestep_fs / 1000.0
-    line = tuple(old + float(np.sum(x)) for old, x in zip(tally.line, (t, t * t, e, t * e), strict=True))
-    squares = tuple(old + float(np.sum(x)) for old, x in zip(tally.temperature, (kelvin, kelvin**2), strict=True))
+    line = np.array(tally.line) + np.sum([t, t * t, e, t * e], axis=1)
+    squares = np.array(tally.temperature) + np.sum([kelvin, kelvin**2], axis=1)
     return Tally(
         tally.steps + len(steps.number),
         tally.above + int(np.sum(np.any(over, axis=1))),
         tuple(watched),
         tuple(spells),
-        squares,
+        (float(squares[0]), float(squares[1])),
         tally.potential + float(np.sum(steps.potential)),
         tally.sigma + float(np.sum(steps.statistics[:, 0])),
         tally.pressure + float(np.sum(steps.pressure_gpa)),
         tally.volume + float(np.sum(steps.volume_a3)),
         first,
         float(e[-1]),
-        line,
+        (float(line[0]), float(line[1]), float(line[2]), float(line[3])),
     )
 
 

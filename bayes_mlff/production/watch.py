@@ -20,6 +20,7 @@ from bayes_mlff.ensemble.triggers import ENERGY_SIGMA, Criterion, Trigger
 from bayes_mlff.otf import criteria, regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.trigger_settings import ForceSettings, TriggerSettings
+from bayes_mlff.posterior.likelihood import PerAtom
 from bayes_mlff.production.config import ProductionConfig
 from bayes_mlff.production.material import Material
 
@@ -113,7 +114,7 @@ def threshold(material: Material, config: ProductionConfig, n_atoms: int) -> tup
 def sigma_floor_ev(material: Material, n_atoms: int) -> float:
     """Fixed standard deviation of total energies in the likelihood, eV, scaled as in `threshold`."""
     stated = material.ensemble.energy_sigma_ev
-    if not isinstance(stated, float):
+    if isinstance(stated, PerAtom):
         return float(stated.sigma) * n_atoms
     return stated if material.atoms is None else stated * float(np.sqrt(n_atoms / material.atoms))
 

@@ -188,7 +188,7 @@ def test_copies_are_those_of_ase_and_directions_without_periodicity_are_not_repe
     atoms.set_cell(atoms.cell.array + np.array([[0.0, 0.1, 0.0], [0.0, 0.0, 0.2], [0.3, 0.0, 0.0]]))
     atoms.set_initial_magnetic_moments([1.0, -1.0, 2.0, 0.5])
     unit = structures.from_ase(atoms)._replace(fixed=np.arange(12).reshape(4, 3) == 0)
-    many, expected = structures.repeated(unit, (2, 1, 3)), atoms.repeat((2, 1, 3))
+    many, expected = structures.repeated(unit, (2, 3, 1)), atoms.repeat((2, 3, 1))
     np.testing.assert_allclose(many.positions, expected.positions, atol=1e-12)
     np.testing.assert_allclose(many.cell, expected.cell.array)
     np.testing.assert_array_equal(many.electronic.moments, expected.get_initial_magnetic_moments())
