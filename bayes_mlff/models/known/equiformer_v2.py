@@ -3,7 +3,8 @@
 Where the facts are from: the address, the training data and what energies are counted from, from the documentation of
 fairchem (`docs/core/model_checkpoints.md`); cutoff and sizes from the configuration that belongs to the file; the
 number of weights was counted in fairchem-core 1.10.0. The file could not be had here, so that its checksum is not
-known. The repository is under the MIT licence, and states no other one for the weights where we looked.
+known. The repository is under the MIT licence, and states no other one for the weights where we looked. Its cost was
+not measured: the network takes minutes to compile.
 """
 
 from typing import Final

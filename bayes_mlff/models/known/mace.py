@@ -4,8 +4,12 @@ Where the facts are from: addresses, and which models have the licence ASL, from
 foundations_models.py` of mace-torch 0.3.16; training data, level and licence also from the table in that package's
 description. The files themselves could not be had here. Checksums, cutoffs, heads and numbers of weights are therefore
 those on which at least two public repositories agree that use the files (matbench-discovery, mace-off, and others);
-numbers of weights of MP-0 were counted in our network, whose cost `scripts/measure_cost.py` took with random ones.
-What is stated nowhere is left out.
+numbers of weights of MP-0 were counted in our network. What is stated nowhere is left out.
+
+Costs are from `scripts/measure_cost.py`, with random weights of the published configurations, as far as these are
+public (`tests/parity/mace_published.py` lists them with their sources; that of OMAT-0 small follows from its name), and
+for one head. Those but of MP-0 were taken on a busy machine, and may be 20 % off. MP-0 large has none: its
+configuration was found nowhere.
 """
 
 from typing import Final
@@ -50,15 +54,18 @@ def _materials(
     return Entry(name, "mace", _MANY, MATERIALS_PROJECT, data, licence, source, citation, cutoff, weights, cost)
 
 
-def _organic(size: str, sha256: str, cutoff: float | None, weights: int | None) -> Entry:
+def _organic(size: str, sha256: str, cutoff: float | None, weights: int | None, cost: float) -> Entry:
     """A model of MACE-OFF23."""
     source, data = Download(f"{_OFF}/MACE-OFF23_{size}.model", sha256=sha256), "SPICE 1 and water clusters, neutral"
     name = f"mace-off23-{size}"
-    return Entry(name, "mace", _ORGANIC, WB97M_D3, data, ASL, source, _PAPER_OFF, cutoff, weights)
+    return Entry(name, "mace", _ORGANIC, WB97M_D3, data, ASL, source, _PAPER_OFF, cutoff, weights, cost)
 
 
 _DENSE: Final = 9_063_204
 """Weights of the medium models with density blocks."""
+
+_DENSE_COST: Final = 40.0
+"""Cost of these, and of the models of MatPES, which are fine-tuned from one."""
 
 MACE: Final = (
     _materials(
@@ -81,6 +88,7 @@ MACE: Final = (
         f"{_MP}/mace_mp_0b3/mace-mp-0b3-medium.model",
         "2f2be696351ac9e94fbe01cdfb6f017679acdbd2db7645209ef55fec9826b012",
         weights=_DENSE,
+        cost=_DENSE_COST,
     ),
     _materials(
         "mace-mpa-0",
@@ -88,6 +96,7 @@ MACE: Final = (
         "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638",
         "MPtrj and sAlex",
         weights=_DENSE,
+        cost=_DENSE_COST,
     ),
     _materials(
         "mace-omat-0-small",
@@ -97,6 +106,7 @@ MACE: Final = (
         ASL,
         None,
         citation=f"{_PAPER_MP}; {_OMAT}",
+        cost=8.2,
     ),
     _materials(
         "mace-omat-0-medium",
@@ -106,6 +116,7 @@ MACE: Final = (
         ASL,
         weights=_DENSE,
         citation=f"{_PAPER_MP}; {_OMAT}",
+        cost=_DENSE_COST,
     ),
     _materials(
         "mace-matpes-pbe-0",
@@ -114,6 +125,7 @@ MACE: Final = (
         "MatPES-PBE, from OMAT-0",
         ASL,
         citation=f"{_PAPER_MP}; {_MATPES}",
+        cost=_DENSE_COST,
     )._replace(level=PBE),
     _materials(
         "mace-matpes-r2scan-0",
@@ -122,6 +134,7 @@ MACE: Final = (
         "MatPES-r2SCAN, from OMAT-0",
         ASL,
         citation=f"{_PAPER_MP}; {_MATPES}",
+        cost=_DENSE_COST,
     )._replace(level=R2SCAN),
     _materials(
         "mace-mh-1",
@@ -130,6 +143,7 @@ MACE: Final = (
         "OMat24, then MPtrj, MatPES-r2SCAN, SPICE, OC20 and OMol25",
         ASL,
         citation=_PAPER_MH,
+        cost=70.0,
     )._replace(
         heads={
             "omat_pbe": MATERIALS_PROJECT,
@@ -140,8 +154,8 @@ MACE: Final = (
             "oc20_usemppbe": SURFACES,
         }
     ),
-    _organic("small", "165cce4cfec5a34b9c64d4ebf95de15d71106bb584b7291c8470f0749977c46f", 4.5, 694_320),
-    _organic("medium", "4842c52ad210d6e1f84d6cf1ffa70fae25a7e0d755ed55cf223f43913f587db7", 5.0, None),
-    _organic("large", "a29e397dbf3e7a24ac50a9b0dfc919bd5a62efa346f5895a6237b0950c1d76f4", None, None),
+    _organic("small", "165cce4cfec5a34b9c64d4ebf95de15d71106bb584b7291c8470f0749977c46f", 4.5, 694_320, 3.9),
+    _organic("medium", "4842c52ad210d6e1f84d6cf1ffa70fae25a7e0d755ed55cf223f43913f587db7", 5.0, None, 11.0),
+    _organic("large", "a29e397dbf3e7a24ac50a9b0dfc919bd5a62efa346f5895a6237b0950c1d76f4", None, None, 67.0),
 )
 """All rows."""

@@ -1,7 +1,11 @@
 """Models of the NequIP family: our own, SevenNet, Nequix, NequIP.
 
 Where the facts are from: SevenNet's from the package sevenn 0.13.0, whose wheel contains the files; Nequix' from its
-files (mp-1, omat-1, oam-1) and the table in its README. Costs are from `scripts/measure_cost.py` on one core.
+files (mp-1, omat-1, oam-1) and the table in its README. Costs are from `scripts/measure_cost.py` on one core. Those
+of NequIP-OAM-L and -MP-L were taken with random weights of the configuration that matbench-discovery publishes, which
+has their number of weights, 9 605 688, on a busy machine, and may be 20 % off. That of -XL is public too (32 136 296
+weights), but took too long to compile; those of -S and -M were found nowhere.
+
 Files of these that could not be had here have no checksum. NequIP's packages could not be had either: their addresses,
 checksums, cutoffs, weights and licence are those that two public projects which use the files state.
 """
@@ -55,11 +59,17 @@ def _nequix(name: str, folder: str, sha256: str | None, data: str, citation: str
     )
 
 
-def _oam(size: str, sha256: str, weights: int | None, data: str = "OMat24, then sAlex and MPtrj") -> Entry:
+def _oam(
+    size: str,
+    sha256: str,
+    weights: int | None,
+    cost: float | None = None,
+    data: str = "OMat24, then sAlex and MPtrj",
+) -> Entry:
     kind = "MP" if data == "MPtrj" else "OAM"
     source = Download(f"{_ZENODO}/NequIP-{kind}-{size}-0.1.nequip.zip?download=1", ".nequip.zip", sha256)
     name = f"nequip-{kind}-{size}".lower()
-    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, CC_BY, source, _PAPER_NEQUIP, 6.0, weights)
+    return Entry(name, "nequip", _MANY, MATERIALS_PROJECT, data, CC_BY, source, _PAPER_NEQUIP, 6.0, weights, cost)
 
 
 SHIPPED: Final = (
@@ -107,12 +117,14 @@ NEQUIP: Final = (
         "SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
         "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1",
         842_440,
+        49.0,
     ),
     _sevennet(
         "sevennet-mf-0",
         "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
         "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
         845_896,
+        49.0,
         data="MPtrj, and r2SCAN calculations of the Materials Project",
         citation=_PAPER_SEVENNET_MF,
         heads={"PBE": MATERIALS_PROJECT, "R2SCAN": R2SCAN},
@@ -149,8 +161,8 @@ NEQUIP: Final = (
     _nequix("nequix-oam-1-pft", _OMAT, None, "OMat24, sAlex and MPtrj, then phonons of MDR", _PAPER_PFT),
     _oam("S", "63d4bafd872850a014fd21dedeea416b61173a17750dee0b2b8dd2b126f407aa", None),
     _oam("M", "3b528d235a98d6daa582ab17d4bac44aa108659b8a69046ba8f4f51c257fb328", None),
-    _oam("L", "5d01a4fab228abb3cdb6ace0033f93993729956bca6a42234a2a8816825b9a0f", 9_600_000),
-    _oam("XL", "99c3799b28026f1ecf66c413292038a27a0749d4d4d7cd0b3a642f2e68df9e9c", 32_100_000),
-    _oam("L", "dfbb68f6fab8d8135fc2be9c1cd92d468fe858254f2454fb891ea0da08dd6592", 9_600_000, data="MPtrj"),
+    _oam("L", "5d01a4fab228abb3cdb6ace0033f93993729956bca6a42234a2a8816825b9a0f", 9_605_688, 180.0),
+    _oam("XL", "99c3799b28026f1ecf66c413292038a27a0749d4d4d7cd0b3a642f2e68df9e9c", 32_136_296),
+    _oam("L", "dfbb68f6fab8d8135fc2be9c1cd92d468fe858254f2454fb891ea0da08dd6592", 9_605_688, 180.0, data="MPtrj"),
 )
 """Models of other projects."""
