@@ -50,7 +50,8 @@ class ErrorLaw(NamedTuple):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ErrorLaw) and self.to_json() == other.to_json()
 
-    __hash__ = None
+    def __hash__(self) -> int:
+        return hash((self.each.a, self.each.b, self.floor))
 
     def to_json(self) -> dict[str, Any]:
         """Values for a file."""

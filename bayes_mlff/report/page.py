@@ -17,7 +17,6 @@ from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.ranking import Ranking, ranking, sentence
-from bayes_mlff.otf import audits
 from bayes_mlff.otf.trigger_settings import stated
 from bayes_mlff.report import (
     crystal_figures,
@@ -29,6 +28,7 @@ from bayes_mlff.report import (
     verdict,
 )
 from bayes_mlff.report.figures import Panel
+from bayes_mlff.report.replay import Met, replay
 from bayes_mlff.report.run_data import AngleSeries, LabelSeries, RunData, summary
 from bayes_mlff.report.run_summary import RunSummary, WallTime
 from bayes_mlff.runs import trajectory
@@ -154,40 +154,27 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Error
     sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
     stored = np.array([_limit(r) for r in known], np.float64)
     prior, confidence = run.config.calibration, run.config.confidence
-    floor = run.config.likelihood.energy_sigma_fraction * threshold_ev
-    law, pit = error_law.init(prior.a, prior.b, floor=floor), np.zeros(len(known))
-    half_width = np.full(len(known), np.nan)
     stated_k = run.config.threshold_temperature_k
     threshold = threshold_ev * run.log.growth(np.array([r.step for r in known], np.float64), stated_k)
-    scores: tuple[audits.Score, ...] = ()
-    for i in range(len(known)):
-        crit = error_law.critical_sigma(law, threshold[i], confidence=confidence)
-        if not np.isclose(crit, stored[i], rtol=1e-4, atol=0.0):
-            law = None
-            break
-        pit[i] = error_law.probability_integral(law, error[i], sigma[i])
-        half_width[i] = error_law.interval(law, sigma[i], confidence=confidence)
-        outcome = audits.learn(
-            law,
-            scores,
-            float(error[i]),
-            float(sigma[i]),
-            audited=known[i].reason == "audit",
-            decay=prior.decay,
-            false_alarm=run.config.audits.false_alarm,
-        )
-        law, scores = outcome.calibration, outcome.scores
+    audit = [r.reason == "audit" for r in known]
+    again = replay(
+        error_law.init(prior.a, prior.b, floor=run.config.likelihood.energy_sigma_fraction * threshold_ev),
+        [Met(*each) for each in zip(error.tolist(), sigma, stored, threshold, audit, strict=True)],
+        confidence=confidence,
+        decay=prior.decay,
+        false_alarm=run.config.audits.false_alarm,
+    )
     series = LabelSeries(
         time_fs=np.array([r.time_fs for r in known], np.float64),
         error_ev=error,
         sigma_ev=sigma,
-        half_width_ev=half_width,
-        audit=np.array([r.reason == "audit" for r in known], bool),
-        pit=None if law is None else pit,
+        half_width_ev=again.half_width,
+        audit=np.array(audit, bool),
+        pit=again.pit,
         confidence=confidence,
         threshold_ev=None if stated_k is None else threshold,
     )
-    return series, law
+    return series, again.law
 
 
 def _limit(record: LabelRecord) -> float:

@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.data import readings
-from bayes_mlff.ensemble import statistics
+from bayes_mlff.ensemble import error_law, statistics
 from bayes_mlff.otf.trigger_settings import TriggerSettings, stated
 from bayes_mlff.report.figures import Panel, band, label_ticks
+from bayes_mlff.report.replay import Met, replay
 from bayes_mlff.report.run_data import RunData
 
 
@@ -32,20 +33,33 @@ def panels(run: RunData) -> list[Panel]:
 
 def labels_of(run: RunData, settings: TriggerSettings, n_atoms: int) -> TriggerLabels:
     """Errors of the quantity that a trigger watches, at the labels that were predicted."""
-    rows = []
-    for record in run.records:
-        reading = readings.find(record.readings, settings.name)
-        if reading is None:
-            continue
+    found = [(r, reading) for r in run.records if (reading := readings.find(r.readings, settings.name)) is not None]
+    prior, config = settings.calibration or run.config.calibration, run.config
+    floor = 0.0
+    if settings.kind == "energy_per_atom":
+        floor = config.likelihood.energy_sigma_fraction * config.threshold_ev(n_atoms) / n_atoms
+    steps = np.array([record.step for record, _ in found], np.float64)
+    threshold = settings.threshold_of(n_atoms) * run.log.growth(steps, settings.threshold_temperature_k)
+    audit = [record.reason == "audit" for record, _ in found]
+    met = []
+    for (record, reading), most, audited in zip(found, threshold, audit, strict=True):
         error = (statistics.per_atom_error if reading.atom is None else statistics.force_error)(record, reading)
-        growth = float(run.log.growth(np.array(record.step), settings.threshold_temperature_k))
-        threshold = settings.threshold_of(n_atoms) * growth
-        # At the limit the error is below the threshold with the confidence.
-        half = threshold * reading.value / reading.limit
-        asked, audit = settings.name in record.asked, record.reason == "audit"
-        rows.append((record.time_fs, abs(error), half, asked, audit, threshold))
-    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 6
-    return TriggerLabels(*columns[:3], *(column.astype(bool) for column in columns[3:5]), columns[5])
+        met.append(Met(error, reading.value, reading.limit, float(most), audited, reading.dof))
+    again = replay(
+        error_law.init(prior.a, prior.b, floor=floor),
+        met,
+        confidence=settings.confidence or config.confidence,
+        decay=prior.decay,
+        false_alarm=config.audits.false_alarm,
+    )
+    return TriggerLabels(
+        np.array([record.time_fs for record, _ in found], np.float64),
+        np.abs([each.error for each in met]),
+        again.half_width,
+        np.array([settings.name in record.asked for record, _ in found], bool),
+        np.array(audit, bool),
+        threshold,
+    )
 
 
 def _panel(run: RunData, settings: TriggerSettings) -> Panel:

@@ -13,7 +13,7 @@ from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import regions
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.problem import prepare
-from bayes_mlff.report import page, run_data, run_log, run_summary, status, verdict
+from bayes_mlff.report import page, run_data, run_log, run_summary, status, trigger_figures, verdict
 
 HYDROXYL = {
     "kind": "force",
@@ -124,6 +124,9 @@ def told_by_report_and_status(path, asked, labels):
     )
     facts = {each["name"]: each for each in status.facts(path, log)["triggers"]}
     assert facts["hydroxyl"]["labels_requested"] == asked and facts["hydroxyl"]["limit"] > 0.0
+    data = run_data.read(path)
+    for settings in data.config.triggers:  # replayed: the bounds are those that the run had
+        assert np.isfinite(trigger_figures.labels_of(data, settings, 9).half_width).all()
     text = page.write_report(path, threshold_ev=1e6, title="x", run=run_data.read(path)).read_text()
     assert (
         "Trigger hydroxyl, threshold 0.5 eV/Å at 600 K" in text
