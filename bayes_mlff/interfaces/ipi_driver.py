@@ -73,7 +73,7 @@ def _connect(where: str, address: dict[str, Any], wait_s: float) -> SocketClient
             return SocketClient(**address)
         except OSError as error:  # not yet there, or nobody listens
             if time.monotonic() - begin > wait_s:
-                raise ConfigError("i-PI socket", f"{where} ({error})", "the socket of a server that runs") from error
+                raise ConfigError("unixsocket", f"{where} ({error})", "the socket of a server that runs") from error
         time.sleep(RETRY_S)
 
 

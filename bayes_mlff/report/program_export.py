@@ -77,7 +77,6 @@ def export(path: Path, name: str, folder: Path, *, structure: Path | None = None
     for package in program.packages:
         packages.load(package, name)
     source = _from_file(structure) if structure is not None else _from_run(path)
-    program.check(to_ase(source.initial.structure))
     compared = parity.compare(program, EnsembleCalculator(ensemble), source.frames)
     folder.mkdir(parents=True, exist_ok=True)
     saved.save(ensemble, folder / files.NAME)

@@ -25,8 +25,8 @@ UNITS = {
 }  # fmt: skip
 ARGUMENTS = {"config", "check", "path", "output"}
 """Arguments of commands, which have no dashes."""
-FILES = {"ensemble"}
-"""What a function was given the path of."""
+GIVEN = {"ensemble", "atoms", "elements", "lmp", "unixsocket"}
+"""What a function was given, or the path of it."""
 
 
 def sections(kind: Any) -> Iterator[type[BaseModel]]:
@@ -115,7 +115,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 def test_errors_name_what_can_be_typed():
     keys = {key for configuration in CONFIGURATIONS for key, _ in fields(configuration)}
-    known = keys | options() | ARGUMENTS | FILES
+    known = keys | options() | ARGUMENTS | GIVEN
     found = list(named())
     assert len(found) > 60
     for text, where in found:

@@ -109,5 +109,5 @@ def test_other_units_and_elements_are_refused(open_lammps, molecule, calculator)
         with pytest.raises(ConfigError, match="3 atom types"):
             EnsembleFix(lmp, calculator, elements)
     lmp.commands_string("clear\nunits real\nregion b block 0 9 0 9 0 9\ncreate_box 1 b")
-    with pytest.raises(BayesMlffError, match="got 'real'; allowed: metal"):
+    with pytest.raises(BayesMlffError, match="got 'units real'; allowed: units metal"):
         EnsembleFix(lmp, calculator, ["H"])

@@ -77,7 +77,6 @@ def test_bad_input_is_refused_by_name(given, tmp_path, monkeypatch):
     path, structure = given
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
-    ase.io.write(tmp_path / "slab.xyz", to_ase(structures.slab()))
     ase.io.write(tmp_path / "salt.xyz", ase.Atoms("NaCl", [[0, 0, 0], [0, 0, 2.4]]))
     registry.save(registry.initialize(SMALL, 0), tmp_path / "model.safetensors", {})
     monkeypatch.setitem(sys.modules, "lammps", None)  # cannot be imported
@@ -87,7 +86,6 @@ def test_bad_input_is_refused_by_name(given, tmp_path, monkeypatch):
         ((path, "out", "--to", "ase"), ConfigError, "--structure: got None"),
         ((path, "out", "--to", "ase", "--structure", "none.xyz"), ConfigError, "a file that exists"),
         ((path, "out", "--to", "lammps", "--structure", structure), ConfigError, 'pip install "bayes-mlff[lammps]"'),
-        ((path, "out", "--to", "openmm", "--structure", "slab.xyz"), ConfigError, "got 'TTF'; allowed: FFF or TTT"),
         ((path, "out", "--to", "ase", "--structure", "salt.xyz"), DataError, "Na"),
         (("model.safetensors", "out", "--to", "ase", "--structure", structure), WeightsError, "a fine-tuned ensemble"),
         (("nowhere", "out", "--to", "ase"), ConfigError, "nowhere"),
