@@ -215,7 +215,7 @@ def _run_config(ensemble: Ensemble) -> RunConfig | None:
     if "threshold:" not in ensemble.config_text or "engine:" not in ensemble.config_text:
         return None
     try:
-        return run_configuration.parse(settings.parse_yaml(ensemble.config_text, key="configuration", source=ENSEMBLE))
+        return run_configuration.parse(settings.parse_yaml(ensemble.config_text, key="config", source=ENSEMBLE))
     except ConfigError as error:
         raise WeightsError(f"{ENSEMBLE}: the configuration of its run cannot be read ({error})") from error
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import ase.io
@@ -312,6 +313,10 @@ def test_other_elements_formats_and_directories_are_refused_by_name(source, whol
         bayes_mlff.produce(source / files.NAME, tmp_path / "x")
     with pytest.raises(ConfigError, match=r"model: got 'pretrained'.*only the directory of a run"):
         bayes_mlff.produce(source / files.NAME, tmp_path / "x", structure="ethanol", model="pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "netCDF4", None)
+        with pytest.raises(ConfigError, match=r"format: got 'netcdf'.*bayes-mlff\[netcdf\]"):
+            bayes_mlff.produce(source, tmp_path / "x", format="netcdf")
     with pytest.raises(ConfigError, match="ensemble: got"):
         bayes_mlff.produce(tmp_path, tmp_path / "x")
     newer = tmp_path / "newer.safetensors"
