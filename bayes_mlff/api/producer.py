@@ -139,6 +139,7 @@ def _how_to_resume(path: Path) -> str:
 def _prepared(asked: Asked, observer: Observer) -> Setup:
     observer.working("checking that JAX computes correct numbers")
     selfcheck.ensure(observer.say)
+    observer.working("preparing the ensemble and the structure")
     setup = prepare(asked.config, asked.material)
     for line in introduction(setup, asked.material):
         observer.say(line)
@@ -200,7 +201,11 @@ def introduction(setup: Setup, material: Material) -> list[str]:
     config, numbers = setup.config, np.asarray(setup.structure.numbers)
     samples, unit = len(setup.params), "" if config.replicas == 1 else "s"
     what = f"{samples} trained samples" if setup.has_sigma else "one set of weights"
-    model = f"{what} of {material.source}" if config.model == "ensemble" else f"the model before {material.source}"
+    model = (
+        f"{what} of {material.source}"
+        if config.model == "ensemble"
+        else f"the model from which {material.source} was started"
+    )
     lines = [
         f"{formula(numbers)}: {len(numbers)} atoms, {config.replicas} replica{unit} with seed{unit} "
         + ", ".join(str(config.seed + i) for i in range(min(config.replicas, 5)))

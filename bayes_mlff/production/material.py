@@ -207,15 +207,15 @@ def _content(path: Path) -> bytes:
 
 
 def _run_config(ensemble: Ensemble) -> RunConfig | None:
-    """Configuration of the run that an ensemble comes from; None after a fine-tuning.
+    """Configuration of the run that calibrated an ensemble; None after a fine-tuning, and for the model before a run.
 
     Raises:
       WeightsError: if the file states one that cannot be read.
     """
-    if "threshold:" not in ensemble.config_text or "engine:" not in ensemble.config_text:
+    if ensemble.online is None:
         return None
     try:
-        return run_configuration.parse(settings.parse_yaml(ensemble.config_text, key="configuration", source=ENSEMBLE))
+        return run_configuration.parse(settings.parse_yaml(ensemble.config_text, key="config", source=ENSEMBLE))
     except ConfigError as error:
         raise WeightsError(f"{ENSEMBLE}: the configuration of its run cannot be read ({error})") from error
 

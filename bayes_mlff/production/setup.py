@@ -34,6 +34,7 @@ from bayes_mlff.production import watch as watching
 from bayes_mlff.production.config import ProductionConfig, n_steps, schedules_of
 from bayes_mlff.production.material import Material
 from bayes_mlff.production.watch import Watch
+from bayes_mlff.runs import compact_frames
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import preferred_axis
 
@@ -115,9 +116,11 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
     """Build the functions of a production.
 
     Raises:
-      ConfigError: if a setting does not fit the structure or the model.
+      ConfigError: if a setting does not fit the structure or the model, or a package is not installed.
       DataError: if the ensemble does not know an element of the structure, or all coordinates are held.
     """
+    if config.format == "netcdf":
+        compact_frames.library()
     initial, ensemble = material.initial, material.ensemble
     structure, architecture = repeated(initial.structure, config.supercell), ensemble.architecture
     species_index(structure.numbers, architecture.elements)

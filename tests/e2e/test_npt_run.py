@@ -5,41 +5,20 @@ import shutil
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk
 
 from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.data import dataset
-from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config, loop
 from bayes_mlff.otf.problem import prepare
-from bayes_mlff.testing.tiny import tiny_nequip
+from tests.support import alloy
 from tests.support.tiny_runs import NPT as RAW
 from tests.support.tiny_runs import WITH_STRESS as ENGINE
 
-ALLOY = tiny_nequip(
-    (13, 29),
-    r_max=3.4,
-    hidden_irreps="8x0e+4x1o",
-    radial_depth=2,
-    radial_width=22,
-    average_neighbors=12.0,
-    energy_scales=(0.02, 0.02),
-)
-
-
-def alloy():
-    atoms = bulk("Cu", "fcc", a=3.75, cubic=True).repeat((2, 1, 1))
-    atoms.numbers[[0, 6]] = 13
-    atoms.set_cell(
-        atoms.cell.array @ np.array([[1.0, 0.01, 0.0], [0.01, 1.0, 0.0], [0.0, 0.0, 1.02]]), scale_atoms=True
-    )
-    return from_ase(atoms)
-
 
 def problem(**changes):
-    return prepare(config.parse(RAW | changes), alloy(), registry.initialize(ALLOY, 0))
+    return prepare(config.parse(RAW | changes), alloy.structure(), registry.initialize(alloy.MODEL, 0))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,11 @@ def test_npt_is_refused_for_what_it_cannot_do():
     with pytest.raises(ConfigError, match=r"engine\.stress"):
         problem(engine=ENGINE | {"stress": False})
     with pytest.raises(ConfigError, match="periodic in three directions"):
-        prepare(config.parse(RAW), alloy()._replace(pbc=np.array([True, True, False])), registry.initialize(ALLOY, 0))
+        prepare(
+            config.parse(RAW),
+            alloy.structure()._replace(pbc=np.array([True, True, False])),
+            registry.initialize(alloy.MODEL, 0),
+        )
     with pytest.raises(ConfigError) as caught:
         problem(dynamics=RAW["dynamics"] | {"barostat": {"cell": "orthorhombic"}})
     assert caught.value.key == "dynamics.barostat.cell"

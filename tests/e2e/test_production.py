@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import ase.io
@@ -18,12 +19,15 @@ from bayes_mlff.data import neighbors
 from bayes_mlff.data.structure import Structure, repeated
 from bayes_mlff.ensemble import files, saved
 from bayes_mlff.md import replicas
+from bayes_mlff.md.integrators import kinetic_energy
+from bayes_mlff.models import registry
 from bayes_mlff.otf import systems
 from bayes_mlff.production import setup
+from bayes_mlff.production.first_state import first_state
 from bayes_mlff.production.loop import Session
 from bayes_mlff.production.state import Silent
 from bayes_mlff.runs import checkpoint, replica_folders
-from tests.support import child_runs, small_run, trained_runs
+from tests.support import alloy, child_runs, small_run, tiny_runs, trained_runs
 
 SETTINGS = {
     "replicas": 2,
@@ -115,9 +119,17 @@ def test_what_is_written_and_counted(whole):
     assert 0.0 < np.mean(shares["dynamics"]) < 1.0, "the threshold of this test shows nothing"
 
 
-def test_velocities_of_the_first_step_come_from_the_temperature_and_forces_from_the_ensemble(whole):
-    """The conserved energy of NVE holds from the first step on, which it does not if a kick has no forces."""
-    for folder in replica_folders.of(whole):
+def test_the_conserved_energy_holds_from_the_begin_of_each_part(whole):
+    """It does not if the first kick has no forces."""
+    asked = producer.kept(whole)
+    made = setup.prepare(*asked)
+    first = first_state(made)
+    found = made.evaluate()(made.params, first.device.neighbors.graph)
+    kinetic = np.asarray(jax.vmap(kinetic_energy)(first.device.md))
+    begin = np.asarray(found.energy_mean, np.float64) + kinetic + made.atomic_ev
+    np.testing.assert_allclose(first.host.confirmed_ev, kinetic)
+    for folder, energy in zip(replica_folders.of(whole), begin, strict=True):
+        assert thermo(folder / "equilibration")["conserved_ev"][0] == pytest.approx(energy, abs=2e-5)
         conserved = thermo(folder)["conserved_ev"]
         assert np.ptp(conserved) < 2e-3, conserved
         before = thermo(folder / "equilibration")["conserved_ev"]
@@ -235,6 +247,7 @@ def test_a_replica_that_breaks_stops_with_its_reason_and_the_others_go_on(source
     folder = made.replicas[1] / "equilibration"
     assert len(thermo(folder)) == second["stopped"]["step"] == second["steps"]
     broken = ase.io.read(folder / "stopped.extxyz")
+    assert broken.info["step"] == second["stopped"]["step"] + 1, "the step that broke it is not stored"
     distances = broken.get_all_distances()
     assert distances[distances > 0].min() < 0.7 and not (made.replicas[1] / "thermo.csv").exists()
 
@@ -300,6 +313,10 @@ def test_other_elements_formats_and_directories_are_refused_by_name(source, whol
         bayes_mlff.produce(source / files.NAME, tmp_path / "x")
     with pytest.raises(ConfigError, match=r"model: got 'pretrained'.*only the directory of a run"):
         bayes_mlff.produce(source / files.NAME, tmp_path / "x", structure="ethanol", model="pretrained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "netCDF4", None)
+        with pytest.raises(ConfigError, match=r"format: got 'netcdf'.*bayes-mlff\[netcdf\]"):
+            bayes_mlff.produce(source, tmp_path / "x", format="netcdf")
     with pytest.raises(ConfigError, match="ensemble: got"):
         bayes_mlff.produce(tmp_path, tmp_path / "x")
     newer = tmp_path / "newer.safetensors"
@@ -322,3 +339,35 @@ def test_a_file_of_an_ensemble_is_enough_with_a_structure(source, whole):
     kept = producer.kept(whole)
     assert found.material.calibrations == kept.material.calibrations and found.material.run is not None
     assert saved.same(found.material.ensemble, kept.material.ensemble)
+
+
+@pytest.fixture(scope="module")
+def alloy_source(tmp_path_factory) -> Path:
+    """Directory of a run of an alloy whose cell moves, with two random samples."""
+    folder = tmp_path_factory.mktemp("alloy")
+    raw = {key: value for key, value in tiny_runs.NPT.items() if key != "structure"}
+    return trained_runs.write(folder, raw | {"structure": "x"}, alloy.structure(), registry.initialize(alloy.MODEL, 0))
+
+
+def test_cells_of_copies_move_each_with_its_temperature(alloy_source, tmp_path):
+    """Constant pressure, of which the conditions are those at the end of the run's schedule."""
+    raw = {
+        "supercell": [1, 1, 2],
+        "temperatures_k": [500.0, 900.0],
+        "equilibration": None,
+        "dynamics": {"duration_ps": 0.012, "chunk_steps": 6, "barostat": {"time_fs": 20.0}},
+    }
+    made = bayes_mlff.produce(alloy_source, tmp_path / "run", **raw)
+    kept = producer.kept(tmp_path / "run").config
+    assert kept.dynamics.ensemble == "npt" and kept.dynamics.pressure_gpa == -2.0
+    assert made.summary["atoms"] == 16 and made.summary["finished"]
+    assert made.summary["threshold_ev"] == pytest.approx(0.004 * np.sqrt(2.0))
+    for each, folder in zip(made.summary["parts"]["dynamics"]["replicas"], made.replicas, strict=True):
+        rows = thermo(folder)
+        assert np.ptp(rows["volume_a3"]) > 0.0 and np.isfinite(rows["pressure_gpa"]).all()
+        assert each["pressure_gpa"] == pytest.approx(rows["pressure_gpa"].mean(), rel=1e-5)
+        assert each["volume_a3"] == pytest.approx(rows["volume_a3"].mean(), rel=1e-6)
+        last = ase.io.read(folder / "trajectory.extxyz", index=-1)
+        assert last.get_volume() == pytest.approx(rows["volume_a3"][last.info["step"] - 1], rel=1e-6)
+    cold, hot = (thermo(folder)["temperature_k"][0] for folder in made.replicas)
+    assert cold < hot

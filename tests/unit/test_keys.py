@@ -14,9 +14,11 @@ import bayes_mlff
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.posterior.settings import LikelihoodSettings, ParallelChains, PriorSettings
+from bayes_mlff.production.config import ProductionConfig
 
 PACKAGE = Path(bayes_mlff.__file__).parent
-CONFIGURATIONS = (RunConfig, FinetuneConfig)
+LEARNING = (RunConfig, FinetuneConfig)
+CONFIGURATIONS = (*LEARNING, ProductionConfig)
 SHORTEST = 20
 UNITS = {
     "_fs": "fs", "_ps": "ps", "_k": "K", "_gpa": "GPa", "_per_gpa": "1/GPa", "_per_fs": "1/fs", "_angstrom": "Å",
@@ -64,7 +66,7 @@ def test_every_key_is_described_with_its_unit(configuration):
     ("name", "common"), [("sampler", ParallelChains), ("prior", PriorSettings), ("likelihood", LikelihoodSettings)]
 )
 def test_both_configurations_have_one_section_of_each(name, common):
-    for configuration in CONFIGURATIONS:
+    for configuration in LEARNING:
         kinds = list(sections(configuration.model_fields[name].annotation))
         (used,) = [kind for kind in kinds if issubclass(kind, common)]
         for key, field in common.model_fields.items():
