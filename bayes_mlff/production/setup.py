@@ -26,8 +26,9 @@ from bayes_mlff.md.vacuum import refuse_vacuum
 from bayes_mlff.models import architectures
 from bayes_mlff.otf import advice
 from bayes_mlff.otf import motion as motions
+from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.otf.problem import GROUPS, make_integrator
+from bayes_mlff.otf.problem import GROUPS
 from bayes_mlff.parallel.devices import chain_mesh, on_all
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.production import watch as watching

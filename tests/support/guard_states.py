@@ -12,7 +12,7 @@ from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf import config
-from bayes_mlff.otf.problem import make_integrator
+from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.otf.state import HostState
 
 CELL = np.diag([3.0, 3.2, 3.4])

@@ -13,7 +13,8 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.otf import config
-from bayes_mlff.otf.problem import make_integrator, prepare
+from bayes_mlff.otf.integrator import make_integrator
+from bayes_mlff.otf.problem import prepare
 from bayes_mlff.sghmc.run import Info
 from tests.support.tiny_runs import TINY
 

@@ -15,7 +15,7 @@ from bayes_mlff.data.structure import from_ase
 from bayes_mlff.md import ranges
 from bayes_mlff.md.integrators import initial_state
 from bayes_mlff.otf import config, systems
-from bayes_mlff.otf.problem import make_integrator
+from bayes_mlff.otf.integrator import make_integrator
 
 ENGINE = {"name": "ase", "calculator": "ase.calculators.emt:EMT", "stress": True}
 

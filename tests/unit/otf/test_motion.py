@@ -10,7 +10,7 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.otf import config, motion
-from bayes_mlff.otf.problem import make_integrator
+from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.runs import trajectory
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.growing_files import Frame
