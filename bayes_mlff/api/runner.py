@@ -7,24 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from ase.data import chemical_symbols
-
+from bayes_mlff.api import introduction
 from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.core import durations, settings
 from bayes_mlff.core.changes import Change
 from bayes_mlff.core.errors import RunInterruptedError
 from bayes_mlff.core.jax_start import start_jax
-from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.engines import consistency
 from bayes_mlff.engines.beside import Beside, gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
-from bayes_mlff.models import architectures, catalogue, presets, registry, selfcheck
+from bayes_mlff.models import catalogue, registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import advice, artefact, beginning, cost, levels, systems, thresholds
+from bayes_mlff.otf import artefact, beginning, cost, systems, thresholds
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
@@ -32,7 +29,6 @@ from bayes_mlff.otf.cost import Cost
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare, stated
 from bayes_mlff.otf.state import RunState
-from bayes_mlff.otf.trigger_settings import stated as stated_threshold
 from bayes_mlff.otf.validate import validate
 from bayes_mlff.parallel import hosts
 from bayes_mlff.parallel.devices import GIB
@@ -155,9 +151,9 @@ def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, 
     problem = _problem(_with_absolute_paths(config, base), start, observer)
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
-        _introduce(problem, engine, observer)
+        introduction.introduce(problem, engine, observer)
         if not config.triggers:
-            _say_thresholds(problem, observer)
+            introduction.say_thresholds(problem, observer)
         observer.working("compiling, and measuring the cost")
         spent = cost.measure(problem)
         _say_cost(config, spent, observer)
@@ -251,8 +247,8 @@ def _work(
     directory.open()
     interruption.last_words = partial(_take_leave, directory, interruption)
     try:
-        directory.log("session_started", preset=_preset(problem))
-        _introduce(problem, engine, observer)
+        directory.log("session_started", preset=introduction.preset(problem))
+        introduction.introduce(problem, engine, observer)
         _say_limit(interruption, observer)
         _put_in_force(problem.config, changed, directory, observer)
         session = Session(problem, engine, directory, observer, interruption)
@@ -325,76 +321,3 @@ def _put_in_force(
         directory.log("setting", **change._asdict())
         observer.say(f"  changed    {change.key}: {change.before} -> {change.after}")
     directory.put_in_force(settings.dump(config))
-
-
-def _introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> None:
-    config, dynamics = problem.config, problem.config.dynamics
-    apart = config.min_steps_between_labels
-    spacing = f", {apart} steps between them" if apart else ""
-    validation = f", then {config.validation_frames} random frames" if config.validation_frames else ""
-    head = "" if config.head is None else f", head {config.head}"
-    threshold = stated_threshold(
-        f"{problem.threshold_ev * KCAL_MOL_PER_EV:.3g} kcal/mol", config.threshold_temperature_k
-    )
-    electrons = "".join(f"  electrons  {line}\n" for line in engine.assumptions(problem.structure))
-    observer.say(
-        f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
-        f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
-        f"  model      {config.model}{head}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
-        f"{config.sampler.steps} steps of each after a label\n"
-        f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
-        f"  preset     {_preset(problem)}\n"
-        f"  reference  {engine.description}\n{electrons}"
-        f"  threshold  {threshold} with {config.confidence:.0%} confidence; "
-        f"at most {config.max_labels} labels{spacing}{validation}"
-    )
-    if config.triggers:
-        _say_thresholds(problem, observer)
-    symbols = {chemical_symbols[z] for z in problem.structure.numbers}
-    level = levels.remark(problem.potential.origin, config.engine.level, symbols)
-    if level is not None:
-        observer.say(f"  level      {level}")
-    for word, text in problem.motion.remarks:
-        observer.say(f"  {word:<10} {text}")
-    if not architectures.of(problem.potential.config).conservative(problem.potential.config):
-        observer.say(
-            "  warning    the model's forces are not the gradient of its energy: energies of a trajectory drift"
-        )
-    if dynamics.unused:
-        observer.say(f"  warning    not used in these dynamics: {', '.join(dynamics.unused)}")
-    warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
-    if warning is not None:
-        observer.say(f"  warning    {warning}")
-
-
-def _say_thresholds(problem: Problem, observer: RunObserver) -> None:
-    for number, line in enumerate(thresholds.table(problem)):
-        observer.say(f"  {'triggers' if number == 0 else '':<10} {line}")
-
-
-def _preset(problem: Problem) -> str:
-    """Whose preset it is, what is taken from it, and what is not."""
-    prior, sampler = problem.config.prior, problem.config.sampler
-    used = {"prior.scale": prior.scale} | {f"sampler.{key}": value for key, value in sampler.model_dump().items()}
-    return presets.of(problem.potential).line(used)
-
-
-def _conditions(problem: Problem) -> str:
-    """Text with the temperatures and, in npt, the pressures of the run."""
-    config = problem.config
-    if config.dynamics.ensemble == "nve":
-        if problem.motion.momenta is not None:
-            return ""
-        return f" from {config.dynamics.initial_temperature_k:g} K"
-    held = config.dynamics.conditions()
-
-    def values(pairs: np.ndarray, unit: str) -> str:
-        kept = pairs[held.begin_fs < config.dynamics.duration_ps * 1000.0].ravel()
-        steps = [x for i, x in enumerate(kept) if i == 0 or x != kept[i - 1]]
-        return f"{', '.join(f'{x:g}' for x in steps)} {unit}"
-
-    pressure = f", {values(held.pressure_gpa, 'GPa')}" if config.dynamics.ensemble == "npt" else ""
-    free = config.dynamics.barostat.free
-    if pressure and len(free) < 3:
-        pressure += f" on {', '.join(free)} alone (of the whole cell, with any vacuum in it)"
-    return f" at {values(held.temperature_k, 'K')}{pressure}"

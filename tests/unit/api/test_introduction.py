@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bayes_mlff.api import runner
+from bayes_mlff.api import introduction
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.origin import Origin
 from bayes_mlff.otf import config, problem, systems
@@ -22,7 +22,7 @@ def introduce():
         made = problem.prepare(parsed, start, registry.replace(potential, origin=Origin(origin)))
         engine = SimpleNamespace(description="engine", assumptions=lambda structure: ())
         said = []
-        runner._introduce(made, engine, SimpleNamespace(say=said.append))
+        introduction.introduce(made, engine, SimpleNamespace(say=said.append))
         return {line.split()[0]: line for text in said for line in text.splitlines()}
 
     return lines
