@@ -35,7 +35,7 @@ def test_triggers_are_said_with_what_they_mean_for_the_structure(introduce):
     said = introduce(triggers=[near, each])
     head = "triggers trigger total energy per atom force on an atom per component σ at the start watches"
     assert " ".join(said["triggers"].split()) == head
-    assert said["energy"].split("  ")[-1] == "all atoms together" and "2.41 meV" in said["energy"]
+    assert said["energy"].endswith(" all atoms together") and "2.41 meV" in said["energy"]
     assert "3 kcal/mol/Å" in said["hydroxyl"] and "1.73 kcal/mol/Å" in said["hydroxyl"]
     assert said["hydroxyl"].endswith("2 of 9 atoms now: O 2, H 3") and "hydroxyl (0.9)" in said["hydroxyl"]
     assert "0.415 kcal/mol  2 meV" in said["energy_per_atom"]
