@@ -14,7 +14,7 @@ MODEL: Final = tiny_nequip((1, 6, 8), energy_shifts=(-1.0, -2.0, -3.0))
 CONFIG: Final[Mapping[str, Any]] = {
     "structure": "ethanol",
     "model": "model.safetensors",
-    "threshold": "0.14 eV",
+    "threshold": "0.2 eV",
     "seed": 1,
     "validation_frames": 2,
     "calibration": {"a": 30.0, "b": 30.0},
