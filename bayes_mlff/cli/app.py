@@ -16,11 +16,12 @@ from bayes_mlff.cli.analyse import analyse
 from bayes_mlff.cli.export import export
 from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.cli.models import models
-from bayes_mlff.cli.produce import produce, resume_production
+from bayes_mlff.cli.produce import produce, refuse_production, resume_production, show, state_of
 from bayes_mlff.core import durations
 from bayes_mlff.core.command_line import make_console, override, run_app, write_new
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import systems
+from bayes_mlff.runs import replica_folders
 
 if TYPE_CHECKING:
     from bayes_mlff.api.console import ConsoleObserver
@@ -162,7 +163,6 @@ def resume(path: RunPath, wall_time: WallTime = None) -> None:
     """
     from bayes_mlff.api import runner
     from bayes_mlff.otf import config as configuration
-    from bayes_mlff.runs import replica_folders
     from bayes_mlff.runs.interruption import process_age_s
 
     limit_s = _seconds(wall_time)
@@ -180,10 +180,19 @@ def status(
     path: RunPath,
     as_json: Annotated[bool, typer.Option("--json", help="For programs: numbers in eV, fs, K, GPa and s.")] = False,
 ) -> None:
-    """Say what state a run is in, how far it is, how long it may still take, and how good it is so far."""
+    """Say what state a run is in, how far it is, how long it may still take, and how good it is so far.
+
+    Of a production it prints the summary, or how far it is.
+    """
     from bayes_mlff.report import run_log
     from bayes_mlff.report import status as screen
 
+    if replica_folders.of(path) is not None:
+        if as_json:
+            sys.stdout.write(json.dumps(state_of(path), indent=2) + "\n")
+        else:
+            show(path)
+        return
     run = run_log.read(path)
     if as_json:
         sys.stdout.write(json.dumps(screen.facts(path, run), indent=2) + "\n")
@@ -197,6 +206,7 @@ def report(path: RunPath) -> None:
     """Write report.html, with figures and tables, into the directory of a run."""
     from bayes_mlff.api import runner
 
+    refuse_production(path, "report")
     make_console().print(str(runner.report(path)))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bayes_mlff.cli.produce import refuse_production
 from bayes_mlff.core.command_line import make_console
 from bayes_mlff.core.errors import ConfigError
 
@@ -54,6 +55,7 @@ def export(
         raise ConfigError("output", got, "a new or an empty folder, once")
     target = folder or output
     assert target is not None
+    refuse_production(path, "export")
     if to is not None:
         for option, value in (("--what", what), ("--template", template), ("--trust", trust)):
             if value:

@@ -1,5 +1,6 @@
 """The command `bayes-mlff produce`: dynamics with a trained ensemble, without a reference method."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,8 @@ import typer
 
 from bayes_mlff.core import durations, settings
 from bayes_mlff.core.command_line import make_console, override, put
-from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.errors import ConfigError, RunDirectoryError
+from bayes_mlff.runs import replica_folders
 
 
 def produce(
@@ -96,6 +98,48 @@ def resume_production(path: Path, limit_s: float | None) -> None:
     start_jax(saved.sample_count(path / "start" / "ensemble.safetensors"))
     with ConsoleObserver(make_console()) as observer:
         producer.resume(path, observer=observer, wall_time_s=limit_s, spent_s=process_age_s())
+
+
+def state_of(path: Path) -> dict[str, Any]:
+    """What a production has found, or how far it is, as numbers.
+
+    Raises:
+      RunDirectoryError: if a file cannot be read.
+    """
+    from bayes_mlff.report.run_events import read_events
+
+    try:
+        return json.loads((path / "summary.json").read_bytes())
+    except FileNotFoundError:
+        chunks = [event for event in read_events(path / "events.jsonl") if event["event"] == "chunk"]
+        last = chunks[-1] if chunks else {}
+        return {"finished": False, "part": last.get("part"), "step": last.get("step", 0)}
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path / 'summary.json'}: not readable ({error})") from error
+
+
+def show(path: Path) -> None:
+    """Print the summary of a production, or how far it is."""
+    console, found = make_console(), state_of(path)
+    if "parts" in found:
+        console.print((path / "summary.txt").read_text(encoding="utf-8").rstrip())
+        return
+    console.print(
+        f"  not ended: step {found['step']} of the {found['part'] or 'first part'}; 'resume {path}' continues it"
+    )
+
+
+def refuse_production(path: Path, command: str) -> None:
+    """Refuse a production where a run is needed.
+
+    Raises:
+      RunDirectoryError: saying where its results are.
+    """
+    if replica_folders.of(path) is not None:
+        raise RunDirectoryError(
+            f"{path}: a production; allowed: for {command}, the directory of a run (results of a production are in its "
+            "summary.txt, and 'analyse' reads its trajectories)"
+        )
 
 
 def _temperatures(text: str) -> list[float]:

@@ -196,7 +196,7 @@ def _here(settings: TriggerSettings, material: Material, structure: Structure) -
     own = np.array(material.numbers or (), np.int64)
     copies, rest = divmod(len(structure.numbers), max(len(own), 1))
     if not len(own) or rest or not np.array_equal(np.tile(own, copies), structure.numbers):
-        raise ConfigError("indices", settings.name, "copies of the structure of the run, whose atoms it numbers")
+        raise ConfigError("structure", settings.name, "copies of the structure of the run, whose atoms it numbers")
 
     def everywhere(indices: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(copy * len(own) + i for copy in range(copies) for i in indices)

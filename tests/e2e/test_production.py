@@ -198,6 +198,10 @@ def whole_child(command, lab, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("child")
     outcome = in_child(folder, lab, *command)
     assert outcome.code == 0 and "ns/day" in outcome.output and "results in run" in outcome.output, outcome.output
+    shown = in_child(folder, lab, "status", "run")
+    assert shown.output.rstrip() == (folder / "run" / "summary.txt").read_text().rstrip()
+    refused = in_child(folder, lab, "report", "run")
+    assert refused.code == 2 and "for report, the directory of a run" in refused.output
     return folder / "run"
 
 
@@ -209,6 +213,7 @@ def test_a_killed_process_goes_on_with_the_same_bits(whole_child, command, lab, 
     assert outcome.code == (75 if fault.startswith("SIGINT") else -9), outcome.output
     if fault.startswith("SIGINT"):
         assert "interrupted by SIGINT at step" in outcome.output and "bayes-mlff resume run" in outcome.output
+    assert "'resume run' continues it" in in_child(tmp_path, lab, "status", "run").output
     again = in_child(tmp_path, lab, "resume", "run")
     assert again.code == 0, again.output
     same, expected = contents(tmp_path / "run"), contents(whole_child)
