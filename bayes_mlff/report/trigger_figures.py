@@ -44,8 +44,8 @@ def labels_of(run: RunData, settings: TriggerSettings, n_atoms: int) -> TriggerL
         half = threshold * reading.value / reading.limit
         asked, audit = settings.name in record.asked, record.reason == "audit"
         rows.append((record.time_fs, abs(error), half, asked, audit, threshold))
-    columns = [np.array(column) for column in zip(*rows, strict=True)] or [np.zeros(0)] * 6
-    return TriggerLabels(*columns[:3], *(column.astype(bool) for column in columns[3:5]), columns[5])
+    time_fs, error, half_width, asked, audit, threshold = np.array(rows, np.float64).reshape(-1, 6).T
+    return TriggerLabels(time_fs, error, half_width, asked.astype(bool), audit.astype(bool), threshold)
 
 
 def _panel(run: RunData, settings: TriggerSettings) -> Panel:
