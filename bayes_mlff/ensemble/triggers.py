@@ -74,7 +74,7 @@ class Trigger:
 
     def at(self, step: jax.Array | int) -> "Trigger":
         """The trigger in a step of a chunk, from 0: limits may have a further last axis [length], one for each step."""
-        if isinstance(self.limit, float) or np.ndim(self.limit) == 0:
+        if isinstance(self.limit, float | int) or np.ndim(self.limit) == 0:
             return self
         return Trigger(self.statistic, self.limit[step], None if self.wider is None else self.wider[step])
 
