@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bayes_mlff.data.structure import Structure, from_ase, to_ase
     from bayes_mlff.engines.registry import make_engine
     from bayes_mlff.ensemble.calculator import EnsembleCalculator
-    from bayes_mlff.ensemble.calibration import Calibration
+    from bayes_mlff.ensemble.error_law import ErrorLaw
     from bayes_mlff.ensemble.predictive import Predictive, combine
     from bayes_mlff.ensemble.triggers import on_energy
     from bayes_mlff.finetune.config import FinetuneConfig
@@ -51,8 +51,8 @@ __all__ = [
     "KCAL_MOL_PER_EV",
     "MACE",
     "BayesMlffError",
-    "Calibration",
     "EnsembleCalculator",
+    "ErrorLaw",
     "FineTuned",
     "FinetuneConfig",
     "GaussianPrior",
@@ -105,8 +105,8 @@ __getattr__ = lazily(
     __name__,
     {
         "BayesMlffError": "bayes_mlff.core.errors",
-        "Calibration": "bayes_mlff.ensemble.calibration",
         "EnsembleCalculator": "bayes_mlff.ensemble.calculator",
+        "ErrorLaw": "bayes_mlff.ensemble.error_law",
         "FineTuned": "bayes_mlff.api.door",
         "FinetuneConfig": "bayes_mlff.finetune.config",
         "GaussianPrior": "bayes_mlff.posterior.prior",
