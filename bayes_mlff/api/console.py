@@ -1,19 +1,16 @@
 """Terminal output of a run: one line for every label, and a live line for the dynamics."""
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
-from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
+from bayes_mlff.api.heartbeat import EVERY_S
+from bayes_mlff.api.live_line import LiveLine
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.readings import ENERGY, SHOWN, Reading
 from bayes_mlff.otf.config import RunConfig
 
 
-class ConsoleObserver:
+class ConsoleObserver(LiveLine):
     """Prints labels, updates and the present work; a context manager.
 
     On a terminal a live line shows the present work; elsewhere a line is printed if nothing else was printed for a
@@ -26,41 +23,10 @@ class ConsoleObserver:
     """
 
     def __init__(self, console: Console, config: RunConfig, *, every_s: float = EVERY_S):
-        self._console, self._config = console, config
+        super().__init__(console, every_s=every_s)
+        self._config = config
         self._units = {ENERGY: SHOWN["eV"]} | {trigger.name: trigger.shown_unit for trigger in config.triggers}
-        self._heartbeat = Heartbeat(self._beat, every_s=every_s)
-        self._line: Text | None = None  # live line of the dynamics
         self._updates = 0
-        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        self._heartbeat.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._heartbeat.__exit__(kind, error, trace)
-        self._line = Text("")
-        self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self._heartbeat.spoke()
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def working(self, what: str) -> None:
-        """Show the present work and its duration so far on the live line."""
-        self._heartbeat.doing(what)
-        self._line = None
-
-    def _beat(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self.say(text)
-
-    def _shown(self) -> Text:
-        return Text(self._heartbeat.text()) if self._line is None else self._line
 
     def chunk(self, *, step: int, steps: int, seconds: float, readings: tuple[Reading, ...]) -> None:
         """Show simulated time, speed and the triggers' statistics with their limits."""

@@ -1,21 +1,20 @@
 """Terminal output of a production: its lines, and a live line with speed and uncertainty."""
 
 import math
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
-from bayes_mlff.api.heartbeat import EVERY_S, Heartbeat
+from bayes_mlff.api.heartbeat import EVERY_S
+from bayes_mlff.api.live_line import LiveLine
 from bayes_mlff.production.state import Progress
 
 NS_PER_DAY: Final = 86400.0 * 1e-6
 """ns/day of one fs/s."""
 
 
-class ConsoleObserver:
+class ConsoleObserver(LiveLine):
     """Prints lines of text and the progress; a context manager.
 
     Args:
@@ -24,33 +23,8 @@ class ConsoleObserver:
     """
 
     def __init__(self, console: Console, *, every_s: float = EVERY_S):
-        self._console = console
-        self._heartbeat = Heartbeat(self._beat, every_s=every_s)
-        self._line: Text | None = None
+        super().__init__(console, every_s=every_s)
         self._part, self._told = "", -math.inf
-        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        self._heartbeat.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._heartbeat.__exit__(kind, error, trace)
-        self._line = Text("")
-        self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self._heartbeat.spoke()
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-    def working(self, what: str) -> None:
-        """Show the present work and its duration so far."""
-        self._heartbeat.doing(what)
-        self._line = None
 
     def progress(self, now: Progress) -> None:
         """Show time, speed and the share of time above a limit; without a terminal one line for each tenth."""
@@ -63,13 +37,6 @@ class ConsoleObserver:
             self.say(line)
             self._told = now.time_ps
         self._part = now.part
-
-    def _beat(self, text: str) -> None:
-        if not self._console.is_terminal:
-            self.say(text)
-
-    def _shown(self) -> Text:
-        return Text(self._heartbeat.text()) if self._line is None else self._line
 
 
 def described(now: Progress, *, measured: bool) -> str:
