@@ -9,7 +9,9 @@ from ase.geometry import minkowski_reduce
 from bayes_mlff.analysis import images
 
 _METALS: Final = (*range(21, 31), *range(39, 49), *range(72, 81))
-_ANIONS: Final = (7, 8, 9, 16, 17, 34, 35, 52, 53)
+ANIONS: Final = (7, 8, 9, 15, 16, 17, 34, 35, 52, 53)
+"""Atomic numbers of elements that are anions in most crystals that contain them."""
+
 _GAP: Final = 1.25
 """Least ratio of the seventh distance to the sixth: 2.2 in a cubic perovskite, 1 around its A atoms."""
 
@@ -109,7 +111,7 @@ def octahedra(numbers: np.ndarray, time_fs: np.ndarray, positions: np.ndarray, c
     _, change = minkowski_reduce(cells[0])
     first_cell = change @ cells[0]
     scaled = positions[0] @ np.linalg.inv(first_cell)
-    anions = np.flatnonzero(np.isin(numbers, _ANIONS))
+    anions = np.flatnonzero(np.isin(numbers, ANIONS))
     metals, bonded, start = [], [], []
     for element in np.intersect1d(numbers, _METALS):
         of_element = np.flatnonzero(numbers == element)

@@ -4,9 +4,10 @@ from typing import Final
 
 import matplotlib
 import numpy as np
+from ase.data import atomic_numbers
 from matplotlib.figure import Figure
 
-from bayes_mlff.analysis import averages, hopping, options
+from bayes_mlff.analysis import averages, bonds, hopping, options
 from bayes_mlff.analysis.finding import Finding
 from bayes_mlff.analysis.hopping import Hopping
 from bayes_mlff.analysis.options import Options
@@ -14,7 +15,6 @@ from bayes_mlff.analysis.replica import Replica
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.plots import BLUE, GREY, ORANGE, RED, STYLE, png
 
-_ANIONS: Final = ("N", "O", "F", "P", "S", "Cl", "Se", "Br", "Te", "I")
 _MOST_TRACES: Final = 12
 
 
@@ -34,8 +34,9 @@ def species(first: Replica, chosen: Options) -> tuple[str, tuple[str, ...], str]
     hosts = chosen.hosts
     if hosts is None:
         others = tuple(e for e in first.elements() if e != mobile)
-        hosts = tuple(e for e in others if e in _ANIONS) or others
-        said += "; hosts: its anions (--hosts)" if set(hosts) & set(_ANIONS) else "; hosts: all others (--hosts)"
+        anions = tuple(e for e in others if atomic_numbers[e] in bonds.ANIONS)
+        hosts = anions or others
+        said += "; hosts: its anions (--hosts)" if anions else "; hosts: all others (--hosts)"
     if mobile in hosts:
         raise ConfigError("--hosts", list(hosts), f"elements other than the mobile {mobile}")
     count = sum(len(first.of(host, "--hosts")) for host in hosts)
