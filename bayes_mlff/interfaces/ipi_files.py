@@ -115,7 +115,7 @@ def evaluate(calculator: EnsembleCalculator, frames: list[ase.Atoms]) -> list[An
         for i, (atoms, placement) in enumerate(zip(frames, placements, strict=True)):
             (folder / f"{i}.xyz").write_text(init_xyz(atoms, placement), encoding="utf-8")
         _serve(folder, frames, calculator)
-        found = np.load(folder / "answers.npz")
+        found = np.load(folder / "answers.npz", allow_pickle=False)
     answers = []
     for atoms, placement, *values in zip(
         frames, placements, *(found[k] for k in ("energy", "forces", "virial")), strict=True

@@ -53,7 +53,7 @@ def files(example: Example) -> dict[str, str]:
     placement, elements = place(example.atoms), [chemical_symbols[number] for number, _ in _types(example.atoms)]
     return {
         "start.data": data_file(example.atoms, placement, example.velocities),
-        "system.in": system(placement),
+        "system.in": definition(placement),
         "dynamics.in": DYNAMICS.format(
             timestep=1e-3 * example.timestep_fs, elements=" ".join(elements), steps=example.steps
         ),
@@ -61,7 +61,7 @@ def files(example: Example) -> dict[str, str]:
     }
 
 
-def system(placement: Placement) -> str:
+def definition(placement: Placement) -> str:
     """Commands that read `start.data`."""
     boundary = " ".join("p" if periodic else "s" for periodic in placement.pbc)
     return (
@@ -109,7 +109,7 @@ def _evaluate(calculator: EnsembleCalculator, atoms: ase.Atoms) -> Answer:
         with TemporaryDirectory() as folder:
             data = Path(folder) / "start.data"
             data.write_text(data_file(atoms, placement), encoding="utf-8")
-            lmp.commands_string(system(placement).replace("start.data", str(data)))
+            lmp.commands_string(definition(placement).replace("start.data", str(data)))
         elements = [chemical_symbols[number] for number, _ in _types(atoms)]
         fix = EnsembleFix(lmp, calculator, elements, info=atoms.info)
         fix.command(

@@ -29,6 +29,7 @@ def finished_run(tmp_path_factory, tiny_problem):
     raw = tiny_problem.config.model_dump(mode="json")
     raw["dynamics"] |= {"duration_ps": 0.01, "trajectory_every": 1}
     raw["validation_frames"] = 2
+    raw["threshold"] = "0.01 eV"  # so that there are frames without a label
     runner.run(config.parse(raw), path, base=path.parent, observer=Silent())
     return path
 

@@ -23,7 +23,7 @@ def open_lammps(tmp_path):
         lmp, placement = start(*QUIET), place(atoms)
         opened.append(lmp)
         (tmp_path / "start.data").write_text(lammps_files.data_file(atoms, placement))
-        lmp.commands_string(lammps_files.system(placement).replace("start.data", str(tmp_path / "start.data")))
+        lmp.commands_string(lammps_files.definition(placement).replace("start.data", str(tmp_path / "start.data")))
         return lmp
 
     yield make

@@ -23,7 +23,7 @@ from bayes_mlff.otf import config, problem, systems
 from bayes_mlff.posterior import training_set
 from bayes_mlff.posterior.settings import ParallelChains, PriorSettings
 from bayes_mlff.posterior.transfer import around_prior_mean, prior_mean
-from bayes_mlff.report.export import export
+from bayes_mlff.report.export import export, of_run
 from bayes_mlff.testing import structures
 from bayes_mlff.testing.model_battery import Model, ModelBattery, padded_graph
 from tests.support.bad_weights import TINY
@@ -205,13 +205,13 @@ def test_weights_that_no_other_program_reads_are_not_exported_to_it(name, tmp_pa
     with pytest.raises(
         ConfigError, match=f"--what: got 'model'; allowed: ensemble or chains with {name}: .* of mace alone"
     ):
-        export(tmp_path / "run", made, tmp_path / "out", template=tmp_path / "a.model", trust=True)
+        export(of_run(tmp_path / "run", made), tmp_path / "out", template=tmp_path / "a.model", trust=True)
     assert not (tmp_path / "out").exists()
 
 
 def test_trust_without_a_template_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--trust: got True; allowed: this option with --template"):
-        export(tmp_path / "run", registry.initialize(PAIR, 0), tmp_path / "out", trust=True)
+        export(of_run(tmp_path / "run", registry.initialize(PAIR, 0)), tmp_path / "out", trust=True)
 
 
 def test_configurations_are_values():
