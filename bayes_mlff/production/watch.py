@@ -64,6 +64,9 @@ def watch(material: Material, config: ProductionConfig, structure: Structure) ->
         said = "none: one sample of the weights has no σ, so that nothing is watched but the guards"
         return _of([_Found(Trigger(ENERGY_SIGMA, np.nan), np.nan)], config, None, [("watched", said)])
     threshold_ev, remarks = threshold(material, config, len(structure.numbers))
+    run = material.run
+    if run is not None and config.threshold is None and run.threshold_temperature_k is not None:
+        remarks.append(("threshold", _as_stated(run.threshold_temperature_k)))
     found, more = _energy(material, config, structure, threshold_ev)
     further, others = _further(material, config, structure)
     return _of([found, *further], config, threshold_ev, [*remarks, *more, *others])
@@ -109,6 +112,10 @@ def threshold(material: Material, config: ProductionConfig, n_atoms: int) -> tup
         "kcal/mol); 'threshold' sets another"
     )
     return total, [("threshold", said)]
+
+
+def _as_stated(kelvin: float) -> str:
+    return f"in the run it grew with the temperature; here it is the one at {kelvin:g} K throughout"
 
 
 def sigma_floor_ev(material: Material, n_atoms: int) -> float:
@@ -178,6 +185,8 @@ def _further(
         if law.floor > 0.0:
             law = law._replace(floor=criterion.prior.floor)
         found.append(_Found(criterion.trigger(law), float(criterion.limit(criterion.prior))))
+        if settings.threshold_temperature_k is not None:
+            remarks.append((topic, f"its threshold: {_as_stated(settings.threshold_temperature_k)}"))
     return found, remarks
 
 

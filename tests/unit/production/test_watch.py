@@ -78,6 +78,24 @@ def test_atoms_of_copies_are_watched_like_those_of_the_run():
     assert "directory of the run" in dict(watched(alone).remarks)["trigger oxygen"]
 
 
+def test_thresholds_that_grew_with_the_temperature_are_said_to_stay():
+    ramp = [{"duration_ps": 1.0, "temperature_k": 300.0, "end_temperature_k": 600.0}]
+    growing = FORCE | {"threshold_temperature_k": 500.0}
+    made = material(triggers=[growing])
+    raw = {
+        "structure": "ethanol",
+        "threshold": "0.5 kcal/mol",
+        "threshold_temperature_k": 300.0,
+        "triggers": [growing],
+        "dynamics": {"duration_ps": 1.0, "schedule": ramp},
+    }
+    made = made._replace(run=run_configuration.parse(raw))
+    said = [text for _, text in watched(made).remarks]
+    assert sum("the one at 300 K throughout" in text for text in said) == 1
+    assert sum("its threshold: in the run it grew" in text and "500 K" in text for text in said) == 1
+    assert not any("300 K" in text for _, text in watched(made, threshold="1 kcal/mol").remarks)
+
+
 def test_ensembles_without_a_calibration_by_a_run():
     plain = watched(material(online=None))
     assert not plain.known and plain.highest == (np.inf,) and "states none" in dict(plain.remarks)["threshold"]
