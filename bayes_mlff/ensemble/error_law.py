@@ -38,7 +38,7 @@ _BISECTIONS: Final = 64
 class ErrorLaw(NamedTuple):
     """Prior and sufficient statistics of the law of errors; the last axis of arrays is that of the ratios."""
 
-    each: Calibration  # for each ratio: s [..., g], n [..., 1] or a number
+    each: Calibration  # for each ratio: s [..., g], n [..., 1]
     log_weight: np.ndarray  # [..., g] logarithms of the probabilities of the ratios; their sum is 1
     floor: float = 0.0  # constant part of σ, in its unit; 0: none, and a single ratio
 
@@ -191,7 +191,7 @@ def critical_sigma(law: ErrorLaw, threshold: ArrayLike, *, confidence: float = 0
     )
     if law.ratios.size == 1:
         return _scalar(np.asarray(limits)[..., 0])
-    at_floor = np.asarray(interval(law, law.floor, confidence=confidence, dof=dof))
+    always = np.asarray(exceedance_probability(law, law.floor, threshold, dof=dof)) > 1.0 - confidence
     # For each ratio alone the limit is known, and that of the mixture lies between these.
     spread2 = np.maximum(np.square(limits) - law.floor**2, 0.0) / np.square(law.ratios)
     alone = np.sqrt(spread2 + law.floor**2)
@@ -200,7 +200,10 @@ def critical_sigma(law: ErrorLaw, threshold: ArrayLike, *, confidence: float = 0
         middle = 0.5 * (low + high)
         asks = exceedance_probability(law, middle, threshold, dof=dof) > 1.0 - confidence
         low, high = np.where(asks, low, middle), np.where(asks, middle, high)
-    return _scalar(np.where(at_floor >= threshold, law.floor * threshold / at_floor, low))
+    if not always.any():
+        return _scalar(low)
+    at_floor = interval(law, law.floor, confidence=confidence, dof=dof)
+    return _scalar(np.where(always, law.floor * threshold / at_floor, low))
 
 
 def normal_score(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0) -> Real:

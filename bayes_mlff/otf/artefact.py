@@ -57,7 +57,7 @@ def trained(
         sample.weights,
         per_atom,
         SigmaFactors(),
-        config.likelihood.energy_sigma_fraction * config.threshold_ev(len(numbers)),
+        config.energy_sigma_ev(len(numbers)),
         config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL,
         settings.dump(config),
         atomic_energies.independent(counts[None]),

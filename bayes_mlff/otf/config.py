@@ -258,6 +258,10 @@ class RunConfig(Section):
         """True if the labels of periodic structures come with a stress."""
         return self.engine.gives_stress
 
+    def energy_sigma_ev(self, n_atoms: int) -> float:
+        """Constant σ of the total energy of a structure of n atoms in the likelihood, eV."""
+        return self.likelihood.energy_sigma_fraction * self.threshold_ev(n_atoms)
+
     def threshold_ev(self, n_atoms: int) -> float:
         """Threshold of the total energy of a structure of n atoms, eV."""
         return units.parse_energy(self.threshold, n_atoms=n_atoms, key="threshold")

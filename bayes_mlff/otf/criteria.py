@@ -11,7 +11,7 @@ from bayes_mlff.md import schedule
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
-from bayes_mlff.otf.trigger_settings import CalibrationConfig, TriggerSettings
+from bayes_mlff.otf.trigger_settings import TriggerSettings
 
 
 def criteria(problem: Problem, step: int | np.ndarray | None = None) -> tuple[Criterion, ...]:
@@ -22,7 +22,7 @@ def criteria(problem: Problem, step: int | np.ndarray | None = None) -> tuple[Cr
       step: step of the run whose thresholds they have, or [length] steps; None: thresholds as they are stated.
     """
     config = problem.config
-    prior, decay = _prior(config.calibration, problem.energy_sigma_ev)
+    prior, decay = prior_of(config, None, len(problem.structure.numbers), problem.energy_sigma_ev)
     energy = Criterion(ENERGY_SIGMA, threshold_ev(problem, step), config.confidence, prior, decay)
     found, n = [energy], len(problem.structure.numbers)
     for statistic, settings in zip(problem.further, config.triggers, strict=True):
@@ -59,14 +59,27 @@ def listed(
       statistic: of the trigger.
       settings: of the trigger.
     """
-    floor = energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
-    prior, decay = _prior(settings.calibration or config.calibration, floor)
+    prior, decay = prior_of(config, settings, n_atoms, energy_sigma_ev)
     threshold, confidence = settings.threshold_of(n_atoms), settings.confidence or config.confidence
     return Criterion(statistic, threshold, confidence, prior, decay)
 
 
-def _prior(config: CalibrationConfig, floor: float) -> tuple[ErrorLaw, float]:
-    return error_law.init(config.a, config.b, floor=floor), config.decay
+def prior_of(
+    config: RunConfig, settings: TriggerSettings | None, n_atoms: int, energy_sigma_ev: float
+) -> tuple[ErrorLaw, float]:
+    """Law of errors before the first label, and its decay, of a listed trigger; None: of that on the total energy.
+
+    Args:
+      config: of the run.
+      settings: of the trigger.
+      n_atoms: of the structure.
+      energy_sigma_ev: constant σ of its total energy in the likelihood, eV.
+    """
+    own = config.calibration if settings is None else settings.calibration or config.calibration
+    floor = energy_sigma_ev
+    if settings is not None:
+        floor = energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
+    return error_law.init(own.a, own.b, floor=floor), own.decay
 
 
 def priors(problem: Problem) -> dict[str, ErrorLaw]:

@@ -151,7 +151,7 @@ def prepare(
 
     config = stated(config, potential)
     threshold = config.threshold_ev(len(structure.numbers))
-    energy_sigma = config.likelihood.energy_sigma_fraction * threshold
+    energy_sigma = config.energy_sigma_ev(len(structure.numbers))
     further = regions.checked(config.triggers, structure, energy_sigma, config.lowest_growth)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))

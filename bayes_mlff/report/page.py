@@ -17,6 +17,7 @@ from bayes_mlff.engines import moments
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.ranking import Ranking, ranking, sentence
+from bayes_mlff.otf.criteria import prior_of
 from bayes_mlff.otf.trigger_settings import stated
 from bayes_mlff.report import (
     crystal_figures,
@@ -153,15 +154,16 @@ def _label_series(run: RunData, threshold_ev: float) -> tuple[LabelSeries, Error
     error = run_data.errors(known)
     sigma = np.array([r.predicted_energy_sigma for r in known], np.float64)
     stored = np.array([_limit(r) for r in known], np.float64)
-    prior, confidence = run.config.calibration, run.config.confidence
+    n_atoms, confidence = len(run.records[0].structure.numbers) if run.records else 1, run.config.confidence
+    prior, decay = prior_of(run.config, None, n_atoms, run.config.energy_sigma_ev(n_atoms))
     stated_k = run.config.threshold_temperature_k
     threshold = threshold_ev * run.log.growth(np.array([r.step for r in known], np.float64), stated_k)
     audit = [r.reason == "audit" for r in known]
     again = replay(
-        error_law.init(prior.a, prior.b, floor=run.config.likelihood.energy_sigma_fraction * threshold_ev),
+        prior,
         [Met(*each) for each in zip(error.tolist(), sigma, stored, threshold, audit, strict=True)],
         confidence=confidence,
-        decay=prior.decay,
+        decay=decay,
         false_alarm=run.config.audits.false_alarm,
     )
     series = LabelSeries(

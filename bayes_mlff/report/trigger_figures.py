@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_log, png
 from bayes_mlff.data import readings
-from bayes_mlff.ensemble import error_law, statistics
+from bayes_mlff.ensemble import statistics
+from bayes_mlff.otf.criteria import prior_of
 from bayes_mlff.otf.trigger_settings import TriggerSettings, stated
 from bayes_mlff.report.figures import Panel, band, label_ticks
 from bayes_mlff.report.replay import Met, replay
@@ -34,10 +35,8 @@ def panels(run: RunData) -> list[Panel]:
 def labels_of(run: RunData, settings: TriggerSettings, n_atoms: int) -> TriggerLabels:
     """Errors of the quantity that a trigger watches, at the labels that were predicted."""
     found = [(r, reading) for r in run.records if (reading := readings.find(r.readings, settings.name)) is not None]
-    prior, config = settings.calibration or run.config.calibration, run.config
-    floor = 0.0
-    if settings.kind == "energy_per_atom":
-        floor = config.likelihood.energy_sigma_fraction * config.threshold_ev(n_atoms) / n_atoms
+    config = run.config
+    prior, decay = prior_of(config, settings, n_atoms, config.energy_sigma_ev(n_atoms))
     steps = np.array([record.step for record, _ in found], np.float64)
     threshold = settings.threshold_of(n_atoms) * run.log.growth(steps, settings.threshold_temperature_k)
     audit = [record.reason == "audit" for record, _ in found]
@@ -46,10 +45,10 @@ def labels_of(run: RunData, settings: TriggerSettings, n_atoms: int) -> TriggerL
         error = (statistics.per_atom_error if reading.atom is None else statistics.force_error)(record, reading)
         met.append(Met(error, reading.value, reading.limit, float(most), audited, reading.dof))
     again = replay(
-        error_law.init(prior.a, prior.b, floor=floor),
+        prior,
         met,
         confidence=settings.confidence or config.confidence,
-        decay=prior.decay,
+        decay=decay,
         false_alarm=config.audits.false_alarm,
     )
     return TriggerLabels(

@@ -35,7 +35,8 @@ def read(path: Path) -> Validation | None:
     """
     if not path.exists():
         return None
-    names = tuple(n for n in Validation._fields if n not in _FORCES or n in array_names(path))
+    present = array_names(path)
+    names = tuple(n for n in Validation._fields if n not in _FORCES or n in present)
     arrays = read_arrays(path, names)
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "fiu" or array.ndim != 1 or array.shape != arrays[0].shape:
