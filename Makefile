@@ -6,13 +6,13 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: ethanol lamno3 check quick
+.PHONY: ethanol lamno3 cazrs3 check quick
 
 ethanol: .venv/installed-run
 	$(BIN)/python -m bayes_mlff.otf --system ethanol
 
-lamno3: .venv/installed-gpaw
-	$(BIN)/python -m bayes_mlff.otf --system lamno3
+lamno3 cazrs3: .venv/installed-gpaw
+	$(BIN)/python -m bayes_mlff.otf --system $@
 
 check: .venv/installed-check
 	$(BIN)/ruff check .

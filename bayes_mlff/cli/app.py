@@ -68,8 +68,9 @@ def system(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="demo (minutes on two cores; the default without an accelerator), large (lamno3 with 40 atoms; the "
-            "default with one) or paper (as published: length, threshold and, for lamno3, mace-mp-0-medium)."
+            help="demo (minutes on two cores; the default without an accelerator), large (lamno3 with 40 atoms, cazrs3 "
+            "with 162; the default with one) or paper (as published: length, threshold and, for lamno3, "
+            "mace-mp-0-medium)."
         ),
     ] = None,
     output: Output = None,
@@ -111,7 +112,7 @@ def check(
     ] = None,
     name: Annotated[str | None, typer.Option("--system", help=f"One of {', '.join(systems.SYSTEMS)}.")] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Profile of the built-in system: demo, large (lamno3) or paper.")
+        str | None, typer.Option(help="Profile of the built-in system: demo, large (crystals) or paper.")
     ] = None,
     label: Annotated[bool, typer.Option(help="Also pay for one reference calculation and time it.")] = False,
     forces: Annotated[

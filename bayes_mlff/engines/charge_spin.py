@@ -39,8 +39,19 @@ class Electrons(NamedTuple):
         silent = [] if self.charge_from else [f"charge {self.charge}"]
         if not self.multiplicity_from:
             silent.append(f"multiplicity {self.multiplicity}, the lowest of {self.count} electrons")
-        said = ", ".join(told)
-        return said + ("; " if told and silent else "") + (f"assumed: {', '.join(silent)}" if silent else "")
+        return _told_and_assumed(told, silent)
+
+    @property
+    def line_without_spin(self) -> str:
+        """The same for a calculator that is told no spin, since nothing states one and it has no keyword for it."""
+        told = [f"charge {self.charge} ({self.charge_from})"] if self.charge_from else []
+        spin = f"spin of {self.count} electrons as the calculator has it without moments, which is paired for most"
+        return _told_and_assumed(told, [*([] if self.charge_from else [f"charge {self.charge}"]), spin])
+
+
+def _told_and_assumed(told: list[str], silent: list[str]) -> str:
+    said = ", ".join(told)
+    return said + ("; " if told and silent else "") + (f"assumed: {', '.join(silent)}" if silent else "")
 
 
 def initial_moments(

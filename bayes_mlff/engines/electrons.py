@@ -235,14 +235,15 @@ def _with_atoms(
     reads: Sequence[str],
 ) -> Told:
     state, n = structure.electronic, len(structure.numbers)
-    reading = {*reads, *(name for part in parts for name in part.dialect.reads)}
+    dialects = [part.dialect for part in parts]
+    reading = {*reads, *(name for dialect in dialects for name in dialect.reads)}
     charges = None if state.charges is None else tuple(float(x) for x in state.charges)
     start, remarks = None if moments is None else tuple(float(x) for x in moments), []
     if "initial" in reading and charges is None and electrons.charge:
         charges = spread(electrons.charge, n)
         remarks.append(f"initial charges: {electrons.charge} shared out over the atoms")
     unpaired = electrons.multiplicity - 1
-    summing = "initial" in reading or any(part.dialect.sums_moments for part in parts)
+    summing = "initial" in reading or any(d.sums_moments for d in dialects)
     if summing and unpaired != round(abs(float(np.sum(start or 0.0)))):
         if start is not None and np.any(start) and electrons.multiplicity_from == "structure":
             allowed = (
@@ -256,18 +257,20 @@ def _with_atoms(
         info["charge"] = electrons.charge
     if "info" in reading or electrons.multiplicity_from:
         info["spin"] = info["multiplicity"] = electrons.multiplicity
-    held = any(part.dialect.holds_moments for part in parts) and electrons.multiplicity_from == "structure"
+    held = any(d.holds_moments for d in dialects) and electrons.multiplicity_from == "structure"
     if state.moments is not None and np.any(state.moments):
         total, largest = float(np.sum(state.moments)), float(np.abs(state.moments).max())
         remarks.append(f"initial moments of the structure: sum {total:g} μB, largest {largest:g} μB")
     start, unused = _usable_moments(start, parts)
-    concerned = reading or any(part.dialect.charge or part.dialect.multiplicity for part in parts)
+    concerned = reading or any(d.charge or d.multiplicity for d in dialects)
     stated = electrons.charge_from or electrons.multiplicity_from
-    lines = ([electrons.line] if concerned or stated else []) + remarks + unused
+    spin_told = electrons.multiplicity_from or reading or any(d.multiplicity or d.sums_moments for d in dialects)
+    line = electrons.line if spin_told else electrons.line_without_spin
+    lines = ([line] if concerned or stated else []) + remarks + unused
     unknown = "arguments" in reads  # their meaning is not known to this program
     settled = Settled(
         electrons.charge if electrons.charge_from or (concerned and not unknown) else None,
-        electrons.multiplicity if electrons.multiplicity_from or (concerned and not unknown) else None,
+        electrons.multiplicity if electrons.multiplicity_from or (spin_told and concerned and not unknown) else None,
     )
     tags = None if state.tags is None else tuple(int(x) for x in state.tags)
     return Told(arguments, start, charges, tags, info, not (summing or held), tuple(lines), settled)

@@ -28,7 +28,7 @@ def of_calculator(path: str, arguments: Arguments) -> Level | None:
 
 def _tight_binding(arguments: Arguments) -> Level:
     # Its methods contain a dispersion correction of their own.
-    return Level(str(arguments.get("method", "GFN2-xTB")), None, dispersion=None)
+    return Level(str(arguments.get("method", "GFN2-xTB")), dispersion=None)
 
 
 def _gpaw(arguments: Arguments) -> Level | None:
@@ -53,5 +53,5 @@ _LEVELS: Final[Mapping[str, Callable[[Arguments], Level | None]]] = {
     "xtb.ase.calculator.XTB": _tight_binding,
     "gpaw.GPAW": _gpaw,
     "ase.calculators.vasp.Vasp": _vasp,
-    "ase.calculators.emt.EMT": lambda arguments: Level("EMT", None, dispersion=None),
+    "ase.calculators.emt.EMT": lambda arguments: Level("EMT", dispersion=None),
 }

@@ -169,7 +169,7 @@ class RunConfig(Section):
     triggers: Triggers = Field(
         default=(),
         description="Further reasons for a label, any of which suffices: a list of sections such as {kind: force, "
-        "name: hydroxyl, threshold: 3 kcal/mol/Å, within: {of: [8], radius_angstrom: 1.5}} or {kind: energy_per_atom, "
+        "name: hydroxyl, threshold: 3 kcal/mol/Å, within: {of: [3], radius_angstrom: 1.5}} or {kind: energy_per_atom, "
         "threshold: 1 meV/atom}; a force is of all atoms or of those in elements, indices, labels or within.",
     )
     max_labels: Count = Field(

@@ -31,8 +31,8 @@ def level(engine):
         ({"name": "gpaw"}, Level("PBE")),
         (PBE_U, Level("PBE", ("Mn",))),
         ({"name": "chgnet"}, MATERIALS_PROJECT),
-        (XTB, Level("GFN2-xTB", None, dispersion=None)),
-        (XTB | {"arguments": {"method": "GFN1-xTB"}, "name": "worker"}, Level("GFN1-xTB", None, dispersion=None)),
+        (XTB, Level("GFN2-xTB", dispersion=None)),
+        (XTB | {"arguments": {"method": "GFN1-xTB"}, "name": "worker"}, Level("GFN1-xTB", dispersion=None)),
         (
             {"name": "worker", "calculator": "gpaw:GPAW", "arguments": {"xc": "PBE", "setups": {"Mn": ":d,4.0,0"}}},
             Level("PBE", ("Mn",)),

@@ -21,7 +21,14 @@ from bayes_mlff.otf import config, systems
 
 @pytest.mark.parametrize(
     ("system", "accelerator", "profile"),
-    [("lamno3", False, "demo"), ("lamno3", True, "large"), ("ethanol", False, "demo"), ("ethanol", True, "demo")],
+    [
+        ("lamno3", False, "demo"),
+        ("lamno3", True, "large"),
+        ("cazrs3", False, "demo"),
+        ("cazrs3", True, "large"),
+        ("ethanol", False, "demo"),
+        ("ethanol", True, "demo"),
+    ],
 )
 def test_an_accelerator_gets_the_large_profile_where_there_is_one(system, accelerator, profile):
     assert systems.default_profile(system, accelerator=accelerator) == profile
@@ -96,3 +103,27 @@ def test_the_cells_of_lamno3_are_those_that_were_measured():
         _, distance = get_distances(manganese, oxygen, cell=crystal.cell, pbc=True)
         bonds = np.sort(distance, axis=1)[:, :6].reshape(-1, 3, 2).mean(axis=(0, 2))
         np.testing.assert_allclose(bonds, [1.907, 1.968, 2.178], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "cell"),
+    [("cazrs3", "HCa4S12Zr4", [6.574, 7.068, 9.638]), ("cazrs3-162", "H2Ca32S96Zr32", [13.148, 14.136, 19.276])],
+)
+def test_every_proton_of_cazrs3_is_bound_to_one_sulphur(name, formula, cell):
+    """The cell of the published run; an S-H bond has 1.34 to 1.45 Å."""
+    crystal = systems.structure(name, base=Path())
+    assert ase.Atoms(crystal.numbers).get_chemical_formula("hill") == formula
+    np.testing.assert_allclose(np.diag(crystal.cell), cell)
+    proton = crystal.numbers == 1
+    _, distance = get_distances(crystal.positions[proton], crystal.positions[~proton], cell=crystal.cell, pbc=True)
+    nearest = np.argsort(distance, axis=1)
+    assert (crystal.numbers[~proton][nearest[:, 0]] == 16).all()
+    assert ((distance.min(axis=1) > 1.34) & (distance.min(axis=1) < 1.45)).all()
+    assert (np.sort(distance, axis=1)[:, 1] > 2.0).all()
+
+
+@pytest.mark.parametrize("name", [name for name in systems.SYSTEMS])
+def test_every_profile_is_a_valid_configuration(name):
+    for profile in systems.SYSTEMS[name]:
+        made = config.parse(systems.settings(name, profile))
+        assert made.structure.file in systems.STRUCTURES and made.n_steps > 0
