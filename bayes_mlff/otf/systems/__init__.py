@@ -29,8 +29,8 @@ DURATIONS = {
 STRUCTURES = ("ethanol", "lamno3", "lamno3-40", "cazrs3", "cazrs3-162")
 """Initial structures accepted in place of a file. LaMnO3 has the Pbnm cell of 20 atoms at room temperature of
 Rodríguez-Carvajal et al. 1998, Phys. Rev. B 57, R3189, or the 2x2x2 pseudo-cubic one of 40 atoms made of it. CaZrS3 is
-Ca4Zr4S12 in the Pbnm cell of the published run with one H beside a sulphur, or 2x2x2 such cells with two H; its atoms lie
-where SevenNet-l3i5 has its minimum in the small cell, with the proton or without."""
+Ca4Zr4S12 in the Pbnm cell of the published run with one H beside a sulphur, or 2x2x2 such cells with two H; its atoms
+lie where SevenNet-l3i5 has its minimum in the small cell, with the proton or without."""
 
 
 def _folder() -> Path:

@@ -122,7 +122,7 @@ def test_every_proton_of_cazrs3_is_bound_to_one_sulphur(name, formula, cell):
     assert (np.sort(distance, axis=1)[:, 1] > 2.0).all()
 
 
-@pytest.mark.parametrize("name", [name for name in systems.SYSTEMS])
+@pytest.mark.parametrize("name", list(systems.SYSTEMS))
 def test_every_profile_is_a_valid_configuration(name):
     for profile in systems.SYSTEMS[name]:
         made = config.parse(systems.settings(name, profile))
