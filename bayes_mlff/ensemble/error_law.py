@@ -30,8 +30,8 @@ RATIOS: Final = np.geomspace(0.125, 32.0, 17)
 _BELL: Final = np.exp(-0.5 * np.square(np.log(RATIOS / 1.5) / np.log(2.0)))
 WEIGHTS: Final = _BELL / np.sum(_BELL)
 """Prior probabilities of `RATIOS`: log-normal around 1.5, a factor of 2 for one standard deviation. In runs of ethanol,
-butanol and LaMnO3 it predicts the errors at labels better than wider ones and than one scale alone, and with it σ grows
-as the errors do at twice the temperature (`benchmarks/README.md`)."""
+butanol and LaMnO3 it predicts the errors at labels better than wider ones do, and with it, not with one scale alone, σ
+grows as the errors do at twice the temperature (`benchmarks/README.md`)."""
 
 _BISECTIONS: Final = 64
 
