@@ -167,26 +167,6 @@ def interval(state: Calibration, sigma: ArrayLike, *, confidence: float = 0.95, 
     return _scalar(_positive("sigma", sigma) * _scale(state) * _quantile(state, confidence, dof))
 
 
-def normal_score(state: Calibration, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0) -> Real:
-    """Absolute error on the scale of a standard normal variable.
-
-    Args:
-      state: calibration before the intervention.
-      error: predicted minus reference total energy, eV, or the norm of a vector.
-      sigma: positive; uncalibrated standard deviation, in the unit of the error.
-      dof: effective number of components of the error.
-
-    Returns:
-      |w| with P(|N(0, 1)| > |w|) = P(|e| > |error|): half-normal if the calibration is right, exact also far out
-      in the tail, where `probability_integral` rounds to 0 or 1; at most 37.
-
-    Raises:
-      ValueError: if sigma or dof is not positive.
-    """
-    distance = np.maximum(np.abs(np.asarray(error, np.float64)), np.finfo(np.float64).tiny)
-    return score_of_tail(exceedance_probability(state, sigma, distance, dof=dof))
-
-
 def score_of_tail(probability: ArrayLike) -> Real:
     """|w| with P(|N(0, 1)| > |w|) equal to a probability, at most 37."""
     return _scalar(-special.ndtri(np.clip(probability, 1e-300, 1.0) / 2.0))

@@ -208,7 +208,21 @@ def critical_sigma(law: ErrorLaw, threshold: ArrayLike, *, confidence: float = 0
 
 
 def normal_score(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0) -> Real:
-    """Absolute error on the scale of a standard normal variable, see `calibration.normal_score`."""
+    """Absolute error on the scale of a standard normal variable.
+
+    Args:
+      law: before the error.
+      error: predicted minus reference total energy, eV, or the norm of a vector.
+      sigma: positive; uncalibrated standard deviation, in the unit of the error.
+      dof: effective number of components of the error.
+
+    Returns:
+      |w| with P(|N(0, 1)| > |w|) = P(|e| > |error|): half-normal if the law is right, exact also far out in the tail,
+      where `probability_integral` rounds to 0 or 1; at most 37.
+
+    Raises:
+      ValueError: if sigma or dof is not positive.
+    """
     distance = np.maximum(np.abs(np.asarray(error, np.float64)), np.finfo(np.float64).tiny)
     return calibration.score_of_tail(exceedance_probability(law, sigma, distance, dof=dof))
 

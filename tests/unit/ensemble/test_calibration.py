@@ -171,8 +171,7 @@ def test_norms_follow_fisher_and_limits_invert_the_tail(state, dof, ratio, confi
     tail = calibration.exceedance_probability(state, limit, 1.0, dof=dof)
     assert tail == pytest.approx(1.0 - confidence, rel=1e-6)
     assert calibration.interval(state, limit, confidence=confidence, dof=dof) == pytest.approx(1.0, rel=1e-12)
-    w = calibration.normal_score(state, 1.0, limit, dof=dof)
-    assert 2 * stats.norm.sf(w) == pytest.approx(1.0 - confidence, rel=1e-6)
+    assert 2 * stats.norm.sf(calibration.score_of_tail(tail)) == pytest.approx(1.0 - confidence, rel=1e-6)
     assert calibration.probability_integral(state, 1.0, limit, dof=dof) == pytest.approx(0.5 + confidence / 2, rel=1e-6)
 
 

@@ -60,7 +60,6 @@ def test_one_ratio_is_the_conjugate_law_to_the_last_bit():
     assert error_law.interval(law, 0.3) == calibration.interval(known, 0.3)
     assert error_law.exceedance_probability(law, 0.3, 0.5) == calibration.exceedance_probability(known, 0.3, 0.5)
     assert error_law.probability_integral(law, -0.2, 0.1) == calibration.probability_integral(known, -0.2, 0.1)
-    assert error_law.normal_score(law, -0.2, 0.1) == calibration.normal_score(known, -0.2, 0.1)
     assert error_law.deviation(law, 0.3) == pytest.approx(0.3 * np.sqrt(calibration.map_factor(known)), rel=1e-15)
     limits = error_law.critical_sigma(law, 0.02, dof=np.linspace(1.0, 3.0, 9))
     np.testing.assert_array_equal(limits, calibration.critical_sigma(known, 0.02, dof=np.linspace(1.0, 3.0, 9)))
