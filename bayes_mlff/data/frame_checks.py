@@ -200,6 +200,11 @@ def no_duplicates(sets: dict[str, Frames]) -> None:
         )
 
 
+def repeated(geometries: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of equal rows of [f, k] coordinates, Å, the later one first."""
+    return {(max(pair), min(pair)) for pair in KDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf)}
+
+
 def _close(geometries: np.ndarray, index: np.ndarray) -> set[tuple[int, int]]:
     """Pairs of equal geometries, the later one first."""
     some = geometries[index]
