@@ -1,6 +1,5 @@
 """A trained ensemble as the starting points of a run's chains."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -77,8 +76,7 @@ def _architectures(whole: Potential, own: Potential) -> tuple[str, ...]:
     trained = registry.restrict(whole, own.config.elements)
     if trained.config == own.config:
         return ()
-    alike = replace(own, params=trained.params) if type(own.config) is type(trained.config) else own
-    return model_differences(alike, trained)[:3] or ("its architecture is another one",)
+    return model_differences(own, trained)
 
 
 def parameters(ensemble: Ensemble, problem: Problem, offset_ev: float, key: jax.Array) -> jax.Array:

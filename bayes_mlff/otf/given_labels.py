@@ -142,9 +142,7 @@ def _record(structure: Structure, label: Label, engine_hash: str, problem: Probl
         said = "the same atoms in another order"
         if not np.array_equal(np.sort(structure.numbers), np.sort(own.numbers)):
             said = formula(structure.numbers)
-        raise DataError(
-            f"{where} is of {said}; allowed: the atoms of the structure, {formula(own.numbers)}, in its order"
-        )
+        raise DataError(f"{where} is of {said}; allowed: those of the structure, {formula(own.numbers)}, in its order")
     if not np.array_equal(structure.pbc, own.pbc):
         raise DataError(f"{where} has pbc {structure.pbc.tolist()}; allowed: {own.pbc.tolist()}, as the structure")
     if problem.with_stress and label.stress is None:
@@ -211,10 +209,7 @@ def distinct(records: Sequence[LabelRecord], problem: Problem) -> Labels:
     dropped: set[int] = set()
     for later, before in sorted(frame_checks.repeated(geometries)):
         apart = abs(records[later].label.energy - records[before].label.energy)
-        if (
-            apart > ENERGY_SIGMAS * problem.energy_sigma_ev
-            and records[later].engine_hash == records[before].engine_hash
-        ):
+        if apart > ENERGY_SIGMAS * problem.energy_sigma_ev:
             raise DataError(
                 f"{KEY}: labels {before} and {later} are of the same geometry and {apart:.3g} eV apart; allowed: one "
                 "energy of each geometry"
