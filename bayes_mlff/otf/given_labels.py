@@ -85,7 +85,8 @@ def of_run(run: Path, problem: Problem, engine_hash: str, key: str) -> Labels:
     in_force = run / IN_FORCE
     before = configuration.load(in_force if in_force.is_file() else run / CONFIG)
     _refuse_other_level(before.engine, problem, key, run)
-    paid = dataset.read(directory.dataset, unfinished=True) if directory.dataset.exists() else []
+    stored = dataset.read(directory.dataset, unfinished=True) if directory.dataset.exists() else []
+    paid = [record for record in stored if record.reason != GIVEN]
     given = dataset.read(run / starts.FOLDER / starts.LABELS) if start.labels is not None else []
     if any(directory.checkpoints.glob("*.ckpt")):  # that run has compared them with its reference
         given = [record._replace(engine_hash=start.engine_hash) for record in given]

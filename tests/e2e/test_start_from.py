@@ -121,6 +121,14 @@ def test_chains_start_at_the_samples_with_their_energies(first):
     np.testing.assert_array_equal(made[:, :-1], arrays[".params"][:, :-1])
 
 
+def test_the_first_update_begins_at_the_samples(folder, first):
+    changes = {"sampler": {"step_size": 1e-8}, "dynamics": {"duration_ps": 0.0005}, "audits": {"interval_ps": 0.0}}
+    run, _, _ = start(folder, "still", {"start": {"ensemble": "first"}} | changes)
+    apart = np.abs(np.asarray(saved.load(run).samples) - np.asarray(saved.load(first).samples)).max()
+    between = np.abs(np.diff(np.asarray(saved.load(first).samples), axis=0)).max()
+    assert apart < 0.01 and between > 0.1
+
+
 def test_an_interrupted_start_ends_as_an_undisturbed_one_and_needs_the_first_run_no_more(folder, first, second):
     with pytest.raises(Broken):
         start(folder, "broken", OTHER, labels=3)

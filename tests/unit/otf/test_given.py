@@ -8,19 +8,21 @@ import pytest
 from ase.constraints import FixAtoms
 
 from bayes_mlff.core import settings
-from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.structure import ElectronicState, Structure
 from bayes_mlff.data.structure_files import InitialStructure
+from bayes_mlff.engines.beside import Beside
 from bayes_mlff.ensemble import saved
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.models import registry
 from bayes_mlff.otf import agreement, carried, config, given
 from bayes_mlff.otf.problem import prepare, stated
 from bayes_mlff.otf.reference import same_geometry
+from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.start import Start, contents
 from bayes_mlff.testing.tiny import tiny_nequip
@@ -263,6 +265,23 @@ def test_samples_become_chains_with_their_energies(tmp_path, chains, samples):
     if chains == 4:
         spread = made.config.sampler.initial_spread * made.config.prior.scale
         assert np.std(found[3, :-1] - found[0, :-1]) == pytest.approx(spread, rel=0.3)
+
+
+def test_what_was_given_is_kept_with_its_digest(tmp_path):
+    made = ensemble(tmp_path / "ensemble.safetensors")
+    begin = {"ensemble": str(tmp_path / "ensemble.safetensors")} | written(tmp_path / "own.xyz", frames())
+    asked = problem(begin)
+    found = given.read(asked.config, asked, HASH)
+    start = Start(InitialStructure(molecule()), MODEL, HASH, "pyscf", tmp_path, Beside(), found.labels, found.ensemble)
+    run = RunDirectory(tmp_path / "run")
+    run.create(settings.dump(asked.config), contents(start))
+    again = given.kept(starts.read(run.path), run.path)
+    assert [(r.step, r.label.energy) for r in again.labels] == [(r.step, r.label.energy) for r in found.given.labels]
+    assert again.ensemble is not None and saved.same(again.ensemble, made)
+    file = run.path / "start" / "labels.extxyz"
+    file.write_bytes(file.read_bytes().replace(b"REF_energy=", b"REF_energy=1", 1))
+    with pytest.raises(RunDirectoryError, match=r"labels.extxyz: not what the run was started from"):
+        starts.read(run.path)
 
 
 def test_elements_that_a_run_has_not_are_left_out_of_samples(tmp_path):
