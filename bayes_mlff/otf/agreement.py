@@ -4,8 +4,11 @@ from typing import Final
 
 import numpy as np
 
-from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
+from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.otf.problem import Problem
 
 ENERGY_SIGMAS: Final = 2.0
 """Largest difference of total energies, in standard deviations of the energy in the likelihood."""
@@ -15,6 +18,27 @@ FORCES: Final = 0.02
 
 STRESS_SIGMAS: Final = 4.0
 """Largest root mean square difference of stress components, in their standard deviations in the likelihood."""
+
+
+def check(given: LabelRecord, made: Label, problem: Problem) -> None:
+    """Refuse given labels of which one differs from what the reference gives.
+
+    Raises:
+      ConfigError: naming both numbers.
+    """
+    config = problem.config
+    stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * KCAL_MOL if problem.with_stress else None
+    sigmas = {"energy_sigma_ev": problem.energy_sigma_ev, "stress_sigma_ev_a3": stress_sigma}
+    found = differences(given.label, made, **sigmas)
+    if not found:
+        return
+    key, file = "start", " and ".join([] if config.start is None else config.start.paths())
+    raise ConfigError(
+        key,
+        file,
+        f"labels as the reference gives them; for the geometry of label {given.step} they have {'; '.join(found)} "
+        "(another method, zero of energies, charge, spin or unit?)",
+    )
 
 
 def differences(given: Label, made: Label, *, energy_sigma_ev: float, stress_sigma_ev_a3: float | None) -> list[str]:

@@ -18,13 +18,17 @@ from bayes_mlff.runs.start import Start
 class Given(NamedTuple):
     """Labels and samples that exist before a run."""
 
-    labels: tuple[LabelRecord, ...] = ()  # with the hash of the reference that made them, or `given_labels.UNKNOWN`
+    labels: tuple[LabelRecord, ...] = ()  # with the hash of the reference, or what is known of their origin
     ensemble: Ensemble | None = None
     remarks: tuple[str, ...] = ()  # what was taken, and what is assumed of it
 
-    def unknown(self, engine_hash: str) -> list[LabelRecord]:
-        """Labels of which it is not known that the reference with this hash made them."""
-        return [record for record in self.labels if record.engine_hash != engine_hash]
+    def doubted(self, engine_hash: str) -> list[list[LabelRecord]]:
+        """Labels of which it is not known that the reference with this hash made them, by origin."""
+        found: dict[str, list[LabelRecord]] = {}
+        for record in self.labels:
+            if record.engine_hash != engine_hash:
+                found.setdefault(record.engine_hash, []).append(record)
+        return list(found.values())
 
 
 class Read(NamedTuple):
@@ -76,13 +80,10 @@ def read(config: RunConfig, problem: Problem, engine_hash: str) -> Read:
         records, said = [*records, *found.records], [*said, *found.remarks]
     once = given_labels.distinct(records, problem)
     given = Given(tuple(once.records), ensemble, (*said, *once.remarks))
-    doubted = len(given.unknown(engine_hash))
-    if doubted:
-        said = (
-            f"of {doubted} labels it is not known whether the reference made them: one of them is calculated again and "
-            "compared before the first step"
-        )
-        given = given._replace(remarks=(*given.remarks, said))
+    for doubted in given.doubted(engine_hash):
+        line = f"of {len(doubted)} labels it is not known whether the reference made them"
+        line += ": one of them is calculated again and compared before the first step"
+        given = given._replace(remarks=(*given.remarks, line))
     return Read(given, dataset.text(given.labels).encode(), content)
 
 

@@ -28,7 +28,7 @@ from bayes_mlff.runs.directory import CONFIG, DATASET, IN_FORCE, RunDirectory
 KEY: Final = "start.labels"
 
 UNKNOWN: Final = "unknown"
-"""In the place of the hash of the reference, of labels of which it is not known that it made them."""
+"""In the place of the hash of the reference, of labels of which it is not known what made them."""
 
 
 class Labels(NamedTuple):
@@ -95,7 +95,7 @@ def of_run(run: Path, problem: Problem, engine_hash: str, key: str) -> Labels:
     alike = _same_state(start.initial.structure, problem.structure)
     records = []
     for index, record in enumerate([*paid, *given]):
-        known = record.engine_hash if alike else UNKNOWN
+        known = record.engine_hash if alike else f"{record.engine_hash}, {UNKNOWN} electrons"
         where = f"{key}: label {index} of {run}"
         _refuse_other_electrons(record.structure.electronic, problem.structure, where)
         records.append(_record(record.structure, record.label, known, problem, where))

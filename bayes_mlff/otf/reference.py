@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
@@ -89,7 +88,7 @@ class Reference:
         return found
 
     def confirm(self, first: Structure) -> None:
-        """Compare given labels of unknown origin with the reference, which calculates one of them again.
+        """Compare given labels of unknown origin with the reference, which calculates one of each origin again.
 
         If the first structure of the run is among them, there is nothing to do before it is labelled; see `agree`.
         Of the others that whose forces are of median size is chosen.
@@ -99,54 +98,43 @@ class Reference:
           EngineFailedError, EngineSetupError: if there is no label.
           RunInterruptedError: if the end of the run was requested.
         """
-        doubted = self._given.unknown(self._engine.settings_hash)
-        if not doubted or any(same_geometry(record.structure, first) for record in doubted):
-            return
-        if not self.compared:
+        for number, doubted in enumerate(self._given.doubted(self._engine.settings_hash)):
+            if any(same_geometry(record.structure, first) for record in doubted):
+                continue
             middle = sorted(doubted, key=lambda r: float(np.mean(np.square(r.label.forces))))[len(doubted) // 2]
-            structure = first._replace(positions=middle.structure.positions, cell=middle.structure.cell)
-            self._interruption.before_label(self._longest_s())
-            with self._interruption.patience(0.0):
-                result = self._engine.label(structure)
-            made = middle._replace(
-                structure=result.labelled(structure),
-                label=result.label,
-                step=0,
-                reason="compared",
-                engine_hash=self._engine.settings_hash,
-                engine_seconds=result.seconds,
-            )
-            dataset.append(self._run.path / COMPARED, made)
-            self.compared = [made]
-            self._run.log("label_compared", engine_s=round(result.seconds, 3))
-            self._engine.restore_state(None)  # the run itself begins as without it
-        self.agree(self.compared[0])
+            made = next((r for r in self.compared if same_geometry(r.structure, middle.structure)), None)
+            self.agree(made or self._compared(middle, first, number))
+
+    def _compared(self, given: LabelRecord, first: Structure, number: int) -> LabelRecord:
+        """The label of the reference for the geometry of a given one, stored when this returns."""
+        structure = first._replace(positions=given.structure.positions, cell=given.structure.cell)
+        self._interruption.before_label(self._longest_s())
+        with self._interruption.patience(0.0):
+            result = self._engine.label(structure)
+        made = given._replace(
+            structure=result.labelled(structure),
+            label=result.label,
+            step=number,
+            reason="compared",
+            engine_hash=self._engine.settings_hash,
+            engine_seconds=result.seconds,
+        )
+        dataset.append(self._run.path / COMPARED, made)
+        self.compared.append(made)
+        self._run.log("label_compared", engine_s=round(result.seconds, 3))
+        self._engine.restore_state(None)  # the run itself begins as without it
+        return made
 
     def agree(self, made: LabelRecord) -> None:
-        """Compare a label of the reference with a given one of unknown origin of the same geometry, if there is one.
+        """Compare a label of the reference with given ones of unknown origin of the same geometry, if there are some.
 
         Raises:
           ConfigError: naming both numbers, if they differ.
         """
-        problem, config = self._problem, self._problem.config
-        stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if problem.with_stress else None
-        for record in self._given.unknown(self._engine.settings_hash):
-            if made.reason == GIVEN or not same_geometry(record.structure, made.structure):
-                continue
-            found = agreement.differences(
-                record.label, made.label, energy_sigma_ev=problem.energy_sigma_ev, stress_sigma_ev_a3=stress_sigma
-            )
-            if found and config.start is not None:
-                asked = config.start.labels
-                key, file = "start.ensemble", config.start.ensemble
-                if asked is not None:
-                    key, file = "start.labels", asked.file
-                raise ConfigError(
-                    key,
-                    file,
-                    f"labels as the reference gives them; for the geometry of label {record.step} they have "
-                    f"{'; '.join(found)} (another method, zero of energies, charge, spin or unit?)",
-                )
+        doubted = (r for each in self._given.doubted(self._engine.settings_hash) for r in each)
+        for record in doubted:
+            if made.reason != GIVEN and same_geometry(record.structure, made.structure):
+                agreement.check(record, made.label, self._problem)
 
     def _known(self, structure: Structure) -> LabelRecord | None:
         """A given label of this geometry that the reference has made; None if there is none."""

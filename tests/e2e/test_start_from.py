@@ -218,7 +218,7 @@ def test_labels_of_another_level_are_refused_with_both_numbers(folder, frames, k
         values = atoms.info if key == "E" else atoms.arrays
         values[key] = change(values[key])
     begin = given(folder, f"other{key}.extxyz", others)
-    with pytest.raises(ConfigError, match=f"start.labels: .*labels as the reference gives them.*{said}"):
+    with pytest.raises(ConfigError, match=f"start: .*labels as the reference gives them.*{said}"):
         start(folder, f"other{key}", SHORT | {"start": begin})
     run = folder / f"other{key}"
     assert not (run / "dataset.extxyz").exists() and len(dataset.read(run / "compared.extxyz")) == 1
@@ -233,7 +233,7 @@ def test_a_first_structure_among_own_frames_is_what_is_compared(folder, frames):
     energy, forces = atoms.get_potential_energy(), atoms.get_forces()
     atoms.calc = None
     atoms.info["E"], atoms.arrays["F"] = energy * KCAL_MOL_PER_EV + 20.0, forces * KCAL_MOL_PER_EV
-    with pytest.raises(ConfigError, match=r"start.labels: .*energy .* by the reference"):
+    with pytest.raises(ConfigError, match=r"start: .*energy .* by the reference"):
         start(folder, "same", SHORT | {"start": given(folder, "same.extxyz", [atoms, *frames])})
     assert not (folder / "same" / "compared.extxyz").exists()
     assert energies(folder / "same")[0][0] == "initial"

@@ -180,16 +180,20 @@ def test_labels_of_a_run_by_the_same_reference_are_known(tmp_path, way):
     run = run_directory(tmp_path / "run")
     found = read({"labels": str(run if way == "labels" else run / "dataset.extxyz")})
     assert [(r.reason, r.engine_hash) for r in found.labels] == [("given", HASH)] * 2
-    assert not found.unknown(HASH) and "2 of them by the reference of this run" in found.remarks[0]
+    assert not found.doubted(HASH) and "2 of them by the reference of this run" in found.remarks[0]
 
 
 def test_labels_of_a_run_with_another_version_or_state_are_of_unknown_origin(tmp_path):
     other = run_directory(tmp_path / "other", engine_hash="sha256:1")
-    assert len(read({"labels": str(other)}).unknown(HASH)) == 2
+    assert [len(each) for each in read({"labels": str(other)}).doubted(HASH)] == [2]
     moments = molecule(electronic=ElectronicState(moments=np.array([1.0, 0.0, 0.0])))
     magnetic = run_directory(tmp_path / "magnetic", structure=moments)
     found = read({"labels": str(magnetic)})
-    assert len(found.unknown(HASH)) == 2 and "initial moments" in found.remarks[0]
+    assert [len(each) for each in found.doubted(HASH)] == [2] and "initial moments" in found.remarks[0]
+    several = run_directory(tmp_path / "several", engine_hash="sha256:1")
+    ensemble(several / "ensemble.safetensors")
+    found = read({"ensemble": str(several)} | written(tmp_path / "own.xyz", frames()))
+    assert [len(each) for each in found.doubted(HASH)] == [2, 3], "each origin is compared on its own"
 
 
 def test_labels_of_another_level_or_charge_are_refused(tmp_path):
