@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase.constraints import FixAtoms
 
+from bayes_mlff.cli import app
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError, RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
@@ -254,6 +255,14 @@ def test_the_model_is_that_of_the_ensemble_if_none_is_named(tmp_path):
     assert carried.with_model(named) is named
     with pytest.raises(ConfigError, match=r"model: got None; allowed: the path of the model .* model.safetensors"):
         carried.with_model(config.parse(begin | {"start": {"ensemble": str(run / "ensemble.safetensors")}}))
+
+
+def test_the_program_does_not_name_a_model_for_the_user(tmp_path):
+    path = tmp_path / "config.yaml"
+    for text, named in (("structure: ethanol\n", False), ("structure: ethanol\nmodel: mace-mp-0-small\n", True)):
+        path.write_text(text)
+        made = app._with_overrides(app._read(path), ["structure.index=0"])
+        assert ("model" in made.model_fields_set) == named
 
 
 @pytest.mark.parametrize(("chains", "samples"), [(2, [0, 2]), (3, [0, 1, 2]), (4, [0, 1, 2, 0])])
