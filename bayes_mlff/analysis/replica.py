@@ -159,7 +159,7 @@ def _run(path: Path) -> Replica:
     found = _of_frames(path, parts)
     if not (path / "dataset.extxyz").is_file():
         return found
-    notes = label_notes.read(path / "dataset.extxyz")
+    notes = [note for note in label_notes.read(path / "dataset.extxyz") if note.reason != label_notes.GIVEN]
     asked = [note.time_fs for note in notes if note.reason not in _UNASKED]
     return found._replace(label_fs=np.array(asked, np.float64), unasked=len(notes) - len(asked))
 

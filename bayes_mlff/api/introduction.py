@@ -10,6 +10,7 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import architectures, presets
 from bayes_mlff.otf import advice, levels, thresholds
+from bayes_mlff.otf.given import Given
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.trigger_settings import stated as stated_threshold
 
@@ -53,6 +54,18 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")
+
+
+def say_given(given: Given, observer: RunObserver) -> None:
+    """Say what a run takes from its labels and the ensemble that it was given, and what is assumed of them."""
+    lines = list(given.remarks)
+    if not lines and (given.labels or given.ensemble is not None):
+        samples = "" if given.ensemble is None else f" and {len(given.ensemble.samples)} samples"
+        lines = [f"{len(given.labels)} labels{samples}, as the run directory keeps them"]
+    if lines:
+        lines += ["these labels are not counted; the calibration of σ begins at its prior"]
+    for number, line in enumerate(lines):
+        observer.say(f"  {'start' if number == 0 else '':<10} {line}")
 
 
 def say_thresholds(problem: Problem, observer: RunObserver) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bayes_mlff.api import labelling
 from bayes_mlff.core import settings
 from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError, RunInterruptedError, shown
@@ -22,6 +24,7 @@ from bayes_mlff.production import material as materials
 from bayes_mlff.production import summary
 from bayes_mlff.production.config import ProductionConfig
 from bayes_mlff.production.folder import SUMMARY, TEXT, write_json
+from bayes_mlff.production.labelling import refuse_unfit
 from bayes_mlff.production.loop import Session
 from bayes_mlff.production.material import Material
 from bayes_mlff.production.setup import Setup, prepare
@@ -55,7 +58,9 @@ def ask(source: Path, raw: Mapping[str, Any], *, base: Path) -> Asked:
     """
     found = materials.read(source)
     config = configuration.parse(raw, found.run)
-    return Asked(config, materials.gather(found, config, base=base))
+    material = materials.gather(found, config, base=base)
+    refuse_unfit(found, material, config)
+    return Asked(config, material)
 
 
 def produce(
@@ -76,13 +81,16 @@ def produce(
         return resume(path, observer=observer, wall_time_s=wall_time_s, spent_s=spent_s)
     if path.exists() and not _is_free(path):
         raise ConfigError("output", str(path), "a new or empty directory, or that of the same production")
+    began = time.monotonic()
     with Interruption(time_limit(wall_time_s, spent_s=spent_s), farewell="go on with the same command") as interruption:
         setup = _prepared(asked, observer)
+        labelling.check_engine(*asked)
         directory = RunDirectory(path.absolute())
         directory.config.unlink(missing_ok=True)  # of a process that was killed before the mark was there
         directory.create(settings.dump(asked.config), materials.contents(asked.material))
         write_json(path / MARK, _about(asked))  # last: with it, this is a production
-        return _work(setup, asked.material, directory, path, observer, interruption)
+        found = _work(setup, directory, path, observer, interruption)
+    return _labelled(asked, setup, path, found, observer, wall_time_s, spent_s + time.monotonic() - began)
 
 
 def resume(path: Path, *, observer: Observer, wall_time_s: float | None = None, spent_s: float = 0.0) -> dict[str, Any]:
@@ -92,10 +100,12 @@ def resume(path: Path, *, observer: Observer, wall_time_s: float | None = None, 
       RunDirectoryError: if there is none, another process works on it, or a file in it is damaged.
       RunInterruptedError: if a signal or the time limit ended it; it can be continued.
     """
+    began = time.monotonic()
     with Interruption(time_limit(wall_time_s, spent_s=spent_s), farewell=_how_to_resume(path)) as interruption:
         asked = kept(path)
         setup = _prepared(asked, observer)
-        return _work(setup, asked.material, RunDirectory(path.absolute()), path, observer, interruption)
+        found = _work(setup, RunDirectory(path.absolute()), path, observer, interruption)
+    return _labelled(asked, setup, path, found, observer, wall_time_s, spent_s + time.monotonic() - began)
 
 
 def _is_free(path: Path) -> bool:
@@ -161,7 +171,6 @@ def _about(asked: Asked) -> dict[str, Any]:
 
 def _work(
     setup: Setup,
-    material: Material,
     directory: RunDirectory,
     path: Path,
     observer: Observer,
@@ -186,14 +195,35 @@ def _work(
     finally:
         interruption.last_words = nothing_to_say
         directory.close()
-    found = summary.facts(setup, state.host)
-    lines = summary.text(setup, found)
-    write_json(directory.path / SUMMARY, found)
-    write_whole(directory.path / TEXT, "".join(f"{line}\n" for line in lines).encode())
-    for line in lines:
+    return summary.facts(setup, state.host)
+
+
+def _labelled(
+    asked: Asked,
+    setup: Setup,
+    path: Path,
+    found: dict[str, Any],
+    observer: Observer,
+    wall_time_s: float | None,
+    spent_s: float,
+) -> dict[str, Any]:
+    """Write the summary, before and after what uncertain replicas do as on-the-fly runs; returns its facts."""
+    _summarise(setup, path, found)
+    if asked.config.on_uncertain == "label":
+        limits = {"wall_time_s": wall_time_s, "spent_s": spent_s, "farewell": _how_to_resume(path)}
+        found["on_the_fly"] = labelling.go_on(*asked, path, found, observer=observer, **limits)
+    for line in _summarise(setup, path, found):
         observer.say(line)
     observer.say(f"results in {path}; bayes-mlff analyse {shlex.quote(str(path))} reads all replicas")
     return found
+
+
+def _summarise(setup: Setup, path: Path, found: dict[str, Any]) -> list[str]:
+    """Write the files of the summary; returns its lines."""
+    lines = [*summary.text(setup, found), *(f"  {line}" for line in labelling.text(found.get("on_the_fly", [])))]
+    write_json(path / SUMMARY, found)
+    write_whole(path / TEXT, "".join(f"{line}\n" for line in lines).encode())
+    return lines
 
 
 def introduction(setup: Setup, material: Material) -> list[str]:
@@ -235,5 +265,9 @@ def _dynamics(part: Any) -> str:
 def _uncertain(setup: Setup) -> str:
     if not setup.watch.known:
         return "nothing is watched, since no limit of σ is known"
-    does = {"warn": "is counted, and the replica goes on", "stop": "ends the replica"}[setup.config.on_uncertain]
+    does = {
+        "warn": "is counted, and the replica goes on",
+        "stop": "ends the replica",
+        "label": "ends the replica, which goes on as an on-the-fly run with the reference of the run",
+    }[setup.config.on_uncertain]
     return f"a step with σ above its limit {does}"

@@ -21,11 +21,12 @@ from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import catalogue, registry, selfcheck
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import artefact, beginning, cost, systems, thresholds
+from bayes_mlff.otf import artefact, beginning, carried, cost, given, systems, thresholds
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.changes import check_changes
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.cost import Cost
+from bayes_mlff.otf.given import Given
 from bayes_mlff.otf.loop import Session
 from bayes_mlff.otf.problem import Problem, prepare, stated
 from bayes_mlff.otf.state import RunState
@@ -123,14 +124,17 @@ def _how_to_resume(path: Path) -> str:
 
 def _begin(config: RunConfig, path: Path, base: Path, outside: Outside) -> None:
     initial = systems.initial_structure(config.structure, base=base)
+    config = carried.with_model(config)
     problem = _problem(config, initial, outside.observer)
     with SharedEngine(lambda: make_engine(config.engine, path, base=base)) as engine:
         engine.check(problem.structure)
+        found = given.read(config, problem, engine.settings_hash)
         beside = gather(config.engine, base) if hosts.first() else Beside()
-        start = Start(initial, problem.potential, engine.settings_hash, engine.description, base, beside)
+        about = engine.settings_hash, engine.description, base, beside
+        start = Start(initial, problem.potential, *about, found.labels, found.ensemble)
         directory = RunDirectory(path)
         directory.create(settings.dump(problem.config), starts.contents(start))
-        _work(problem, engine, directory, outside)
+        _work(problem, engine, directory, outside, given=found.given)
 
 
 def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> None:
@@ -142,16 +146,18 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
     with SharedEngine(lambda: make_engine(config.engine, path, base=start.base)) as engine:
         beginning.check_engine(start, engine.settings_hash, engine.description)
         engine.check(problem.structure)
-        _work(problem, engine, directory, outside, changed)
+        _work(problem, engine, directory, outside, changed, given.kept(start, path))
 
 
 def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, forces: bool = False) -> None:
     """Validate everything that can be validated without a run; `label` makes one label, `forces` 3 or 5 in all."""
     start, observer = systems.initial_structure(config.structure, base=base), _alone(observer)
-    problem = _problem(_with_absolute_paths(config, base), start, observer)
+    config = carried.with_model(_with_absolute_paths(config, base))
+    problem = _problem(config, start, observer)
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
         introduction.introduce(problem, engine, observer)
+        introduction.say_given(given.read(config, problem, engine.settings_hash).given, observer)
         if not config.triggers:
             introduction.say_thresholds(problem, observer)
         observer.working("compiling, and measuring the cost")
@@ -227,6 +233,8 @@ def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
         changes["structure"] = config.structure.model_copy(update={"file": where})
     if config.model not in catalogue.NAMES:
         changes["model"] = str((base / config.model).resolve())
+    if config.start is not None:
+        changes["start"] = config.start.absolute(base)
     return config.model_copy(update=changes)
 
 
@@ -241,6 +249,7 @@ def _work(
     directory: RunDirectory,
     outside: Outside,
     changed: tuple[Change, ...] = (),
+    given: Given = given.NOTHING,
 ) -> None:
     observer, interruption, started = outside.observer, outside.interruption, time.perf_counter()
     interruption.farewell = _how_to_resume(outside.path)
@@ -249,9 +258,10 @@ def _work(
     try:
         directory.log("session_started", preset=introduction.preset(problem))
         introduction.introduce(problem, engine, observer)
+        introduction.say_given(given, observer)
         _say_limit(interruption, observer)
         _put_in_force(problem.config, changed, directory, observer)
-        session = Session(problem, engine, directory, observer, interruption)
+        session = Session(problem, engine, directory, observer, interruption, given)
         observer.working("compiling the potential")
         state = session.finish(session.resume())
         path = hosts.shared(lambda: str(_conclude(problem, engine.own, directory, state, observer, interruption)))

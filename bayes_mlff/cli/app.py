@@ -270,7 +270,9 @@ def _start(config: "RunConfig") -> None:
 def _read(path: Path) -> dict[str, Any]:
     from bayes_mlff.otf import config as configuration
 
-    return configuration.load(path).model_dump(mode="json")
+    config = configuration.load(path)
+    unsaid = set() if "model" in config.model_fields_set else {"model"}  # that of an ensemble to start from
+    return config.model_dump(mode="json", exclude=unsaid)
 
 
 def _with_overrides(raw: dict[str, Any], overrides: list[str] | None) -> "RunConfig":

@@ -7,6 +7,7 @@ is on the disk when `append` returns; a crash can only leave an incomplete last 
 import errno
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -99,6 +100,15 @@ def append(path: Path, record: LabelRecord, *, repeats: bool = False) -> None:
             f"{path}: the label of step {record.step} cannot be written ({error.strerror}); the frames before it are "
             "intact"
         ) from error
+
+
+def text(records: Iterable[LabelRecord]) -> str:
+    """Frames as `append` writes them, for a file that is written at once.
+
+    Raises:
+      DataError: if a record is unusable.
+    """
+    return "".join(map(_format, records))
 
 
 def reserve(folder: Path, size: int) -> None:

@@ -14,6 +14,15 @@ from bayes_mlff.data.readings import ENERGY
 REJECTED: Final = "rejected.extxyz"
 """File of a run directory in which refused labels are kept; the reason stands in their field `reason`."""
 
+INITIAL: Final = "initial"
+"""Reason of the label of a run's first structure."""
+
+GIVEN: Final = "given"
+"""Reason of labels that a run did not pay for, since it was started from them."""
+
+COMPARED: Final = "compared.extxyz"
+"""File of a run directory with the label that was calculated to compare given ones with it."""
+
 _ENTRY: Final = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|(\S+))')
 _ESCAPED: Final = re.compile(r"\\(.)")
 

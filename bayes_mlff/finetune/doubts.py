@@ -7,8 +7,8 @@ import numpy as np
 from ase.symbols import Symbols
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.finetune.frame_checks import alike
-from bayes_mlff.finetune.label_units import (
+from bayes_mlff.data.frame_checks import alike
+from bayes_mlff.data.label_units import (
     ENERGY_UNITS,
     FORCE_UNITS,
     STRESS_SIGNS,
@@ -16,7 +16,7 @@ from bayes_mlff.finetune.label_units import (
     Units,
     likelier,
 )
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune.work import Ratio, Untested, work_ratio
 from bayes_mlff.models.energetics import Prediction
 

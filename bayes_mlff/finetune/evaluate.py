@@ -10,12 +10,12 @@ from scipy import stats
 
 from bayes_mlff.core.units import GPA, KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.predictive import combine
 from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.ensemble.resampling import log_factor_error, structure_share
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
-from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import of_structures
 

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.data import neighbors
+from bayes_mlff.core.errors import ConfigError, DataError
+from bayes_mlff.data import frame_checks, frame_states, neighbors
 from bayes_mlff.data.graph import Graph, padded
-from bayes_mlff.finetune import electronic, frame_checks
+from bayes_mlff.data.label_settings import Wanted
+from bayes_mlff.data.labelled_frames import Frames
+from bayes_mlff.data.labelled_reading import LabelledSet, read_file
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.data_config import DataConfig
-from bayes_mlff.finetune.labelled import DataSets, Frames
-from bayes_mlff.finetune.reading import read_file
+from bayes_mlff.finetune.labelled import DataSets
 
 SPARE: Final = 50
 """Largest number of unused training frames that are kept for the checks of the labels."""
@@ -38,10 +39,13 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
     """
     data = config.data
     paths = {"train": data.train, "validation": data.validation, "test": data.test}
-    files = {name: read_file(base / path, config, f"data.{name}") for name, path in paths.items() if path is not None}
+    files = {name: _read(base / path, config, f"data.{name}") for name, path in paths.items() if path is not None}
     sets = {name: file.frames for name, file in files.items()}
     frame_checks.same_labels(sets)
-    state = electronic.common_state(files) if data.electronic_states == "refuse" else {}
+    state: dict[str, float] = {}
+    if data.electronic_states == "refuse":
+        named = {f"data.{name}": file for name, file in files.items()}
+        state = frame_states.common_state(named, or_allow=", or data.electronic_states: allow")
     for name, file in files.items():
         if data.doubtful_units == "refuse":
             frame_checks.bond_lengths(file.frames, file.units, f"data.{name}")
@@ -58,6 +62,23 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
     units = {name: files[name if name in files else "train"].units for name in sets}
     remarks = tuple(remark for file in files.values() for remark in file.remarks)
     return DataSets(sets["train"], sets.get("validation"), sets.get("test"), units, state, remarks, whole.take(spare))
+
+
+def _read(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
+    """Read one file."""
+    wanted = Wanted(
+        energy=config.targets != "forces",
+        stress=config.learns_stress,
+        or_no_energy=", or with targets: forces in none",
+        or_no_stress=", or targets without stress",
+    )
+    found = read_file(path, config.data, wanted, key)
+    pbc = found.frames.pbc
+    if config.learns_stress and not pbc.all():
+        molecules = np.flatnonzero(~pbc.all(axis=1))
+        which = "no crystals" if len(molecules) == len(pbc) else f"other frames than crystals, frame {molecules[0]}"
+        raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
+    return found
 
 
 def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:

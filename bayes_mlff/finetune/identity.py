@@ -9,10 +9,11 @@ import numpy as np
 from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune import config as configuration
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.data_config import DataConfig
-from bayes_mlff.finetune.labelled import DataSets, Frames
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.models import presets
 from bayes_mlff.models.presets import Chosen
 from bayes_mlff.models.registry import Potential

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.labelled_frames import Frames
 
 LARGE: Final = 0.1
 """Net force or torque above which a warning is given, relative to the sum of independent forces of that size."""

@@ -13,13 +13,14 @@ from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.ensemble import atomic_energies, files
 from bayes_mlff.ensemble import saved as ensembles
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.energy_sigma import factor, scatter
-from bayes_mlff.finetune.labelled import DataSets, Frames
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.finetune.work import Ratio, Untested

@@ -12,8 +12,8 @@ import numpy as np
 from bayes_mlff.core.errors import RunDirectoryError, RunStoppedError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.graph import Graph
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune.config import FinetuneConfig
-from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.finetune.plan import Plan
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.parallel.devices import ChainDevices

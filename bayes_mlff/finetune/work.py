@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.finetune.frame_checks import alike
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.frame_checks import alike
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.models.energetics import Prediction
 
 FRAMES: Final = 400

@@ -9,9 +9,9 @@ from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.models import catalogue, registry
 from bayes_mlff.models.potential import Potential
-from bayes_mlff.otf import systems
+from bayes_mlff.otf import given, systems
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.problem import stated
+from bayes_mlff.otf.problem import prepare, stated
 from bayes_mlff.parallel import hosts
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.same_start import model_differences, structure_differences
@@ -47,8 +47,10 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
       ConfigError, DataError, WeightsError: if the file of the structure or the model exists but cannot be read.
     """
     start, remarks = starts.read(path), []
+    if config.start is not None and config.start.ensemble is not None and "model" not in config.model_fields_set:
+        config = config.model_copy(update={"model": stored.model, "head": stored.head})  # that of the ensemble
     config, stored = (stated(each, start.potential) for each in (config, stored))
-    alike = stored.model_copy(update={"structure": config.structure, "model": config.model})
+    alike = stored.model_copy(update={"structure": config.structure, "model": config.model, "start": config.start})
     differing = changes(alike, config)
     if differing:
         said = "; ".join(f"{c.key} is {shown(c.after)}, there {shown(c.before)}" for c in differing)
@@ -66,7 +68,30 @@ def same_run(config: RunConfig, stored: RunConfig, path: Path) -> Begun:
         remarks.append(f"model      {config.model} is gone: {_COPY}")
     else:
         _refuse(path, "model", config.model, model_differences(model, start.potential))
+    remarks += _same_given(config, stored, start, path)
     return Begun(start, tuple(remarks))
+
+
+def _same_given(config: RunConfig, stored: RunConfig, start: Start, path: Path) -> list[str]:
+    """Compare labels and samples that a run was given with those that its configuration names now.
+
+    Returns:
+      Which files are gone, so that they were not compared.
+    """
+    asked = config.start
+    if asked is None or stored.start is None:
+        if asked is not stored.start:
+            said = ("nothing was named then",) if stored.start is None else ("nothing is named now",)
+            _refuse(path, "start", "the configuration", said)
+        return []
+    gone = [each for each in asked.paths() if not Path(each).exists()]
+    if gone:
+        return [f"start      {', '.join(gone)} is gone: {_COPY}"]
+    problem = prepare(stored, start.initial.structure, start.potential, velocities=start.initial.velocities)
+    now = given.read(config, problem, start.engine_hash)
+    pairs = (("labels", now.labels, start.labels), ("samples", now.ensemble, start.ensemble))
+    _refuse(path, "start", " and ".join(asked.paths()), tuple(f"other {what}" for what, a, b in pairs if a != b))
+    return []
 
 
 def folder_of(start: Start, path: Path, base: Path) -> Path:

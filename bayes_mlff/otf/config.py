@@ -15,6 +15,7 @@ from bayes_mlff.engines.pyscf.engine import PyscfSettings
 from bayes_mlff.engines.registry import EngineSettings
 from bayes_mlff.ensemble.calibration import largest_critical_sigma
 from bayes_mlff.md.settings import DynamicsConfig
+from bayes_mlff.otf.start_settings import StartSettings
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, ThresholdTemperature, Triggers
 from bayes_mlff.posterior.settings import (
     EnergyZero,
@@ -153,6 +154,11 @@ class RunConfig(Section):
     )
     model: ModelName = "nequip-md17-small"
     head: HeadName = None
+    start: StartSettings | None = Field(
+        default=None,
+        description="Labels and a trained ensemble that exist already, to start from: {labels: FILE} or {ensemble: "
+        "DIRECTORY OF A RUN}, from which the run goes on under its own conditions. null means from the model alone.",
+    )
     threshold: Energy = Field(
         default="0.5 kcal/mol",
         description="Largest error of the total energy that is accepted without a label, with its unit; /atom behind "

@@ -25,6 +25,17 @@ class Learner:
         self._problem, self._run, self._observer, self._interruption = problem, run, observer, interruption
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
 
+    def add(self, state: RunState, record: LabelRecord) -> RunState:
+        """Add a label to the training set without continuing the chains."""
+        known, *_ = self._appended(state, record)
+        return state._replace(device=state.device._replace(training_set=known))
+
+    def _appended(self, state: RunState, record: LabelRecord) -> tuple[TrainingSet, Graph, float]:
+        """The training set with a label, and its graph and energy, eV, on the scale of the network."""
+        energy = self._problem.scale(state.host.offset_ev).reference_to_network(record.label.energy)
+        known, graph = self._with_room(state.device.training_set, record)
+        return training.append(known, graph, energy, record.label.forces, record.label.stress), graph, energy
+
     def learn(self, state: RunState, record: LabelRecord) -> RunState:
         """Add a label to the training set and continue the chains.
 
@@ -33,9 +44,7 @@ class Learner:
         """
         started = time.perf_counter()
         device, host = state.device, state.host
-        energy = self._problem.scale(host.offset_ev).reference_to_network(record.label.energy)
-        known, graph = self._with_room(device.training_set, record)
-        known = training.append(known, graph, energy, record.label.forces, record.label.stress)
+        known, graph, energy = self._appended(state, record)
         params, chains, rounds = device.params, device.chains, 0
         most, enough = self._problem.config.sampler.rounds, 0.5 * float(threshold_ev(self._problem, host.step))
         while rounds == 0 or (rounds < most and self._misfit(params, graph, energy) > enough):

@@ -15,19 +15,21 @@ from bayes_mlff.core.errors import (
     RunStoppedError,
 )
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.label_notes import GIVEN, INITIAL
 from bayes_mlff.data.labels import Label
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
 from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import artefact, audits, calibrating, criteria, crowding, guards, storm
+from bayes_mlff.otf import artefact, audits, calibrating, carried, criteria, crowding, guards, storm
 from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.dynamics import Dynamics, Ran
 from bayes_mlff.otf.first_state import first_state
+from bayes_mlff.otf.given import NOTHING, Given
 from bayes_mlff.otf.learning import Learner
 from bayes_mlff.otf.problem import Problem, pretrained_energy, recording
-from bayes_mlff.otf.reference import Reference
+from bayes_mlff.otf.reference import Reference, same_geometry
 from bayes_mlff.otf.state import HostState, Observer, RunState, Setback, recentred
 from bayes_mlff.runs import checkpoint, recorder
 from bayes_mlff.runs.directory import RunDirectory
@@ -44,36 +46,53 @@ class Session:
         run: RunDirectory,
         observer: Observer,
         interruption: Interruption | None = None,
+        given: Given = NOTHING,
     ):
         self.problem, self.engine, self.run, self.observer = problem, engine, run, observer
-        self.interruption = interruption or Interruption()
+        self.interruption, self._given = interruption or Interruption(), given
         self._learner = Learner(problem, run, observer, self.interruption)
         self._pretrained_energy = pretrained_energy(problem)
         self._dynamics = Dynamics(problem)
-        self._reference = Reference(problem, engine, run, self.interruption)
+        self._reference = Reference(problem, engine, run, self.interruption, given)
         self._recording = recording(problem)
         self._artefact = artefact.Artefact(problem.config, problem.potential, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
 
     def start(self) -> RunState:
-        """Label the initial structure, set the energy offset and sample the first chains."""
+        """Label the initial structure, set the energy offset and sample the first chains, with what is given."""
         config, structure = self.problem.config, self.problem.structure
         key_md, key_params, key_chains = jax.random.split(jax.random.key(config.seed), 3)
         state = first_state(self.problem, key_md, key_params, key_chains)
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
         self.observer.working("reference calculation of the first structure")
-        record = self._reference.ask(0, "initial", structure, pretrained=pretrained, predictive=None, host=state.host)
+        self._reference.confirm(structure)
+        record = self._reference.ask(0, INITIAL, structure, pretrained=pretrained, predictive=None, host=state.host)
+        self._reference.agree(record)
         scale = self.problem.scale().matching(pretrained, record.label.energy)
         clock = audits.draw(config.seed, 0, 0, self._audit_steps)
         trusted = scale.reference_to_total(record.label.energy)
         state = state._replace(host=state.host._replace(offset_ev=scale.offset_ev, trusted_ev=trusted, clock=clock))
-        self.observer.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
-        state = self._learn(state, record)
+        self.observer.label(step=0, reason=record.reason, error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
+        state = self._learn(self._with_given(state, record, key_params), record)
         force, stress = _on_device(record.label, state.device.md)
         md = state.device.md.set(force=force, stress=state.device.md.stress if stress is None else stress)
         state = state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
         self._commit(state)
+        return state
+
+    def _with_given(self, state: RunState, first: LabelRecord, key: jax.Array) -> RunState:
+        """The state before its first update with the labels and the samples that the run was given."""
+        given = self._given
+        if not given.labels and given.ensemble is None:
+            return state
+        if given.ensemble is not None:
+            params = carried.parameters(given.ensemble, self.problem, state.host.offset_ev, jax.random.fold_in(key, 1))
+            state = state._replace(device=state.device._replace(params=params))
+        for known in given.labels:
+            if not same_geometry(known.structure, first.structure):
+                state = self._learner.add(state, known)
+        self.run.log("started_from", labels=len(given.labels), ensemble=given.ensemble is not None)
         return state
 
     def resume(self) -> RunState:
@@ -219,10 +238,15 @@ class Session:
             readings=ran.readings,
             asked=ran.asked,
         )
-        host = self._calibrated(host, ran, record)
+        learnt = record.reason == GIVEN  # before the first step, so that the error of the model says nothing
+        if learnt:
+            self.observer.notice(step=host.step, text="the label of this geometry is one that the run was started from")
+        else:
+            host = self._calibrated(host, ran, record)
         trusted = self.problem.scale(host.offset_ev).reference_to_total(record.label.energy)
         host = host._replace(trusted_ev=trusted, clock=self._kept_up(host, host.step), anchor=None)
-        state = self._learn(state._replace(host=host), record)
+        state = state._replace(host=host)
+        state = state if learnt else self._learn(state, record)
         md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 

@@ -1,21 +1,24 @@
 """Requests labels from the reference: stored labels are reused, new ones are checked, refused ones are stored."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bayes_mlff.core.errors import ConfigError, DataError, EngineFailedError, EngineSetupError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.label_notes import REJECTED
+from bayes_mlff.data.label_notes import COMPARED, GIVEN, REJECTED
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.engines.engine import Engine, EngineResult
+from bayes_mlff.engines.engine import Engine, EngineResult, Settled
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.predictive import Predictive
-from bayes_mlff.otf import plausibility
+from bayes_mlff.otf import agreement, plausibility
 from bayes_mlff.otf.criteria import threshold_ev
+from bayes_mlff.otf.given import NOTHING, Given
 from bayes_mlff.otf.plausibility import Expectation
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import HostState
@@ -32,7 +35,14 @@ SAME_GEOMETRY = 1e-3
 class Reference:
     """The engine of a run and all labels that it has made so far."""
 
-    def __init__(self, problem: Problem, engine: Engine, run: RunDirectory, interruption: Interruption | None = None):
+    def __init__(
+        self,
+        problem: Problem,
+        engine: Engine,
+        run: RunDirectory,
+        interruption: Interruption | None = None,
+        given: Given = NOTHING,
+    ):
         """Read the labels of a run.
 
         Raises:
@@ -40,10 +50,11 @@ class Reference:
           DataError: if a file of labels is damaged.
         """
         self._problem, self._engine, self._run = problem, engine, run
-        self._interruption = interruption or Interruption()
+        self._interruption, self._given = interruption or Interruption(), given
         self._refused_path = run.path / REJECTED
         self.labels = {r.step: r for r in self._recovered(run.dataset)}
         self.refused = self._recovered(self._refused_path, repeats=True)
+        self.compared = self._recovered(run.path / COMPARED)
 
     def _recovered(self, path: Path, *, repeats: bool = False) -> list[LabelRecord]:
         if not path.exists():
@@ -65,8 +76,8 @@ class Reference:
         return next((r.structure for r in self.labels.values()), self._problem.structure)
 
     def calls_before(self, step: int) -> list[LabelRecord]:
-        """All reference calculations before a step, including refused labels, in order of time."""
-        paid = [*self.labels.values(), *self.refused]
+        """All reference calculations before a step, also of labels that were refused or only compared, by time."""
+        paid = [*(r for r in self.labels.values() if r.reason != GIVEN), *self.refused, *self.compared]
         return sorted((r for r in paid if r.step < step), key=lambda r: r.step)
 
     def values_before(self, step: int) -> dict[str, list[float]]:
@@ -75,6 +86,60 @@ class Reference:
         for reading in (each for r in self.labels.values() if r.step <= step for each in r.readings):
             found.setdefault(reading.name, []).append(reading.value)
         return found
+
+    def confirm(self, first: Structure) -> None:
+        """Compare given labels of unknown origin with the reference, which calculates one of each origin again.
+
+        If the first structure of the run is among them, there is nothing to do before it is labelled; see `agree`.
+        Of the others that whose forces are of median size is chosen.
+
+        Raises:
+          ConfigError: if they differ.
+          EngineFailedError, EngineSetupError: if there is no label.
+          RunInterruptedError: if the end of the run was requested.
+        """
+        for number, doubted in enumerate(self._given.doubted(self._engine.settings_hash)):
+            if any(same_geometry(record.structure, first) for record in doubted):
+                continue
+            middle = sorted(doubted, key=lambda r: float(np.mean(np.square(r.label.forces))))[len(doubted) // 2]
+            made = next((r for r in self.compared if same_geometry(r.structure, middle.structure)), None)
+            self.agree(made or self._compared(middle, first, number))
+
+    def _compared(self, given: LabelRecord, first: Structure, number: int) -> LabelRecord:
+        """The label of the reference for the geometry of a given one, stored when this returns."""
+        structure = first._replace(positions=given.structure.positions, cell=given.structure.cell)
+        self._interruption.before_label(self._longest_s())
+        with self._interruption.patience(0.0):
+            result = self._engine.label(structure)
+        made = given._replace(
+            structure=result.labelled(structure),
+            label=result.label,
+            step=number,
+            reason="compared",
+            engine_hash=self._engine.settings_hash,
+            engine_seconds=result.seconds,
+        )
+        dataset.append(self._run.path / COMPARED, made)
+        self.compared.append(made)
+        self._run.log("label_compared", engine_s=round(result.seconds, 3))
+        self._engine.restore_state(None)  # the run itself begins as without it
+        return made
+
+    def agree(self, made: LabelRecord) -> None:
+        """Compare a label of the reference with given ones of unknown origin of the same geometry, if there are some.
+
+        Raises:
+          ConfigError: naming both numbers, if they differ.
+        """
+        doubted = (r for each in self._given.doubted(self._engine.settings_hash) for r in each)
+        for record in doubted:
+            if made.reason != GIVEN and same_geometry(record.structure, made.structure):
+                agreement.check(record, made.label, self._problem)
+
+    def _known(self, structure: Structure) -> LabelRecord | None:
+        """A given label of this geometry that the reference has made; None if there is none."""
+        own = (r for r in self._given.labels if r.engine_hash == self._engine.settings_hash)
+        return next((record for record in own if same_geometry(record.structure, structure)), None)
 
     def ask(
         self,
@@ -88,11 +153,11 @@ class Reference:
         readings: tuple[Reading, ...] = (),
         asked: tuple[str, ...] = (),
     ) -> LabelRecord:
-        """Get a plausible label: from the disk if this step has one, else from the engine; stored when this returns.
+        """Get a plausible label: one that is known, else from the engine; stored when this returns.
 
         Args:
           step: MD step.
-          reason: 'initial', 'uncertain' or 'audit'.
+          reason: 'initial', 'uncertain' or 'audit'; a label that the run was started from has 'given'.
           structure: geometry of the step.
           pretrained: energy of the model before fine-tuning, eV.
           predictive: prediction of the ensemble; None for the structure that defines the energy offset.
@@ -108,10 +173,16 @@ class Reference:
         """
         paid = self.labels.get(step)
         if paid is not None:
-            if not _same(paid.structure, structure):
+            if not same_geometry(paid.structure, structure):
                 raise DataError(f"{self._run.dataset}: the label of step {step} belongs to another geometry")
             return paid
-        refused = [r.reason for r in self.refused if r.step == step and _same(r.structure, structure)]
+        known = self._known(structure)
+        if known is not None:
+            state = known.structure.electronic
+            free = EngineResult(known.label, structure, True, 0.0, 0, (), Settled(state.charge, state.multiplicity))
+            record = self._record(step, GIVEN, structure, free, pretrained, predictive, host, readings)
+            return self._stored(record._replace(asked=asked), {"step": step, "engine_s": 0.0, "attempts": 0})
+        refused = [r.reason for r in self.refused if r.step == step and same_geometry(r.structure, structure)]
         while len(refused) < ATTEMPTS:
             if refused:
                 self._engine.restore_state(None)  # the previous density or moments may be the cause
@@ -125,10 +196,7 @@ class Reference:
                 self._run.log("engine_remark", step=step, remark=remark)
             spent = {"step": step, "engine_s": round(result.seconds, 3), "attempts": result.attempts}
             if not against:
-                dataset.append(self._run.dataset, record)
-                self.labels[step] = record
-                self._run.log("label", reason=reason, asked=list(asked), **spent)
-                return record
+                return self._stored(record, spent)
             refused.append(f"{reason}; " + "; ".join(against))
             record = record._replace(reason=refused[-1])
             dataset.append(self._refused_path, record, repeats=True)
@@ -136,6 +204,13 @@ class Reference:
             self._run.log("label_refused", reason=refused[-1], **spent)
         self._engine.restore_state(None)
         raise EngineFailedError(f"{self._engine.description}: label not believed: {refused[-1]}")
+
+    def _stored(self, record: LabelRecord, spent: Mapping[str, Any]) -> LabelRecord:
+        """Store a label, after which it may be used."""
+        dataset.append(self._run.dataset, record)
+        self.labels[record.step] = record
+        self._run.log("label", reason=record.reason, asked=list(record.asked), **spent)
+        return record
 
     def _longest_s(self) -> float:
         """Longest calculation so far, s."""
@@ -208,10 +283,14 @@ class Reference:
         )
 
 
-def _same(left: Structure, right: Structure) -> bool:
+def same_geometry(left: Structure, right: Structure) -> bool:
+    """Whether two geometries are the same to `SAME_GEOMETRY`, up to lattice translations of single atoms."""
     close = partial(np.allclose, rtol=0.0, atol=SAME_GEOMETRY)
-    return (
-        np.array_equal(left.numbers, right.numbers)
-        and close(left.positions, right.positions)
-        and close(left.cell, right.cell)
-    )
+    if not np.array_equal(left.numbers, right.numbers) or not close(left.cell, right.cell):
+        return False
+    apart = left.positions - right.positions
+    periodic = np.asarray(left.pbc, bool)
+    if periodic.any():
+        vectors = left.cell[periodic]
+        apart = apart - np.round(apart @ np.linalg.pinv(vectors)) @ vectors
+    return close(apart, 0.0)

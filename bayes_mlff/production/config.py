@@ -64,7 +64,8 @@ class ProductionConfig(Section):
     )
     on_uncertain: Literal["warn", "stop", "label"] = Field(
         default="warn",
-        description="What happens where σ is above its limit: warn counts and goes on, stop ends that replica.",
+        description="What happens where σ is above its limit: warn counts and goes on, stop ends that replica, label "
+        "ends it too, and goes on from there as an on-the-fly run with the reference of the run.",
     )
     format: Literal["extxyz", "netcdf"] = Field(
         default="extxyz",
@@ -98,14 +99,6 @@ class ProductionConfig(Section):
             if given is not None and dynamics.schedule:
                 allowed = f"null, since the segments of {name}.schedule set the temperatures"
                 raise ConfigError("temperatures_k", list(given), allowed)
-        if self.on_uncertain == "label":
-            raise ConfigError(
-                "on_uncertain",
-                "label",
-                "warn or stop: a production has no reference method. To label what it meets, continue the run (a "
-                "longer dynamics.duration_ps in its config.yaml, then 'bayes-mlff resume'), or start a run from the "
-                "geometry where a replica stopped ('bayes-mlff run' with structure: stopped.extxyz of its folder)",
-            )
         first = next(iter(self.segments()))
         if count > 1 and self.segments()[first].velocities != "draw":
             allowed = "draw with several replicas, which would all begin alike otherwise"

@@ -99,7 +99,7 @@ class Session:
         steps = min(part.dynamics.chunk_steps, part.n_steps - host.step)
         limit = np.where(host.running, steps, 0).astype(np.int32)
         bounds, device = self._bounds(part, host, steps), state.device
-        silent = self.setup.config.on_uncertain != "stop" or not self.setup.watch.known
+        silent = self.setup.config.on_uncertain == "warn" or not self.setup.watch.known
         chunk = self._chunk(host)(
             self.setup.params,
             device.md,
@@ -158,7 +158,7 @@ class Session:
             after = after._replace(tallies=(*after.tallies[:-1], tuple(latest)))
         if kind is None:
             return after
-        self._store_stop(before, part, i, one, kind)
+        self._store_stop(before, part, i, one if md is None else one._replace(md=md), kind)
         stopped = list(after.stopped)
         stopped[i] = kind
         return after._replace(stopped=tuple(stopped))
@@ -184,7 +184,9 @@ class Session:
         file = self.folders.stopped(part.name, i)
         file.trajectory.unlink(missing_ok=True)
         step = host.step + int(one.steps)
-        frame = Frame(step, step * part.dynamics.timestep_fs, structure.positions, structure.cell, None)
+        momenta = np.asarray(one.md.momentum, np.float64) if kind.kind == "uncertain" else None
+        time_fs = step * part.dynamics.timestep_fs
+        frame = Frame(step, time_fs, structure.positions, structure.cell, None, momenta)
         about = constants(self.setup.structure, self.setup.motion.masses)
         file.append_frames(structure.numbers, structure.pbc, [frame], about)
 

@@ -286,6 +286,7 @@ def _table(
         *state,
         ("Error threshold", stated(energy(threshold_ev), stated_k)),
         ("Labels", f"{s.labels} ({s.initial} initial, {s.audit} audit){last}"),
+        *([("Labels that existed before the run", str(s.given))] if s.given else []),
         ("Labels above the threshold", above),
         ("RMSE at labels, before each is learnt", energy(s.rmse_ev)),
         ("RMSE at labels, not fine-tuned", energy(s.rmse_pretrained_ev)),

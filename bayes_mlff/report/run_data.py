@@ -8,6 +8,7 @@ import numpy as np
 
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
+from bayes_mlff.data.label_notes import GIVEN, INITIAL
 from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import config
@@ -48,7 +49,7 @@ class RunData(NamedTuple):
     log: RunLog
     config_text: str
     config: RunConfig  # settings in force, with which the run last continued
-    records: list[LabelRecord]
+    records: list[LabelRecord]  # that the reference made for the run
 
     @property
     def steps(self) -> np.ndarray:
@@ -115,8 +116,12 @@ def read(run_dir: Path) -> RunData:
         log=run_log.read(run_dir, run_log.settings_of(whole)),
         config_text=path.read_text(encoding="utf-8"),
         config=whole,
-        records=dataset.read(labels, unfinished=True) if labels.exists() else [],
+        records=[r for r in _records(labels) if r.reason != GIVEN],
     )
+
+
+def _records(path: Path) -> list[LabelRecord]:
+    return dataset.read(path, unfinished=True) if path.exists() else []
 
 
 def schedule(run: RunData) -> Schedule | None:
@@ -126,7 +131,7 @@ def schedule(run: RunData) -> Schedule | None:
 
 def predicted(records: list[LabelRecord]) -> list[LabelRecord]:
     """Labels whose error tests the model: all but those that define the energy offset."""
-    return [r for r in records if r.reason != "initial" and r.predicted_energy_mean is not None]
+    return [r for r in records if r.reason != INITIAL and r.predicted_energy_mean is not None]
 
 
 def errors(records: list[LabelRecord]) -> np.ndarray:

@@ -12,6 +12,8 @@ NUMBERS: Final = {
     "label": ("engine_s",),
     "label_refused": ("engine_s",),
     "random_frame": ("engine_s",),
+    "label_compared": ("engine_s",),
+    "started_from": ("labels",),
     "update": ("seconds",),
     "rolled_back": ("step",),
 }

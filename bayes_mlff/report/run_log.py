@@ -17,7 +17,7 @@ from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError
 from bayes_mlff.core.settings import Section
 from bayes_mlff.data import label_notes
-from bayes_mlff.data.label_notes import REJECTED, LabelNote
+from bayes_mlff.data.label_notes import GIVEN, REJECTED, LabelNote
 from bayes_mlff.data.npz import read_arrays
 from bayes_mlff.data.readings import columns
 from bayes_mlff.md import schedule as schedules
@@ -58,7 +58,7 @@ class RunLog(NamedTuple):
     """A run directory in memory, without structures."""
 
     settings: Settings  # in force, that is, with which the run last went on
-    labels: list[LabelNote]
+    labels: list[LabelNote]  # that the reference made for the run
     steps: np.ndarray  # [t] logged steps, or evenly spaced ones of many
     thermo: ThermoSeries
     events: list[Mapping[str, Any]]
@@ -67,7 +67,13 @@ class RunLog(NamedTuple):
     rows: int | None = None  # logged steps, about; None: these are all
     committed: int | None = None  # step of the newest checkpoint; None if there is none
     n_atoms: int = 1
+    symbols: tuple[str, ...] = ()  # [n]; empty if nothing is labelled yet
     triggers: Mapping[str, TriggerSeries] = {}  # of the triggers beside the one on the total energy, by name
+
+    @property
+    def given(self) -> int:
+        """Number of labels that the run was started from."""
+        return max((int(event["labels"]) for event in self.events if event["event"] == "started_from"), default=0)
 
     @property
     def reached(self) -> int:
@@ -116,7 +122,8 @@ def read(run_dir: Path, settings: Settings | None = None) -> RunLog:
     notes = label_notes.read(labels) if labels.exists() else []
     return RunLog(
         settings=found,
-        labels=notes,
+        labels=[note for note in notes if note.reason != GIVEN],
+        symbols=notes[0].symbols if notes else (),
         steps=log.steps,
         thermo=log.thermo,
         triggers=log.triggers,

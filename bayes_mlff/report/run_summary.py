@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bayes_mlff.data.label_notes import LabelNote
+from bayes_mlff.data.label_notes import INITIAL, LabelNote
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.ensemble.energy_scale import EnergyScale
 from bayes_mlff.report.run_events import NUMBERS
@@ -30,7 +30,8 @@ class RunSummary(NamedTuple):
     n_atoms: int
     steps: int
     time_fs: float
-    labels: int  # all
+    labels: int  # all that the reference made for the run
+    given: int  # further ones that it was started from
     initial: int  # of them defining the energy offset; not predicted beforehand
     audit: int  # of them asked for at random
     above_threshold: int  # of the labels predicted beforehand
@@ -55,7 +56,7 @@ class RunSummary(NamedTuple):
 def summarise(run: RunLog, threshold_ev: float) -> RunSummary:
     """Count and average what a run directory holds; the threshold is of the total energy as it is stated, eV."""
     stated_k = run.settings.threshold_temperature_k
-    known = [note for note in run.labels if note.reason != "initial" and note.predicted_ev is not None]
+    known = [note for note in run.labels if note.reason != INITIAL and note.predicted_ev is not None]
     error = np.array([note.predicted_ev for note in known], np.float64) - _references(known)
     started = [note for note in known if note.pretrained_ev is not None]
     pretrained = np.array([note.pretrained_ev for note in started], np.float64) - _references(started)
@@ -63,14 +64,15 @@ def summarise(run: RunLog, threshold_ev: float) -> RunSummary:
     above = int(np.sum(np.abs(error) > limit))
     force = [note.force_errors for note in known if note.force_errors is not None]
     wall, crit = _wall_time(run.events), run.thermo.sigma_crit_ev
-    steps, symbols = run.reached, run.labels[0].symbols if run.labels else ()
+    steps, symbols = run.reached, run.labels[0].symbols if run.labels else run.symbols
     return RunSummary(
         formula=hill_formula(symbols),
         n_atoms=len(symbols),
         steps=steps,
         time_fs=steps * run.settings.timestep_fs,
         labels=len(run.labels),
-        initial=sum(r.reason == "initial" for r in run.labels),
+        given=run.given,
+        initial=sum(r.reason == INITIAL for r in run.labels),
         audit=sum(r.reason == "audit" for r in run.labels),
         above_threshold=above,
         share_above=metrics.binomial_share(above, error.size) if error.size else None,
@@ -131,7 +133,7 @@ def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
     Runs of before that was logged have `run_started` only, which comes after the initial label.
     """
     sessions: list[tuple[float, float]] = []
-    spent = {"label": 0.0, "label_refused": 0.0, "random_frame": 0.0, "update": 0.0}
+    spent = {"label": 0.0, "label_refused": 0.0, "random_frame": 0.0, "label_compared": 0.0, "update": 0.0}
     begun = False
     for event in events:
         name, now = event["event"], float(event["time"])
@@ -142,5 +144,5 @@ def _wall_time(events: list[Mapping[str, Any]]) -> WallTime:
         if name in spent:
             spent[name] += float(event[NUMBERS[name][0]])
     total = sum(end - start for start, end in sessions)
-    asked = spent["label"] + spent["label_refused"] + spent["random_frame"]
+    asked = sum(spent.values()) - spent["update"]
     return WallTime(total, max(total - asked - spent["update"], 0.0), asked, spent["update"])

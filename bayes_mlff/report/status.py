@@ -96,6 +96,8 @@ def _quality(run: RunLog, s: RunSummary, energy: Callable[[float | None], str]) 
         *_triggers(run),
         ("labels", f"{s.labels} of at most {run.settings.max_labels} ({s.initial} initial, {s.audit} audits){last}"),
     ]
+    if s.given:
+        told.append(("started from", f"{s.given} labels that existed before, not counted here"))
     if s.share_above is not None:
         share = s.share_above
         above = (
@@ -199,6 +201,7 @@ def facts(path: Path, run: RunLog) -> dict[str, Any]:
         "labels": {
             "all": s.labels,
             "initial": s.initial,
+            "given": s.given,
             "audits": s.audit,
             "most": run.settings.max_labels,
             "not_believed": judged.refused,

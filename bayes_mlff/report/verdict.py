@@ -60,7 +60,7 @@ def judge(run: RunLog) -> Verdict:
         tested += (_tested(run, each.name, each.unit, each.confidence or run.settings.confidence),)
     current = tested[0].statement
     back = sorted({int(e["step"]) for e in run.events if e["event"] == "rolled_back"})
-    missing = [] if run.labels else ["no structure has been labelled"]
+    missing = [] if run.labels or run.given else ["no structure has been labelled"]
     for each in tested:
         missing += [why if each.name == ENERGY else f"trigger {each.name}: {why}" for why in each.missing]
     if half_ps > 0.0 and recent / half_ps > QUIET_PER_PS:

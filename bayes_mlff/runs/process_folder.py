@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from bayes_mlff.data.label_notes import COMPARED, REJECTED
 from bayes_mlff.parallel.hosts import first, shared
 from bayes_mlff.runs import start
 
@@ -33,8 +34,8 @@ def run_directory(path: Path) -> Iterator[Path]:
 
 def _files(path: Path) -> dict[str, bytes | int]:
     """Contents of the files of a run directory, if it exists; for growing files only their size, bytes."""
-    kept = [*path.glob("config*.yaml"), path / "dataset.extxyz", path / "rejected.extxyz", *path.glob("checkpoints/*")]
-    kept += path.glob(f"{start.FOLDER}/**/*")
+    kept = [*path.glob("config*.yaml"), *path.glob("checkpoints/*"), *path.glob(f"{start.FOLDER}/**/*")]
+    kept += (path / name for name in ("dataset.extxyz", REJECTED, COMPARED))
     growing = [path / "thermo.csv", path / "trajectory.extxyz"]
     contents = {str(p.relative_to(path)): p.read_bytes() for p in kept if p.is_file()}
     return contents | {p.name: p.stat().st_size for p in growing if p.is_file()}

@@ -2,7 +2,8 @@
 
 A run continues from these copies, so that it depends on no file outside of its directory. They are in the folder
 `start`: `structure.npz` and `model.safetensors`, which are read, `structure.extxyz` for people to look at, and
-`identity.json` with the SHA-256 of both and the hash of the engine's settings. Modules and files next to the
+`identity.json` with the SHA-256 of both and the hash of the engine's settings. Where the run was started from labels
+or a trained ensemble, they are `labels.extxyz` and `ensemble.safetensors`. Modules and files next to the
 configuration that the reference uses are in its sub-folder `files`.
 """
 
@@ -28,6 +29,8 @@ STRUCTURE: Final = "structure.npz"
 MODEL: Final = "model.safetensors"
 IDENTITY: Final = "identity.json"
 READABLE: Final = "structure.extxyz"
+LABELS: Final = "labels.extxyz"
+ENSEMBLE: Final = "ensemble.safetensors"
 KEPT: Final = "files"
 """Sub-folder for files that the reference uses from the folder of the configuration, under the same relative paths."""
 
@@ -49,6 +52,13 @@ class Start(NamedTuple):
     engine: str  # description of the reference in words
     base: Path  # folder of the configuration
     beside: Beside = Beside()  # modules and files in that folder that the reference uses
+    labels: bytes | None = None  # labels that existed before the run, as a dataset of a run
+    ensemble: bytes | None = None  # file of the ensemble from whose samples the chains started
+
+    def taken(self) -> dict[str, bytes]:
+        """Contents of the files of labels and ensemble by name; those that the run was not started from are missing."""
+        pairs = {LABELS: self.labels, ENSEMBLE: self.ensemble}
+        return {name: content for name, content in pairs.items() if content is not None}
 
 
 def contents(start: Start) -> dict[str, bytes]:
@@ -65,9 +75,11 @@ def contents(start: Start) -> dict[str, bytes]:
         "base": str(start.base),
         "kept": {name: hashlib.sha256(content).hexdigest() for name, content in start.beside.kept.items()},
         "needed": list(start.beside.needed),
+        "taken": {name: hashlib.sha256(content).hexdigest() for name, content in start.taken().items()},
     }
     return {
         **{f"{KEPT}/{name}": content for name, content in start.beside.kept.items()},
+        **start.taken(),
         STRUCTURE: structure,
         READABLE: readable.getvalue().encode(),
         MODEL: model,
@@ -89,7 +101,10 @@ def read(run: Path) -> Start:
     engine = identity["engine"]
     kept = {name: verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
     beside = Beside(kept, tuple(identity.get("needed", ())))
-    return Start(initial, potential, engine["hash"], engine["description"], Path(identity["base"]), beside)
+    digests = identity.get("taken", {})
+    taken = {name: verified(folder / name, digests[name]) for name in (LABELS, ENSEMBLE) if name in digests}
+    about = engine["hash"], engine["description"], Path(identity["base"])
+    return Start(initial, potential, *about, beside, taken.get(LABELS), taken.get(ENSEMBLE))
 
 
 def base_of(start: Start, run: Path) -> Path:
@@ -118,8 +133,8 @@ def _identity(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             found = json.loads(file.read(_MOST_BYTES))
         given = found["structure"], found["model"], found["engine"]["hash"], found["engine"]["description"]
-        kept, needed = found.get("kept", {}), found.get("needed", [])
-        if not all(isinstance(text, str) for text in (*given, found["base"], *kept.values(), *needed)):
+        kept, needed, taken = found.get("kept", {}), found.get("needed", []), found.get("taken", {})
+        if not all(isinstance(text, str) for text in (*given, found["base"], *kept.values(), *needed, *taken.values())):
             raise TypeError("something other than text")
         version = found["format"]
     except (OSError, RecursionError, ValueError, LookupError, TypeError) as error:

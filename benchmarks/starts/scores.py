@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.ensemble.saved import Ensemble
-from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import of_structures
 

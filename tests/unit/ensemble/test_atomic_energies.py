@@ -9,12 +9,12 @@ import pytest
 from ase.build import molecule
 
 from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble import saved as ensemble
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import EnsembleCalculator, OutsideTrainingWarning, energy_sigma, evaluate
 from bayes_mlff.finetune.evaluate import Quality
-from bayes_mlff.finetune.labelled import Frames
 from bayes_mlff.models import registry
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import PerAtom

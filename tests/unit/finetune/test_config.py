@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.units import BOHR, GPA, HARTREE, KCAL_MOL
-from bayes_mlff.finetune import config, doubts, frames, label_units, plan
+from bayes_mlff.data import label_units
+from bayes_mlff.finetune import config, doubts, frames, plan
 from bayes_mlff.finetune.config import ParallelSampler
 from bayes_mlff.finetune.frames import Frames
 from bayes_mlff.models import registry

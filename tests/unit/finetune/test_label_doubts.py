@@ -8,9 +8,10 @@ from ase.calculators.emt import EMT
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.core.units import BOHR, HARTREE
-from bayes_mlff.finetune import config, doubts, frame_checks, frames, net_forces, run
-from bayes_mlff.finetune.label_units import Units
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data import frame_checks
+from bayes_mlff.data.label_units import Units
+from bayes_mlff.data.labelled_frames import Frames
+from bayes_mlff.finetune import config, doubts, frames, net_forces, run
 from bayes_mlff.finetune.work import Untested, work_ratio
 from bayes_mlff.models.energetics import Prediction
 from tests.support.places import CASES

@@ -14,9 +14,9 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from bayes_mlff.core.errors import ConfigError, DataError
 from bayes_mlff.core.units import BOHR, HARTREE, KCAL_MOL
+from bayes_mlff.data.label_units import FORCE_UNITS, parse
 from bayes_mlff.data.labelled_files import LabelKeys, read_labelled
 from bayes_mlff.finetune import config, evaluate, frames, sampling
-from bayes_mlff.finetune.label_units import FORCE_UNITS, parse
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior.likelihood import Likelihood, log_likelihood
 from bayes_mlff.posterior.training_set import labels_of

@@ -5,9 +5,10 @@ import pytest
 from ase.build import bulk
 
 from bayes_mlff.core.errors import DataError
+from bayes_mlff.data.label_units import Units
+from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune import doubts, remarks
-from bayes_mlff.finetune.label_units import Units
-from bayes_mlff.finetune.labelled import DataSets, Frames
+from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.work import Ratio, Untested
 from bayes_mlff.models.energetics import Prediction
 from tests.support.places import CASES

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from bayes_mlff.core.errors import DataError, WeightsError
 from bayes_mlff.core.units import HARTREE
+from bayes_mlff.data import label_units
 from bayes_mlff.data.graph import padded
 from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble import saved as ensemble
@@ -23,7 +24,6 @@ from bayes_mlff.finetune import (
     doubts,
     evaluate,
     frames,
-    label_units,
     laplace,
     run,
     sampling,

@@ -165,8 +165,8 @@ def test_the_share_of_the_second_order_that_is_allowed_is_the_documented_one():
 
 def test_a_geometry_is_the_same_to_rounding_and_with_the_same_atoms():
     here = Structure(np.array([25, 8]), np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]), 4.0 * np.eye(3), np.ones(3, bool))
-    assert reference._same(here, here._replace(positions=here.positions + 1e-5, cell=here.cell * (1.0 + 1e-6)))
-    assert not reference._same(here, here._replace(positions=here.positions + 1e-2))
-    assert not reference._same(here, here._replace(cell=here.cell * 1.01))
-    assert not reference._same(here, here._replace(numbers=np.array([8, 25])))
-    assert not reference._same(here, here._replace(numbers=here.numbers[:1], positions=here.positions[:1]))
+    assert reference.same_geometry(here, here._replace(positions=here.positions + 1e-5, cell=here.cell * (1.0 + 1e-6)))
+    assert not reference.same_geometry(here, here._replace(positions=here.positions + 1e-2))
+    assert not reference.same_geometry(here, here._replace(cell=here.cell * 1.01))
+    assert not reference.same_geometry(here, here._replace(numbers=np.array([8, 25])))
+    assert not reference.same_geometry(here, here._replace(numbers=here.numbers[:1], positions=here.positions[:1]))

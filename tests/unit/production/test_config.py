@@ -46,7 +46,6 @@ def test_what_is_given_counts():
     [
         ({"replicas": 3, "temperatures_k": [300.0, 400.0]}, "temperatures_k", "one for each of the 3 replicas"),
         ({"temperatures_k": [3.0, 4.0], "dynamics": {"schedule": HEATING}}, "temperatures_k", "null"),
-        ({"on_uncertain": "label"}, "on_uncertain", "bayes-mlff resume"),
         ({"on_uncertain": "ask"}, "on_uncertain", "'warn', 'stop' or 'label'"),
         ({"equilibration": {"friction_per_fs": 9.0}}, "equilibration.friction_per_fs", "at most"),
         ({"dynamics": {"friction_per_fs": 9.0}}, "dynamics.friction_per_fs", "at most"),

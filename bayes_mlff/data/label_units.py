@@ -8,7 +8,7 @@ import numpy as np
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import DataError, shown
-from bayes_mlff.finetune.data_config import DataConfig
+from bayes_mlff.data.label_settings import LabelFileSettings
 
 POSITION_UNITS: Final = {"A": 1.0, "bohr": units.BOHR, "nm": 10.0}
 ENERGY_UNITS: Final = {
@@ -64,16 +64,17 @@ class Units(NamedTuple):
     remarks: tuple[str, ...] = ()  # what was taken from the file, or assumed
 
 
-def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> Units:
+def settle(settings: LabelFileSettings, stated: Mapping[str, str], path: str, key: str, section: str = "data") -> Units:
     """Units of a file: from the configuration, else from the file, else Å, eV, eV/Å and eV/Å³.
 
     If the file states a unit of energy but none of forces, that of forces is energy over position.
 
     Args:
-      data: the configuration.
+      settings: the configuration.
       stated: units that the file states, by `position`, `energy`, `force` and `stress`.
       path: path of the file, for messages.
       key: configuration key that names the file.
+      section: configuration key of the settings.
 
     Raises:
       DataError: if the configuration contradicts the file, or if the file states an unknown unit and the configuration
@@ -84,12 +85,15 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
     taken: dict[str, str] = {}
     from_file, assumed = [], []
     for kind, name in kinds.items():
-        wanted, text = getattr(data, name), stated.get(kind)
+        wanted, text = getattr(settings, name), stated.get(kind)
         found = None if text is None else parse(kind, text)
         if text is not None and found is None and wanted is None:
-            raise DataError(f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: data.{name} sets it")
+            raise DataError(
+                f"{key}: {path} states {shown(text)} as the unit of {kind}; allowed: {section}.{name} sets it"
+            )
         if found is not None and wanted is not None and found != wanted:
-            raise DataError(f"data.{name}: got {wanted}, but {path} states {found}; allowed: {found}, or leave it out")
+            allowed = f"allowed: {found}, or leave it out"
+            raise DataError(f"{section}.{name}: got {wanted}, but {path} states {found}; {allowed}")
         if kind == "force" and text is None and wanted is None and "energy" in stated:
             found = f"{taken['energy']}/{taken['position']}"
         taken[kind] = wanted or found or usual[kind]
@@ -98,7 +102,8 @@ def settle(data: DataConfig, stated: Mapping[str, str], path: str, key: str) -> 
     remarks = [f"{key}: units stated by the file: {', '.join(from_file)}"] if from_file else []
     needed = [text for text in assumed if not text.startswith("stress")]
     remarks += [f"{key}: units that nothing states, assumed: {', '.join(needed)}"] if needed else []
-    return Units(taken["position"], taken["energy"], taken["force"], taken["stress"], data.stress_sign, tuple(remarks))
+    sign = settings.stress_sign
+    return Units(taken["position"], taken["energy"], taken["force"], taken["stress"], sign, tuple(remarks))
 
 
 def parse(kind: str, text: str) -> str | None:

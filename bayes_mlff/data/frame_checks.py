@@ -8,10 +8,10 @@ from scipy.spatial import KDTree
 
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data import neighbors
+from bayes_mlff.data.label_settings import Wanted
+from bayes_mlff.data.label_units import FORCE_UNITS, POSITION_UNITS, Units
 from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure
-from bayes_mlff.finetune.config import FinetuneConfig
-from bayes_mlff.finetune.label_units import FORCE_UNITS, POSITION_UNITS, Units
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.labelled_frames import Frames
 
 LARGEST_FORCE: Final = 10.0
 """RMS force component, eV/Å, above which the unit is questioned; values at 300 to 1000 K are 0.5 to 3."""
@@ -30,7 +30,7 @@ SAME_GEOMETRY: Final = 1e-3
 """Largest difference, Å, of any coordinate or cell component between geometries that count as equal."""
 
 
-def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str, keys: LabelKeys) -> None:
+def complete(labelled: list[LabelledStructure], wanted: Wanted, key: str, keys: LabelKeys) -> None:
     """Refuse a file in which only some frames have energies, or that lacks the stress if it is a target.
 
     Raises:
@@ -40,13 +40,13 @@ def complete(labelled: list[LabelledStructure], config: FinetuneConfig, key: str
     if 0 < len(without) < len(labelled):
         raise DataError(
             f"{key}: frame {without[0]} lacks {keys.energy}, which others have; allowed: energies in every "
-            "frame (data.xyz_energy_key names them), or with targets: forces in none"
+            f"frame ({wanted.section}.xyz_energy_key names them){wanted.or_no_energy}"
         )
     for index, (_, label) in enumerate(labelled):
-        if config.learns_stress and label.stress is None:
+        if wanted.stress and label.stress is None:
             raise DataError(
                 f"{key}: frame {index} lacks {keys.stress}; allowed: stress in every frame of every set "
-                "(data.xyz_stress_key names it), or targets without stress"
+                f"({wanted.section}.xyz_stress_key names it){wanted.or_no_stress}"
             )
 
 
@@ -65,13 +65,14 @@ def same_labels(sets: dict[str, Frames]) -> None:
         )
 
 
-def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
+def plausible(frames: Frames, key: str, *, large_forces: bool = False, section: str = "data") -> None:
     """Refuse forces and distances that are implausible, as from a wrong unit.
 
     Args:
       frames: labels, converted to Å, eV and eV/Å.
       key: configuration key that names the file.
       large_forces: accept forces above the usual range.
+      section: configuration key of the settings.
 
     Raises:
       DataError: naming the key, and the frame if it is a single one.
@@ -80,7 +81,8 @@ def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
     if rms > LARGEST_FORCE and not large_forces:
         raise DataError(
             f"{key}: the RMS force component is {rms:.3g} eV/Å; allowed: at most {LARGEST_FORCE:g}. "
-            f"data.forces_unit says what unit the file is in: {', '.join(FORCE_UNITS)}; or data.doubtful_units: allow"
+            f"{section}.forces_unit says what unit the file is in: {', '.join(FORCE_UNITS)}; or "
+            f"{section}.doubtful_units: allow"
         )
     for index in range(frames.size):
         structure = frames.structure(index)
@@ -93,7 +95,7 @@ def plausible(frames: Frames, key: str, *, large_forces: bool = False) -> None:
             )
 
 
-def bond_lengths(frames: Frames, units: Units, key: str) -> None:
+def bond_lengths(frames: Frames, units: Units, key: str, section: str = "data") -> None:
     """Refuse a unit of positions with implausible nearest-neighbour distances, if another unit gives usual ones.
 
     Distances of nearest neighbours over the sums of their covalent radii are near 1 in molecules, crystals and metals;
@@ -119,8 +121,8 @@ def bond_lengths(frames: Frames, units: Units, key: str) -> None:
     best, would_be = found
     raise DataError(
         f"{key}: {which}nearest neighbours are {np.median(ratios):.3g} times the sum of their covalent radii apart "
-        f"(median), in {best} they would be {would_be:.3g}; data.positions_unit: got {units.positions}; allowed: the "
-        "unit of the file, the same in all frames, or data.doubtful_units: allow"
+        f"(median), in {best} they would be {would_be:.3g}; {section}.positions_unit: got {units.positions}; "
+        f"allowed: the unit of the file, the same in all frames, or {section}.doubtful_units: allow"
     )
 
 
@@ -196,6 +198,11 @@ def no_duplicates(sets: dict[str, Frames]) -> None:
             f"data: {len(pairs)} pairs of geometries are the same to {SAME_GEOMETRY} Å ({shown}; frames counted from 0 "
             "among those used); allowed: each once, or data.duplicates: allow"
         )
+
+
+def repeated(geometries: np.ndarray) -> set[tuple[int, int]]:
+    """Pairs of equal rows of [f, k] coordinates, Å, the later one first."""
+    return {(max(pair), min(pair)) for pair in KDTree(geometries).query_pairs(SAME_GEOMETRY, p=np.inf)}
 
 
 def _close(geometries: np.ndarray, index: np.ndarray) -> set[tuple[int, int]]:

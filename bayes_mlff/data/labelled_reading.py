@@ -7,14 +7,9 @@ import numpy as np
 
 from bayes_mlff.core.errors import ConfigError, DataError, brief
 from bayes_mlff.core.numbers import padded
-from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_suffix, read_labelled
-from bayes_mlff.data.labels import Label
-from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
-from bayes_mlff.data.stated import UNCLEAR_UNITS, State
-from bayes_mlff.data.structure import check
-from bayes_mlff.finetune import frame_checks, held_forces
-from bayes_mlff.finetune.config import FinetuneConfig
-from bayes_mlff.finetune.label_units import (
+from bayes_mlff.data import frame_checks, held_forces
+from bayes_mlff.data.label_settings import LabelFileSettings, Wanted
+from bayes_mlff.data.label_units import (
     ENERGY_UNITS,
     FORCE_UNITS,
     POSITION_UNITS,
@@ -23,7 +18,12 @@ from bayes_mlff.finetune.label_units import (
     Units,
     settle,
 )
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_suffix, read_labelled
+from bayes_mlff.data.labelled_frames import Frames
+from bayes_mlff.data.labels import Label
+from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
+from bayes_mlff.data.stated import UNCLEAR_UNITS, State
+from bayes_mlff.data.structure import check
 
 SUFFIXES = ".npz, or .xyz, .extxyz, .traj, .db or .json, the latter also followed by .gz, .bz2 or .xz"
 
@@ -47,32 +47,29 @@ class _Raw(NamedTuple):
     remarks: list[str]
 
 
-def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
+def read_file(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str) -> LabelledSet:
     """Read a file and convert it.
 
     Args:
       path: of the file.
-      config: keys, units and targets.
+      settings: keys and units.
+      wanted: which labels are needed.
       key: of the configuration that names the file.
 
     Raises:
       ConfigError: if the suffix of its name is not that of a supported format.
-      DataError: if a label is missing or not finite, a unit contradicts the configuration, or stress is to be learnt
-        and a frame lacks it or is not periodic in three directions.
+      DataError: if a label is missing or not finite, a unit contradicts the configuration, or stress is needed
+        and a frame lacks it.
     """
     if path.suffix == ".npz":
-        raw = _npz(path, config)
+        raw = _npz(path, settings, wanted)
     elif known_suffix(path):
-        raw = _structures(path, config, key)
+        raw = _structures(path, settings, wanted, key)
     else:
         raise ConfigError(key, str(path), f"a file with the suffix {SUFFIXES}")
     frames = raw.frames
-    if config.learns_stress and not frames.pbc.all():
-        molecules = np.flatnonzero(~frames.pbc.all(axis=1))
-        which = "no crystals" if len(molecules) == frames.size else f"other frames than crystals, frame {molecules[0]}"
-        raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
-    _understood(raw, config, str(path), key)
-    units = settle(config.data, raw.units, str(path), key)
+    _understood(raw, settings, wanted, str(path), key)
+    units = settle(settings, raw.units, str(path), key, wanted.section)
     frames = _converted(frames, units)
     for index in range(frames.size):
         try:
@@ -83,19 +80,19 @@ def read_file(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
     return LabelledSet(frames, units, raw.states, [*raw.remarks, *units.remarks, *remarks])
 
 
-def _understood(raw: _Raw, config: FinetuneConfig, path: str, key: str) -> None:
+def _understood(raw: _Raw, settings: LabelFileSettings, wanted: Wanted, path: str, key: str) -> None:
     """Refuse a key that seems to state units but is not understood, unless the configuration gives the units."""
     unclear = raw.units.get(UNCLEAR_UNITS)
     if unclear is None:
         return
     names = {"position": "positions_unit", "energy": "energy_unit", "force": "forces_unit", "stress": "stress_unit"}
     needed = {"position", "force"} | ({"energy"} if raw.frames.energy is not None else set())
-    needed |= {"stress"} if config.learns_stress else set()
+    needed |= {"stress"} if wanted.stress else set()
     stated = raw.units.keys() | ({"force"} if "energy" in raw.units else set())
     missing = [
-        f"data.{name}"
+        f"{wanted.section}.{name}"
         for kind, name in names.items()
-        if kind in needed and kind not in stated and getattr(config.data, name) is None
+        if kind in needed and kind not in stated and getattr(settings, name) is None
     ]
     if missing:
         raise DataError(
@@ -103,10 +100,9 @@ def _understood(raw: _Raw, config: FinetuneConfig, path: str, key: str) -> None:
         )
 
 
-def _npz(path: Path, config: FinetuneConfig) -> _Raw:
-    data = config.data
-    keys = NpzKeys(data.numbers_key, data.positions_key, data.energies_key, data.forces_key)
-    found = read_npz(path, keys=keys, energies_optional=config.targets == "forces")
+def _npz(path: Path, settings: LabelFileSettings, wanted: Wanted) -> _Raw:
+    keys = NpzKeys(settings.numbers_key, settings.positions_key, settings.energies_key, settings.forces_key)
+    found = read_npz(path, keys=keys, energies_optional=not wanted.energy)
     count = len(found.positions)
     beside = read_npz_remarks(path, count, len(found.numbers))
     atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
@@ -114,11 +110,10 @@ def _npz(path: Path, config: FinetuneConfig) -> _Raw:
     return _Raw(frames, None, beside.units, beside.states, [])
 
 
-def _structures(path: Path, config: FinetuneConfig, key: str) -> _Raw:
-    data = config.data
-    keys = LabelKeys(data.xyz_energy_key, data.xyz_forces_key, data.xyz_stress_key)
-    read = read_labelled(path, keys, energies_optional=config.targets == "forces")
-    frame_checks.complete(read.frames, config, key, read.keys)
+def _structures(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str) -> _Raw:
+    keys = LabelKeys(settings.xyz_energy_key, settings.xyz_forces_key, settings.xyz_stress_key)
+    read = read_labelled(path, keys, energies_optional=not wanted.energy)
+    frame_checks.complete(read.frames, wanted, key, read.keys)
     frames = _stack(read.frames)
     names = [str(read.keys.forces)] if frames.energy is None else [str(read.keys.energy), str(read.keys.forces)]
     names += [] if frames.stress is None else [str(read.keys.stress)]

@@ -5,8 +5,8 @@ from typing import Final
 import numpy as np
 
 from bayes_mlff.core.errors import DataError
-from bayes_mlff.finetune.frame_checks import alike
-from bayes_mlff.finetune.labelled import Frames
+from bayes_mlff.data.frame_checks import alike
+from bayes_mlff.data.labelled_frames import Frames
 
 LARGE: Final = 0.05
 """RMS force, eV/Å, of the other atoms above which exact zeros cannot be explained by a minimum."""
