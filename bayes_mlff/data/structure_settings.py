@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from bayes_mlff.core.settings import Count, Section
+from bayes_mlff.core.settings import Count, FileSection
 
 
-class StructureSettings(Section):
+class StructureSettings(FileSection):
     """Where the initial structure is, and what its file does not say."""
 
     file: str = Field(description="Path of a file that ASE reads, or the name of a built-in structure.")

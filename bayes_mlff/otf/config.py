@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.errors import ConfigError
@@ -210,11 +210,6 @@ class RunConfig(Section):
         default=PyscfSettings(),
         description="Reference method: pyscf, gpaw, chgnet, or ase or worker with calculator: module:Class.",
     )
-
-    @field_validator("structure", mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"file": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _stress_for_npt(self) -> "RunConfig":

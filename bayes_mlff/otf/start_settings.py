@@ -1,15 +1,14 @@
 """What a run starts from beside structure and model: labels and a trained ensemble that exist already."""
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from bayes_mlff.core.settings import Section
+from bayes_mlff.core.settings import FileSection, Section
 from bayes_mlff.data.label_settings import LabelFileSettings
 
 
-class LabelsSettings(LabelFileSettings):
+class LabelsSettings(LabelFileSettings, FileSection):
     """A file of labelled frames of the run's atoms, in their order, with its keys and units."""
 
     file: str = Field(
@@ -34,11 +33,6 @@ class StartSettings(Section):
         "ensemble.safetensors, both with start.labels: the chains start from its samples. The prior stays at the model "
         "from which that began.",
     )
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"file": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _something(self) -> "StartSettings":

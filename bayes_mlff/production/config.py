@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from bayes_mlff.core import settings
 from bayes_mlff.core.errors import ConfigError
@@ -82,11 +82,6 @@ class ProductionConfig(Section):
         default=GuardsConfig(),
         description="States at which a replica stops; what concerns labels and rolling back has no effect here.",
     )
-
-    @field_validator("structure", mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"file": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "ProductionConfig":

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict
 
 from bayes_mlff.core import settings as reading
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, RunDirectoryError
-from bayes_mlff.core.settings import Section
+from bayes_mlff.core.settings import FileSection, Section
 from bayes_mlff.data import label_notes
 from bayes_mlff.data.label_notes import GIVEN, REJECTED, LabelNote
 from bayes_mlff.data.npz import read_arrays
@@ -142,13 +142,8 @@ class _Part(Section):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
 
 
-class _Structure(_Part):
+class _Structure(FileSection, _Part):
     file: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"file": value} if isinstance(value, str) else value
 
 
 class _Dynamics(_Part):
