@@ -182,7 +182,7 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
         del _added[:]
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
-            if origin is not None and name.split(".")[0] == root and _within(origin, others):
+            if origin is not None and name.split(".")[0] == root and _within(origin, others) and not _installed(origin):
                 del sys.modules[name]  # it has the same name but belongs to another configuration
     if base is None or base in _added:
         return
@@ -202,11 +202,16 @@ def _within(path: str, folders: Any) -> bool:
     return any(os.path.abspath(path).startswith(os.path.join(folder, "")) for folder in folders)
 
 
+def _installed(origin: str) -> bool:
+    """Whether a module is an installed one, also where the environment lies in the folder of a configuration."""
+    return "site-packages" in origin
+
+
 def digest(path: str, base: Optional[str]) -> Optional[str]:  # noqa: UP045
     """SHA-256 of the module of an import path, if the configuration's folder has it or a copy; else None."""
     module = importlib.import_module(path.rpartition(":" if ":" in path else ".")[0])
     origin = getattr(module, "__file__", None)
-    if base is None or origin is None or "site-packages" in origin:
+    if base is None or origin is None or _installed(origin):
         return None
     found, stem = _content(origin), os.path.join(base, *module.__name__.split("."))
     if not _within(origin, [base]) and found not in (

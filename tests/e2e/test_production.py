@@ -62,7 +62,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def limit(source) -> str:
     """A threshold that about half of the steps are above."""
-    return "0.8 eV"
+    return "0.38 eV"
 
 
 @pytest.fixture(scope="module")

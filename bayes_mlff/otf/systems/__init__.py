@@ -22,7 +22,6 @@ DURATIONS = {
     ("ethanol", "demo"): "about 10 minutes on two cores",
     ("ethanol", "paper"): "about an hour on two cores",
     ("lamno3", "demo"): "15 to 20 minutes on two cores",
-    ("cazrs3", "demo"): "TIME",
 }
 """What was measured."""
 

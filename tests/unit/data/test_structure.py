@@ -19,10 +19,10 @@ def finite(bound: float) -> st.SearchStrategy[float]:
 
 @st.composite
 def valid_structures(draw) -> structures.Structure:
-    """1 to 6 atoms with any periodicity; a triangular cell, so that its vectors are independent."""
+    """1 to 6 atoms with any periodicity; a triangular cell, so that its planes are 0.15 Å apart at least."""
     n = draw(st.integers(1, 6))
     lengths = draw(hnp.arrays(np.float64, 3, elements=st.floats(1.0, 20.0)))
-    tilt = np.tril(draw(hnp.arrays(np.float64, (3, 3), elements=finite(3.0))), -1)
+    tilt = np.tril(draw(hnp.arrays(np.float64, (3, 3), elements=finite(2.0))), -1)
     return structures.Structure(
         draw(hnp.arrays(np.int64, n, elements=st.integers(1, 118))),
         draw(hnp.arrays(np.float64, (n, 3), elements=finite(100.0))),

@@ -119,6 +119,21 @@ def test_each_configuration_has_its_own_module_and_none_hides_an_installed_one(b
         make_engine(AseSettings(calculator="colorsys:make"), base=base)
 
 
+def test_installed_modules_stay_where_the_environment_lies_in_the_folder_of_a_configuration(
+    base, tmp_path, monkeypatch
+):
+    installed = tmp_path / "project" / "env" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "installed_calc.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(installed)
+    loaded = []
+    for folder in (tmp_path / "project", base):
+        with make_engine(AseSettings(calculator="installed_calc:make"), base=folder) as engine:
+            engine.check(copper())
+        loaded.append(sys.modules["installed_calc"])
+    assert loaded[0] is loaded[1]
+
+
 @KINDS
 @pytest.mark.parametrize(
     ("name", "said"),
