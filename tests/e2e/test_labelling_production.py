@@ -19,7 +19,7 @@ from tests.support import small_run
 SETTINGS = {
     "replicas": 2,
     "seed": 5,
-    "threshold": "0.042 eV",
+    "threshold": "0.044 eV",
     "on_uncertain": "label",
     "equilibration": {"duration_ps": 0.002, "chunk_steps": 8, "trajectory_every": 3},
     "dynamics": {"duration_ps": 0.004, "chunk_steps": 8, "trajectory_every": 2},
