@@ -12,7 +12,7 @@ import importlib.machinery
 import inspect
 import os
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Tuple  # noqa: UP035 (Python 3.8)
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple  # noqa: UP035 (Python 3.8)
 
 Names = Dict[str, Any]  # noqa: UP006 (Python 3.8)
 
@@ -38,6 +38,7 @@ class UnusableError(Exception):
 
 
 _added: List[str] = []  # noqa: UP006 (the folder of the configuration whose modules can be imported)
+_before: Set[str] = set()  # noqa: UP006 (packages that were loaded before it)
 
 
 def is_description(value: Any) -> bool:
@@ -180,9 +181,11 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     if others:
         sys.path[:] = [entry for entry in sys.path if entry not in others]
         del _added[:]
+        theirs = root not in _before or _beside(root, base) is not None
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
-            if origin is not None and name.split(".")[0] == root and _within(origin, others) and not _installed(origin):
+            gone = theirs and origin is not None and _within(origin, others) and not _installed(origin)
+            if gone and name.split(".")[0] == root:
                 del sys.modules[name]  # it has the same name but belongs to another configuration
     if base is None or base in _added:
         return
@@ -190,6 +193,8 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     rest = [entry for entry in sys.path if entry not in here and entry != base]
     sys.path[:] = [*rest, base, *here]
     _added.append(base)
+    _before.clear()
+    _before.update(name.split(".")[0] for name in sys.modules)
     importlib.invalidate_caches()
 
 

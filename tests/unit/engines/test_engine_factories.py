@@ -1,5 +1,6 @@
 """Calculators by import path, also beside the configuration or from a dictionary; whatever goes wrong is named."""
 
+import importlib
 import sys
 import textwrap
 
@@ -119,19 +120,20 @@ def test_each_configuration_has_its_own_module_and_none_hides_an_installed_one(b
         make_engine(AseSettings(calculator="colorsys:make"), base=base)
 
 
-def test_installed_modules_stay_where_the_environment_lies_in_the_folder_of_a_configuration(
-    base, tmp_path, monkeypatch
-):
-    installed = tmp_path / "project" / "env" / "site-packages"
+@pytest.mark.parametrize("place", ["env/site-packages", "."])
+def test_modules_stay_that_lie_in_the_folder_of_a_configuration_and_are_not_its_own(place, base, tmp_path, monkeypatch):
+    """An environment in the folder of the project, or a package that is developed there and was loaded before."""
+    installed = tmp_path / "project" / place
     installed.mkdir(parents=True)
     (installed / "installed_calc.py").write_text(MODULE)
     monkeypatch.syspath_prepend(installed)
-    loaded = []
+    loaded = [] if place != "." else [importlib.import_module("installed_calc")]
     for folder in (tmp_path / "project", base):
         with make_engine(AseSettings(calculator="installed_calc:make"), base=folder) as engine:
             engine.check(copper())
         loaded.append(sys.modules["installed_calc"])
-    assert loaded[0] is loaded[1]
+    del sys.modules["installed_calc"]
+    assert all(each is loaded[0] for each in loaded)
 
 
 @KINDS
