@@ -181,7 +181,8 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     if others:
         sys.path[:] = [entry for entry in sys.path if entry not in others]
         del _added[:]
-        theirs = root not in _before or _beside(root, base) is not None
+        # This package is never theirs, although it lies in the folder of a configuration where it is developed.
+        theirs = root != "bayes_mlff" and (root not in _before or _beside(root, base) is not None)
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
             gone = theirs and origin is not None and _within(origin, others) and not _installed(origin)
