@@ -29,7 +29,6 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import Structure, from_ase, to_ase
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.engines.registry import make_engine
-from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import crowding, guards, problem, systems
@@ -38,6 +37,7 @@ from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.state import RunState
 from bayes_mlff.runs import start
 from bayes_mlff.runs.directory import RunDirectory
+from benchmarks import one_model
 
 ELEMENTS = (8, 25, 57)
 NEAR = 3.0
@@ -71,9 +71,7 @@ CONFIG: dict[str, Any] = {
 
 def reference() -> EnsembleCalculator:
     """SevenNet-0 as an ASE calculator."""
-    potential = registry.restrict(registry.load("sevennet-0"), ELEMENTS)
-    samples = potential.flat()[0][None]
-    return EnsembleCalculator(Ensemble(potential.config, samples, np.zeros(1), SigmaFactors(), 1.0, 1.0, ""))
+    return one_model.calculator(registry.restrict(registry.load("sevennet-0"), ELEMENTS))
 
 
 class Said(Silent):

@@ -12,6 +12,7 @@ import numpy as np
 
 from bayes_mlff.analysis import bonds
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.report import crystal_figures, run_data, run_summary
 from bayes_mlff.report import page as report
 from bayes_mlff.report.run_data import RunData
@@ -44,11 +45,11 @@ def main() -> None:
         "threshold_kcal_mol": round(threshold, 9),
         "labels": len(data.records),
         "labels_above_threshold": int(np.sum(np.abs(errors) > threshold)),
-        "rmse_labels_kcal_mol": _rms(errors),
+        "rmse_labels_kcal_mol": rmse(errors),
         "random_frames": len(random),
         "random_above_threshold": int(np.sum(np.abs(random) > threshold)),
-        "rmse_random_kcal_mol": _rms(random),
-        "rmse_random_pretrained_kcal_mol": _rms(pretrained),
+        "rmse_random_kcal_mol": rmse(random),
+        "rmse_random_pretrained_kcal_mol": rmse(pretrained),
         "sigma": {name: each._asdict() for name, each in report.rankings(data, threshold_ev=threshold_ev).items()},
         **_crystal(args.run, data),
         "commit": commit,
@@ -80,10 +81,6 @@ def _crystal(run_dir: Path, data: RunData) -> dict[str, str | int | dict[str, fl
         values = mean.distance.round(4).tolist()
         found.setdefault(key, dict(zip(("short", "middle", "long"), values, strict=True)))
     return found
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(x**2)))
 
 
 if __name__ == "__main__":

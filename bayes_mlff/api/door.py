@@ -129,8 +129,7 @@ def run(
             runner.run(parsed, where, base=base, observer=told, wall_time_s=wall_time_s)
     found = run_log.read(where)
     judged = verdict.judge(found)
-    finished = found.reached >= found.settings.n_steps
-    return RunResult(where, finished, len(found.labels), judged.trained, verdict.sentence(judged))
+    return RunResult(where, found.all_steps, len(found.labels), judged.trained, verdict.sentence(judged))
 
 
 def fine_tune(

@@ -13,7 +13,7 @@ from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.given_labels import is_run
 from bayes_mlff.production import labelling
-from bayes_mlff.production.config import ProductionConfig
+from bayes_mlff.production.config import ProductionConfig, noun
 from bayes_mlff.production.labelling import Rest
 from bayes_mlff.production.material import Material
 from bayes_mlff.production.state import Observer
@@ -109,14 +109,10 @@ def go_on(
 def text(done: list[dict[str, Any]]) -> list[str]:
     """Lines of the summary about runs of `go_on`."""
     return [
-        f"replica {each['replica']} goes on from step {each['begin']} of the {_noun(each['part'])} in "
+        f"replica {each['replica']} goes on from step {each['begin']} of the {noun(each['part'])} in "
         f"{each['directory']}: {each['labels']} labels, {'all steps are done' if each['finished'] else 'not finished'}"
         for each in done
     ]
-
-
-def _noun(part: str) -> str:
-    return "production" if part == "dynamics" else part
 
 
 def _run(
@@ -156,8 +152,7 @@ def _base(source: Path) -> Path:
 def _is_finished(directory: Path) -> bool:
     if not (directory / CONFIG).is_file():
         return False
-    log = run_log.read(directory)
-    return log.reached >= log.settings.n_steps and (directory / "report.html").is_file()
+    return run_log.read(directory).all_steps and (directory / "report.html").is_file()
 
 
 def _facts(rest: Rest, directory: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from bayes_mlff.models import selfcheck
 from bayes_mlff.production import config as configuration
 from bayes_mlff.production import material as materials
 from bayes_mlff.production import summary
-from bayes_mlff.production.config import ProductionConfig
+from bayes_mlff.production.config import ProductionConfig, noun
 from bayes_mlff.production.folder import SUMMARY, TEXT, write_json
 from bayes_mlff.production.labelling import refuse_unfit
 from bayes_mlff.production.loop import Session
@@ -208,8 +208,8 @@ def _labelled(
     spent_s: float,
 ) -> dict[str, Any]:
     """Write the summary, before and after what uncertain replicas do as on-the-fly runs; returns its facts."""
-    _summarise(setup, path, found)
     if asked.config.on_uncertain == "label":
+        _summarise(setup, path, found)
         limits = {"wall_time_s": wall_time_s, "spent_s": spent_s, "farewell": _how_to_resume(path)}
         found["on_the_fly"] = labelling.go_on(*asked, path, found, observer=observer, **limits)
     for line in _summarise(setup, path, found):
@@ -243,8 +243,7 @@ def introduction(setup: Setup, material: Material) -> list[str]:
         f"  {'model':<10} {model}",
     ]
     for part in setup.parts:
-        name = "production" if part.name == "dynamics" else part.name
-        lines.append(f"  {name:<13} {_dynamics(part)}")
+        lines.append(f"  {noun(part.name):<13} {_dynamics(part)}")
     lines.append(f"  {'uncertain':<10} {_uncertain(setup)}")
     return lines + [f"  {topic:<10} {text}" for topic, text in (*setup.watch.remarks, *setup.remarks)]
 

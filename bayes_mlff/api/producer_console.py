@@ -8,6 +8,7 @@ from rich.text import Text
 
 from bayes_mlff.api.heartbeat import EVERY_S
 from bayes_mlff.api.live_line import LiveLine
+from bayes_mlff.production.config import noun
 from bayes_mlff.production.state import Progress
 
 NS_PER_DAY: Final = 86400.0 * 1e-6
@@ -29,8 +30,7 @@ class ConsoleObserver(LiveLine):
     def progress(self, now: Progress) -> None:
         """Show time, speed and the share of time above a limit; without a terminal one line for each tenth."""
         line = described(now, measured=now.part == self._part)
-        name = "production" if now.part == "dynamics" else now.part
-        self._heartbeat.doing(f"{name}: {now.time_ps:.3f} of {now.duration_ps:g} ps")
+        self._heartbeat.doing(f"{noun(now.part)}: {now.time_ps:.3f} of {now.duration_ps:g} ps")
         self._line = Text(line)
         due = now.part != self._part or now.time_ps - self._told >= 0.1 * now.duration_ps
         if not self._console.is_terminal and (due or now.time_ps >= now.duration_ps):
@@ -41,8 +41,7 @@ class ConsoleObserver(LiveLine):
 
 def described(now: Progress, *, measured: bool) -> str:
     """Progress as one line; without `measured` no speed, as in the first chunk, which was compiled meanwhile."""
-    name = "production" if now.part == "dynamics" else now.part
-    line = f"  {name}  {now.time_ps:8.3f} of {now.duration_ps:g} ps"
+    line = f"  {noun(now.part)}  {now.time_ps:8.3f} of {now.duration_ps:g} ps"
     if measured:
         each = now.steps / max(now.seconds, 1e-9)
         one = each * now.timestep_fs * NS_PER_DAY

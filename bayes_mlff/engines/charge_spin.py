@@ -28,6 +28,15 @@ class Electrons(NamedTuple):
     @property
     def line(self) -> str:
         """Charge and multiplicity with their sources, in one line."""
+        return self._line(f"multiplicity {self.multiplicity}, the lowest of {self.count} electrons")
+
+    @property
+    def line_without_spin(self) -> str:
+        """The same for a calculator that is told no spin, since nothing states one and it has no keyword for it."""
+        spin = f"spin of {self.count} electrons as the calculator has it without moments, which is paired for most"
+        return self._line(spin)
+
+    def _line(self, assumed_spin: str) -> str:
         told = [
             f"{name} {value} ({source})"
             for name, value, source in (
@@ -37,21 +46,9 @@ class Electrons(NamedTuple):
             if source
         ]
         silent = [] if self.charge_from else [f"charge {self.charge}"]
-        if not self.multiplicity_from:
-            silent.append(f"multiplicity {self.multiplicity}, the lowest of {self.count} electrons")
-        return _told_and_assumed(told, silent)
-
-    @property
-    def line_without_spin(self) -> str:
-        """The same for a calculator that is told no spin, since nothing states one and it has no keyword for it."""
-        told = [f"charge {self.charge} ({self.charge_from})"] if self.charge_from else []
-        spin = f"spin of {self.count} electrons as the calculator has it without moments, which is paired for most"
-        return _told_and_assumed(told, [*([] if self.charge_from else [f"charge {self.charge}"]), spin])
-
-
-def _told_and_assumed(told: list[str], silent: list[str]) -> str:
-    said = ", ".join(told)
-    return said + ("; " if told and silent else "") + (f"assumed: {', '.join(silent)}" if silent else "")
+        silent += [] if self.multiplicity_from else [assumed_spin]
+        said = ", ".join(told)
+        return said + ("; " if told and silent else "") + (f"assumed: {', '.join(silent)}" if silent else "")
 
 
 def initial_moments(

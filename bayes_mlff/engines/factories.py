@@ -37,6 +37,8 @@ class UnusableError(Exception):
     """An import path of the configuration gives no usable calculator; the message says where and why."""
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 _added: List[str] = []  # noqa: UP006 (the folder of the configuration whose modules can be imported)
 _before: Set[str] = set()  # noqa: UP006 (packages that were loaded before it)
 
@@ -181,8 +183,7 @@ def _add(base: Optional[str], root: str) -> None:  # noqa: UP045
     if others:
         sys.path[:] = [entry for entry in sys.path if entry not in others]
         del _added[:]
-        # This package is never theirs, although it lies in the folder of a configuration where it is developed.
-        theirs = root != "bayes_mlff" and (root not in _before or _beside(root, base) is not None)
+        theirs = root not in _before or _beside(root, base) is not None
         for name, module in list(sys.modules.items()):
             origin = getattr(module, "__file__", None)
             gone = theirs and origin is not None and _within(origin, others) and not _installed(origin)
@@ -209,8 +210,8 @@ def _within(path: str, folders: Any) -> bool:
 
 
 def _installed(origin: str) -> bool:
-    """Whether a module is an installed one, also where the environment lies in the folder of a configuration."""
-    return "site-packages" in origin
+    """Whether a module is an installed one or of this package, wherever the environment and this package lie."""
+    return "site-packages" in origin or _within(origin, [_PACKAGE])
 
 
 def digest(path: str, base: Optional[str]) -> Optional[str]:  # noqa: UP045

@@ -2,12 +2,11 @@
 
 from typing import Final
 
-import numpy as np
-
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
+from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.otf.problem import Problem
 
 ENERGY_SIGMAS: Final = 2.0
@@ -63,22 +62,18 @@ def differences(given: Label, made: Label, *, energy_sigma_ev: float, stress_sig
             f"energy {given.energy:.6f} eV, by the reference {made.energy:.6f} eV ("
             f"{apart * KCAL_MOL_PER_EV:.3g} kcal/mol apart, at most {most * KCAL_MOL_PER_EV:.3g})"
         )
-    apart = _rms(given.forces - made.forces)
+    apart = rmse(given.forces - made.forces)
     if not apart <= FORCES:
         found.append(
-            f"forces of {_rms(given.forces):.4g} eV/Å, by the reference {_rms(made.forces):.4g} eV/Å (root mean "
+            f"forces of {rmse(given.forces):.4g} eV/Å, by the reference {rmse(made.forces):.4g} eV/Å (root mean "
             f"squares; {apart:.3g} apart, at most {FORCES:g})"
         )
     if stress_sigma_ev_a3 is None or given.stress is None or made.stress is None:
         return found
-    apart, most = _rms(given.stress - made.stress), STRESS_SIGMAS * stress_sigma_ev_a3
+    apart, most = rmse(given.stress - made.stress), STRESS_SIGMAS * stress_sigma_ev_a3
     if not apart <= most:
         found.append(
-            f"stress of {_rms(given.stress):.3g} eV/Å³, by the reference {_rms(made.stress):.3g} eV/Å³ (root mean "
+            f"stress of {rmse(given.stress):.3g} eV/Å³, by the reference {rmse(made.stress):.3g} eV/Å³ (root mean "
             f"squares; {apart:.3g} apart, at most {most:.3g})"
         )
     return found
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))

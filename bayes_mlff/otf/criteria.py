@@ -22,9 +22,10 @@ def criteria(problem: Problem, step: int | np.ndarray | None = None) -> tuple[Cr
       step: step of the run whose thresholds they have, or [length] steps; None: thresholds as they are stated.
     """
     config = problem.config
-    prior, decay = prior_of(config, None, len(problem.structure.numbers), problem.energy_sigma_ev)
+    n = len(problem.structure.numbers)
+    prior, decay = prior_of(config, None, n, problem.energy_sigma_ev)
     energy = Criterion(ENERGY_SIGMA, threshold_ev(problem, step), config.confidence, prior, decay)
-    found, n = [energy], len(problem.structure.numbers)
+    found = [energy]
     for statistic, settings in zip(problem.further, config.triggers, strict=True):
         criterion = listed(config, n, problem.energy_sigma_ev, statistic, settings)
         grown = _grown(problem, criterion.threshold, settings.threshold_temperature_k, step)

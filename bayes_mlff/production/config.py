@@ -112,6 +112,11 @@ class ProductionConfig(Section):
         return dynamics.model_copy(update={"temperature_k": self.temperatures_k[replica]})
 
 
+def noun(part: str) -> str:
+    """What users are told that a part is."""
+    return "production" if part == "dynamics" else part
+
+
 def n_steps(dynamics: DynamicsConfig) -> int:
     """Number of MD steps of a part."""
     return round(dynamics.duration_ps * 1000.0 / dynamics.timestep_fs)

@@ -15,6 +15,12 @@ TEXT: Final = "summary.txt"
 STOPPED: Final = "stopped.extxyz"
 
 
+def folder_of(part: str, replica: int) -> Path:
+    """Folder of a replica, counted from 0, in one part, relative to that of the production."""
+    own = Path(REPLICAS) / str(replica + 1)
+    return own if part == "dynamics" else own / part
+
+
 class Folders:
     """Growing files of all replicas."""
 
@@ -22,7 +28,7 @@ class Folders:
         self.path = path
         self._setup = setup
         self._files = {
-            (part.name, i): self._files_of(self._folder(part.name, i))
+            (part.name, i): self._files_of(path / folder_of(part.name, i))
             for part in setup.parts
             for i in range(setup.config.replicas)
         }
@@ -30,10 +36,6 @@ class Folders:
     def _files_of(self, path: Path) -> GrowingFiles:
         netcdf = self._setup.config.format == "netcdf"
         return CompactFiles(path, self._setup.motion.masses) if netcdf else GrowingFiles(path)
-
-    def _folder(self, part: str, replica: int) -> Path:
-        own = self.path / REPLICAS / str(replica + 1)
-        return own if part == "dynamics" else own / part
 
     def make(self) -> None:
         """Make all folders."""
@@ -47,7 +49,7 @@ class Folders:
 
     def stopped(self, part: str, replica: int) -> GrowingFiles:
         """The file with the geometry at which a replica stopped."""
-        made = GrowingFiles(self._folder(part, replica))
+        made = GrowingFiles(self.path / folder_of(part, replica))
         made.trajectory = made.path / STOPPED
         return made
 

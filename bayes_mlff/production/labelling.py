@@ -15,10 +15,9 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.otf import config as run_configuration
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig, n_steps
-from bayes_mlff.production.folder import STOPPED
+from bayes_mlff.production.folder import STOPPED, folder_of
 from bayes_mlff.production.material import Material, Source
 from bayes_mlff.runs import start as starts
-from bayes_mlff.runs.replica_folders import REPLICAS
 
 FOLDER: Final = "on_the_fly"
 """Folder of the run in that of the replica, or of its equilibration."""
@@ -84,9 +83,9 @@ def rests(config: ProductionConfig, found: Mapping[str, Any]) -> list[Rest]:
             stopped = part["replicas"][replica]["stopped"]
             if stopped is None or stopped["kind"] != "uncertain":
                 continue
-            begin, structure = stopped["step"], _folder(replica, name) / STOPPED
+            begin, structure = stopped["step"], folder_of(name, replica) / STOPPED
             for each in names[names.index(name) :]:
-                folder, every = _folder(replica, each) / FOLDER, segments[each].trajectory_every
+                folder, every = folder_of(each, replica) / FOLDER, segments[each].trajectory_every
                 steps = n_steps(segments[each]) - begin
                 if each != names[-1]:  # the next part begins at the last stored frame
                     steps = every * -(-steps // every)
@@ -131,8 +130,3 @@ def configure(
         }
         | given
     )
-
-
-def _folder(replica: int, part: str) -> Path:
-    own = Path(REPLICAS) / str(replica + 1)
-    return own if part == "dynamics" else own / part

@@ -21,6 +21,7 @@ from bayes_mlff.otf import crowding, guards
 from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf.state import Anchor, shift_needed
 from bayes_mlff.production import tally as tallies
+from bayes_mlff.production.config import noun
 from bayes_mlff.production.first_state import first_state, next_part, with_forces
 from bayes_mlff.production.folder import Folders
 from bayes_mlff.production.setup import Part, Setup
@@ -86,7 +87,7 @@ class Session:
                     break
                 state = next_part(self.setup, state)
                 continue
-            self.interruption.check(part.before + state.host.step, total, f", in the {_noun(part.name)}")
+            self.interruption.check(part.before + state.host.step, total, f", in the {noun(part.name)}")
             state = self.advance(state)
         self.directory.log("finished", step=self._total(state.host))
         return state
@@ -177,7 +178,7 @@ class Session:
     def _store_stop(self, host: HostState, part: Part, i: int, one: Chunk, kind: Stopped) -> None:
         """Write the geometry at which a replica stopped, if it is one, and log the reason."""
         structure = self._structure(one.md, host, i)
-        self.observer.say(f"  replica {i + 1} stopped in the {_noun(part.name)} at step {kind.step}: {kind.reason}")
+        self.observer.say(f"  replica {i + 1} stopped in the {noun(part.name)} at step {kind.step}: {kind.reason}")
         self.directory.log("replica_stopped", replica=i + 1, part=part.name, step=kind.step, reason=kind.reason)
         if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
             return
@@ -197,7 +198,7 @@ class Session:
         key = host.part, host.spec
         if self._compiled is None or self._compiled[0] != key:
             part = self.setup.parts[host.part]
-            self.observer.working(f"compiling the {_noun(part.name)}")
+            self.observer.working(f"compiling the {noun(part.name)}")
             self._compiled = key, self.setup.chunk(part, host.spec)
         return self._compiled[1]
 
@@ -285,10 +286,6 @@ class _End(NamedTuple):
     steps: int  # begun
     tripped: str | None  # why it cannot continue
     crowded: bool  # its neighbours have no room
-
-
-def _noun(part: str) -> str:
-    return "production" if part == "dynamics" else part
 
 
 def _without_sigma(one: Chunk) -> Any:

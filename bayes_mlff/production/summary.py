@@ -8,6 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from bayes_mlff.core import units
+from bayes_mlff.production.config import noun
 from bayes_mlff.production.setup import Part, Setup
 from bayes_mlff.production.state import HostState
 from bayes_mlff.production.tally import MOST_SPELLS, Spell, Tally, Watched
@@ -122,8 +123,7 @@ def text(setup: Setup, found: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for name, part in found["parts"].items():
-        noun = "production" if name == "dynamics" else name
-        lines.append(f"{noun} ({part['ensemble']}, {part['timestep_fs']:g} fs steps)")
+        lines.append(f"{noun(name)} ({part['ensemble']}, {part['timestep_fs']:g} fs steps)")
         lines += _table(setup, part)
         lines += [f"  {line}" for line in _uncertainty(setup, part)]
         for each in part["replicas"]:

@@ -76,6 +76,11 @@ class RunLog(NamedTuple):
         return max((int(event["labels"]) for event in self.events if event["event"] == "started_from"), default=0)
 
     @property
+    def all_steps(self) -> bool:
+        """True if the dynamics is done; random frames may still be labelled."""
+        return self.reached >= self.settings.n_steps
+
+    @property
     def reached(self) -> int:
         """Steps that the run would not take again."""
         return int(self.steps.max(initial=0)) if self.committed is None else self.committed

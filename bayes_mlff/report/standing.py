@@ -33,16 +33,15 @@ def state(path: Path, run: RunLog) -> State:
     frames = run.settings.validation_frames
     fewer = any(e["event"] == "random_frames_missing" and e.get("asked") == frames for e in run.events)
     labelled = run.validation is not None and (run.validation.reference_ev.size >= frames or fewer)
-    all_steps = run.reached >= run.settings.n_steps
-    if all_steps and (frames == 0 or labelled):
+    if run.all_steps and (frames == 0 or labelled):
         return State("finished", "finished")
-    doing = ", all steps are done, random frames are being labelled" if all_steps else ""
+    doing = ", all steps are done, random frames are being labelled" if run.all_steps else ""
     if _is_locked(path):
         return State("running", f"running{doing}")
     if run.labels and not run.events and not run.steps.size and run.committed is None:
         return State("incomplete", "there are labels here, but no log, model or checkpoint: it cannot be resumed")
     name, why = _last_word(run)
-    if all_steps:
+    if run.all_steps:
         why += f"; all steps are done, but not {frames} random frames labelled"
     return State(name, f"{why}; {_how_to_go_on(path, run)}")
 

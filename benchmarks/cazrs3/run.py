@@ -26,11 +26,12 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.engines.registry import make_engine
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
-from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
+from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.report import run_data
 from bayes_mlff.runs import start
+from benchmarks import one_model
 
 REGION: Final = {
     "kind": "force",
@@ -153,9 +154,7 @@ def _label(work: Work, name: str) -> None:
 def _calculator(work: Work, name: str) -> EnsembleCalculator:
     if MODELS[name] == "ensemble":
         return EnsembleCalculator(work.training(name))
-    potential = start.read(work.training("1.8")).potential
-    samples = potential.flat()[0][None]
-    return EnsembleCalculator(Ensemble(potential.config, samples, np.zeros(1), SigmaFactors(), 1.0, 1.0, ""))
+    return one_model.calculator(start.read(work.training("1.8")).potential)
 
 
 def _errors(work: Work, name: str) -> dict[str, float]:
@@ -173,10 +172,10 @@ def _errors(work: Work, name: str) -> dict[str, float]:
         own.append((force - frame.arrays["REF_forces"])[frame.numbers == 1])
     found = {
         "random_frames": len(energies),
-        "rmse_random_kcal_mol": KCAL_MOL_PER_EV * _rms(np.array(energies)),
+        "rmse_random_kcal_mol": KCAL_MOL_PER_EV * rmse(np.array(energies)),
         "scatter_random_kcal_mol": KCAL_MOL_PER_EV * float(np.std(energies)),
-        "force_rmse_random_kcal_mol_angstrom": KCAL_MOL_PER_EV * _rms(np.array(forces)),
-        "force_rmse_of_protons_kcal_mol_angstrom": KCAL_MOL_PER_EV * _rms(np.concatenate(own)),
+        "force_rmse_random_kcal_mol_angstrom": KCAL_MOL_PER_EV * rmse(np.array(forces)),
+        "force_rmse_of_protons_kcal_mol_angstrom": KCAL_MOL_PER_EV * rmse(np.concatenate(own)),
     }
     if threshold is not None:
         found["random_above_threshold"] = int(np.sum(np.abs(energies) * KCAL_MOL_PER_EV > threshold))
@@ -187,10 +186,6 @@ def _predicted(calculator: EnsembleCalculator, numbers: np.ndarray, where: Any) 
     atoms = ase.Atoms(numbers, positions=where.positions, cell=np.array(where.cell), pbc=where.pbc)
     atoms.calc = calculator
     return float(atoms.get_potential_energy()), atoms.get_forces()
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x))))
 
 
 def _analysed(path: Path, what: str, options: Options, out: Path, name: str) -> dict[str, Any]:
@@ -211,7 +206,7 @@ def _trained(work: Work, name: str, out: Path) -> dict[str, Any]:
         "simulated_ps": float(run.records[-1].time_fs) / 1e3,
         "labels": len(run.records),
         "audits": asked.count("audit"),
-        "rmse_labels_kcal_mol": _rms(errors),
+        "rmse_labels_kcal_mol": rmse(errors),
         "labels_above_threshold": int(np.sum(np.abs(errors) > KCAL_MOL_PER_EV * run.threshold_ev)),
     }
     options = Options(mobile="H", hosts=("S",), window_fs=WINDOW_FS)
