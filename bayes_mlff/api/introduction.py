@@ -10,6 +10,7 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import architectures, presets
 from bayes_mlff.otf import advice, levels, thresholds
+from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.given import Given
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.trigger_settings import stated as stated_threshold
@@ -29,7 +30,7 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
     observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
-        f"  model      {config.model}{head}, {config.sampler.chains} chains of {problem.prior.mean.shape[0]} weights, "
+        f"  model      {config.model}{head}, {_posterior(config)} of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  preset     {preset(problem)}\n"
@@ -49,11 +50,17 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
         observer.say(
             "  warning    the model's forces are not the gradient of its energy: energies of a trajectory drift"
         )
-    if dynamics.unused:
-        observer.say(f"  warning    not used in these dynamics: {', '.join(dynamics.unused)}")
+    if config.unused:
+        observer.say(f"  warning    not used in this run: {', '.join(config.unused)}")
     warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
     if warning is not None:
         observer.say(f"  warning    {warning}")
+
+
+def _posterior(config: RunConfig) -> str:
+    if config.posterior == "laplace":
+        return f"one optimum, with {config.laplace.samples} samples around it (laplace),"
+    return f"{config.sampler.chains} chains"
 
 
 def say_given(given: Given, observer: RunObserver) -> None:

@@ -4,7 +4,7 @@ import math
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import ase
 import jax
@@ -20,15 +20,21 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.stated import State, multiplicities, state_of
 from bayes_mlff.data.structure import Structure, geometry
 from bayes_mlff.ensemble import saved as ensembles
+from bayes_mlff.ensemble.linear import linearised, unspread
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.posterior.likelihood import of_structures
 
 VOIGT = (np.array([0, 1, 2, 1, 0, 0]), np.array([0, 1, 2, 2, 2, 1]))
 """Rows and columns of the components xx yy zz yz xz xy."""
 
 PROBABILITY = "probability_above_threshold"
+
+SPREAD_OF_FORCES: Final = frozenset(("forces_sigma", "stress_sigma", "chain_forces", "chain_stress"))
+"""Results that cost a model for each sample where samples lie around an optimum, and are calculated there only if they
+are requested."""
 
 
 class OutsideTrainingWarning(UserWarning):
@@ -47,6 +53,9 @@ class EnsembleCalculator(Calculator):
     - `probability_above_threshold`: that the absolute error of the energy is above `threshold`; for a run from the
       distribution that its trigger uses. Only if there is a threshold.
     - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: predictions of the c samples.
+
+    Of an ensemble of posterior `laplace`, whose samples lie around one optimum, `forces_sigma`, `stress_sigma`,
+    `chain_forces` and `chain_stress` are calculated only if they are requested: they cost as much as all samples.
 
     Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
     ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
@@ -92,7 +101,7 @@ class EnsembleCalculator(Calculator):
         self._spec: NeighborSpec | None = None
         self._list: NeighborState | None = None
         self._listed: tuple[bytes, bytes] | None = None  # atomic numbers and periodic directions of the list
-        self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress"))
+        self._evaluate = jax.jit(partial(_evaluate, self.ensemble), static_argnames=("spec", "with_stress", "in_full"))
 
     @property
     def calibrated(self) -> tuple[str, ...]:
@@ -123,12 +132,14 @@ class EnsembleCalculator(Calculator):
         # A calculation that failed has not made a list, but has changed what ASE compares the next atoms with.
         if self._listed != _kind(structure):
             self._allocate(structure)
-        searched, moments, each = self._call(structure)
+        in_full = not self.ensemble.linear or bool(set(properties or ()) & SPREAD_OF_FORCES)
+        searched, moments, each = self._call(structure, in_full)
         if bool(searched.overflow):
             self._allocate(structure)
-            searched, moments, each = self._call(structure)
+            searched, moments, each = self._call(structure, in_full)
         self._list = searched
-        self.results = self._convert(structure, moments, each)
+        results = self._convert(structure, moments, each)
+        self.results = {key: value for key, value in results.items() if in_full or key not in SPREAD_OF_FORCES}
         self._doubt(structure)
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
@@ -184,14 +195,20 @@ class EnsembleCalculator(Calculator):
         )
         self._listed = _kind(structure)
 
-    def _call(self, structure: Structure) -> tuple[NeighborState, Predictive, Prediction]:
+    def _call(self, structure: Structure, in_full: bool) -> tuple[NeighborState, Predictive, Prediction]:
         atomic = self.ensemble.atomic_reference_energy(structure.numbers)
         cell = neighbors.complete_cell(structure.cell, structure.pbc)
         positions = origins.find(structure).local(structure.positions, structure.cell)
         geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
         differences = jnp.asarray(atomic - np.mean(atomic), self._dtype)
         return self._evaluate(
-            self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=structure.is_periodic
+            self._samples,
+            differences,
+            self._list,
+            *geometry,
+            spec=self._spec,
+            with_stress=structure.is_periodic,
+            in_full=in_full,
         )
 
     def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
@@ -256,20 +273,26 @@ def _evaluate(
     *,
     spec: NeighborSpec,
     with_stress: bool,
+    in_full: bool,
 ) -> tuple[NeighborState, Predictive, Prediction]:
     """Neighbour list (rebuilt if outdated), mean and σ over the samples, and the predictions of each sample."""
     moved = neighbors.move(state, positions, cell)
     searched = jax.lax.cond(neighbors.stale(moved, spec), lambda s: neighbors.update(s, spec), lambda s: s, moved)
     batch = jax.tree.map(lambda x: x[None], searched.graph)
-    each = jax.vmap(ensemble.predict_fn(with_stress=with_stress), in_axes=(0, None))(samples, batch)
-    each = each._replace(energy=each.energy + differences[:, None])
+    predict = ensemble.predict_fn(with_stress=with_stress)
+    if ensemble.linear:
+        whole = energy_zero.joined(samples, differences)
+        each = linearised(energy_zero.with_zero(predict), with_forces=in_full)(whole, batch)
+    else:
+        each = jax.vmap(predict, in_axes=(0, None))(samples, batch)
+        each = each._replace(energy=each.energy + differences[:, None])
     moments = combine(
         each,
         energy_sigma=of_structures(ensemble.energy_sigma_ev, positions.shape[0]),
         stress_sigma=ensemble.stress_sigma_ev_a3,
         allow_single_chain=samples.shape[0] == 1,
     )
-    return searched, moments, each
+    return searched, moments if in_full else unspread(moments), each
 
 
 def _kind(structure: Structure) -> tuple[bytes, bytes]:

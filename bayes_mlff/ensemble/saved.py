@@ -27,7 +27,7 @@ from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
 """Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
@@ -54,7 +54,7 @@ class Ensemble(NamedTuple):
     """Several fine-tuned samples of the weights of one architecture, with their calibration."""
 
     architecture: ArchitectureConfig  # restricted to the elements of the labelled frames
-    samples: jax.Array  # [c, p] flat weights
+    samples: jax.Array  # [c, p] flat weights; if `linear`, the first is an optimum and the others are samples around it
     offset_ev: np.ndarray  # [c, e] energy of the sample minus reference, per atom of each element; or [c], in total
     factors: SigmaFactors
     energy_sigma_ev: float | PerAtom  # σ of energies in the likelihood, eV
@@ -64,6 +64,12 @@ class Ensemble(NamedTuple):
     state: Mapping[str, float] | None = {}  # charge and spin that the labelled frames state; None: unknown
     online: OnlineCalibration | None = None  # calibration of a run; None: only the factors calibrate
     provenance: Mapping[str, str] = {}  # origin, for information: run, step, labels
+    linear: bool = False  # whether samples are evaluated to first order around the optimum, see `ensemble.linear`
+
+    @property
+    def models(self) -> jax.Array:
+        """Weights [m, p] that are models by themselves: the samples, or the optimum around which they lie."""
+        return self.samples[:1] if self.linear else self.samples
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
@@ -170,6 +176,7 @@ def serialised(ensemble: Ensemble) -> bytes:
         "stress_sigma_ev_a3": repr(ensemble.stress_sigma_ev_a3),
         "configuration": ensemble.config_text,
         "provenance": json.dumps(dict(ensemble.provenance)),
+        "linear": json.dumps(ensemble.linear),
         **({} if ensemble.state is None else {"state": json.dumps(dict(ensemble.state))}),
         **({} if ensemble.online is None else {"online": json.dumps(_of_online(ensemble.online))}),
     }
@@ -229,6 +236,8 @@ def load(path: Path) -> Ensemble:
     elements = len(architecture.elements)
     if stored["offset_ev"].shape[1:] not in ((), (elements,)):
         raise WeightsError(f"{path}: offset_ev has shape {stored['offset_ev'].shape}; allowed: [samples, {elements}]")
+    if stated.linear and len(stored["samples"]) < 3:
+        raise WeightsError(f"{path}: {len(stored['samples'])} sets of weights; allowed: an optimum and two samples")
     spoilt = [name for name in ("samples", "offset_ev") if not _is_finite(stored[name])]
     if spoilt:
         raise WeightsError(f"{path}: {' and '.join(spoilt)} hold something else than finite real numbers")
@@ -289,7 +298,14 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         state=_numbers(metadata["state"]) if "state" in metadata else None,
         online=_online(json.loads(metadata["online"])) if "online" in metadata else None,
         provenance={str(k): str(v) for k, v in json.loads(metadata.get("provenance", "{}")).items()},
+        linear=_truth(json.loads(metadata.get("linear", "false"))),
     )
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"linear: {value!r}")
+    return value
 
 
 def _numbers(text: str) -> dict[str, float]:

@@ -3,7 +3,7 @@
 The protocol is that of ASE's `SocketClient`, which answers with energy, forces and virial in atomic units. What ASE's
 client cannot send is i-PI's extra string; here it is JSON, in hartree and bohr:
 
-- `energy_sigma`, `forces_sigma` [3n]: standard deviations;
+- `energy_sigma` and, where it costs no more (see `EnsembleCalculator`), `forces_sigma` [3n]: standard deviations;
 - `probability_above_threshold`, if the ensemble has a threshold;
 - `committee_pot` [c], `committee_force` [c][3n], `committee_virial` [c][9] if asked for: predictions of the c samples,
   under the names that i-PI's `ffcommittee` reads with `<parse_json>`.
@@ -94,6 +94,8 @@ class _Protocol(IPIProtocol):
 
     def sendforce(self, energy: float, forces: np.ndarray, virial: np.ndarray, morebytes: Any = None) -> None:
         assert self._atoms.calc is not None
+        if self._committee:
+            self._atoms.calc.get_property("chain_forces", self._atoms)
         volume = self._atoms.get_volume() if np.all(self._atoms.pbc) else None
         text = extras(self._atoms.calc.results, volume, committee=self._committee)
         super().sendforce(energy, forces, virial, np.frombuffer(text.encode(), np.byte))
@@ -110,8 +112,9 @@ def extras(results: dict[str, Any], volume: float | None, *, committee: bool) ->
     force = units.BOHR / units.HARTREE
     sent: dict[str, Any] = {
         "energy_sigma": results["energy_sigma"] / units.HARTREE,
-        "forces_sigma": force * results["forces_sigma"].ravel(),
     }
+    if "forces_sigma" in results:
+        sent["forces_sigma"] = force * results["forces_sigma"].ravel()
     if PROBABILITY in results:
         sent[PROBABILITY] = results[PROBABILITY]
     if committee:

@@ -114,7 +114,7 @@ class EnsembleFix:
         self._lmp.fix_external_set_energy_global(self._name, results["energy"])
         virial = -atoms.get_volume() * voigt_6_to_full_3x3_stress(results["stress"]) if pbc.all() else np.zeros((3, 3))
         self._lmp.fix_external_set_virial_global(self._name, virial[VIRIAL].tolist())
-        largest = float(np.max(results["forces_sigma"]))
+        largest = float(np.max(results.get("forces_sigma", math.nan)))
         for i, value in enumerate((results["energy_sigma"], largest, results.get(PROBABILITY, math.nan)), start=1):
             self._lmp.fix_external_set_vector(self._name, i, float(value))
 

@@ -172,7 +172,7 @@ class SigmaReporter:
     def report(self, simulation: Any, state: Any) -> None:
         """Write a row."""
         results, _ = self._force.results, state
-        largest = float(np.max(results["forces_sigma"]))
+        largest = float(np.max(results.get("forces_sigma", math.nan)))
         values = (results["energy_sigma"], largest, results.get(PROBABILITY, math.nan))
         self._out.write(",".join([str(simulation.currentStep), *(f"{value:.8g}" for value in values)]) + "\n")
         self._out.flush()

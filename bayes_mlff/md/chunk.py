@@ -141,6 +141,7 @@ def make_chunk(
     mesh: Mesh | None = None,
     low_memory: Sequence[Callable[..., Predictive]] = (),
     memory_gib: float | None = None,
+    at_end: Callable[..., Predictive] | None = None,
 ) -> RunChunk:
     """Compile up to `length` steps that end as soon as any `Stop` bit is set, with the state that set it.
 
@@ -152,15 +153,18 @@ def make_chunk(
       mesh: devices that the chains are split over; by default the devices of the arguments, without a memory check.
       low_memory: alternatives to `evaluate` in order of falling memory, tried if `evaluate` does not fit.
       memory_gib: memory of each device for intermediate results, GiB; by default from `memory_budget`.
+      at_end: predictor of σ of forces and stress, if `evaluate` leaves them out; called once, at the last geometry.
 
     Returns:
       `(params [c, p], md, neighbors, triggers, limit [] steps, limits) -> Chunk`; compiled once. If nothing fits
       into the memory, the first call raises a ConfigError that names `dynamics.memory_gib`.
     """
     if mesh is None:
-        return jax.jit(_chunk(evaluate, integrator, spec, length))
+        return jax.jit(_chunk(evaluate, integrator, spec, length, at_end))
     ways = on_devices((evaluate, *low_memory), mesh)
-    return on_all([_chunk(way, integrator, spec, length) for way in ways], mesh, dynamics_budget(mesh, memory_gib))
+    return on_all(
+        [_chunk(way, integrator, spec, length, at_end) for way in ways], mesh, dynamics_budget(mesh, memory_gib)
+    )
 
 
 def dynamics_budget(mesh: Mesh, memory_gib: float | None) -> Budget:
@@ -169,7 +173,11 @@ def dynamics_budget(mesh: Mesh, memory_gib: float | None) -> Budget:
 
 
 def _chunk(
-    evaluate: Callable[[jax.Array, Graph], Predictive], integrator: Integrator, spec: NeighborSpec, length: int
+    evaluate: Callable[[jax.Array, Graph], Predictive],
+    integrator: Integrator,
+    spec: NeighborSpec,
+    length: int,
+    at_end: Callable[[jax.Array, Graph], Predictive] | None = None,
 ) -> RunChunk:
     """The function of `make_chunk`, not yet compiled."""
 
@@ -194,7 +202,13 @@ def _chunk(
             return conclude(c, md, state, evaluate(params, state.graph), integrator, triggers, bounds)
 
         predicted = jax.eval_shape(evaluate, params, state.graph)
-        return jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, triggers, length))
+        chunk = jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, triggers, length))
+        if at_end is None:
+            return chunk
+        # Energies and mean forces stay those that the triggers have seen, to the last bit.
+        full = at_end(params, chunk.neighbors.graph)
+        sigma = {name: getattr(full, name) for name in ("forces_sigma", "forces_dof", "stress_sigma")}
+        return chunk._replace(predictive=chunk.predictive._replace(**sigma))
 
     return run
 

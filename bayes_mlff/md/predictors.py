@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data.graph import Graph
+from bayes_mlff.ensemble.linear import linearised, unspread
 from bayes_mlff.ensemble.predictive import Predictive, combine
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.parallel.devices import shared_prediction
@@ -78,3 +79,27 @@ def ensemble_predictor(
 def on_devices(ways: Sequence[Callable[..., Predictive]], mesh: Mesh) -> list[Callable[..., Predictive]]:
     """Predictors that split the chains over the devices of a mesh if it has several."""
     return [way if mesh.size == 1 else partial(way, mesh=mesh) for way in ways]
+
+
+def linear_predictor(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, with_forces: bool
+) -> Callable[..., Predictive]:
+    """Make a function that predicts several structures with samples around a centre, to first order; see `linearised`.
+
+    Args:
+      predict: model with one set of flat parameters.
+      energy_sigma: fixed standard deviation of the likelihood, eV.
+      stress_sigma: the same for the stress, eV/Å³.
+      with_forces: also the spread of forces and stress; without it their σ is NaN.
+
+    Returns:
+      `(params [1 + k, p], graphs [b, ...], mesh=None) -> Predictive`; a mesh must have one device.
+    """
+    each = linearised(predict, with_forces=with_forces)
+
+    def evaluate(params: jax.Array, graphs: Graph, mesh: Mesh | None = None) -> Predictive:
+        assert mesh is None or mesh.size == 1
+        found = combine(each(params, graphs), energy_sigma=energy_sigma, stress_sigma=stress_sigma)
+        return found if with_forces else unspread(found)
+
+    return evaluate

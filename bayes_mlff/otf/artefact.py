@@ -64,6 +64,7 @@ def trained(
         _stated(structure.electronic),
         online,
         {**provenance, "step": str(host.step)},
+        linear=config.posterior == "laplace",
     )
 
 

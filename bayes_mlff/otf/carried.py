@@ -15,7 +15,7 @@ from bayes_mlff.models import catalogue, registry
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.given_labels import is_run
-from bayes_mlff.otf.problem import Problem
+from bayes_mlff.otf.problem import Problem, rows
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.same_start import model_differences
@@ -80,7 +80,7 @@ def _architectures(whole: Potential, own: Potential) -> tuple[str, ...]:
 
 
 def parameters(ensemble: Ensemble, problem: Problem, offset_ev: float, key: jax.Array) -> jax.Array:
-    """Starting points [c, p + 1] of the chains from samples of an ensemble, with their zeros of the energies.
+    """Starting points [c, p + 1] from samples of an ensemble, with their zeros of the energies.
 
     With more samples than chains, samples at even distances are taken. With fewer, samples are used again, displaced as
     the chains of a new run are from the centre of the prior, so that no two chains start at the same point.
@@ -91,13 +91,13 @@ def parameters(ensemble: Ensemble, problem: Problem, offset_ev: float, key: jax.
       offset_ev: of the energies of the reference, eV.
       key: random key of the displacements.
     """
-    count, chains = len(ensemble.samples), problem.config.sampler.chains
+    count, chains = len(ensemble.models), problem.config.chains
     chosen = np.round(np.linspace(0, count - 1, chains)).astype(int) if count >= chains else np.arange(chains) % count
     unravel = saved.unraveller(ensemble.architecture)[1]
     elements = problem.potential.config.elements
     weights = jnp.stack(
         [
-            registry.restrict(Potential(ensemble.architecture, unravel(ensemble.samples[i])), elements).flat()[0]
+            registry.restrict(Potential(ensemble.architecture, unravel(ensemble.models[i])), elements).flat()[0]
             for i in chosen
         ]
     ).astype(problem.prior.mean.dtype)
@@ -107,6 +107,6 @@ def parameters(ensemble: Ensemble, problem: Problem, offset_ev: float, key: jax.
         weights = jnp.where((jnp.arange(chains) < count)[:, None], weights, weights + shifts)
     # network + atomic = reference, and network + zero = reference + offset - isolated atoms
     atomic = ensemble.atomic_reference_energy(problem.structure.numbers)[chosen]
-    return energy_zero.joined(
-        weights, jnp.asarray(problem.scale(offset_ev).reference_to_network(atomic), weights.dtype)
-    )
+    zero = jnp.asarray(problem.scale(offset_ev).reference_to_network(atomic), weights.dtype)
+    # Samples around an optimum are drawn after the first label.
+    return jnp.repeat(energy_zero.joined(weights, zero), rows(problem.config) // chains, axis=0)

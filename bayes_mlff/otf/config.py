@@ -18,11 +18,14 @@ from bayes_mlff.md.settings import DynamicsConfig
 from bayes_mlff.otf.start_settings import StartSettings
 from bayes_mlff.otf.trigger_settings import CalibrationConfig, ThresholdTemperature, Triggers
 from bayes_mlff.posterior.settings import (
+    WARM,
     EnergyZero,
     HeadName,
+    LaplaceSettings,
     LikelihoodSettings,
     ModelName,
     ParallelChains,
+    PosteriorKind,
     PriorSettings,
 )
 
@@ -40,6 +43,10 @@ class SamplerConfig(ParallelChains):
         description="Memory of each device that the intermediate results of an update may take, GiB: with less of it "
         "fewer labels and chains are evaluated at once. null means most of what the device has free.",
     )
+
+    @model_validator(mode="after")
+    def _warm(self) -> "SamplerConfig":
+        return self  # a descent needs no temperature: see `RunConfig`
 
 
 class OtfLikelihood(LikelihoodSettings):
@@ -200,7 +207,19 @@ class RunConfig(Section):
     )
     prior: PriorSettings = Field(default=PriorSettings(), description="Prior of the weights.")
     likelihood: OtfLikelihood = Field(default=OtfLikelihood(), description="Standard deviations of the labels.")
-    sampler: SamplerConfig = Field(default=SamplerConfig(), description="SGHMC chains, which sample the posterior.")
+    posterior: PosteriorKind = Field(
+        default="chains",
+        description="Representation of the posterior of the weights: chains are independent samples by SGHMC, each of "
+        "which costs as much as a model; laplace descends to one optimum and samples a normal distribution around it, "
+        "evaluated to first order, for little more than the price of one model.",
+    )
+    laplace: LaplaceSettings = Field(
+        default=LaplaceSettings(), description="Samples around the optimum, with posterior: laplace."
+    )
+    sampler: SamplerConfig = Field(
+        default=SamplerConfig(),
+        description="SGHMC chains, which sample the posterior, or the one descent of posterior: laplace.",
+    )
     dynamics: DynamicsConfig = Field(
         default=DynamicsConfig(), description="Molecular dynamics: ensemble, conditions, time step and what is stored."
     )
@@ -219,6 +238,12 @@ class RunConfig(Section):
                 "npt",
                 "an ensemble of constant cell, or an engine that gives the stress (ase with engine.stress: true)",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _chains_become_warm(self) -> "RunConfig":
+        if self.posterior == "chains" and self.sampler.samples_nothing:
+            raise ConfigError("sampler.steps", self.sampler.steps, f"{WARM}; or posterior: laplace")
         return self
 
     @model_validator(mode="after")
@@ -246,6 +271,20 @@ class RunConfig(Section):
         return self
 
     @property
+    def chains(self) -> int:
+        """Sets of weights that are advanced after a label."""
+        return self.sampler.chains if self.posterior == "chains" else 1
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Keys without effect whose values are not the default ones."""
+        chains = ("chains", "ramp_steps") if self.posterior == "laplace" else ()
+        changed = [f"sampler.{key}" for key in chains if _differs(self.sampler, key)]
+        if self.posterior == "chains":
+            changed += [f"laplace.{key}" for key in LaplaceSettings.model_fields if _differs(self.laplace, key)]
+        return (*self.dynamics.unused, *changed)
+
+    @property
     def lowest_temperature_k(self) -> float:
         """Lowest target temperature of the thermostat, K."""
         return float(self.dynamics.conditions().temperature_k.min())
@@ -271,6 +310,10 @@ class RunConfig(Section):
     def n_steps(self) -> int:
         """Number of MD steps of the whole run."""
         return round(self.dynamics.duration_ps * 1000.0 / self.dynamics.timestep_fs)
+
+
+def _differs(section: Section, key: str) -> bool:
+    return getattr(section, key) != type(section).model_fields[key].default
 
 
 def parse(raw: Any) -> RunConfig:

@@ -13,7 +13,16 @@ import numpy as np
 from bayes_mlff.ensemble.triggers import on_device
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.criteria import criteria
-from bayes_mlff.otf.problem import Problem, chain_update, dynamics_chunk, first_dynamics, learning_graph, prepare
+from bayes_mlff.otf.problem import (
+    Problem,
+    begun_chains,
+    chain_update,
+    dynamics_chunk,
+    first_dynamics,
+    learning_graph,
+    prepare,
+    rows,
+)
 from bayes_mlff.posterior import training_set as training
 
 MD_STEPS: Final = 20
@@ -36,8 +45,7 @@ class Cost(NamedTuple):
 def measure(problem: Problem) -> Cost:
     """Time a few MD steps and a few steps of the chains, at the initial structure with the pretrained weights."""
     config, key = problem.config, jax.random.key(0)
-    chains = config.sampler.chains
-    params = jnp.repeat(problem.pretrained, chains, axis=0)
+    params = jnp.repeat(problem.pretrained, rows(config), axis=0)
 
     spec, state, md = first_dynamics(problem, key)
     chunk = dynamics_chunk(problem, spec, MD_STEPS)
@@ -46,7 +54,7 @@ def measure(problem: Problem) -> Cost:
     step_s = _seconds(lambda: chunk(params, md, state, never, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 
     trial, labels = _shortened(problem), _labels(problem)
-    update, begun = chain_update(trial), trial.chains.init(params, key)
+    update, begun = chain_update(trial), begun_chains(trial, params, key)
     update_s = _seconds(lambda: update(params, begun, labels)) / UPDATE_STEPS * config.sampler.steps
     label_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(labels)) // labels.capacity
     return Cost(step_s, update_s, _memory(), label_bytes)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from bayes_mlff.otf import criteria
-from bayes_mlff.otf.problem import Problem, first_dynamics, first_origin, first_parameters, learning_graph
+from bayes_mlff.otf.problem import Problem, begun_chains, first_dynamics, first_origin, first_parameters, learning_graph
 from bayes_mlff.otf.state import DeviceState, HostState, RunState
 from bayes_mlff.posterior import training_set as training
 
@@ -30,7 +30,7 @@ def first_state(problem: Problem, key_md: jax.Array, key_params: jax.Array, key_
         md,
         state,
         params,
-        problem.chains.init(params, key_chains),
+        begun_chains(problem, params, key_chains),
         training.allocate(learning_graph(problem, problem.structure, slack=1.1), INITIAL_CAPACITY),
         np.zeros(0, np.uint8),
     )

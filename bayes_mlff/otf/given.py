@@ -88,7 +88,7 @@ def read(config: RunConfig, problem: Problem, engine_hash: str) -> Read:
 
 
 def _counted(ensemble: Ensemble, problem: Problem) -> str:
-    count, chains = len(ensemble.samples), problem.config.sampler.chains
+    count, chains = len(ensemble.models), problem.config.chains
     if count > chains:
         return f"{chains} of the {count} samples"
     if count < chains:

@@ -21,7 +21,7 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Statistic
 from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import Integrator, MDState, initial_state
-from bayes_mlff.md.predictors import ensemble_predictor
+from bayes_mlff.md.predictors import ensemble_predictor, linear_predictor
 from bayes_mlff.md.vacuum import refuse_vacuum
 from bayes_mlff.models import architectures, presets
 from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
@@ -34,11 +34,12 @@ from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
-from bayes_mlff.posterior import energy_zero
+from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.posterior.transfer import (
     around_prior_mean,
     first_step_size,
@@ -48,7 +49,7 @@ from bayes_mlff.posterior.transfer import (
     stated_sampler,
 )
 from bayes_mlff.runs.recorder import Recording
-from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
+from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, preferred_axis
 
 LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
     "vmap": (("vmap", 1), ("map", None), ("map", 1)),
@@ -58,6 +59,10 @@ LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
 
 GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 """Alternatives for dynamics (chains evaluated together) if the preferred way, the key, needs too much memory."""
+
+
+_OF_SAMPLES: Final = 2**31 - 2
+"""In the place of a step's number, in the random key of samples around an optimum."""
 
 
 class Problem(NamedTuple):
@@ -72,7 +77,7 @@ class Problem(NamedTuple):
     prior: GaussianPrior  # over flat parameters [p]
     pretrained: jax.Array  # [1, p + 1], a sample of `posterior.energy_zero`
     predict: PredictFn  # of samples [p + 1]
-    evaluate: Callable[..., Predictive]  # (samples [c, p + 1], graph) -> Predictive
+    evaluate: Callable[..., Predictive]  # (samples [c, p + 1], graph) -> Predictive; see `in_full`
     low_memory_evaluate: tuple[Callable[..., Predictive], ...]  # the same with decreasing memory and increasing time
     chains: OtfChains
     low_memory_chains: tuple[OtfChains, ...]  # the same for `chains`
@@ -81,6 +86,8 @@ class Problem(NamedTuple):
     motion: Motion  # masses, and initial momenta if they are not drawn at random
     velocities: np.ndarray | None = None  # [n, 3] Å/fs of the structure's file; None: it has none
     further: tuple[Statistic, ...] = ()  # of the triggers that the configuration lists
+    in_full: Callable[..., Predictive] | None = None  # `evaluate` with σ of the forces, if that leaves them out
+    around: laplace.Sample | None = None  # samples around an optimum; None: the chains are the samples
 
     def scale(self, offset_ev: float = 0.0) -> EnergyScale:
         """Energy scales, with the offset from the first label."""
@@ -109,7 +116,10 @@ def stated(config: RunConfig, potential: Potential) -> RunConfig:
       ConfigError: if the chains have too few steps for the preset, or the energy zero is to be fitted and cannot be.
     """
     chosen = presets.of(potential)
-    prior, sampler = stated_prior(config.prior, chosen), stated_sampler(config.sampler, chosen)
+    prior, sampler = (
+        stated_prior(config.prior, chosen),
+        (stated_sampler(config.sampler, chosen, warm=config.posterior == "chains")),
+    )
     obstacle = "a minibatch of one label has no differences" if sampler.batch == 1 else None
     zero = energy_zero.decided(config.likelihood.energy_zero, obstacle)
     likelihood = config.likelihood.model_copy(update={"energy_zero": zero})
@@ -157,8 +167,14 @@ def prepare(
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
     chains = partial(_chains, config, potential, predict_weights, prior, Likelihood(energy_sigma, stress_sigma))
 
-    def evaluate(at_once: int | None) -> Callable[..., Predictive]:
-        return ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
+    ways, in_full, around = _ways(config, predict, energy_sigma, stress_sigma, further), None, None
+    if config.posterior == "laplace":
+        in_full = None if any(each.of_atoms for each in further) else _around_one(predict, energy_sigma, stress_sigma)
+        likelihood = Likelihood(energy_sigma, stress_sigma)
+        settings = config.laplace
+        around = laplace.sampler(
+            predict_weights, prior, likelihood, samples=settings.samples, directions=settings.force_directions
+        )
 
     return Problem(
         config,
@@ -170,8 +186,8 @@ def prepare(
         prior,
         pretrained,
         predict,
-        evaluate(None),
-        tuple(evaluate(at_once) for at_once in GROUPS[preferred_axis()]),
+        ways[0],
+        ways[1:],
         chains(None, None),
         tuple(chains(axis, at_once) for axis, at_once in LOW_MEMORY[preferred_axis()]),
         integrator,
@@ -179,7 +195,35 @@ def prepare(
         motion,
         velocities,
         further,
+        in_full,
+        around,
     )
+
+
+def _ways(
+    config: RunConfig,
+    predict: PredictFn,
+    energy_sigma: float,
+    stress_sigma: float | None,
+    further: tuple[Statistic, ...],
+) -> tuple[Callable[..., Predictive], ...]:
+    """Predictors of one structure with all samples, with decreasing memory."""
+    if config.posterior == "laplace":
+        with_forces = any(each.of_atoms for each in further)
+        return (_around_one(predict, energy_sigma, stress_sigma, with_forces=with_forces),)
+    each = (None, *GROUPS[preferred_axis()])
+    return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=at_once) for at_once in each)
+
+
+def _around_one(
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None, *, with_forces: bool = True
+) -> Callable[..., Predictive]:
+    evaluate = linear_predictor(predict, energy_sigma, stress_sigma, with_forces=with_forces)
+
+    def evaluate_one(params: jax.Array, graph: Graph) -> Predictive:
+        return evaluate(params, jax.tree.map(lambda x: x[None], graph))
+
+    return evaluate_one
 
 
 def _chains(
@@ -211,11 +255,12 @@ def _chains(
         cold_steps=sampler.cold,
         ramp_steps=sampler.ramp_steps,
         eps=sampler.eps,
-        thin=window(sampler.steps, sampler.cold),
+        thin=window(sampler.steps, sampler.cold if config.posterior == "chains" else sampler.steps),
         chain_axis=axis,
         at_once=at_once,
         level=level,
         zero=zero,
+        descend=config.posterior == "laplace",
     )
 
 
@@ -257,24 +302,39 @@ def dynamics_chunk(problem: Problem, spec: NeighborSpec, length: int) -> RunChun
         problem.integrator,
         spec,
         length,
-        mesh=chain_mesh(problem.config.sampler.chains),
+        mesh=chain_mesh(problem.config.chains),
         low_memory=problem.low_memory_evaluate,
         memory_gib=problem.config.dynamics.memory_gib,
+        at_end=problem.in_full,
     )
 
 
 def ensemble(problem: Problem) -> Callable[[jax.Array, Graph], Predictive]:
     """Make the function that predicts one structure with all chains, within the memory of the dynamics."""
-    dynamics, mesh = problem.config.dynamics, chain_mesh(problem.config.sampler.chains)
+    dynamics, mesh = problem.config.dynamics, chain_mesh(problem.config.chains)
     ways = [jax.jit(evaluate) for evaluate in (problem.evaluate, *problem.low_memory_evaluate)]
     return FirstThatFits(ways, dynamics_budget(mesh, dynamics.memory_gib))
 
 
-def chain_update(problem: Problem) -> ChainDevices:
-    """Make the function that updates all chains after a label, on all devices and within their memory."""
-    sampler = problem.config.sampler
+def chain_update(problem: Problem) -> Callable[..., tuple[jax.Array, ChainState, Info]]:
+    """Make the function that updates all samples after a label, on all devices and within their memory."""
+    sampler, around = problem.config.sampler, problem.around
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
-    return ChainDevices(sampler.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
+    update = ChainDevices(problem.config.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
+    if around is None:
+        return update
+
+    def update_around(params: jax.Array, state: ChainState, training_set: TrainingSet):
+        centre, state, info = update(params[:1], state, training_set)
+        key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.restarts[0]), _OF_SAMPLES)
+        return jnp.concatenate([centre, around(centre[0], training_set, key)]), state, info
+
+    return update_around
+
+
+def begun_chains(problem: Problem, params: jax.Array, key: jax.Array) -> ChainState:
+    """State of the chains before their first step, from samples [c, p + 1] or those around an optimum."""
+    return problem.chains.init(params[: problem.config.chains], key)
 
 
 def pretrained(problem: Problem) -> Callable[[Graph], Prediction]:
@@ -291,9 +351,15 @@ def pretrained_energy(problem: Problem) -> Callable[[Graph], float]:
 
 def first_parameters(problem: Problem, key: jax.Array) -> jax.Array:
     """Starting points [c, p + 1] of the chains, different from each other so that they explore different modes."""
-    sampler = problem.config.sampler
-    weights = around_prior_mean(problem.potential, problem.prior, sampler.initial_spread, sampler.chains, key)
-    return energy_zero.joined(weights)
+    config = problem.config
+    spread = config.sampler.initial_spread if config.posterior == "chains" else 0.0
+    weights = around_prior_mean(problem.potential, problem.prior, spread, config.chains, key)
+    return energy_zero.joined(jnp.repeat(weights, rows(config) // config.chains, axis=0))
+
+
+def rows(config: RunConfig) -> int:
+    """Number of sets of weights that a run holds: samples, or an optimum and the samples around it."""
+    return config.chains if config.posterior == "chains" else 1 + config.laplace.samples
 
 
 def recording(problem: Problem) -> Recording:

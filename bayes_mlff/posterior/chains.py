@@ -72,6 +72,7 @@ def otf_chains(
     at_once: int | None = None,
     level: LevelFn | None = None,
     zero: EnergyZero | None = None,
+    descend: bool = False,
 ) -> OtfChains:
     """Build the sampler of the on-the-fly workflow.
 
@@ -97,6 +98,8 @@ def otf_chains(
       zero: whether params are samples [c, p + 1] of `energy_zero`, whose last number is the zero of the energies: it
         is integrated out while the weights are sampled, and then drawn ('fitted'), or it stays ('learnt'). Without
         it params are weights alone. `predict` is of weights alone in every case.
+      descend: keep the temperature at 0 in all steps, whatever `cold_steps` and `ramp_steps` are, and take the zero of
+        the energies at its maximum: the result is the most probable set of weights, to the noise of the minibatches.
 
     Returns:
       `init(params [c, ...], key) -> state` and
@@ -110,7 +113,7 @@ def otf_chains(
     """
     axis = chain_axis or preferred_axis()
     fitted = zero == "fitted"
-    temperature = warmup_temperature(cold_steps, ramp_steps)
+    temperature = 0.0 if descend else warmup_temperature(cold_steps, ramp_steps)
     mass = amsgrad(eps=eps, freeze_after=freeze_mass_after)
 
     def transform(n_steps: int) -> Sghmc:
@@ -129,7 +132,7 @@ def otf_chains(
             predict, current_prior, batch_size, at_once=at_once, batch_axis=batch_axis, free_zero=fitted
         )
         sampler = transform(n_steps)
-        adjust = None if level is None else while_cold(level, cold_steps, thin)
+        adjust = None if level is None else while_cold(level, n_steps if descend else cold_steps, thin)
         run = chain_runner(value_and_grad, sampler, n_steps=n_steps, thin=thin, chain_axis=axis, adjust=adjust)
         observations = Observations(training_set, likelihood)
         weights, before = (params, None) if zero is None else energy_zero.split(params)
@@ -143,7 +146,7 @@ def otf_chains(
         def one(chain: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
             own, key, restarts = chain
             key = jax.random.fold_in(jax.random.fold_in(key, restarts), _OF_ZERO)
-            return energy_zero.draw(predict, likelihood, own, training_set, key)
+            return energy_zero.draw(predict, likelihood, own, training_set, None if descend else key)
 
         return jax.lax.map(one, (weights, state.key, state.restarts))
 
@@ -160,7 +163,7 @@ def otf_chains(
         *,
         batch_axis: str | None = None,
     ):
-        if n_steps <= cold_steps + ramp_steps:
+        if not descend and n_steps <= cold_steps + ramp_steps:
             allowed = f"more than cold_steps + ramp_steps = {cold_steps + ramp_steps}"
             raise ValueError(f"n_steps: got {n_steps}; allowed: {allowed}")
         return compiled(params, state, (prior, training_set), n_steps=n_steps, batch_axis=batch_axis)

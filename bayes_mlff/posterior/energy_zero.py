@@ -60,7 +60,7 @@ def with_zero(predict: PredictFn) -> PredictFn:
 
 
 def draw(
-    predict: PredictFn, likelihood: Likelihood, weights: jax.Array, training_set: TrainingSet, key: jax.Array
+    predict: PredictFn, likelihood: Likelihood, weights: jax.Array, training_set: TrainingSet, key: jax.Array | None
 ) -> jax.Array:
     """Draw the zero [] of one sample of the weights from its posterior, eV.
 
@@ -69,7 +69,7 @@ def draw(
       likelihood: with the same energy σ, in eV, for all structures.
       weights: [p].
       training_set: labels; the zero is 0 if none has an energy.
-      key: must not be used again.
+      key: must not be used again; None: the mean of the posterior instead of a draw.
     """
 
     def add(i: jax.Array, total: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -82,4 +82,5 @@ def draw(
     error, count = jax.lax.fori_loop(0, training_set.count, add, (nothing, nothing))
     least = jnp.maximum(count, 1.0)
     sigma = jnp.asarray(likelihood.energy_sigma, weights.dtype) / jnp.sqrt(least)
-    return jnp.where(count > 0.0, error / least + sigma * jax.random.normal(key, (), weights.dtype), nothing)
+    noise = nothing if key is None else sigma * jax.random.normal(key, (), weights.dtype)
+    return jnp.where(count > 0.0, error / least + noise, nothing)

@@ -11,6 +11,8 @@ MOST_CHAINS: Final = 1024
 """Sets of weights that are held at a time."""
 
 
+WARM: Final = "steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1"
+
 ModelName = Annotated[
     str,
     Field(
@@ -29,6 +31,9 @@ HeadName = Annotated[
     ),
 ]
 
+
+PosteriorKind = Literal["chains", "laplace"]
+"""How the posterior of the weights is represented; see `chains` and `laplace`."""
 
 EnergyZero = Literal["fitted", "learnt"]
 """How the constant that all energies have in common is found; see `energy_zero`."""
@@ -101,10 +106,15 @@ class ParallelChains(SamplerStep):
         """`cold_steps`, or what it mostly is where neither a preset nor the user has set it yet."""
         return COLD_STEPS if self.cold_steps is None else self.cold_steps
 
+    @property
+    def samples_nothing(self) -> bool:
+        """True if the chains end before they are at temperature 1."""
+        return self.steps <= self.cold + self.ramp_steps
+
     @model_validator(mode="after")
     def _warm(self) -> "ParallelChains":
-        if self.steps <= self.cold + self.ramp_steps:
-            raise ValueError("steps must exceed cold_steps + ramp_steps, or no sample is taken at temperature 1")
+        if self.samples_nothing:
+            raise ValueError(WARM)
         return self
 
 
@@ -133,6 +143,24 @@ class LongChain(SamplerStep):
         default=1e-5,
         description="Number ε that is added to the square root of AMSGrad's second moment to make the mass of a "
         "weight.",
+    )
+
+
+class LaplaceSettings(Section):
+    """Laplace approximation of the posterior around one optimised set of weights."""
+
+    samples: int = Field(
+        default=16,
+        ge=2,
+        le=MOST_CHAINS,
+        description="Number of samples of the weights, which are evaluated to first order around the optimum.",
+    )
+    force_directions: int = Field(
+        default=8,
+        ge=0,
+        le=MOST_CHAINS,
+        description="Number of random sums of force components by which the forces of a label narrow the posterior; "
+        "fewer where there are many labels. 0 leaves the forces to the optimum alone.",
     )
 
 

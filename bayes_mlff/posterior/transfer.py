@@ -44,8 +44,8 @@ def stated_prior(prior: P, chosen: Chosen) -> P:
     return prior if prior.scale is not None else prior.model_copy(update={"scale": chosen.preset.prior_scale})
 
 
-def stated_sampler(sampler: S, chosen: Chosen) -> S:
-    """The sampler with what the user has not set taken from a preset.
+def stated_sampler(sampler: S, chosen: Chosen, *, warm: bool = True) -> S:
+    """The sampler with what the user has not set taken from a preset; `warm` if its chains must reach temperature 1.
 
     Raises:
       ConfigError: if the chains have too few steps for the cold steps of the preset.
@@ -54,7 +54,7 @@ def stated_sampler(sampler: S, chosen: Chosen) -> S:
     values = {"step_size": preset.step_size, "cold_steps": preset.cold_steps, "batch_size": preset.batch_size}
     unset = {key: value for key, value in values.items() if getattr(sampler, key, value) is None}
     made = sampler.model_copy(update=unset)
-    if isinstance(made, ParallelChains) and made.steps <= made.cold + made.ramp_steps:
+    if warm and isinstance(made, ParallelChains) and made.samples_nothing:
         least = f"more than {made.cold + made.ramp_steps}, since the preset of {chosen.whose} has {made.cold} cold ones"
         raise ConfigError("sampler.steps", made.steps, f"{least}; or sampler.cold_steps")
     return made

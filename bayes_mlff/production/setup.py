@@ -18,7 +18,7 @@ from bayes_mlff.ensemble.saved import flat_predictor
 from bayes_mlff.md import replicas
 from bayes_mlff.md.chunk import RunChunk, dynamics_budget
 from bayes_mlff.md.integrators import Integrator
-from bayes_mlff.md.predictors import batch_predictor, on_devices
+from bayes_mlff.md.predictors import batch_predictor, linear_predictor, on_devices
 from bayes_mlff.md.replicas import Varied
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.md.settings import DynamicsConfig
@@ -137,7 +137,12 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
     energy_sigma = watching.sigma_floor_ev(material, len(structure.numbers))
     single = len(ensemble.samples) == 1
 
+    watched = watching.watch(material, config, structure)
+
     def way(at_once: int | None) -> Callable[..., Predictive]:
+        if ensemble.linear:
+            with_forces = any(trigger.statistic.of_atoms for trigger in watched.triggers)
+            return linear_predictor(predict, energy_sigma, ensemble.stress_sigma_ev_a3, with_forces=with_forces)
         return batch_predictor(
             predict, energy_sigma, ensemble.stress_sigma_ev_a3, at_once=at_once, allow_single_chain=single
         )
@@ -150,10 +155,10 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
         architecture.r_max,
         energy_zero.joined(ensemble.samples, jnp.asarray(atomic - np.mean(atomic), ensemble.samples.dtype)),
         float(np.mean(atomic)),
-        tuple(map(way, (None, *GROUPS[preferred_axis()]))),
-        chain_mesh(len(ensemble.samples)),
+        tuple(map(way, (None, *(() if ensemble.linear else GROUPS[preferred_axis()])))),
+        chain_mesh(len(ensemble.models)),
         with_stress,
-        watching.watch(material, config, structure),
+        watched,
         parts,
         tuple(_remarks(config, material, structure, motion, parts)),
     )

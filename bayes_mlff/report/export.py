@@ -99,8 +99,8 @@ def export(
     unravel = saved.unraveller(source.config)[1]
     assert template is not None  # see `_check`
     form, write = architectures.written_format(source.config)
-    paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(learnt.samples))]
-    write(source.config, [*map(unravel, learnt.samples)], template, paths, trust=trust)
+    paths = [folder / f"chain_{i}{form.suffix}" for i in range(len(learnt.models))]
+    write(source.config, [*map(unravel, learnt.models)], template, paths, trust=trust)
     return paths
 
 
@@ -121,7 +121,7 @@ def _check(what: str, config: ArchitectureConfig, template: Path | None, *, trus
 def _chains(learnt: Ensemble, origin: Origin, folder: Path) -> list[Path]:
     """Models that `model` of a configuration takes, with the offset of the energies among their isolated atoms."""
     unravel, paths, tuned = saved.unraveller(learnt.architecture)[1], [], origin._replace(tuned=bool(origin.name))
-    for i, flat in enumerate(learnt.samples):
+    for i, flat in enumerate(learnt.models):
         shifts = np.array(learnt.architecture.energy_shifts) - learnt.offset_ev[i]
         config = learnt.architecture.model_copy(update={"energy_shifts": tuple(map(float, shifts))})
         paths.append(folder / f"chain_{i}.safetensors")
