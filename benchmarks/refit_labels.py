@@ -21,7 +21,15 @@ from bayes_mlff.data.labels import Label
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
-from bayes_mlff.otf.problem import Problem, chain_update, ensemble, first_parameters, learning_graph, prepare
+from bayes_mlff.otf.problem import (
+    Problem,
+    begun_chains,
+    chain_update,
+    ensemble,
+    first_parameters,
+    learning_graph,
+    prepare,
+)
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.report import run_data
 
@@ -70,7 +78,7 @@ class Chains:
     def __init__(self, problem: Problem, graph: Graph, room: int):
         key_params, key_chains = jax.random.split(jax.random.key(problem.config.seed))
         self.samples = first_parameters(problem, key_params)
-        self._state, self._update = problem.chains.init(self.samples, key_chains), chain_update(problem)
+        self._state, self._update = begun_chains(problem, self.samples, key_chains), chain_update(problem)
         self._labels = training.allocate(graph, room)
 
     def add(self, graph: Graph, energy: float, label: Label) -> None:

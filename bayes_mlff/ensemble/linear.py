@@ -30,7 +30,7 @@ def linearised(predict: PredictFn, *, with_forces: bool) -> Callable[[jax.Array,
     """
 
     def cheaply(params: jax.Array, graphs: Graph) -> Prediction:
-        centre, shifts = params[0], params[1:] - params[0]
+        centre, shifts = params[0], params[1:] - params[:1]
         found = predict(centre, graphs)
         if len(found.energy) == 1:
             slopes = jax.grad(lambda w: jnp.sum(predict(w, graphs).energy))(centre)[None]
@@ -38,13 +38,13 @@ def linearised(predict: PredictFn, *, with_forces: bool) -> Callable[[jax.Array,
             one = jax.grad(lambda w, graph: predict(w, jax.tree.map(lambda x: x[None], graph)).energy[0])
             slopes = jax.vmap(one, in_axes=(None, 0))(centre, graphs)
         each = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(shifts), *x.shape)), found)
-        return each._replace(energy=found.energy + jnp.matmul(shifts, slopes.T, precision="highest"))
+        return each._replace(energy=each.energy + jnp.matmul(shifts, slopes.T, precision="highest"))
 
     def fully(params: jax.Array, graphs: Graph) -> Prediction:
         centre = params[0]
         found, tangent = jax.linearize(lambda w: predict(w, graphs)._replace(force_sigma=None), centre)
         change = jax.lax.map(lambda sample: tangent(sample - centre), params[1:])
-        each = jax.tree.map(jnp.add, found, change)
+        each = jax.tree.map(lambda x, by: x[None] + by, found, change)
         sigma = predict(centre, graphs).force_sigma
         return each._replace(force_sigma=jnp.broadcast_to(sigma, (len(params) - 1, *sigma.shape)))
 

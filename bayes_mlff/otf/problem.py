@@ -116,10 +116,8 @@ def stated(config: RunConfig, potential: Potential) -> RunConfig:
       ConfigError: if the chains have too few steps for the preset, or the energy zero is to be fitted and cannot be.
     """
     chosen = presets.of(potential)
-    prior, sampler = (
-        stated_prior(config.prior, chosen),
-        (stated_sampler(config.sampler, chosen, warm=config.posterior == "chains")),
-    )
+    prior = stated_prior(config.prior, chosen)
+    sampler = stated_sampler(config.sampler, chosen, warm=config.posterior == "chains")
     obstacle = "a minibatch of one label has no differences" if sampler.batch == 1 else None
     zero = energy_zero.decided(config.likelihood.energy_zero, obstacle)
     likelihood = config.likelihood.model_copy(update={"energy_zero": zero})
@@ -145,6 +143,9 @@ def prepare(
     if config.dynamics.ensemble == "nve" and not architectures.of(potential.config).conservative(potential.config):
         allowed = "nvt or npt: the forces of this model are not the gradient of its energy, which would drift"
         raise ConfigError("dynamics.ensemble", "nve", allowed)
+    if config.posterior == "laplace" and jax.process_count() > 1:
+        allowed = f"chains, since {jax.process_count()} processes cannot share one optimum"
+        raise ConfigError("posterior", "laplace", allowed)
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)

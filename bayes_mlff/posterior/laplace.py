@@ -13,6 +13,7 @@ by the square root of their number, so that GᵀG is right on average. Predictio
 too (Immer et al. 2021, arXiv:2008.08400); see `ensemble.linear`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -72,7 +73,7 @@ def sampler(
     def moved(centre: jax.Array, rows: _Rows, first: jax.Array, by: jax.Array, zero: jax.Array) -> jax.Array:
         shifts = first - scale**2 * jnp.matmul(by.T, rows.weights, precision="highest")
         shifts = jnp.concatenate([shifts, zero[:, None]], axis=1)
-        return centre + shifts - jnp.mean(shifts, axis=0)
+        return centre[None, :] + shifts - jnp.mean(shifts, axis=0, keepdims=True)
 
     def sample(centre: jax.Array, training_set: TrainingSet, key: jax.Array) -> jax.Array:
         rows, first, gram, drawn = prepared(centre, training_set, key)
@@ -93,6 +94,11 @@ def _solved(gram: np.ndarray, zero: np.ndarray, scale: float, drawn: np.ndarray)
     return values - column[:, None] * constant, -constant
 
 
+def _count(directions: int, capacity: int) -> int:
+    """Directions of the forces of each label, for a number of label slots."""
+    return min(directions, max(ROWS // capacity - 1, 1))
+
+
 def _rows(
     predict: PredictFn,
     likelihood: Likelihood,
@@ -102,12 +108,13 @@ def _rows(
     key: jax.Array,
 ) -> _Rows:
     capacity = training_set.capacity
-    count = min(directions, max(ROWS // capacity - 1, 1))
+    count = _count(directions, capacity)
 
     def energy(w: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         graphs, labels = labels_of(training_set, i[None])
         atoms = count_atoms(labels.node_mask, w.dtype)
-        inverse = jnp.where(labels.has_energy, 1.0 / of_structures(likelihood.energy_sigma, atoms), 0.0)[0]
+        sigma = jnp.broadcast_to(jnp.asarray(of_structures(likelihood.energy_sigma, atoms), w.dtype), (1,))
+        inverse = jnp.where(labels.has_energy, 1.0 / sigma, 0.0)[0]
         return predict(w, graphs).energy[0] * inverse, inverse
 
     def forces(w: jax.Array, i: jax.Array, key: jax.Array) -> jax.Array:
@@ -117,9 +124,9 @@ def _rows(
         sign = jax.random.rademacher(key, (found.forces.size + 9,), w.dtype)
         total = jnp.sum(jnp.where(labels.known_forces, _shaped(sign, found.forces) * found.forces / sigma, 0.0))
         if likelihood.stress_sigma is not None and found.stress is not None:
-            stress = _shaped(sign[-9:], found.stress) * found.stress / likelihood.stress_sigma
+            stress = _shaped(sign[-9:], found.stress) * found.stress / jnp.asarray(likelihood.stress_sigma, w.dtype)
             total = total + jnp.sum(jnp.where(labels.has_stress[:, None, None], stress, 0.0))
-        return total / np.sqrt(count)
+        return total / math.sqrt(count)
 
     def add(i: jax.Array, rows: _Rows) -> _Rows:
         row, inverse = jax.grad(energy, has_aux=True)(weights, i)
