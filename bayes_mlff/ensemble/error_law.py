@@ -4,7 +4,7 @@ The σ of a total energy has two parts: σ² = spread² + floor², where the spr
 samples and the floor the constant σ of the likelihood. How much of an error each of them explains is not known before
 errors have been seen: samples may spread too little, and the floor be too large. The error is modelled as
 
-    e ~ N(0, (r² spread² + floor²)/lambda),    lambda ~ Gamma(a, b),    r from `RATIOS` with `WEIGHTS`.
+    e ~ N(0, (r² spread² + floor²)/lambda),    lambda ~ Gamma(a, b),    r from `RATIOS` with `prior_weights`.
 
 For each ratio r this is the conjugate law of `ensemble.calibration`, so that the law of the next error is a mixture of
 Student's t distributions, whose weights are the marginal likelihoods of the errors so far: exact for this prior, since
@@ -27,11 +27,16 @@ from bayes_mlff.ensemble.calibration import Calibration, Real
 RATIOS: Final = np.geomspace(0.125, 32.0, 17)
 """Ratios r between the scale of the spread and that of the floor."""
 
-_BELL: Final = np.exp(-0.5 * np.square(np.log(RATIOS / 1.5) / np.log(2.0)))
-WEIGHTS: Final = _BELL / np.sum(_BELL)
-"""Prior probabilities of `RATIOS`: log-normal around 1.5, a factor of 2 for one standard deviation. In runs of ethanol,
-butanol and LaMnO3 it predicts the errors at labels better than wider ones do, and with it, not with one scale alone, σ
-grows as the errors do at twice the temperature (`benchmarks/README.md`)."""
+OF_CHAINS: Final = 1.5
+"""Median of the prior of the ratio for the spread of short chains. In runs of ethanol, butanol and LaMnO3 it predicts
+the errors at labels, with `WIDTH`, better than wider ones do, and with it, not with one scale alone, σ grows as the
+errors do at twice the temperature (`benchmarks/README.md`)."""
+
+OF_LAPLACE: Final = 0.5
+"""The same for samples around an optimum, which are three times as wide in each of these systems."""
+
+WIDTH: Final = 2.0
+"""Factor on the ratio for one standard deviation of its log-normal prior."""
 
 _BISECTIONS: Final = 64
 
@@ -42,6 +47,7 @@ class ErrorLaw(NamedTuple):
     each: Calibration  # for each ratio: s [..., g], n [..., 1]
     log_weight: np.ndarray  # [..., g] logarithms of the probabilities of the ratios; their sum is 1
     floor: float = 0.0  # constant part of σ, in its unit; 0: none, and a single ratio
+    median: float = OF_CHAINS  # of the prior of the ratio
 
     @property
     def ratios(self) -> np.ndarray:
@@ -51,8 +57,11 @@ class ErrorLaw(NamedTuple):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ErrorLaw) and self.to_json() == other.to_json()
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
-        return hash((self.each.a, self.each.b, self.floor))
+        return hash((self.each.a, self.each.b, self.floor, self.median))
 
     def to_json(self) -> dict[str, Any]:
         """Values for a file."""
@@ -64,6 +73,7 @@ class ErrorLaw(NamedTuple):
             "s": np.asarray(s).tolist(),
             "log_weight": self.log_weight.tolist(),
             "floor": self.floor,
+            "median": self.median,
         }
 
     @classmethod
@@ -73,7 +83,8 @@ class ErrorLaw(NamedTuple):
         Raises:
           KeyError, TypeError, ValueError: if a value is missing, out of range, or there are too many or too few.
         """
-        law = init(float(values["a"]), float(values["b"]), floor=float(values["floor"]))
+        median = float(values.get("median", OF_CHAINS))  # files of earlier versions name none
+        law = init(float(values["a"]), float(values["b"]), floor=float(values["floor"]), median=median)
         n, s, log_weight = (np.asarray(values[name], np.float64) for name in ("n", "s", "log_weight"))
         if s.shape != law.log_weight.shape or log_weight.shape != s.shape or n.size != 1:
             raise ValueError(f"got {s.size} sums and {log_weight.size} weights; allowed: {law.log_weight.size}")
@@ -84,22 +95,31 @@ class ErrorLaw(NamedTuple):
         return law._replace(each=law.each._replace(n=n.reshape(1), s=s), log_weight=log_weight)
 
 
-def init(a: float = 3.0, b: float = 10.0, *, floor: float = 0.0) -> ErrorLaw:
+def prior_weights(median: float) -> np.ndarray:
+    """Prior probabilities of `RATIOS`, log-normal around a median."""
+    bell = np.exp(-0.5 * np.square(np.log(RATIOS / median) / np.log(WIDTH)))
+    return bell / np.sum(bell)
+
+
+def init(a: float = 3.0, b: float = 10.0, *, floor: float = 0.0, median: float = OF_CHAINS) -> ErrorLaw:
     """Law before the first error.
 
     Args:
       a: prior shape of the precision factor, see `calibration.init`.
       b: prior rate.
       floor: constant part of σ, in its unit; 0 if it has none.
+      median: of the prior of the ratio between the scale of the spread and that of the floor.
 
     Raises:
-      ValueError: if a or b is not positive and finite, or the floor is negative.
+      ValueError: if a, b or the median is not positive and finite, or the floor is negative.
     """
+    if not 0.0 < median < np.inf:
+        raise ValueError(f"median: got {median!r}; allowed: a positive, finite number")
     if not 0.0 <= floor < np.inf:
         raise ValueError(f"floor: got {floor!r}; allowed: a finite number from 0 on")
-    weights = WEIGHTS if floor > 0.0 else np.ones(1)
+    weights = prior_weights(median) if floor > 0.0 else np.ones(1)
     prior = calibration.init(a, b)._replace(n=np.zeros(1), s=np.zeros(weights.size))
-    return ErrorLaw(prior, np.log(weights), float(floor))
+    return ErrorLaw(prior, np.log(weights), float(floor), float(median))
 
 
 def update(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0, decay: float = 1.0) -> ErrorLaw:
@@ -122,14 +142,14 @@ def update(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike 
     # The marginal likelihood of an error with k components: that of F, without what all ratios share.
     nu, scale = calibration.degrees(law.each), calibration.scale(law.each) * each
     density = -dof * np.log(scale) - 0.5 * (nu + dof) * np.log1p(dof * np.square(error / scale) / nu)
-    prior = np.log(WEIGHTS)
+    prior = np.log(prior_weights(law.median))
     weight = prior + decay * (law.log_weight - prior) + density
     return law._replace(each=_arrays(known), log_weight=weight - np.logaddexp.reduce(weight, axis=-1, keepdims=True))
 
 
 def restart(law: ErrorLaw, errors: Sequence[tuple[float, float, float]]) -> ErrorLaw:
     """Restart from the prior with some of the errors only: triples of error, σ and effective number of components."""
-    anew = init(law.each.a, law.each.b, floor=law.floor)
+    anew = init(law.each.a, law.each.b, floor=law.floor, median=law.median)
     for error, sigma, dof in errors:
         anew = update(anew, error, sigma, dof=dof)
     return anew

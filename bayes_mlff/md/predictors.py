@@ -65,10 +65,17 @@ def batch_predictor(
 
 
 def ensemble_predictor(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, at_once: int | None = None
+    predict: PredictFn,
+    energy_sigma: float,
+    stress_sigma: float | None = None,
+    *,
+    at_once: int | None = None,
+    allow_single_chain: bool = False,
 ) -> Callable[..., Predictive]:
     """`batch_predictor` for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
-    evaluate = batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once)
+    evaluate = batch_predictor(
+        predict, energy_sigma, stress_sigma, at_once=at_once, allow_single_chain=allow_single_chain
+    )
 
     def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
         return evaluate(params, jax.tree.map(lambda x: x[None], graph), mesh)

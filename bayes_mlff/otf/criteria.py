@@ -80,7 +80,8 @@ def prior_of(
     floor = energy_sigma_ev
     if settings is not None:
         floor = energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
-    return error_law.init(own.a, own.b, floor=floor), own.decay
+    median = error_law.OF_LAPLACE if config.posterior == "laplace" else error_law.OF_CHAINS
+    return error_law.init(own.a, own.b, floor=floor, median=median), own.decay
 
 
 def priors(problem: Problem) -> dict[str, ErrorLaw]:

@@ -97,8 +97,10 @@ class Study:
         self._chains = Chains(self._problem, self._graphs[0], len(labels))
         self._predict = ensemble(self._problem)
         prior, floor = self._problem.config.calibration, self._problem.energy_sigma_ev
+        median = error_law.OF_LAPLACE if config.posterior == "laplace" else error_law.OF_CHAINS
         self._laws = {
-            name: error_law.init(prior.a, prior.b, floor=x) for name, x in (("common", 0.0), ("apart", floor))
+            name: error_law.init(prior.a, prior.b, floor=x, median=median)
+            for name, x in (("common", 0.0), ("apart", floor))
         }
 
     def learn(self, *, update: bool) -> None:

@@ -125,5 +125,5 @@ def test_a_run_with_chains_goes_on_from_its_optimum(run, folder):
 def test_several_processes_are_refused(settings, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     structure = systems.structure("ethanol")
-    with pytest.raises(ConfigError, match="posterior.*laplace.*chains"):
+    with pytest.raises(ConfigError, match=r"posterior.*laplace.*chains"):
         prepare(settings, structure, registry.for_atoms(registry.load(settings.model), structure.numbers))

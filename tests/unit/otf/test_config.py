@@ -62,7 +62,7 @@ def test_template_has_every_key_at_its_default():
         ({"dynamics": {"schedule": [{"temprature_k": 9}]}}, "dynamics.schedule.0.temperature_k", "required"),
         ({"dynamics": {"schedule": [HOT | {"pressure": 9}]}}, "dynamics.schedule.0.pressure", "'pressure_gpa'"),
         ({"engine": {"name": "pyscf", "bassis": "sto-3g"}}, "engine.bassis", "did you mean 'basis'"),
-        ({"sampler": {"steps": 500}}, "sampler", "cold_steps + ramp_steps"),
+        ({"sampler": {"steps": 500}}, "sampler.steps", "cold_steps + ramp_steps"),
         ({"sampler": {"chains": 1}}, "sampler.chains", "2"),
         (
             {"likelihood": {"energy_sigma_fraction": 0.2}, "calibration": {"a": 1.5, "b": 10, "decay": 0.5}},

@@ -1,0 +1,1 @@
+"""What a representation of the posterior costs and what its uncertainties know."""
