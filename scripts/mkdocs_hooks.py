@@ -20,8 +20,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links point to where the files are on the site."""
-    return links.moved(markdown, page.file.src_uri)
+    """Put in what is made from the code, and let links point to where the files are on the site."""
+    return links.moved(made.inserted(markdown), page.file.src_uri)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,8 +1,35 @@
-"""All pages of the site that are made when it is built."""
+"""What is made when the site is built: pages, and parts of pages at markers such as `<!-- made: commands -->`."""
 
+import functools
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from website import notebooks
+from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.production.config import ProductionConfig
+
+from website import command_line, configuration, notebooks
+
+_MARKER: Final = re.compile(r"^<!-- made: (?P<name>\w+) -->$", re.MULTILINE)
+
+PARTS: Final[dict[str, Callable[[], str]]] = {
+    "commands": command_line.text,
+    "run_keys": functools.partial(configuration.text, RunConfig),
+    "finetune_keys": functools.partial(configuration.text, FinetuneConfig),
+    "production_keys": functools.partial(configuration.text, ProductionConfig),
+}
+"""Text for each marker."""
+
+
+def inserted(markdown: str) -> str:
+    """The text of a page with what belongs at its markers.
+
+    Raises:
+      KeyError: for a marker that is not known.
+    """
+    return _MARKER.sub(lambda found: PARTS[found["name"]](), markdown)
 
 
 def pages(root: Path) -> dict[str, str]:
