@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 BIN := .venv/bin
 # Warnings are errors (`strict` in mkdocs.yml); the variable keeps the theme's advertisement of its successor out.
-MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 .DELETE_ON_ERROR:
 .PHONY: ethanol lamno3 cazrs3 check quick docs

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Final
 
 from bayes_mlff.finetune.config import FinetuneConfig
+from bayes_mlff.otf.changes import FREE
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
 
-from website import command_line, configuration, notebooks
+from website import command_line, configuration, models, notebooks
 
 _MARKER: Final = re.compile(r"^<!-- made: (?P<name>\w+) -->$", re.MULTILINE)
 
 PARTS: Final[dict[str, Callable[[], str]]] = {
     "commands": command_line.text,
+    "free_keys": lambda: ", ".join(f"`{key}`" for key in FREE) + ".",
+    "models": models.table,
+    "presets": models.preset_table,
     "run_keys": functools.partial(configuration.text, RunConfig),
     "finetune_keys": functools.partial(configuration.text, FinetuneConfig),
     "production_keys": functools.partial(configuration.text, ProductionConfig),
