@@ -8,6 +8,8 @@ from mkdocs.structure.pages import Page
 from website import formulas, links, made
 
 ROOT = Path(__file__).parents[1]
+BACKGROUND = ("adr/", "benchmarks/", "CHANGELOG.md", "CONTRIBUTING.md")
+"""Pages that the search lists behind the guides."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -21,6 +23,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put in what is made from the code, and let links point to where the files are on the site."""
+    if page.file.src_uri.startswith(BACKGROUND):
+        page.meta["search"] = {"boost": 0.3}
     return links.moved(made.inserted(markdown), page.file.src_uri)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
+
 from bayes_mlff.cli.app import app
 
 

@@ -5,14 +5,16 @@ an example, or with an example that its model refuses is an error, and so is an 
 """
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 import annotated_types
-from bayes_mlff.core.settings import dump_value
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from bayes_mlff.core.settings import dump_value
+from website.examples import EXAMPLES
 
 UNITS: Final = {
     "_kcal_mol_atom_ps": "kcal/mol per atom and ps",
@@ -43,83 +45,6 @@ SIMPLE: Final = {
     bool: "`true` or `false`",
     type(None): "`null`",
 }
-
-EXAMPLES: Final[dict[str, Any]] = {
-    "arguments": {"method": "GFN2-xTB", "verbosity": 0},
-    "basis": "def2-svp",
-    "batch_size": 5,
-    "calculator": "tblite.ase:TBLite",
-    "calibration": {"a": 3.0, "b": 10.0, "decay": 1.0},
-    "charge": 1,
-    "cold_steps": 400,
-    "confidence": 0.95,
-    "dispersion": "d3bj",
-    "draw_seed": 1,
-    "ecp": "lanl2dz",
-    "duration_ps": 10.0,
-    "elements": ["Cu", "O"],
-    "end_pressure_gpa": 1.0,
-    "end_temperature_k": 800.0,
-    "energy_unit": "kcal/mol",
-    "energy_zero": "fitted",
-    "ensemble": "runs/ethanol",
-    "environment": {"VASP_PP_PATH": "/opt/vasp/potentials"},
-    "equilibration": {"duration_ps": 1.0, "timestep_fs": 0.25},
-    "file": "ethanol.xyz",
-    "forces_unit": "kcal/mol/A",
-    "format": "traj",
-    "frames": 50,
-    "frames_seed": 1,
-    "head": "PBE",
-    "hubbard": {"Mn": {"orbital": "d", "u_ev": 4.0}},
-    "indices": [0, 8],
-    "initial_magmoms": [0.0, 4.0, -4.0],
-    "labels": {"file": "aimd.extxyz"},
-    "magmoms": {"Mn": 4.0},
-    "masses": {"H": 2.014},
-    "memory_gib": 8.0,
-    "multiplicity": 2,
-    "of": [8],
-    "output_file": "OUTCAR",
-    "positions_unit": "bohr",
-    "pressure_gpa": 0.0001,
-    "pulay_virial_ev": [1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
-    "python": "/opt/dft/bin/python",
-    "radius_angstrom": 3.0,
-    "reads": ["info"],
-    "retries": [{"nelm": 300}],
-    "retry_exceptions": ["subprocess.CalledProcessError"],
-    "scale": 0.2,
-    "schedule": [{"duration_ps": 5.0, "temperature_k": 300.0, "end_temperature_k": 800.0}],
-    "spin": 0,
-    "start": {"ensemble": "runs/ethanol"},
-    "step_size": 0.001,
-    "stress_unit": "GPa",
-    "structure": "ethanol.xyz",
-    "supercell": [2, 2, 2],
-    "temperature_k": 300.0,
-    "temperatures_k": [300.0, 400.0, 500.0],
-    "test": "test.npz",
-    "test_frames": 100,
-    "threshold": "0.5 kcal/mol",
-    "threshold_temperature_k": 300.0,
-    "train": "train.extxyz",
-    "triggers": [{"kind": "force", "threshold": "3 kcal/mol/Å"}],
-    "triggers[force].labels": ["OW", "CA"],
-    "triggers[force].threshold": "3 kcal/mol/Å",
-    "triggers[energy_per_atom].threshold": "1 meV/atom",
-    "data": {"train": "train.extxyz"},
-    "u_ev": 4.0,
-    "unconverged_pattern": "SCF run NOT converged",
-    "until_ps": 10.0,
-    "validation": "validation.npz",
-    "validation_frames": 20,
-    "within": {"of": [8], "radius_angstrom": 3.0},
-    "xyz_energy_key": "REF_energy",
-    "xyz_forces_key": "REF_forces",
-    "xyz_stress_key": "REF_stress",
-}
-"""Examples by the dotted key, or by its last name alone, of keys that have no default, or an empty one."""
 
 
 class Key(NamedTuple):
@@ -199,7 +124,9 @@ def _default(field: FieldInfo) -> str:
 
 def _example(name: str, field: FieldInfo, examples: dict[str, Any]) -> str:
     value = examples.get(name, examples.get(name.rpartition(".")[2], PydanticUndefined))
-    default = PydanticUndefined if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    default = (
+        PydanticUndefined if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    )
     usable = default is not PydanticUndefined and default not in (None, (), {}, "")
     if usable:
         return dump_value(_plain(default.model_dump(mode="json") if isinstance(default, BaseModel) else default))
@@ -221,24 +148,32 @@ def _plain(value: Any) -> Any:
 
 def said_type(annotation: Any) -> str:
     """A type in words of YAML."""
-    origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in SIMPLE:
         return SIMPLE[annotation]
-    if origin is Annotated:
-        limits = [limit for each in inner[1:] for limit in _limits(getattr(each, "metadata", [each]))]
-        return ", ".join([said_type(inner[0]), *limits])
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in inner)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(said_type(each) for each in inner))
-    if origin is tuple:
-        counted = "" if inner[-1] is Ellipsis else f" of {len(inner)}"
-        return f"list{counted}: {said_type(inner[0])}"
-    if origin is dict:
-        return f"mapping of names to: {said_type(inner[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    return "any value"
+    said = _COMPOSED.get(get_origin(annotation))
+    return "any value" if said is None else said(get_args(annotation))
+
+
+def _said_union(inner: tuple[Any, ...]) -> str:
+    return " or ".join(dict.fromkeys(map(said_type, inner)))
+
+
+def _said_annotated(inner: tuple[Any, ...]) -> str:
+    limits = [limit for each in inner[1:] for limit in _limits(getattr(each, "metadata", [each]))]
+    return ", ".join([said_type(inner[0]), *limits])
+
+
+_COMPOSED: Final[dict[Any, Callable[[tuple[Any, ...]], str]]] = {
+    Annotated: _said_annotated,
+    Literal: lambda inner: " or ".join(f"`{value}`" for value in inner),
+    Union: _said_union,
+    types.UnionType: _said_union,
+    tuple: lambda inner: f"list{'' if inner[-1] is Ellipsis else f' of {len(inner)}'}: {said_type(inner[0])}",
+    dict: lambda inner: f"mapping of names to: {said_type(inner[1])}",
+}
+"""Types that are made of others."""
 
 
 def _limits(metadata: list[Any]) -> list[str]:

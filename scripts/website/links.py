@@ -61,4 +61,6 @@ def broken(text: str, path: Path, root: Path) -> list[str]:
       root: of the repository.
     """
     targets = (found["target"] for found in _LINK.finditer(text))
-    return [t for t in targets if not os.path.exists(path.parent / t) or root not in (path.parent / t).resolve().parents]
+    return [
+        t for t in targets if not os.path.exists(path.parent / t) or root not in (path.parent / t).resolve().parents
+    ]

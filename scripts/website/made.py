@@ -10,7 +10,6 @@ from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.changes import FREE
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
-
 from website import command_line, configuration, models, notebooks
 
 _MARKER: Final = re.compile(r"^<!-- made: (?P<name>\w+) -->$", re.MULTILINE)

@@ -7,16 +7,17 @@ from bayes_mlff.models.known.entry import Entry, InPackage, Shipped
 
 def table() -> str:
     """All models with what decides between them, as Markdown."""
-    lines = ["| model | elements | level of theory | licence | cutoff, Å | weights | cost | comes |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | elements | level of theory | licence | cutoff, Å | weights | cost | comes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     return "\n".join([*lines, *map(_row, catalogue.ENTRIES.values())])
 
 
 def preset_table() -> str:
     """All presets of architectures and families, as Markdown."""
-    lines = [
-        "| architecture or family | `prior.scale` | `sampler.step_size` | `sampler.cold_steps` | `sampler.batch_size` | found by |",
-        "|---|---|---|---|---|---|",
-    ]
+    keys = " | ".join(f"`{key}`" for key in presets.NEQUIP.keys)
+    lines = [f"| architecture or family | {keys} | found by |", "|---|---|---|---|---|---|"]
     for name, each in presets.PRESETS.items():
         values = " | ".join(f"{value:g}" for value in each.keys.values())
         lines.append(f"| {name} | {values} | {each.found} |")

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from website import command_line, links
+
 from bayes_mlff.core import settings
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.otf import config as running
-from website import command_line, links
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-BLOCK = re.compile(r"^(?P<mark>(?: *<!-- alternatives -->\n)?)(?P<pad> *)```yaml\n(?P<text>.*?)^(?P=pad)```", re.M | re.S)
+BLOCK = re.compile(
+    r"^(?P<mark>(?: *<!-- alternatives -->\n)?)(?P<pad> *)```yaml\n(?P<text>.*?)^(?P=pad)```", re.M | re.S
+)
 
 
 def configurations():

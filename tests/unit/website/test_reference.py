@@ -3,14 +3,15 @@
 import re
 from pathlib import Path
 
-import bayes_mlff
 import pytest
+from pydantic import Field
+from website import command_line, configuration, links, made
+
+import bayes_mlff
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
-from pydantic import Field
-from website import command_line, configuration, links, made
 
 ROOT = Path(__file__).parents[3]
 PAGES = ROOT / "docs" / "reference"
@@ -65,7 +66,7 @@ def test_a_key_that_nobody_described_ends_the_build(field, complaint):
 
 
 def test_an_example_that_is_refused_ends_the_build():
-    with pytest.raises(ValueError, match="sampler.step_size: the example -1 is refused"):
+    with pytest.raises(ValueError, match=r"sampler\.step_size: the example -1 is refused"):
         configuration.text(RunConfig, configuration.EXAMPLES | {"step_size": -1})
 
 

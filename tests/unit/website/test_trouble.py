@@ -4,13 +4,14 @@ import ast
 import re
 from pathlib import Path
 
-import bayes_mlff
 import pytest
+from website import configuration
+
+import bayes_mlff
 from bayes_mlff.core import errors
 from bayes_mlff.ensemble.calculator import OutsideTrainingWarning
 from bayes_mlff.otf import guards, plausibility
 from bayes_mlff.otf.config import RunConfig
-from website import configuration
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = Path(bayes_mlff.__file__).parent
