@@ -8,6 +8,7 @@ from pydantic import Field
 from website import command_line, configuration, links, made
 
 import bayes_mlff
+from bayes_mlff import finetune
 from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
@@ -82,6 +83,19 @@ def test_every_command_and_option_is_listed():
 def test_every_public_name_has_an_entry():
     listed = re.findall(r"^::: bayes_mlff\.(\w+)$", (PAGES / "python.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == sorted(bayes_mlff.__all__)
+
+
+def test_every_name_of_fine_tuning_and_every_module_of_analysis_and_tests_has_an_entry():
+    listed = set()
+    for page in ("python.md", "python_parts.md"):
+        listed |= set(re.findall(r"^::: bayes_mlff\.(\S+)$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(bayes_mlff.__all__)
+    assert {f"finetune.{name}" for name in finetune.__all__ if name not in shown} <= listed
+    package = Path(bayes_mlff.__file__).parent
+    elsewhere = {"analysis.analyse", "analysis.finding"}  # `bayes_mlff.analyse` has an entry, and its result in it
+    for folder in ("analysis", "testing"):
+        modules = {f"{folder}.{path.stem}" for path in (package / folder).glob("[!_]*.py")}
+        assert modules - elsewhere <= listed
 
 
 def test_every_marker_is_known_and_every_part_is_shown():
