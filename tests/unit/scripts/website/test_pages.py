@@ -12,7 +12,7 @@ from bayes_mlff.core import settings
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.otf import config as running
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(
     r"^(?P<mark>(?: *<!-- alternatives -->\n)?)(?P<pad> *)```yaml\n(?P<text>.*?)^(?P=pad)```", re.M | re.S

@@ -14,7 +14,7 @@ from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGES = ROOT / "docs" / "reference"
 
 

@@ -13,7 +13,7 @@ from bayes_mlff.ensemble.calculator import OutsideTrainingWarning
 from bayes_mlff.otf import guards, plausibility
 from bayes_mlff.otf.config import RunConfig
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PACKAGE = Path(bayes_mlff.__file__).parent
 ENTRIES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "trouble.md").read_text(encoding="utf-8"), re.MULTILINE)
 STOPPING = ("otf/guards.py", "otf/learning.py", "otf/loop.py", "otf/storm.py", "finetune/sampling.py")
