@@ -1,12 +1,15 @@
-# `make ethanol` runs the example, `make check` everything that has to pass, `make quick` what takes a minute of it.
+# `make ethanol` runs the example, `make check` everything that has to pass, `make quick` what takes a minute of it,
+# `make docs` builds the documentation site in `site`.
 PYTHON ?= python3
 # In the order of the folders, so that the long files of e2e come first and both workers end together.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 BIN := .venv/bin
+# Warnings are errors (`strict` in mkdocs.yml); the variable keeps the theme's advertisement of its successor out.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 .DELETE_ON_ERROR:
-.PHONY: ethanol lamno3 cazrs3 check quick
+.PHONY: ethanol lamno3 cazrs3 check quick docs
 
 ethanol: .venv/installed-run
 	$(BIN)/python -m bayes_mlff.otf --system ethanol
@@ -18,6 +21,7 @@ check: .venv/installed-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(MKDOCS)
 	@echo "$(BIN)/pyright and pytest, side by side"
 	@$(BIN)/pyright --pythonpath $(BIN)/python >.venv/pyright.txt 2>&1 & pyright=$$!; \
 	$(BIN)/python -m pytest $(PYTEST_ARGS); tests=$$?; \
@@ -28,6 +32,9 @@ quick: .venv/installed-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --quick tests/unit
+
+docs: .venv/installed-docs
+	$(MKDOCS)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -44,5 +51,9 @@ $(BIN)/python:
 	touch $@
 
 .venv/installed-check: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --editable '.[pyscf,xtb,parity,test,dev]'
+	$(BIN)/python -m pip install --editable '.[pyscf,xtb,parity,test,dev,docs]'
+	touch $@
+
+.venv/installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable '.[docs]'
 	touch $@

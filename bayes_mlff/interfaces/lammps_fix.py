@@ -132,7 +132,7 @@ class EnsembleFix:
         """Execute commands of LAMMPS, one a line.
 
         Raises:
-          DataError and what else the calculator raised while they were executed.
+          DataError: and whatever else the calculator raised while they were executed.
         """
         try:
             self._lmp.commands_string(text)
