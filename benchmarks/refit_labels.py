@@ -79,15 +79,15 @@ class Chains:
         key_params, key_chains = jax.random.split(jax.random.key(problem.config.seed))
         self.samples = first_parameters(problem, key_params)
         self._state, self._update = begun_chains(problem, self.samples, key_chains), chain_update(problem)
-        self._labels = training.allocate(graph, room)
+        self.labels = training.allocate(graph, room)
 
     def add(self, graph: Graph, energy: float, label: Label) -> None:
         """Add a label, with its energy on the network's scale in eV."""
-        self._labels = training.append(self._labels, graph, energy, label.forces, label.stress)
+        self.labels = training.append(self.labels, graph, energy, label.forces, label.stress)
 
     def update(self) -> None:
         """Continue the chains."""
-        self.samples, self._state, info = self._update(self.samples, self._state, self._labels)
+        self.samples, self._state, info = self._update(self.samples, self._state, self.labels)
         if not bool(jnp.all(info.finite)):
             raise SystemExit("a chain became non-finite; a smaller sampler.step_size usually helps")
 

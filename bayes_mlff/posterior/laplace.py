@@ -31,8 +31,8 @@ ROWS: Final = 1024
 """Rows of G beyond which labels get fewer directions of their forces, down to one each."""
 
 
-class _Rows(NamedTuple):
-    """Rows of G of all slots of a training set, zero for slots without a label."""
+class Rows(NamedTuple):
+    """Rows of G for all slots of a training set, zero for slots without a label."""
 
     weights: jax.Array  # [m, p]
     zero: jax.Array  # [m] column of the constant of all energies
@@ -63,14 +63,14 @@ def sampler(
     @jax.jit
     def prepared(centre: jax.Array, training_set: TrainingSet, key: jax.Array):
         key_rows, key_prior, key_noise = jax.random.split(key, 3)
-        rows = _rows(predict, likelihood, centre[:-1], training_set, directions, key_rows)
+        rows = design(predict, likelihood, centre[:-1], training_set, directions, key_rows)
         first = scale * jax.random.normal(key_prior, (samples, centre.shape[0] - 1), centre.dtype)
         noise = jax.random.normal(key_noise, (rows.zero.shape[0], samples), centre.dtype)
         gram = jnp.matmul(rows.weights, rows.weights.T, precision="highest")
         return rows, first, gram, jnp.matmul(rows.weights, first.T, precision="highest") + noise
 
     @jax.jit
-    def moved(centre: jax.Array, rows: _Rows, first: jax.Array, by: jax.Array, zero: jax.Array) -> jax.Array:
+    def moved(centre: jax.Array, rows: Rows, first: jax.Array, by: jax.Array, zero: jax.Array) -> jax.Array:
         shifts = first - scale**2 * jnp.matmul(by.T, rows.weights, precision="highest")
         shifts = jnp.concatenate([shifts, zero[:, None]], axis=1)
         return centre[None, :] + shifts - jnp.mean(shifts, axis=0, keepdims=True)
@@ -99,14 +99,24 @@ def _count(directions: int, capacity: int) -> int:
     return min(directions, max(ROWS // capacity - 1, 1))
 
 
-def _rows(
+def design(
     predict: PredictFn,
     likelihood: Likelihood,
     weights: jax.Array,
     training_set: TrainingSet,
     directions: int,
     key: jax.Array,
-) -> _Rows:
+) -> Rows:
+    """Rows of G for the labels of a training set.
+
+    Args:
+      predict: model of flat weights [p].
+      likelihood: fixed standard deviations.
+      weights: [p] around which is linearised.
+      training_set: labels.
+      directions: see `sampler`.
+      key: of the signs; must not be used again.
+    """
     capacity = training_set.capacity
     count = _count(directions, capacity)
 
@@ -128,7 +138,7 @@ def _rows(
             total = total + jnp.sum(jnp.where(labels.has_stress[:, None, None], stress, 0.0))
         return total / math.sqrt(count)
 
-    def add(i: jax.Array, rows: _Rows) -> _Rows:
+    def add(i: jax.Array, rows: Rows) -> Rows:
         row, inverse = jax.grad(energy, has_aux=True)(weights, i)
         block = row[None]
         if count:
@@ -136,10 +146,10 @@ def _rows(
             block = jnp.concatenate([block, jax.lax.map(lambda k: jax.grad(forces)(weights, i, k), keys)])
         first = i * (1 + count)
         zero = rows.zero.at[first].set(inverse.astype(weights.dtype))
-        return _Rows(jax.lax.dynamic_update_slice_in_dim(rows.weights, block, first, 0), zero)
+        return Rows(jax.lax.dynamic_update_slice_in_dim(rows.weights, block, first, 0), zero)
 
     size = capacity * (1 + count)
-    nothing = _Rows(jnp.zeros((size, weights.shape[0]), weights.dtype), jnp.zeros((size,), weights.dtype))
+    nothing = Rows(jnp.zeros((size, weights.shape[0]), weights.dtype), jnp.zeros((size,), weights.dtype))
     return jax.lax.fori_loop(0, training_set.count, add, nothing)
 
 

@@ -87,16 +87,16 @@ class Study:
     def __init__(self, config: RunConfig, labels: list[Labelled], frames: list[Labelled]):
         structure = labels[0].structure
         potential = registry.for_atoms(registry.load(config.model, head=config.head), structure.numbers)
-        self._problem: Problem = prepare(config, structure, potential)
-        graphs = [learning_graph(self._problem, each.structure) for each in (*labels, *frames)]
+        self.problem: Problem = prepare(config, structure, potential)
+        graphs = [learning_graph(self.problem, each.structure) for each in (*labels, *frames)]
         slots = max(graph.neighbors.shape[1] for graph in graphs)
         self._graphs, self._frames = [pad_slots(graph, slots) for graph in graphs], frames
-        first = pretrained_energy(self._problem)(self._graphs[0])
-        self._scale = self._problem.scale().matching(first, labels[0].label.energy)
+        first = pretrained_energy(self.problem)(self._graphs[0])
+        self._scale = self.problem.scale().matching(first, labels[0].label.energy)
         self._labels, self._known = labels, 0
-        self._chains = Chains(self._problem, self._graphs[0], len(labels))
-        self._predict = ensemble(self._problem)
-        prior, floor = self._problem.config.calibration, self._problem.energy_sigma_ev
+        self.chains = Chains(self.problem, self._graphs[0], len(labels))
+        self._predict = ensemble(self.problem)
+        prior, floor = self.problem.config.calibration, self.problem.energy_sigma_ev
         median = error_law.OF_LAPLACE if config.posterior == "laplace" else error_law.OF_CHAINS
         self._laws = {
             name: error_law.init(prior.a, prior.b, floor=x, median=median)
@@ -108,22 +108,32 @@ class Study:
         graph, label = self._graphs[self._known], self._labels[self._known].label
         if self._known:
             error, sigma = self._error(graph, label)
-            decay = self._problem.config.calibration.decay
+            decay = self.problem.config.calibration.decay
             self._laws = {n: error_law.update(law, error, sigma, decay=decay) for n, law in self._laws.items()}
-        self._chains.add(graph, self._scale.reference_to_network(label.energy), label)
+        self.chains.add(graph, self._scale.reference_to_network(label.energy), label)
         self._known += 1
         if update:
-            self._chains.update()
+            self.chains.update()
+
+    @property
+    def frame_graphs(self) -> list:
+        """Graphs of the frames that are not learnt."""
+        return self._graphs[len(self._labels) :]
+
+    def errors(self) -> np.ndarray:
+        """Errors [m] of their energies, eV."""
+        own = zip(self.frame_graphs, self._frames, strict=True)
+        return np.array([self._error(graph, frame.label)[0] for graph, frame in own])
 
     def compared(self, ends: np.ndarray) -> dict[str, Any]:
         """What σ knows at the frames before each of the ends [g]: the first group, the first two, ..."""
-        own = zip(self._graphs[len(self._labels) :], self._frames, strict=True)
+        own = zip(self.frame_graphs, self._frames, strict=True)
         error, sigma = np.array([self._error(graph, frame.label) for graph, frame in own]).T
-        groups = [_numbers(self._problem, self._laws, error[:end], sigma[:end]) for end in ends]
+        groups = [_numbers(self.problem, self._laws, error[:end], sigma[:end]) for end in ends]
         return {"labels": self._known, "groups": groups}
 
     def _error(self, graph: Any, label: Label) -> tuple[float, float]:
-        found = self._predict(self._chains.samples, graph)
+        found = self._predict(self.chains.samples, graph)
         predicted = self._scale.network_to_total(float(found.energy_mean[0]))
         return predicted - self._scale.reference_to_total(label.energy), float(found.energy_sigma[0])
 

@@ -72,7 +72,7 @@ def test_directions_of_forces_and_stress_are_right_on_average(known):
 
     @jax.jit
     def gram(key):
-        g = laplace._rows(predict, LIKELIHOOD, jnp.zeros(3), known, 4, key).weights.reshape(8, 5, 3)[:, 1:]
+        g = laplace.design(predict, LIKELIHOOD, jnp.zeros(3), known, 4, key).weights.reshape(8, 5, 3)[:, 1:]
         return jnp.einsum("ijk,ijl->kl", g, g)
 
     each = np.asarray(jax.lax.map(gram, jax.random.split(jax.random.key(3), 400)))
