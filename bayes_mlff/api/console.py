@@ -46,7 +46,7 @@ class ConsoleObserver(LiveLine):
         if error_ev is not None and sigma_ev is not None:
             line += f"  error {error_ev * KCAL_MOL_PER_EV:+.3f} kcal/mol  σ {sigma_ev * KCAL_MOL_PER_EV:.3f} kcal/mol"
         self.say(line)
-        self.working("continuing the chains" if self._updates else "compiling and continuing the chains")
+        self.working("learning" if self._updates else "compiling and learning")
 
     def notice(self, *, step: int, text: str) -> None:
         """Print a message with the simulated time."""
@@ -55,7 +55,7 @@ class ConsoleObserver(LiveLine):
     def update(self, *, step: int, labels: int, rounds: int, seconds: float, force_error_ev_a: float | None) -> None:
         """Print the number of labels and the time of the update."""
         took = f"{seconds:.1f} s" if rounds == 1 else f"{rounds} rounds, {seconds:.1f} s"
-        line = f"             chains continued on {labels} label{'s' if labels > 1 else ''} ({took})"
+        line = f"             learnt {labels} label{'s' if labels > 1 else ''} ({took})"
         if force_error_ev_a is not None:
             line += f"  force RMSE before {force_error_ev_a * KCAL_MOL_PER_EV:.2f} kcal/mol/Å"
         self.say(line)

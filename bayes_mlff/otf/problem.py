@@ -33,7 +33,7 @@ from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
+from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh, memory_budget
 from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -172,9 +172,13 @@ def prepare(
     if config.posterior == "laplace":
         in_full = None if any(each.of_atoms for each in further) else _around_one(predict, energy_sigma, stress_sigma)
         likelihood = Likelihood(energy_sigma, stress_sigma)
-        settings = config.laplace
         around = laplace.sampler(
-            predict_weights, prior, likelihood, samples=settings.samples, directions=settings.force_directions
+            predict_weights,
+            prior,
+            likelihood,
+            samples=config.laplace.samples,
+            directions=config.laplace.force_directions,
+            memory_bytes=0.5 * memory_budget(chain_mesh(1), config.sampler.memory_gib),
         )
 
     return Problem(

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.posterior.likelihood import Likelihood, count_atoms, of_structures
 from bayes_mlff.posterior.prior import GaussianPrior
@@ -42,7 +43,13 @@ Sample = Callable[[jax.Array, TrainingSet, jax.Array], jax.Array]
 
 
 def sampler(
-    predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood, *, samples: int, directions: int
+    predict: PredictFn,
+    prior: GaussianPrior,
+    likelihood: Likelihood,
+    *,
+    samples: int,
+    directions: int,
+    memory_bytes: float = math.inf,
 ) -> Sample:
     """Build the function that samples the posterior around optimised weights.
 
@@ -51,19 +58,23 @@ def sampler(
       prior: normal prior of the weights, with one scale for all.
       likelihood: fixed standard deviations; those of the forces are predicted by the network.
       samples: number of samples k, at least 2.
-      directions: random sums of force components of each label, at least 0; fewer where there are many labels.
+      directions: random sums of force components of each label, at least 0; fewer where there are many labels, or
+        where their rows do not fit into the memory.
+      memory_bytes: that the rows may take.
 
     Returns:
       `(centre [p + 1], training_set, key) -> [k, p + 1]`: samples of `energy_zero`, whose mean is the centre and whose
       covariance (with k - 1) is on average that of the posterior. The key must not be used again. Called from the host;
-      compiled once for every capacity of the training set.
+      compiled once for every capacity of the training set. It raises a ConfigError that names `sampler.memory_gib` if
+      not even the rows of the energies fit.
     """
     scale = float(np.asarray(prior.scale))
 
     @jax.jit
     def prepared(centre: jax.Array, training_set: TrainingSet, key: jax.Array):
         key_rows, key_prior, key_noise = jax.random.split(key, 3)
-        rows = design(predict, likelihood, centre[:-1], training_set, directions, key_rows)
+        count = _count(directions, training_set.capacity, memory_bytes / ((centre.size - 1) * centre.dtype.itemsize))
+        rows = design(predict, likelihood, centre[:-1], training_set, count, key_rows)
         first = scale * jax.random.normal(key_prior, (samples, centre.shape[0] - 1), centre.dtype)
         noise = jax.random.normal(key_noise, (rows.zero.shape[0], samples), centre.dtype)
         gram = jnp.matmul(rows.weights, rows.weights.T, precision="highest")
@@ -94,9 +105,16 @@ def _solved(gram: np.ndarray, zero: np.ndarray, scale: float, drawn: np.ndarray)
     return values - column[:, None] * constant, -constant
 
 
-def _count(directions: int, capacity: int) -> int:
-    """Directions of the forces of each label, for a number of label slots."""
-    return min(directions, max(ROWS // capacity - 1, 1))
+def _count(directions: int, capacity: int, most: float = math.inf) -> int:
+    """Directions of the forces of each label, for a number of label slots and the largest number of rows.
+
+    Raises:
+      ConfigError: if not even one row for each slot is possible.
+    """
+    if capacity > most:
+        allowed = f"enough for {capacity} gradients of all weights, of which {int(most)} fit; or posterior: chains"
+        raise ConfigError("sampler.memory_gib", None, allowed)
+    return min(directions, max(ROWS // capacity - 1, 1), int(min(most, ROWS + 2 * capacity) // capacity) - 1)
 
 
 def design(
@@ -114,11 +132,10 @@ def design(
       likelihood: fixed standard deviations.
       weights: [p] around which is linearised.
       training_set: labels.
-      directions: see `sampler`.
+      directions: number of random sums of force components of each label.
       key: of the signs; must not be used again.
     """
-    capacity = training_set.capacity
-    count = _count(directions, capacity)
+    capacity, count = training_set.capacity, directions
 
     def energy(w: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         graphs, labels = labels_of(training_set, i[None])

@@ -44,7 +44,7 @@ def test_a_run_without_a_terminal_gives_signs_of_life():
     stream = io.StringIO()
     with console.ConsoleObserver(Console(file=stream), config.parse({"structure": "ethanol"}), every_s=0.04) as seen:
         seen.label(step=0, reason="initial", error_ev=None, sigma_ev=None, seconds=1.0)
-        assert "compiling and continuing the chains ... 0 s" in wait_for("continuing", stream)
+        assert "compiling and learning ... 0 s" in wait_for("learning", stream)
         seen.update(step=0, labels=1, rounds=1, seconds=1.0, force_error_ev_a=None)
         assert "compiling and running molecular dynamics" in wait_for("running", stream)
         seen.working("reference calculation")

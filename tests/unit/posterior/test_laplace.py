@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.models.energetics import Prediction
 from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -96,6 +97,9 @@ def test_many_labels_get_fewer_directions_each():
     rows = [laplace._count(8, capacity) for capacity in (1, 64, 128, 256, 512, 4096)]
     assert rows == [8, 8, 7, 3, 1, 1]
     assert laplace._count(0, 64) == 0
+    assert [laplace._count(8, 64, rows) for rows in (64.0, 127.0, 128.0, 320.0, 1e9)] == [0, 0, 1, 4, 8]
+    with pytest.raises(ConfigError, match=r"sampler\.memory_gib.*64 gradients"):
+        laplace._count(8, 64, 63.0)
 
 
 def test_a_new_label_compiles_nothing(known, count_compilations):
