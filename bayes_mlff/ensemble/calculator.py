@@ -10,7 +10,7 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
@@ -48,6 +48,9 @@ class EnsembleCalculator(Calculator):
       distribution that its trigger uses. Only if there is a threshold.
     - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: predictions of the c samples.
 
+    An ensemble that has learnt energies alone (`targets: energy`) offers no forces and no stress: asking for them is a
+    `PropertyNotImplementedError` that says so.
+
     Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
     ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
     calculator; its forces can be used. The calibration of a run was made with the run's own composition.
@@ -82,6 +85,8 @@ class EnsembleCalculator(Calculator):
     ):
         super().__init__()
         self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
+        if not self.ensemble.learnt_forces:
+            self.implemented_properties = [n for n in type(self).implemented_properties if not _is_derivative(n)]  # pyright: ignore[reportAttributeAccessIssue]
         online = self.ensemble.online
         self.threshold = online.threshold if threshold is None and online is not None else threshold
         if self.threshold is not None:
@@ -103,6 +108,11 @@ class EnsembleCalculator(Calculator):
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a result by name, see the class."""
+        if _is_derivative(name) and not self.ensemble.learnt_forces:
+            raise PropertyNotImplementedError(
+                f"{name}: the ensemble has learnt energies alone (targets: energy), and its forces were never "
+                f"compared with labels; allowed: {', '.join(self.implemented_properties)}"
+            )
         if name == PROBABILITY and self.threshold is None:
             raise ConfigError(
                 "threshold", None, "an error of the total energy, EnsembleCalculator(..., threshold='20 meV')"
@@ -190,8 +200,9 @@ class EnsembleCalculator(Calculator):
         positions = origins.find(structure).local(structure.positions, structure.cell)
         geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
         differences = jnp.asarray(atomic - np.mean(atomic), self._dtype)
+        with_stress = structure.is_periodic and self.ensemble.learnt_forces
         return self._evaluate(
-            self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=structure.is_periodic
+            self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=with_stress
         )
 
     def _convert(self, structure: Structure, moments: Predictive, each: Prediction) -> dict[str, float | np.ndarray]:
@@ -203,11 +214,12 @@ class EnsembleCalculator(Calculator):
             "free_energy": energy,
             "energy_sigma": self.ensemble.calibrated_energy_sigma(sigma),
             "energy_sigma_uncalibrated": sigma,
-            "forces": _host(moments.forces_mean[0]),
-            "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,
             "chain_energy": _host(each.energy[:, 0]) + atomic,
-            "chain_forces": _host(each.forces[:, 0]),
         }
+        if self.ensemble.learnt_forces:
+            results["forces"] = _host(moments.forces_mean[0])
+            results["forces_sigma"] = _host(moments.forces_sigma[0]) * factors.forces
+            results["chain_forces"] = _host(each.forces[:, 0])
         if self.threshold is not None:
             threshold_ev = units.parse_energy(self.threshold, n_atoms=len(structure.numbers), key="threshold")
             results[PROBABILITY] = self.ensemble.exceedance_probability(sigma, threshold_ev)
@@ -270,6 +282,11 @@ def _evaluate(
         allow_single_chain=samples.shape[0] == 1,
     )
     return searched, moments, each
+
+
+def _is_derivative(name: str) -> bool:
+    """Whether a property is made of forces or stress."""
+    return "forces" in name or "stress" in name
 
 
 def _kind(structure: Structure) -> tuple[bytes, bytes]:

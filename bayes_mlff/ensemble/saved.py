@@ -28,6 +28,8 @@ from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
 FORMAT: Final = 4
+WITHOUT_FORCES: Final = 5
+"""Format of ensembles that have learnt energies alone, whose forces versions that know format 4 only would offer."""
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
 """Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
@@ -64,10 +66,24 @@ class Ensemble(NamedTuple):
     state: Mapping[str, float] | None = {}  # charge and spin that the labelled frames state; None: unknown
     online: OnlineCalibration | None = None  # calibration of a run; None: only the factors calibrate
     provenance: Mapping[str, str] = {}  # origin, for information: run, step, labels
+    learnt_forces: bool = True  # False: energies alone were learnt, no forces or stress are offered
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
-        return flat_predictor(self.architecture, with_stress=with_stress)
+        return flat_predictor(self.architecture, with_stress=with_stress, with_forces=self.learnt_forces)
+
+    def require_forces(self, use: str) -> None:
+        """Refuse a use that needs forces if energies alone were learnt.
+
+        Args:
+          use: what needs them, in words.
+
+        Raises:
+          ConfigError: naming the use.
+        """
+        if not self.learnt_forces:
+            allowed = f"one that has learnt forces for {use}; this one was fine-tuned with targets: energy"
+            raise ConfigError("ensemble", "energies alone", allowed)
 
     def atomic_reference_energy(self, numbers: np.ndarray) -> np.ndarray:
         """Sum of the atomic reference energies, eV: reference energy = network energy + this sum.
@@ -144,10 +160,11 @@ def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Arr
 
 
 @functools.lru_cache(maxsize=8)  # the same function is compiled once, for all fits of a process
-def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
+def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool, with_forces: bool = True) -> PredictFn:
     """Prediction function of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]
-    predict = predictor(registry.Potential(architecture, {}).node_fn, with_stress=with_stress)
+    node_fn = registry.Potential(architecture, {}).node_fn
+    predict = predictor(node_fn, with_stress=with_stress, with_forces=with_forces)
     return lambda params, graphs: predict(unravel(params), graphs)
 
 
@@ -163,7 +180,7 @@ def save(ensemble: Ensemble, path: Path) -> None:
 def serialised(ensemble: Ensemble) -> bytes:
     """The content of the file that `save` writes."""
     metadata = {
-        "format": str(FORMAT),
+        "format": str(FORMAT if ensemble.learnt_forces else WITHOUT_FORCES),
         "config": ensemble.architecture.model_dump_json(),
         "factors": json.dumps(ensemble.factors._asdict()),
         **_of_energy_sigma(ensemble.energy_sigma_ev),
@@ -215,8 +232,8 @@ def load(path: Path) -> Ensemble:
     path, metadata, stored = _read(path)
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
-    if metadata["format"].isdecimal() and int(metadata["format"]) > FORMAT:
-        raise WeightsError(f"{path}: format {metadata['format']}; this version reads up to {FORMAT}")
+    if metadata["format"].isdecimal() and int(metadata["format"]) > WITHOUT_FORCES:
+        raise WeightsError(f"{path}: format {metadata['format']}; this version reads up to {WITHOUT_FORCES}")
     try:
         stated = _stated(metadata)
     except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
@@ -288,6 +305,7 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         metadata[CONFIGURATION.get(int(metadata["format"]), "configuration")],
         state=_numbers(metadata["state"]) if "state" in metadata else None,
         online=_online(json.loads(metadata["online"])) if "online" in metadata else None,
+        learnt_forces=int(metadata["format"]) != WITHOUT_FORCES,
         provenance={str(k): str(v) for k, v in json.loads(metadata.get("provenance", "{}")).items()},
     )
 

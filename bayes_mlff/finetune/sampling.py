@@ -47,7 +47,7 @@ class State(NamedTuple):
     params: jax.Array  # [c, p]
     chains: ChainState
     samples: jax.Array  # [s, c, p]; NaN until taken
-    best: jax.Array  # [c] smallest force RMSE on the validation set so far, eV/Å; optimisers only
+    best: jax.Array  # [c] smallest RMSE on the validation set so far, see `Validate`; optimisers only
     step: jax.Array  # [] int32
 
 
@@ -57,7 +57,7 @@ class Trace(NamedTuple):
     step: int
     potential: float  # per datum, mean over chains, end of the stretch
     kinetic_temperature: float
-    validation_rmse_kcal_mol_a: float | None  # mean over members; optimisers with a validation set only
+    validation_rmse: float | None  # mean over members, kcal/mol/Å or kcal/mol, see `Validate`; optimisers only
 
 
 class Sampled(NamedTuple):
@@ -69,10 +69,10 @@ class Sampled(NamedTuple):
 
 
 class Validate(Protocol):
-    """Force error of every chain on the validation set."""
+    """Error of every chain on the validation set: of the forces, or of the energies where these are learnt alone."""
 
     def __call__(self, params: jax.Array) -> np.ndarray:
-        """RMSE [c] eV/Å of params [c, p]."""
+        """RMSE [c], eV/Å or eV, of params [c, p]."""
         ...
 
 
@@ -88,7 +88,7 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, atomic_ev: np.nd
     filled = training.allocate(
         jax.tree.map(lambda x: x[0], graphs), frames.size, some_forces=frames.without_forces is not None
     )
-    energies = frames.energy if config.targets.startswith("energy") else None
+    energies = frames.energy if config.learns_energy else None
     known = frames.known_forces
     for i in range(frames.size):
         energy = None if energies is None else float(energies[i] - atomic_ev[i])

@@ -122,6 +122,7 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
     """
     if config.format == "netcdf":
         compact_frames.library()
+    material.ensemble.require_forces("dynamics")
     initial, ensemble = material.initial, material.ensemble
     structure, architecture = repeated(initial.structure, config.supercell), ensemble.architecture
     species_index(structure.numbers, architecture.elements)
