@@ -32,7 +32,7 @@ from bayes_mlff.models.energetics import PredictFn
 from benchmarks.adsorbates import slabs
 from benchmarks.adsorbates.networks import NETWORKS
 
-EVERY: Final = 200
+EVERY: Final = 500
 """Steps between two states on disk."""
 AVERAGED: Final = 0.995
 """Weight of the past in the average of the weights."""
@@ -158,8 +158,8 @@ def main() -> None:
     parser.add_argument("slabs", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("architectures", nargs="+", choices=sorted(NETWORKS))
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
