@@ -35,6 +35,10 @@ class OutsideTrainingWarning(UserWarning):
     """The labels do not determine the atomic reference energies of a composition, so that its energy is unknown."""
 
 
+class DirectForcesWarning(UserWarning):
+    """The forces of the network are not the gradient of its energy."""
+
+
 class EnsembleCalculator(Calculator):
     """Predictions, with uncertainties, for any structure of the fine-tuned elements; units eV, eV/Å, eV/Å³.
 
@@ -48,8 +52,10 @@ class EnsembleCalculator(Calculator):
       distribution that its trigger uses. Only if there is a threshold.
     - `chain_energy` [c], `chain_forces` [c, n, 3] and `chain_stress` [c, 6]: predictions of the c samples.
 
-    An ensemble that has learnt energies alone (`targets: energy`) offers no forces and no stress: asking for them is a
-    `PropertyNotImplementedError` that says so.
+    An ensemble that has learnt energies alone (`targets: energy`) offers no forces and no stress, one of a network with
+    direct forces no stress, which would belong to other forces: asking for them is a `PropertyNotImplementedError` that
+    says so. With direct forces a `DirectForcesWarning` is given, since minimisers that look at energies, and dynamics
+    at constant energy, need forces that are the gradient of the energy.
 
     Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
     ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
@@ -85,8 +91,12 @@ class EnsembleCalculator(Calculator):
     ):
         super().__init__()
         self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
-        if not self.ensemble.learnt_forces:
-            self.implemented_properties = [n for n in type(self).implemented_properties if not _is_derivative(n)]  # pyright: ignore[reportAttributeAccessIssue]
+        self._withheld = _withheld(self.ensemble)
+        offered = [name for name in self.implemented_properties if not self._reason(name)]
+        self.implemented_properties = offered  # pyright: ignore[reportAttributeAccessIssue]
+        if self.ensemble.learnt_forces and not self.ensemble.conservative:
+            text = "forces are not the gradient of the energy: use neither minimisers that look at energies nor NVE"
+            warnings.warn(text, DirectForcesWarning, stacklevel=2)
         online = self.ensemble.online
         self.threshold = online.threshold if threshold is None and online is not None else threshold
         if self.threshold is not None:
@@ -108,11 +118,10 @@ class EnsembleCalculator(Calculator):
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a result by name, see the class."""
-        if _is_derivative(name) and not self.ensemble.learnt_forces:
-            raise PropertyNotImplementedError(
-                f"{name}: the ensemble has learnt energies alone (targets: energy), and its forces were never "
-                f"compared with labels; allowed: {', '.join(self.implemented_properties)}"
-            )
+        reason = self._reason(name)
+        if reason:
+            allowed = ", ".join(self.implemented_properties)
+            raise PropertyNotImplementedError(f"{name}: the ensemble {reason}; allowed: {allowed}")
         if name == PROBABILITY and self.threshold is None:
             raise ConfigError(
                 "threshold", None, "an error of the total energy, EnsembleCalculator(..., threshold='20 meV')"
@@ -149,6 +158,10 @@ class EnsembleCalculator(Calculator):
         """
         self._refuse_other_state(atoms)
         return super().check_state(atoms, tol)
+
+    def _reason(self, name: str) -> str:
+        """Why a property is not offered; empty if it is."""
+        return next((why for kind, why in self._withheld.items() if kind in name), "")
 
     def _refuse_other_state(self, atoms: ase.Atoms) -> None:
         """Refuse a charge or spin other than that of the labels, by default neutral and in the lowest spin."""
@@ -200,7 +213,7 @@ class EnsembleCalculator(Calculator):
         positions = origins.find(structure).local(structure.positions, structure.cell)
         geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
         differences = jnp.asarray(atomic - np.mean(atomic), self._dtype)
-        with_stress = structure.is_periodic and self.ensemble.learnt_forces
+        with_stress = structure.is_periodic and not self._reason("stress")
         return self._evaluate(
             self._samples, differences, self._list, *geometry, spec=self._spec, with_stress=with_stress
         )
@@ -284,9 +297,14 @@ def _evaluate(
     return searched, moments, each
 
 
-def _is_derivative(name: str) -> bool:
-    """Whether a property is made of forces or stress."""
-    return "forces" in name or "stress" in name
+def _withheld(ensemble: Ensemble) -> dict[str, str]:
+    """Kinds of properties that an ensemble does not offer, and why."""
+    if not ensemble.learnt_forces:
+        untrained = "has learnt energies alone (targets: energy), and its forces were never compared with labels"
+        return dict.fromkeys(("forces", "stress"), untrained)
+    if not ensemble.conservative:
+        return {"stress": "has forces that are not the gradient of its energy, but stress would be"}
+    return {}
 
 
 def _kind(structure: Structure) -> tuple[bytes, bytes]:

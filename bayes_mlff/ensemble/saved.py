@@ -72,11 +72,17 @@ class Ensemble(NamedTuple):
         """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
         return flat_predictor(self.architecture, with_stress=with_stress, with_forces=self.learnt_forces)
 
-    def require_forces(self, use: str) -> None:
+    @property
+    def conservative(self) -> bool:
+        """Whether forces are the gradient of the energy."""
+        return architectures.of(self.architecture).conservative(self.architecture)
+
+    def require_forces(self, use: str, *, conservative: bool = False) -> None:
         """Refuse a use that needs forces if energies alone were learnt.
 
         Args:
           use: what needs them, in words.
+          conservative: whether the use needs forces that are the gradient of the energy.
 
         Raises:
           ConfigError: naming the use.
@@ -84,6 +90,9 @@ class Ensemble(NamedTuple):
         if not self.learnt_forces:
             allowed = f"one that has learnt forces for {use}; this one was fine-tuned with targets: energy"
             raise ConfigError("ensemble", "energies alone", allowed)
+        if conservative and not self.conservative:
+            allowed = f"one whose forces are the gradient of its energy for {use}, which conserves it"
+            raise ConfigError("ensemble", "direct forces", allowed)
 
     def atomic_reference_energy(self, numbers: np.ndarray) -> np.ndarray:
         """Sum of the atomic reference energies, eV: reference energy = network energy + this sum.

@@ -11,6 +11,7 @@ import numpy as np
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.labelled_frames import Frames
@@ -36,7 +37,7 @@ from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.finetune.work import Ratio, Untested
-from bayes_mlff.models import registry
+from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.telling import Listener
@@ -122,6 +123,9 @@ def prepare(config: FinetuneConfig, *, base: Path = Path(), listener: Listener |
     sets = frames.read(config, base=base)
     potential = read_model(config, sets, base=base, listener=listener)
     elements, r_max = potential.config.elements, potential.config.r_max
+    if config.learns_stress and not architectures.of(potential.config).conservative(potential.config):
+        allowed = "targets without stress: the forces of this model are not the gradient of its energy, but stress is"
+        raise ConfigError("targets", config.targets, allowed)
     graphs = frames.graphs(sets.named(), elements, r_max)
     single = jax.jit(_network(config, potential))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core import units
-from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.graph import Graph
@@ -23,7 +22,7 @@ from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import Integrator, MDState, initial_state
 from bayes_mlff.md.predictors import ensemble_predictor
 from bayes_mlff.md.vacuum import refuse_vacuum
-from bayes_mlff.models import architectures, presets
+from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
@@ -31,7 +30,7 @@ from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.integrator import make_integrator
+from bayes_mlff.otf.integrator import make_integrator, refuse_direct_forces
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.posterior import energy_zero
@@ -132,9 +131,7 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
-    if config.dynamics.ensemble == "nve" and not architectures.of(potential.config).conservative(potential.config):
-        allowed = "nvt or npt: the forces of this model are not the gradient of its energy, which would drift"
-        raise ConfigError("dynamics.ensemble", "nve", allowed)
+    refuse_direct_forces(config.dynamics, potential.config)
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)
