@@ -113,6 +113,7 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     names += [] if config.optimises else ["optimizer"]
     names += ["laplace"] if config.method != "laplace" else []
     update = {"data": data} | {key: default[key].default for key in names}
+    update["sampler"] = config.sampler.model_copy(update={"memory_gib": None})
     if config.optimises:
         kept = {key: getattr(config.sampler, key) for key in OPTIMISERS_TAKE}
         update["sampler"] = default["sampler"].default.model_copy(update=kept)
@@ -137,7 +138,7 @@ def without_effect(config: FinetuneConfig) -> tuple[str, ...]:
     else:
         unused.append("optimizer.")
     unused += [] if config.method == "laplace" else ["laplace."]
-    used = {f"sampler.{name}" for name in OPTIMISERS_TAKE}
+    used = {f"sampler.{name}" for name in (*OPTIMISERS_TAKE, "memory_gib")}
     found = (change.key for change in changes(before, config))
     return tuple(key for key in found if key not in used and key.startswith(tuple(unused)))
 

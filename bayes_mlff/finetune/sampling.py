@@ -16,13 +16,13 @@ from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.plan import Plan
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.parallel.devices import ChainDevices
+from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_chains, preferred_axis
+from bayes_mlff.sghmc.run import Adjust, ChainAxis, ChainState, Info, chain_runner, init_chains, preferred_axis
 
 
 class Observer(Protocol):
@@ -132,29 +132,43 @@ def run(
       adjust: function that adjusts parameters and likelihood between steps.
 
     Raises:
+      ConfigError: naming `sampler.memory_gib`, if not even one chain and one label at a time fit into the memory.
       RunStoppedError: if a chain is no longer finite.
       RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
 
     def update(
-        params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
+        params: jax.Array,
+        chains: ChainState,
+        labels: TrainingSet,
+        *,
+        steps: int,
+        axis: ChainAxis,
+        at_once: int | None,
+        batch_axis: str | None = None,
     ):
         value_and_grad = potential_and_gradient(
             predict,
             plan.prior,
             config.sampler.batch,
             prefer_newest=False,
+            at_once=at_once,
             batch_axis=batch_axis,
             free_zero=config.fits_energy_zero,
         )
-        axis = preferred_axis()
         run = chain_runner(
             value_and_grad, plan.transform, n_steps=steps, thin=plan.thin, chain_axis=axis, adjust=adjust
         )
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
+    ways = ((preferred_axis(), None), *LOW_MEMORY[preferred_axis()])
     advance = {
-        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch)
+        steps: ChainDevices(
+            plan.chains,
+            *(partial(update, steps=steps, axis=axis, at_once=at_once) for axis, at_once in ways),
+            batch_size=config.sampler.batch,
+            memory_gib=config.sampler.memory_gib,
+        )
         for steps in {plan.chunk, plan.thin}
     }
     state, trace, before = _first(plan, start, key, folder, digest, observer)

@@ -32,7 +32,7 @@ from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrator import make_integrator, refuse_direct_forces
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh
+from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -48,12 +48,6 @@ from bayes_mlff.posterior.transfer import (
 )
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, preferred_axis
-
-LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
-    "vmap": (("vmap", 1), ("map", None), ("map", 1)),
-    "map": (("map", 1),),
-}
-"""Alternatives for updates (how chains are evaluated, labels at a time) if the preferred way, the key, does not fit."""
 
 GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 """Alternatives for dynamics (chains evaluated together) if the preferred way, the key, needs too much memory."""
