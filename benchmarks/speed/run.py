@@ -174,12 +174,10 @@ def surface(args: argparse.Namespace) -> list[dict[str, Any]]:
     if args.fairchem is None or args.slabs is None:
         raise SystemExit("surface: needs --fairchem and --slabs")
     rows, name = [], f"{cases.SLAB}{args.slabs.absolute()}"
-    for task, question in (("sghmc", "SGHMC step of {}, batch 5"), ("md", "MD step with {}")):
+    for task, question, one in (("sghmc", "SGHMC step of {}, batch 5", "chain"), ("md", "MD step with {}", "model")):
         for chains in args.chains:
-            here, there = (
-                Peer(sys.executable, "ours", task, name, str(chains)),
-                Peer(args.fairchem, "fairchem", task, name),
-            )
+            here = Peer(sys.executable, "ours", task, name, str(chains))
+            there = Peer(args.fairchem, "fairchem", task, name)
             try:
                 pairs = [(here.measure(), there.measure()) for _ in range(args.rounds)]
             finally:
@@ -189,13 +187,9 @@ def surface(args: argparse.Namespace) -> list[dict[str, Any]]:
             mine = statistics.median(a["seconds"] for a, _ in pairs)
             theirs = share * statistics.median(b["seconds"] for _, b in pairs)
             ratio = statistics.median(share * b["seconds"] / a["seconds"] for a, b in pairs)
-            what = ("1 chain" if chains == 1 else f"{chains} chains").replace(
-                "chain", "model" if task == "md" else "chain"
-            )
+            asked = question.format(f"{chains} {one}" + ("s" if chains > 1 else ""))
             memory = {"gib": pairs[-1][0]["gib"], "peer_gib": pairs[-1][1]["gib"]}
-            rows.append(
-                row(question.format(what), "slab, EquiformerV2 31 M", mine, there.version, theirs, ratio) | memory
-            )
+            rows.append(row(asked, "slab, EquiformerV2 31 M", mine, there.version, theirs, ratio) | memory)
     return rows
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     task, name, chains = sys.argv[1], sys.argv[2], int(sys.argv[3])
     one_device_per_core(chains)
     case = cases.find(name)
-    once = ours.update(case, chains=chains) if task == "sghmc" else ours.dynamics(case, steps=1, chains=chains)
+    once = ours.update(case, chains=chains) if task == "sghmc" else ours.several(case, count=1, steps=1, chains=chains)
     steps = ours.THIN if task == "sghmc" else 1
     print(json.dumps({"version": f"jax {jax.__version__}"}), flush=True)
     for _ in sys.stdin:
