@@ -6,8 +6,10 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase.calculators.calculator import PropertyNotImplementedError
 
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
 from bayes_mlff.finetune import EnsembleCalculator, compare, config, run
 from bayes_mlff.models import registry
@@ -112,3 +114,15 @@ def test_chains_are_models_to_start_from(compared, tmp_path):
     first, _ = export.export(source, tmp_path / "chains")
     config_of_first = registry.load(str(first)).config
     assert config_of_first.energy_shifts == TINY.energy_shifts, "an absolute zero moves no atomic energies"
+
+
+def test_updates_that_do_not_fit_into_the_memory_are_cut_down_or_refused(compared, tmp_path):
+    _, folder, _ = compared
+    raw = yaml.safe_load((folder / "out" / "sghmc-m10-s0" / "config.yaml").read_text())
+    raw["data"]["train"], raw["model"] = str(folder / "all.xyz"), str(folder / "model.safetensors")
+    raw["sampler"] |= {"memory_gib": 1e-9, "steps": 40, "cold_steps": 20, "ramp_steps": 10}
+    raw["output"] = str(tmp_path / "out")
+    with pytest.raises(
+        ConfigError, match=r"sampler\.memory_gib: got 1e-09; allowed: at least .* one chain and one label"
+    ):
+        run.fit(config.parse(raw))
