@@ -137,6 +137,30 @@ def run(
       RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
 
+    advance = _advance(config, plan, predict, likelihood, adjust)
+    state, trace, before = _first(plan, start, key, folder, digest, observer)
+    last, began = plan.sample_steps[-1], time.perf_counter()
+    while int(state.step) < last:
+        step = plan.stretch_end(int(state.step))
+        params, chains, info = _stretch(config, plan, advance, state, training_set, step)
+        state = State(params, chains, state.samples, state.best, jnp.asarray(step, jnp.int32))
+        error = validate(params) if validate is not None and config.optimises else None
+        state = _keep(state, plan, error)
+        u, heat = float(jnp.mean(info.potential[:, -1])), float(jnp.mean(info.kinetic_temperature[:, -1]))
+        trace.append(Trace(step, u, heat, None if error is None else float(np.mean(error)) * KCAL_MOL_PER_EV))
+        seconds = time.perf_counter() - began
+        metadata = {"trace": [list(t) for t in trace], "seconds": before + seconds, "digest": digest}
+        checkpoint.write(folder, step, state, metadata)
+        observer.stretch(step=step, steps=last, potential=u, seconds=seconds)
+    samples = state.samples.reshape(-1, state.samples.shape[-1])
+    return Sampled(samples, trace, before + time.perf_counter() - began)
+
+
+def _advance(
+    config: FinetuneConfig, plan: Plan, predict: PredictFn, likelihood: Likelihood, adjust: Adjust | None
+) -> dict[int, ChainDevices]:
+    """Updates by numbers of steps; each evaluates as many chains and labels at once as fit into the memory."""
+
     def update(
         params: jax.Array,
         chains: ChainState,
@@ -162,7 +186,7 @@ def run(
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
     ways = ((preferred_axis(), None), *LOW_MEMORY[preferred_axis()])
-    advance = {
+    return {
         steps: ChainDevices(
             plan.chains,
             *(partial(update, steps=steps, axis=axis, at_once=at_once) for axis, at_once in ways),
@@ -171,22 +195,6 @@ def run(
         )
         for steps in {plan.chunk, plan.thin}
     }
-    state, trace, before = _first(plan, start, key, folder, digest, observer)
-    last, began = plan.sample_steps[-1], time.perf_counter()
-    while int(state.step) < last:
-        step = plan.stretch_end(int(state.step))
-        params, chains, info = _stretch(config, plan, advance, state, training_set, step)
-        state = State(params, chains, state.samples, state.best, jnp.asarray(step, jnp.int32))
-        error = validate(params) if validate is not None and config.optimises else None
-        state = _keep(state, plan, error)
-        u, heat = float(jnp.mean(info.potential[:, -1])), float(jnp.mean(info.kinetic_temperature[:, -1]))
-        trace.append(Trace(step, u, heat, None if error is None else float(np.mean(error)) * KCAL_MOL_PER_EV))
-        seconds = time.perf_counter() - began
-        metadata = {"trace": [list(t) for t in trace], "seconds": before + seconds, "digest": digest}
-        checkpoint.write(folder, step, state, metadata)
-        observer.stretch(step=step, steps=last, potential=u, seconds=seconds)
-    samples = state.samples.reshape(-1, state.samples.shape[-1])
-    return Sampled(samples, trace, before + time.perf_counter() - began)
 
 
 def _stretch(
