@@ -136,7 +136,6 @@ def run(
       RunStoppedError: if a chain is no longer finite.
       RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
-
     advance = _advance(config, plan, predict, likelihood, adjust)
     state, trace, before = _first(plan, start, key, folder, digest, observer)
     last, began = plan.sample_steps[-1], time.perf_counter()
