@@ -175,15 +175,16 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
     return Comparison(shown, first[shown]["frames"], observable, limit, pretrained, fits, stopped)
 
 
-def _columns(observable: Observable) -> Columns:
+def columns(observable: Observable) -> Columns:
+    """Columns of the table of a comparison."""
     return tables.columns(observable) | {"seconds": ("sampling_seconds", ".0f")}
 
 
 def table(made: Comparison) -> list[list[str]]:
     """Cells of the comparison table: titles in the first row, the pretrained model in the second."""
-    columns = _columns(made.observable)
-    titles, *others = tables.rows(made.fits, columns)
-    return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], columns)], *others]
+    shown = columns(made.observable)
+    titles, *others = tables.rows(made.fits, shown)
+    return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], shown)], *others]
 
 
 def pooled(intervals: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -222,7 +222,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
 
     energy_sigma: float | PerAtom = jax.tree.map(float, noise.energy_sigma)
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
-    offsets = energy_levels.of_samples(config, potential.config, train, levels, predicted("train").energy)
+    offsets = energy_levels.of_samples(config, potential.config, train, levels, np.asarray(predicted("train").energy))
     if config.targets == "forces" and train.energy is not None:
         atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
         error = np.mean(predicted("train").energy + atomic, axis=0) - train.energy

@@ -184,7 +184,7 @@ def _advance(
         )
         return run(params, chains, Observations(labels, likelihood), labels.count)
 
-    ways = ((preferred_axis(), None), *LOW_MEMORY[preferred_axis()])
+    ways: tuple[tuple[ChainAxis, int | None], ...] = ((preferred_axis(), None), *LOW_MEMORY[preferred_axis()])
     return {
         steps: ChainDevices(
             plan.chains,
