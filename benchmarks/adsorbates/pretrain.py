@@ -95,7 +95,8 @@ def make_step(
         value, gradient = jax.value_and_grad(loss)(state.params, index)
         change, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = jnp.asarray(optax.apply_updates(state.params, change))
-        past = jnp.minimum(AVERAGED, state.step / (state.step + 10.0))
+        done = state.step.astype(state.params.dtype)
+        past = jnp.minimum(AVERAGED, done / (done + 10.0))
         return State(params, past * state.average + (1.0 - past) * params, optimizer_state, state.step + 1), value
 
     return jax.jit(step)
