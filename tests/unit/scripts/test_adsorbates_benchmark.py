@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import ase
+import jax
 import numpy as np
 import pytest
 
@@ -14,6 +15,13 @@ from benchmarks.adsorbates import collect, networks, pretrain, scenario, slabs
 from benchmarks.scenarios import fits
 
 SCENARIO = Path(slabs.__file__).with_name("transfer.yaml")
+
+
+@pytest.fixture
+def standard_promotion():
+    """Promotion of types as users have it: optax' Adam mixes them."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def rows(per_metal=75):
@@ -72,10 +80,9 @@ def test_networks_are_small(name):
     assert 5_000 < registry.initialize(networks.NETWORKS[name]((1, 6, 47)), 0).flat()[0].size < 200_000
 
 
+@pytest.mark.usefixtures("standard_promotion")
 def test_pretraining_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    config = tiny_nequip
-    tiny = {"tiny": lambda elements: config(elements, energy_scales=(0.5,) * len(elements))}
-    monkeypatch.setattr(pretrain, "NETWORKS", tiny)
+    monkeypatch.setattr(pretrain, "NETWORKS", {"tiny": tiny_nequip})
     monkeypatch.setattr(pretrain, "EVERY", 2)
     every, settings = rows(12), {"steps": 6, "batch": 2, "peak": 1e-2, "seed": 0}
     pretrain.train("tiny", every, tmp_path / "whole", **settings)
