@@ -3,8 +3,14 @@
 from collections.abc import Callable
 from typing import Any, Final
 
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from bayes_mlff.models import architectures
 from bayes_mlff.models.config import ArchitectureConfig, MACEConfig, NequIPConfig
 from bayes_mlff.models.equiformer_v2_config import EquiformerV2Config
+from bayes_mlff.models.potential import Potential
 
 R_MAX: Final = 4.3
 """Cutoff, Å: nearest and next-nearest neighbours of all metals."""
@@ -63,6 +69,27 @@ def equiformer_v2(elements: tuple[int, ...]) -> EquiformerV2Config:
         average_degree=NEIGHBORS,
         sigma_widths=(32, 16),
     )
+
+
+def for_unseen(model: Potential, unseen: tuple[int, ...], seen: tuple[int, ...]) -> Potential:
+    """A model in which every weight of an element that was not trained is the mean of those of others.
+
+    Such weights are random else, and a prior around them would be worse than none.
+
+    Args:
+      model: pretrained.
+      unseen: atomic numbers of elements without labels.
+      seen: atomic numbers of elements like them that had labels.
+    """
+    config, leaves = model.config, flatten_dict(model.params)
+    rows, others = ([config.elements.index(z) for z in numbers] for numbers in (unseen, seen))
+    for path, leaf in leaves.items():
+        axis = architectures.of(config).element_axis(config, path)
+        if axis is not None:
+            moved = np.moveaxis(np.array(leaf), axis, 0)
+            moved[rows] = moved[others].mean(axis=0)
+            leaves[path] = jnp.asarray(np.moveaxis(moved, 0, axis))
+    return Potential(config, unflatten_dict(leaves), model.origin)
 
 
 def _common(elements: tuple[int, ...]) -> dict[str, Any]:

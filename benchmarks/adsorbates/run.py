@@ -4,7 +4,8 @@
         [--targets T ...] [--sizes M ...] [--seeds S ...]
 
 Every fine-tuning gets a directory in RUNS_DIR/<scenario>/, as of `bayes-mlff finetune`, and in it `test.json` with
-error and σ of every test slab, kcal/mol per adsorbed atom. Sets are written to RUNS_DIR/<scenario>/data/.
+error and σ of every test slab, kcal/mol per adsorbed atom. Sets, and the networks with mean weights in the place of the
+untrained ones of the metals, are written to RUNS_DIR/<scenario>/data/.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import ase
 import numpy as np
+from ase.data import atomic_numbers
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
@@ -20,8 +22,10 @@ from bayes_mlff.finetune import evaluate
 from bayes_mlff.finetune import fit as finetune
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.run import prepare
+from bayes_mlff.models import registry
 from benchmarks.adsorbates import scenario as scenarios
 from benchmarks.adsorbates import slabs
+from benchmarks.adsorbates.networks import for_unseen
 from benchmarks.scenarios import Fit, arguments, run_all, selected
 
 RESULT = "test.json"
@@ -29,13 +33,17 @@ RESULT = "test.json"
 
 def run(fit: Fit, rows: list[ase.Atoms], pretrained: Path, runs: Path) -> bool:
     """Do one fine-tuning; False if it was done before."""
-    config, split = scenarios.configuration(fit, pretrained, runs), slabs.of_metal(rows, fit.target.metal, fit.seed)
+    config, split = scenarios.configuration(fit, runs), slabs.of_metal(rows, fit.target.metal, fit.seed)
     result = Path(config.output) / RESULT
     if result.is_file():
         return False
     parts = (config.data.train, split.pool), (config.data.validation, split.validation), (config.data.test, split.test)
     for path, part in parts:
         slabs.write(part, Path(str(path)))
+    if not Path(config.model).is_file():
+        unseen, seen = (tuple(atomic_numbers[m] for m in metals) for metals in (slabs.TARGETS, slabs.SEEN))
+        whole = registry.load(str(pretrained / f"{fit.target.model}.safetensors"))
+        registry.save(for_unseen(whole, unseen, seen), Path(config.model), {})
     found = predicted(config, finetune(config))
     write_whole(result, (json.dumps(found, indent=1) + "\n").encode())
     return True

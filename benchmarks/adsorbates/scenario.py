@@ -29,13 +29,12 @@ def load(path: Path) -> Scenario:
     return scenarios.load(path, Scenario)
 
 
-def configuration(fit: Fit, pretrained: Path, runs: Path) -> FinetuneConfig:
+def configuration(fit: Fit, runs: Path) -> FinetuneConfig:
     """The configuration of one fine-tuning.
 
     Args:
       fit: what is wanted.
-      pretrained: folder of the pretrained networks.
-      runs: folder of the scenario, which has the sets in `data` and a directory for each fine-tuning.
+      runs: folder of the scenario, which has sets and models in `data` and a directory for each fine-tuning.
     """
     sets = runs / "data" / fit.target.metal
     fixed = {
@@ -46,7 +45,7 @@ def configuration(fit: Fit, pretrained: Path, runs: Path) -> FinetuneConfig:
             "frames": fit.frames,
             **slabs.LABELS,
         },
-        "model": str(pretrained / f"{fit.target.model}.safetensors"),
+        "model": str(runs / "data" / f"{fit.target.model}.safetensors"),
         "targets": "energy",
         "method": fit.method,
         "seed": fit.seed,

@@ -18,6 +18,9 @@ METALS: Final = ("Ag", "Au", "Cu", "Ir", "Pd", "Pt", "Rh")
 TARGETS: Final = ("Ag", "Ir")
 """Metals that no pretrained model has seen."""
 
+SEEN: Final = tuple(metal for metal in METALS if metal not in TARGETS)
+"""Metals of the pretraining."""
+
 LABELS: Final[dict[str, Any]] = {"xyz_energy_key": "adsorption_energy", "energy_per": list(ADSORBATES)}
 """Keys of `data` in the configuration of a fine-tuning."""
 

@@ -68,16 +68,24 @@ def test_the_scenario_compares_three_methods_of_three_networks_on_two_metals():
     wanted = fits(scenario.load(SCENARIO))
     kinds = {(fit.target.model, fit.target.metal, fit.method, fit.frames, fit.seed) for fit in wanted}
     assert len(kinds) == len(wanted) == 3 * 2 * 3 * 4 * 3
-    made = [scenario.configuration(fit, Path("/p"), Path("/r")) for fit in wanted]
+    made = [scenario.configuration(fit, Path("/r")) for fit in wanted]
     assert {one.targets for one in made} == {"energy"} and {one.data.xyz_energy_key for one in made} == {
         "adsorption_energy"
     }
-    assert made[0].model == "/p/nequip.safetensors" and made[0].data.test == "/r/data/Ag/test.extxyz"
+    assert made[0].model == "/r/data/nequip.safetensors" and made[0].data.test == "/r/data/Ag/test.extxyz"
 
 
 @pytest.mark.parametrize("name", sorted(networks.NETWORKS))
 def test_networks_are_small(name):
     assert 5_000 < registry.initialize(networks.NETWORKS[name]((1, 6, 47)), 0).flat()[0].size < 200_000
+
+
+def test_weights_of_unseen_elements_are_means_of_those_of_seen_ones():
+    model = registry.initialize(tiny_nequip((1, 29, 46, 47)), 0)
+    made = networks.for_unseen(model, (47,), (29, 46))
+    before, after = (np.asarray(x.params["embedding"]) for x in (model, made))
+    np.testing.assert_allclose(after[3], before[1:3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(after[:3], before[:3])
 
 
 @pytest.mark.usefixtures("standard_promotion")
