@@ -37,7 +37,7 @@ def finetune(
     model: Annotated[str | None, typer.Option(help="Name or path of the pretrained model.")] = None,
     head: Annotated[str | None, typer.Option(help="Head of the model, by name, where it has several.")] = None,
     method: Annotated[str | None, typer.Option(help="sghmc, scratch, adam, laplace or deep-ensemble.")] = None,
-    targets: Annotated[str | None, typer.Option(help="forces, energy+forces or energy+forces+stress.")] = None,
+    targets: Annotated[str | None, typer.Option(help="energy, forces, energy+forces or energy+forces+stress.")] = None,
     sampler: Annotated[
         str | None, typer.Option(help="Schedule of the chains: parallel (many short ones) or long (one).")
     ] = None,

@@ -19,6 +19,7 @@ class Wanted(NamedTuple):
     """Which labels a file must have, and how messages name what is allowed."""
 
     energy: bool = True  # in all frames; else in all or none
+    forces: bool = True  # in all frames; else they are not read
     stress: bool = False  # in all frames
     section: str = "data"  # configuration key of the `LabelFileSettings`
     or_no_energy: str = ""  # what else is allowed where only some frames have energies

@@ -64,7 +64,15 @@ class Units(NamedTuple):
     remarks: tuple[str, ...] = ()  # what was taken from the file, or assumed
 
 
-def settle(settings: LabelFileSettings, stated: Mapping[str, str], path: str, key: str, section: str = "data") -> Units:
+def settle(
+    settings: LabelFileSettings,
+    stated: Mapping[str, str],
+    path: str,
+    key: str,
+    section: str = "data",
+    *,
+    with_forces: bool = True,
+) -> Units:
     """Units of a file: from the configuration, else from the file, else Å, eV, eV/Å and eV/Å³.
 
     If the file states a unit of energy but none of forces, that of forces is energy over position.
@@ -75,6 +83,7 @@ def settle(settings: LabelFileSettings, stated: Mapping[str, str], path: str, ke
       path: path of the file, for messages.
       key: configuration key that names the file.
       section: configuration key of the settings.
+      with_forces: False leaves the unit of forces, which are not read, out of the remarks.
 
     Raises:
       DataError: if the configuration contradicts the file, or if the file states an unknown unit and the configuration
@@ -97,7 +106,7 @@ def settle(settings: LabelFileSettings, stated: Mapping[str, str], path: str, ke
         if kind == "force" and text is None and wanted is None and "energy" in stated:
             found = f"{taken['energy']}/{taken['position']}"
         taken[kind] = wanted or found or usual[kind]
-        if wanted is None:
+        if wanted is None and (with_forces or kind != "force"):
             (assumed if found is None else from_file).append(f"{kind} {taken[kind]}")
     remarks = [f"{key}: units stated by the file: {', '.join(from_file)}"] if from_file else []
     needed = [text for text in assumed if not text.startswith("stress")]

@@ -36,7 +36,10 @@ COMPUTED: Final = ("energy", "forces", "stress")
 
 
 class LabelKeys(NamedTuple):
-    """Keys of the labels; None: the usual key, or, in a file without any of these, the results of a calculator."""
+    """Keys of the labels; None: the usual key, or, in a file without any of these, the results of a calculator.
+
+    Of a file that was read: the keys that were looked for, None for forces that no frame has.
+    """
 
     energy: str | None = None
     forces: str | None = None
@@ -64,16 +67,20 @@ def known_suffix(path: Path) -> bool:
     return _inner(path).suffix in FORMATS
 
 
-def read_labelled(path: Path, keys: LabelKeys | None = None, *, energies_optional: bool = False) -> LabelledFile:
+def read_labelled(
+    path: Path, keys: LabelKeys | None = None, *, energies_optional: bool = False, with_forces: bool = True
+) -> LabelledFile:
     """Read all frames of a file.
 
     Args:
       path: .xyz, .extxyz, .traj, .db or .json, also with .gz, .bz2 or .xz after it.
       keys: of the labels; stress is optional, 3x3, nine numbers or six in Voigt order xx yy zz yz xz xy.
       energies_optional: frames without an energy are read, too.
+      with_forces: False reads no forces, whether frames have them or not.
 
     Returns:
-      The frames in file order. Geometries are not checked, since their unit is not known; a missing energy is nan.
+      The frames in file order. Geometries are not checked, since their unit is not known; a missing energy is nan, and
+      so are forces that are not read.
 
     Raises:
       DataError: if the file is unreadable or empty, a frame (named by its index, from 0) lacks a label, or frames
@@ -88,21 +95,24 @@ def read_labelled(path: Path, keys: LabelKeys | None = None, *, energies_optiona
         raise DataError(f"{path}: frame {other} states units {units[other]}, frame 0 {units[0]}; allowed: the same")
     for index, (atoms, values) in enumerate(zip(frames, present, strict=True)):
         known = used.energy in values
-        missing = [key for key in (used.energy, used.forces) if key not in values]
-        missing = [key for key in missing if key != used.energy or not energies_optional]
+        needed = ([] if energies_optional else [used.energy]) + ([used.forces] if with_forces else [])
+        missing = [key for key in needed if key not in values]
         if missing:
             names = ", ".join(sorted(values))
             raise DataError(f"{path}: frame {index} lacks {', '.join(map(str, missing))}; present: {names}")
         try:
             stress = _full_stress(_real(values, used.stress)) if used.stress in values else None
             energy = _real(values, used.energy, ()).item() if known else 0.0
-            label = Label(energy, _real(values, used.forces), stress)
+            label = Label(energy, _real(values, used.forces) if with_forces else np.zeros((len(atoms), 3)), stress)
             check_label(label, len(atoms))
             label = label if known else label._replace(energy=math.nan)
+            label = label if with_forces else label._replace(forces=np.full((len(atoms), 3), np.nan))
             found.append(LabelledStructure(_structure(atoms), label))
             states.append(state_of(values, atoms))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
+    if not any(used.forces in values for values in present):
+        used = used._replace(forces=None)
     return LabelledFile(found, used, units[0], states)
 
 

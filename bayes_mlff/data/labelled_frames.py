@@ -47,6 +47,10 @@ class Frames(NamedTuple):
         atoms = np.repeat(self.node_mask[..., None], 3, axis=-1)
         return atoms if self.without_forces is None else atoms & ~self.without_forces
 
+    def without_any_forces(self) -> "Frames":
+        """The same frames with all forces unknown."""
+        return self._replace(forces=np.zeros_like(self.forces), without_forces=np.ones(self.forces.shape, bool))
+
     def structure(self, index: int) -> Structure:
         """One geometry, without padding."""
         real = self.node_mask[index]

@@ -22,6 +22,7 @@ from bayes_mlff.data.labelled_files import LabelKeys, LabelledStructure, known_s
 from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.data.labels import Label
 from bayes_mlff.data.molecule_sets import NpzKeys, read_npz, read_npz_remarks
+from bayes_mlff.data.npz import array_names
 from bayes_mlff.data.stated import UNCLEAR_UNITS, State
 from bayes_mlff.data.structure import check
 
@@ -62,20 +63,22 @@ def read_file(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str)
         and a frame lacks it.
     """
     if path.suffix == ".npz":
-        raw = _npz(path, settings, wanted)
+        raw = _npz(path, settings, wanted, key)
     elif known_suffix(path):
         raw = _structures(path, settings, wanted, key)
     else:
         raise ConfigError(key, str(path), f"a file with the suffix {SUFFIXES}")
     frames = raw.frames
     _understood(raw, settings, wanted, str(path), key)
-    units = settle(settings, raw.units, str(path), key, wanted.section)
+    units = settle(settings, raw.units, str(path), key, wanted.section, with_forces=wanted.forces)
     frames = _converted(frames, units)
     for index in range(frames.size):
         try:
             check(frames.structure(index))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error} (positions in {units.positions})") from error
+    if not wanted.forces:
+        return LabelledSet(frames, units, raw.states, [*raw.remarks, *units.remarks])
     frames, remarks = held_forces.masked(frames, raw.held, key)
     return LabelledSet(frames, units, raw.states, [*raw.remarks, *units.remarks, *remarks])
 
@@ -86,7 +89,8 @@ def _understood(raw: _Raw, settings: LabelFileSettings, wanted: Wanted, path: st
     if unclear is None:
         return
     names = {"position": "positions_unit", "energy": "energy_unit", "force": "forces_unit", "stress": "stress_unit"}
-    needed = {"position", "force"} | ({"energy"} if raw.frames.energy is not None else set())
+    needed = {"position"} | ({"force"} if wanted.forces else set())
+    needed |= {"energy"} if raw.frames.energy is not None else set()
     needed |= {"stress"} if wanted.stress else set()
     stated = raw.units.keys() | ({"force"} if "energy" in raw.units else set())
     missing = [
@@ -100,31 +104,44 @@ def _understood(raw: _Raw, settings: LabelFileSettings, wanted: Wanted, path: st
         )
 
 
-def _npz(path: Path, settings: LabelFileSettings, wanted: Wanted) -> _Raw:
+def _npz(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str) -> _Raw:
     keys = NpzKeys(settings.numbers_key, settings.positions_key, settings.energies_key, settings.forces_key)
-    found = read_npz(path, keys=keys, energies_optional=not wanted.energy)
+    found = read_npz(path, keys=keys, energies_optional=not wanted.energy, with_forces=wanted.forces)
     count = len(found.positions)
     beside = read_npz_remarks(path, count, len(found.numbers))
     atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
-    frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), found.forces, None)
-    return _Raw(frames, None, beside.units, beside.states, [])
+    forces = np.nan_to_num(found.forces)
+    frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), forces, None)
+    frames = frames if wanted.forces else frames.without_any_forces()
+    unused = not wanted.forces and keys.forces in array_names(path)
+    return _Raw(frames, None, beside.units, beside.states, _of_forces(keys.forces if unused else None, key))
 
 
 def _structures(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str) -> _Raw:
     keys = LabelKeys(settings.xyz_energy_key, settings.xyz_forces_key, settings.xyz_stress_key)
-    read = read_labelled(path, keys, energies_optional=not wanted.energy)
+    read = read_labelled(path, keys, energies_optional=not wanted.energy, with_forces=wanted.forces)
     frame_checks.complete(read.frames, wanted, key, read.keys)
     frames = _stack(read.frames)
-    names = [str(read.keys.forces)] if frames.energy is None else [str(read.keys.energy), str(read.keys.forces)]
+    names = [] if frames.energy is None else [str(read.keys.energy)]
+    names += [str(read.keys.forces)] if wanted.forces else []
     names += [] if frames.stress is None else [str(read.keys.stress)]
-    remark = f"{key}: labels are {', '.join(map(brief, names))} of the file"
+    remarks = [f"{key}: labels are {', '.join(map(brief, names))} of the file"]
+    if not wanted.forces:
+        return _Raw(
+            frames.without_any_forces(), None, read.units, read.states, remarks + _of_forces(read.keys.forces, key)
+        )
     if not any(structure.fixed is not None for structure, _ in read.frames):
-        return _Raw(frames, None, read.units, read.states, [remark])
+        return _Raw(frames, None, read.units, read.states, remarks)
     held = np.zeros(frames.forces.shape, bool)
     for index, (structure, _) in enumerate(read.frames):
         if structure.fixed is not None:
             held[index, : len(structure.fixed)] = structure.fixed
-    return _Raw(frames, held, read.units, read.states, [remark])
+    return _Raw(frames, held, read.units, read.states, remarks)
+
+
+def _of_forces(name: str | None, key: str) -> list[str]:
+    """A sentence on forces that are there and not read."""
+    return [] if name is None else [f"{key}: the forces of the file ({brief(name)}) are not used"]
 
 
 def _converted(frames: Frames, units: Units) -> Frames:
@@ -141,7 +158,7 @@ def _converted(frames: Frames, units: Units) -> Frames:
 
 def _stack(labelled: list[LabelledStructure]) -> Frames:
     """One set of structures, padded to the number of atoms of the largest one."""
-    rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
+    rows = [(s.numbers, s.positions, np.nan_to_num(label.forces)) for s, label in labelled]
     most = max(len(numbers) for numbers, *_ in rows)
     numbers, positions, forces = (
         np.stack([padded(x, (most, *x.shape[1:])) for x in column]) for column in zip(*rows, strict=True)

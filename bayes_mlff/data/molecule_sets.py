@@ -36,7 +36,7 @@ class MoleculeSet(NamedTuple):
     numbers: np.ndarray  # [n] atomic numbers
     positions: np.ndarray  # [f, n, 3] Å
     energies: np.ndarray  # [f] eV; nan where not labelled
-    forces: np.ndarray  # [f, n, 3] eV/Å
+    forces: np.ndarray  # [f, n, 3] eV/Å; nan where not read
     cells: np.ndarray | None = None  # [f, 3, 3] Å, rows are vectors
     stress: np.ndarray | None = None  # [f, 3, 3] eV/Å³, tension positive
 
@@ -46,28 +46,30 @@ class MoleculeSet(NamedTuple):
         return MoleculeSet(self.numbers, self.positions[index], self.energies[index], self.forces[index], cells, stress)
 
 
-def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> MoleculeSet:
+def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False, with_forces: bool = True) -> MoleculeSet:
     """Read all frames of a set whose units are Å, eV and eV/Å.
 
     Args:
       path: an npz file; it is not allowed to hold pickled objects.
       keys: the names of the four arrays.
       energies_optional: a file without an array of energies is read, too.
+      with_forces: False reads no forces, whether the file has them or not.
 
     Returns:
-      The frames in file order; energies nan if there are none.
+      The frames in file order; energies nan if there are none, and forces if they are not read.
 
     Raises:
       DataError: if the file is missing or no npz, a key is missing (all present ones are listed), or arrays
         have the wrong shape or are not finite.
     """
     known = not energies_optional or keys.energies in array_names(path)
-    names = keys if known else (keys.numbers, keys.positions, keys.forces)
+    names = (keys.numbers, keys.positions, *([keys.energies] if known else []), *([keys.forces] if with_forces else []))
     arrays = dict(zip(names, read_arrays(path, names), strict=True))
-    numbers, positions, forces = arrays[keys.numbers], arrays[keys.positions], arrays[keys.forces]
+    numbers, positions = arrays[keys.numbers], arrays[keys.positions]
     if positions.ndim != 3 or positions.shape[2] != 3 or len(positions) == 0:
         raise DataError(f"{path}: {keys.positions} has shape {positions.shape}; allowed: (frames, atoms, 3)")
     f, n, _ = positions.shape
+    forces = arrays[keys.forces] if with_forces else np.zeros((f, n, 3))
     energies = arrays[keys.energies] if known else np.zeros(f)
     if energies.shape == (f, 1):
         energies = energies[:, 0]
@@ -93,7 +95,8 @@ def read_npz(path: Path, *, keys: NpzKeys, energies_optional: bool = False) -> M
             check(Structure(found.numbers, found.positions[index], np.zeros((3, 3)), np.zeros(3, bool)))
         except DataError as error:
             raise DataError(f"{path}: frame {index}: {error}") from error
-    return found if known else found._replace(energies=np.full(f, math.nan))
+    found = found if known else found._replace(energies=np.full(f, math.nan))
+    return found if with_forces else found._replace(forces=np.full((f, n, 3), math.nan))
 
 
 class NpzRemarks(NamedTuple):

@@ -10,7 +10,7 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from bayes_mlff.core import units
 from bayes_mlff.core.errors import ConfigError, DataError
@@ -41,6 +41,10 @@ class OutsideTrainingWarning(UserWarning):
     """The labels do not determine the atomic reference energies of a composition, so that its energy is unknown."""
 
 
+class DirectForcesWarning(UserWarning):
+    """The forces of the network are not the gradient of its energy."""
+
+
 class EnsembleCalculator(Calculator):
     """Predictions, with uncertainties, for any structure of the fine-tuned elements; units eV, eV/Å, eV/Å³.
 
@@ -56,6 +60,11 @@ class EnsembleCalculator(Calculator):
 
     Of an ensemble of posterior `laplace`, whose samples lie around one optimum, `forces_sigma`, `stress_sigma`,
     `chain_forces` and `chain_stress` are calculated only if they are requested: they cost as much as all samples.
+
+    An ensemble that has learnt energies alone (`targets: energy`) offers no forces and no stress, one of a network with
+    direct forces no stress, which would belong to other forces: asking for them is a `PropertyNotImplementedError` that
+    says so. With direct forces a `DirectForcesWarning` is given, since minimisers that look at energies, and dynamics
+    at constant energy, need forces that are the gradient of the energy.
 
     Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
     ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
@@ -91,6 +100,12 @@ class EnsembleCalculator(Calculator):
     ):
         super().__init__()
         self.ensemble = ensemble if isinstance(ensemble, Ensemble) else ensembles.load(Path(ensemble))
+        self._withheld = _withheld(self.ensemble)
+        offered = [name for name in self.implemented_properties if not self._reason(name)]
+        self.implemented_properties = offered  # pyright: ignore[reportAttributeAccessIssue]
+        if self.ensemble.learnt_forces and not self.ensemble.conservative:
+            text = "forces are not the gradient of the energy: use neither minimisers that look at energies nor NVE"
+            warnings.warn(text, DirectForcesWarning, stacklevel=2)
         online = self.ensemble.online
         self.threshold = online.threshold if threshold is None and online is not None else threshold
         if self.threshold is not None:
@@ -112,6 +127,10 @@ class EnsembleCalculator(Calculator):
 
     def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a result by name, see the class."""
+        reason = self._reason(name)
+        if reason:
+            allowed = ", ".join(self.implemented_properties)
+            raise PropertyNotImplementedError(f"{name}: the ensemble {reason}; allowed: {allowed}")
         if name == PROBABILITY and self.threshold is None:
             raise ConfigError(
                 "threshold", None, "an error of the total energy, EnsembleCalculator(..., threshold='20 meV')"
@@ -150,6 +169,10 @@ class EnsembleCalculator(Calculator):
         """
         self._refuse_other_state(atoms)
         return super().check_state(atoms, tol)
+
+    def _reason(self, name: str) -> str:
+        """Why a property is not offered; empty if it is."""
+        return next((why for kind, why in self._withheld.items() if kind in name), "")
 
     def _refuse_other_state(self, atoms: ase.Atoms) -> None:
         """Refuse a charge or spin other than that of the labels, by default neutral and in the lowest spin."""
@@ -201,13 +224,14 @@ class EnsembleCalculator(Calculator):
         positions = origins.find(structure).local(structure.positions, structure.cell)
         geometry = (jnp.asarray(positions, self._dtype), jnp.asarray(cell, self._dtype))
         differences = jnp.asarray(atomic - np.mean(atomic), self._dtype)
+        with_stress = structure.is_periodic and not self._reason("stress")
         return self._evaluate(
             self._samples,
             differences,
             self._list,
             *geometry,
             spec=self._spec,
-            with_stress=structure.is_periodic,
+            with_stress=with_stress,
             in_full=in_full,
         )
 
@@ -220,11 +244,12 @@ class EnsembleCalculator(Calculator):
             "free_energy": energy,
             "energy_sigma": self.ensemble.calibrated_energy_sigma(sigma),
             "energy_sigma_uncalibrated": sigma,
-            "forces": _host(moments.forces_mean[0]),
-            "forces_sigma": _host(moments.forces_sigma[0]) * factors.forces,
             "chain_energy": _host(each.energy[:, 0]) + atomic,
-            "chain_forces": _host(each.forces[:, 0]),
         }
+        if self.ensemble.learnt_forces:
+            results["forces"] = _host(moments.forces_mean[0])
+            results["forces_sigma"] = _host(moments.forces_sigma[0]) * factors.forces
+            results["chain_forces"] = _host(each.forces[:, 0])
         if self.threshold is not None:
             threshold_ev = units.parse_energy(self.threshold, n_atoms=len(structure.numbers), key="threshold")
             results[PROBABILITY] = self.ensemble.exceedance_probability(sigma, threshold_ev)
@@ -293,6 +318,16 @@ def _evaluate(
         allow_single_chain=samples.shape[0] == 1,
     )
     return searched, moments if in_full else unspread(moments), each
+
+
+def _withheld(ensemble: Ensemble) -> dict[str, str]:
+    """Kinds of properties that an ensemble does not offer, and why."""
+    if not ensemble.learnt_forces:
+        untrained = "has learnt energies alone (targets: energy), and its forces were never compared with labels"
+        return dict.fromkeys(("forces", "stress"), untrained)
+    if not ensemble.conservative:
+        return {"stress": "has forces that are not the gradient of its energy, but stress would be"}
+    return {}
 
 
 def _kind(structure: Structure) -> tuple[bytes, bytes]:

@@ -28,6 +28,7 @@ from bayes_mlff.models.energetics import Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
 FORMAT: Final = 5
+"""Since 5 files say whether samples lie around an optimum, and whether forces were learnt."""
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
 """Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
@@ -64,6 +65,7 @@ class Ensemble(NamedTuple):
     state: Mapping[str, float] | None = {}  # charge and spin that the labelled frames state; None: unknown
     online: OnlineCalibration | None = None  # calibration of a run; None: only the factors calibrate
     provenance: Mapping[str, str] = {}  # origin, for information: run, step, labels
+    learnt_forces: bool = True  # False: energies alone were learnt, no forces or stress are offered
     linear: bool = False  # whether samples are evaluated to first order around the optimum, see `ensemble.linear`
 
     @property
@@ -73,7 +75,29 @@ class Ensemble(NamedTuple):
 
     def predict_fn(self, *, with_stress: bool) -> PredictFn:
         """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
-        return flat_predictor(self.architecture, with_stress=with_stress)
+        return flat_predictor(self.architecture, with_stress=with_stress, with_forces=self.learnt_forces)
+
+    @property
+    def conservative(self) -> bool:
+        """Whether forces are the gradient of the energy."""
+        return architectures.of(self.architecture).conservative(self.architecture)
+
+    def require_forces(self, use: str, *, conservative: bool = False) -> None:
+        """Refuse a use that needs forces if energies alone were learnt.
+
+        Args:
+          use: what needs them, in words.
+          conservative: whether the use needs forces that are the gradient of the energy.
+
+        Raises:
+          ConfigError: naming the use.
+        """
+        if not self.learnt_forces:
+            allowed = f"one that has learnt forces for {use}; this one was fine-tuned with targets: energy"
+            raise ConfigError("ensemble", "energies alone", allowed)
+        if conservative and not self.conservative:
+            allowed = f"one whose forces are the gradient of its energy for {use}, which conserves it"
+            raise ConfigError("ensemble", "direct forces", allowed)
 
     def atomic_reference_energy(self, numbers: np.ndarray) -> np.ndarray:
         """Sum of the atomic reference energies, eV: reference energy = network energy + this sum.
@@ -150,10 +174,11 @@ def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Arr
 
 
 @functools.lru_cache(maxsize=8)  # the same function is compiled once, for all fits of a process
-def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool) -> PredictFn:
+def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool, with_forces: bool = True) -> PredictFn:
     """Prediction function of flat weights [p], in the order of `Potential.flat`."""
     unravel = unraveller(architecture)[1]
-    predict = predictor(registry.Potential(architecture, {}).node_fn, with_stress=with_stress)
+    node_fn = registry.Potential(architecture, {}).node_fn
+    predict = predictor(node_fn, with_stress=with_stress, with_forces=with_forces)
     return lambda params, graphs: predict(unravel(params), graphs)
 
 
@@ -177,6 +202,7 @@ def serialised(ensemble: Ensemble) -> bytes:
         "configuration": ensemble.config_text,
         "provenance": json.dumps(dict(ensemble.provenance)),
         "linear": json.dumps(ensemble.linear),
+        "learnt_forces": json.dumps(ensemble.learnt_forces),
         **({} if ensemble.state is None else {"state": json.dumps(dict(ensemble.state))}),
         **({} if ensemble.online is None else {"online": json.dumps(_of_online(ensemble.online))}),
     }
@@ -297,6 +323,7 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
         metadata[CONFIGURATION.get(int(metadata["format"]), "configuration")],
         state=_numbers(metadata["state"]) if "state" in metadata else None,
         online=_online(json.loads(metadata["online"])) if "online" in metadata else None,
+        learnt_forces=_truth(json.loads(metadata.get("learnt_forces", "true"))),
         provenance={str(k): str(v) for k, v in json.loads(metadata.get("provenance", "{}")).items()},
         linear=_truth(json.loads(metadata.get("linear", "false"))),
     )
@@ -304,7 +331,7 @@ def _stated(metadata: Mapping[str, str]) -> Ensemble:
 
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"linear: {value!r}")
+        raise TypeError(f"{value!r} in the place of true or false")
     return value
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.errors import ConfigError, RunStoppedError
@@ -14,19 +14,19 @@ from bayes_mlff.finetune.data_config import DataConfig
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.run import Silent, fit, read_model
 from bayes_mlff.finetune.sampling import Observer
+from bayes_mlff.finetune.tables import Columns, Observable
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.runs.directory import RunDirectory
 
-COLUMNS: Final = tables.COLUMNS | {"seconds": ("sampling_seconds", ".0f")}
-
 
 class Comparison(NamedTuple):
-    """Errors of the force components of the same frames after fits that differ in method, training frames and seed."""
+    """Errors of the same frames after fits that differ in method, training frames and seed."""
 
     compared_on: str  # test or validation
     frames: int
-    large_error_kcal_mol_a: float
-    pretrained: dict[str, float]  # rmse_kcal_mol_a and mae_kcal_mol_a before fine-tuning
+    observable: Observable
+    large_error: float  # in the unit of the observable
+    pretrained: dict[str, float]  # RMSE and MAE before fine-tuning, keys as of `tables.numbers`
     # method, m, seed, `tables.numbers`, coverage_95_consistent, sampling_seconds, mll_by_error, directory
     fits: list[dict[str, Any]]
     stopped: dict[str, str]  # errors that ended the other fits, by the names of their directories
@@ -154,30 +154,37 @@ def _gather(done: dict[str, dict[str, Any]], stopped: dict[str, str]) -> Compari
     """Collect the contents of metrics.json by the names of directories."""
     first = next(iter(done.values()))
     shown = "test" if "test" in first else "validation"
-    forces = {name: metrics[shown]["fine_tuned"]["forces_kcal_mol_a"] for name, metrics in done.items()}
+    observable = tables.compared(first["settings"]["targets"])
+    found = {name: metrics[shown]["fine_tuned"][observable.key] for name, metrics in done.items()}
     fits = [
         {
             "method": metrics["method"],
             "m": metrics["training_frames"],
             "seed": metrics["settings"]["seed"],
-            **tables.numbers(forces[name]),
-            "coverage_95_consistent": tables.coverage_consistent(forces[name]),
+            **tables.numbers(found[name], observable),
+            "coverage_95_consistent": tables.coverage_consistent(found[name]),
             "sampling_seconds": metrics["sampling_seconds"],
-            "mll_by_error": forces[name]["mll_by_error"],
+            "mll_by_error": found[name]["mll_by_error"],
             "directory": name,
         }
         for name, metrics in done.items()
     ]
-    before = first[shown]["zero_shot"]["forces_kcal_mol_a"]
-    pretrained = {"rmse_kcal_mol_a": before["rmse"], "mae_kcal_mol_a": before["mae"]}
-    limit = first["settings"]["large_error_kcal_mol_a"]
-    return Comparison(shown, first[shown]["frames"], limit, pretrained, fits, stopped)
+    before = first[shown]["zero_shot"][observable.key]
+    pretrained = {f"{name}_{observable.suffix}": before[name] for name in ("rmse", "mae")}
+    limit = first["settings"][f"large_error_{observable.suffix}"]
+    return Comparison(shown, first[shown]["frames"], observable, limit, pretrained, fits, stopped)
+
+
+def columns(observable: Observable) -> Columns:
+    """Columns of the table of a comparison."""
+    return tables.columns(observable) | {"seconds": ("sampling_seconds", ".0f")}
 
 
 def table(made: Comparison) -> list[list[str]]:
     """Cells of the comparison table: titles in the first row, the pretrained model in the second."""
-    titles, *others = tables.rows(made.fits, COLUMNS)
-    return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], COLUMNS)], *others]
+    shown = columns(made.observable)
+    titles, *others = tables.rows(made.fits, shown)
+    return [titles, ["pretrained", "-", "-", *tables.cells([made.pretrained], shown)], *others]
 
 
 def pooled(intervals: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -190,24 +197,31 @@ def pooled(intervals: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return joined
 
 
+def _as_json(made: Comparison) -> dict[str, Any]:
+    limit = {f"large_error_{made.observable.suffix}": made.large_error}
+    kept = made._asdict()
+    del kept["observable"], kept["large_error"]
+    return limit | kept
+
+
 def _write(made: Comparison, path: Path) -> None:
-    most = max(e["m"] for e in made.fits)
+    most, of = max(e["m"] for e in made.fits), made.observable
     split: dict[str, list] = {}
     for entry in made.fits:
         if entry["m"] == most:
             split.setdefault(entry["method"], []).append(entry["mll_by_error"])
     by_error = {method: pooled(intervals) for method, intervals in split.items()}
     about = (
-        f"Force components of the {made.frames} {made.compared_on} frames, kcal/mol/Å; MLL in nats; AUC-ROC of errors "
-        f"above {made.large_error_kcal_mol_a:g}; ± standard deviation over seeds; seconds of sampling.\n"
+        f"{of.scalars.capitalize()} of the {made.frames} {made.compared_on} frames, {of.unit}; MLL in nats; AUC-ROC of "
+        f"errors above {made.large_error:g}; ± standard deviation over seeds; seconds of sampling.\n"
     )
     parts = [about, tables.markdown(table(made)) + "\n"]
     parts += [f"{name} stopped: {why}\n" for name, why in made.stopped.items()]
     contents = {
-        "comparison.png": figures.comparison(made.fits, made.pretrained["rmse_kcal_mol_a"]),
-        "likelihood_by_error.png": figures.likelihood_by_error(by_error, f"{most} training frames"),
+        "comparison.png": figures.comparison(made.fits, made.pretrained[f"rmse_{of.suffix}"], of),
+        "likelihood_by_error.png": figures.likelihood_by_error(by_error, f"{most} training frames", of),
         "comparison.md": "\n".join(parts).encode(),
-        "comparison.json": (json.dumps(made._asdict(), indent=1, ensure_ascii=False) + "\n").encode(),
+        "comparison.json": (json.dumps(_as_json(made), indent=1, ensure_ascii=False) + "\n").encode(),
     }
     for name, content in contents.items():
         write_whole(path / name, content)

@@ -42,12 +42,13 @@ class FinetuneLikelihood(LikelihoodSettings):
         description="Standard deviation of the energy in the likelihood, with its unit: of the total energy of any "
         "structure, or with /atom behind the unit multiplied by the number of atoms.",
     )
-    energy_zero: EnergyZero | None = Field(
+    energy_zero: EnergyZero | Literal["absolute"] | None = Field(
         default=None,
         description="Zero of the energies: fitted gives every sample the constant that fits the training energies "
         "best, so that its weights learn differences of energies; learnt leaves the constant to the weights, which "
-        "slows the learning of forces down. null means fitted if all training frames have the same composition, else "
-        "learnt.",
+        "slows the learning of forces down; both fit an atomic reference energy to every element. absolute fits "
+        "nothing: labels and model have the same zero, as adsorption or formation energies have. null means absolute "
+        "if data.energy_per lists elements, else fitted if all training frames have the same composition, else learnt.",
     )
 
 
@@ -112,8 +113,10 @@ class FinetuneConfig(Section):
         "random weights, prior N(0, 1)), adam (one optimised model from the pretrained weights), laplace (the same "
         "with a normal posterior of its last layer), deep-ensemble (optimised from random weights).",
     )
-    targets: Literal["forces", "energy+forces", "energy+forces+stress"] = Field(
-        default="energy+forces", description="Labels to learn from; stress is learnt of periodic structures only."
+    targets: Literal["energy", "forces", "energy+forces", "energy+forces+stress"] = Field(
+        default="energy+forces",
+        description="Labels to learn from; stress is learnt of periodic structures only. With energy alone files need "
+        "no forces, forces that are there are not used, and the result predicts none.",
     )
     prior: PriorConfig = Field(default=PriorConfig(), description="Prior of the weights.")
     likelihood: FinetuneLikelihood = Field(
@@ -132,6 +135,10 @@ class FinetuneConfig(Section):
         default=1.0,
         description="Size above which a force error counts as large, kcal/mol/Å: the area under the ROC curve says how "
         "well the predicted σ points to such errors.",
+    )
+    large_error_kcal_mol: Positive = Field(
+        default=1.0,
+        description="The same for errors of energies, kcal/mol, per what data.energy_per says.",
     )
     evaluation_batch: Count = Field(default=32, description="Number of frames that are predicted at a time.")
     checkpoint_steps: Count = Field(
@@ -155,6 +162,16 @@ class FinetuneConfig(Section):
         return one if one == two else PerAtom(one)
 
     @property
+    def learns_forces(self) -> bool:
+        """True if forces are among the labels to learn from."""
+        return self.targets != "energy"
+
+    @property
+    def learns_energy(self) -> bool:
+        """True if energies are among the labels to learn from."""
+        return self.targets != "forces"
+
+    @property
     def learns_stress(self) -> bool:
         """True if stress is among the labels to learn from."""
         return self.targets == "energy+forces+stress"
@@ -162,7 +179,7 @@ class FinetuneConfig(Section):
     @property
     def fits_energy_zero(self) -> bool:
         """True if every sample gets the energy zero that fits best; known once `identity.stated` has decided."""
-        return self.targets != "forces" and self.likelihood.energy_zero == "fitted"
+        return self.learns_energy and self.likelihood.energy_zero == "fitted"
 
     @property
     def optimises(self) -> bool:

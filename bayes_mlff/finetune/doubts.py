@@ -185,6 +185,8 @@ def check_work(prediction: Prediction, frames: Frames, units: Units, name: str) 
     Raises:
       DataError: naming the ratio and possible explanations.
     """
+    if not frames.known_forces.any():
+        return Untested("there are no forces")
     if frames.energy is not None and frames.size < FRAMES_TO_DOUBT:
         return Untested(f"there are fewer than {FRAMES_TO_DOUBT} frames")
     found = work_ratio(frames, prediction)

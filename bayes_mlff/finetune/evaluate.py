@@ -38,8 +38,8 @@ class Quality(NamedTuple):
 class Outcome(NamedTuple):
     """Observables of one set of frames."""
 
-    energy: Quality | None  # eV, total, of frames with a known energy zero; None if there are none
-    forces: Quality  # eV/Å, components
+    energy: Quality | None  # eV, of frames with a known energy zero; None if there are none
+    forces: Quality | None  # eV/Å, components; None where not labelled
     stress: Quality | None  # eV/Å³, six components; None where not labelled or not predicted
 
 
@@ -68,7 +68,14 @@ def predict(single: Single, params: jax.Array, graphs: Graph, batch: int) -> Pre
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
-def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_sigma: bool = True) -> Outcome:
+def outcome(
+    prediction: Prediction,
+    frames: Frames,
+    ensemble: Ensemble,
+    *,
+    with_sigma: bool = True,
+    energy_units: np.ndarray | None = None,
+) -> Outcome:
     """Compare predictions [c, f, ...] of an ensemble's samples with the labels.
 
     Args:
@@ -76,7 +83,9 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
       frames: labels.
       ensemble: atomic reference energies, factors on σ and σ of the likelihood.
       with_sigma: False leaves σ out, for models whose σ has no meaning.
+      energy_units: [f] numbers by which energies, their errors and σ are divided; None: total energies.
     """
+    units = np.ones(frames.size) if energy_units is None else energy_units
     atomic = ensemble.atomic_reference_energy(frames.numbers)
     shared = np.mean(atomic, axis=0)  # large, so added after the moments, which may be float32
     own = prediction._replace(energy=prediction.energy + (atomic - shared[None]))
@@ -99,15 +108,19 @@ def outcome(prediction: Prediction, frames: Frames, ensemble: Ensemble, *, with_
         mean = np.asarray(moments.energy_mean, np.float64) + shared
         kept = ensemble.knows_energy(frames.numbers)
         if kept.any():
-            energy = compare(mean, moments.energy_sigma, factors.energy, frames.energy, kept)
+            sigma = np.asarray(moments.energy_sigma, np.float64) / units
+            energy = compare(mean / units, sigma, factors.energy, frames.energy / units, kept)
             if energy.sigma is not None and not np.isfinite(energy.sigma).all():
                 energy = energy._replace(sigma=None)
     if moments.stress_mean is not None and moments.stress_sigma is not None and frames.stress is not None:
         upper = np.triu_indices(3)
         mean, sigma = (np.asarray(x)[:, upper[0], upper[1]] for x in (moments.stress_mean, moments.stress_sigma))
         stress = compare(mean, sigma, factors.stress, frames.stress[:, upper[0], upper[1]])
-    parts = (moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces, frames.known_forces)
-    return Outcome(energy, compare(*parts), stress)
+    forces = None
+    if frames.known_forces.any():
+        parts = (moments.forces_mean, moments.forces_sigma, factors.forces, frames.forces, frames.known_forces)
+        forces = compare(*parts)
+    return Outcome(energy, forces, stress)
 
 
 def force_rmse(prediction: Prediction, frames: Frames) -> np.ndarray:
@@ -147,25 +160,32 @@ def factor_errors(validation: Outcome) -> FactorErrors:
     return FactorErrors(half_width(validation.energy), half_width(validation.forces), half_width(validation.stress))
 
 
-def summarise(result: Outcome, large_error_kcal_mol_a: float, errors: FactorErrors | None = None) -> dict[str, dict]:
+def summarise(
+    result: Outcome,
+    large_error_kcal_mol_a: float,
+    large_error_kcal_mol: float,
+    errors: FactorErrors | None = None,
+) -> dict[str, dict]:
     """Metrics of every observable, for a JSON file: kcal/mol, kcal/mol/Å and GPa.
 
     Args:
       result: errors, and σ if there is one.
       large_error_kcal_mol_a: size of the force errors that σ should detect.
+      large_error_kcal_mol: size of the errors of energies that σ should detect.
       errors: uncertainty of the factors on σ, if these come from other frames.
 
     Returns:
       By observable: `rmse`, `mae` and, with σ, `mll` (nats per scalar of the stated unit), `crps`, `coverage` by
       nominal level with its 95 % intervals, binomial, with structures as independent, and with the errors of the
       factors besides, `calibration_curve`, `ranking` (see `ensemble.ranking`; None where σ is constant), and
-      for forces `auc_roc` (None if all errors are on one side) and `mll_by_error`.
+      for forces and energies `auc_roc` (None if all errors are on one side) and `mll_by_error`.
     """
     errors = errors or FactorErrors()
     summary = {}
     if result.energy is not None:
-        summary["energy_kcal_mol"] = _numbers(result.energy, KCAL_MOL_PER_EV, errors.energy)
-    summary["forces_kcal_mol_a"] = _numbers(result.forces, KCAL_MOL_PER_EV, errors.forces, large_error_kcal_mol_a)
+        summary["energy_kcal_mol"] = _numbers(result.energy, KCAL_MOL_PER_EV, errors.energy, large_error_kcal_mol)
+    if result.forces is not None:
+        summary["forces_kcal_mol_a"] = _numbers(result.forces, KCAL_MOL_PER_EV, errors.forces, large_error_kcal_mol_a)
     if result.stress is not None:
         summary["stress_gpa"] = _numbers(result.stress, 1.0 / GPA, errors.stress)
     return summary

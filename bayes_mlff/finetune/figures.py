@@ -1,5 +1,6 @@
 """Figures of one fine-tuning, and of the comparison of several: each function turns numbers into PNG bytes."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import matplotlib
@@ -12,6 +13,7 @@ from bayes_mlff.core.plots import BLUE, GREEN, GREY, ORANGE, RED, STYLE, plain_l
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble import metrics
 from bayes_mlff.finetune.evaluate import Quality
+from bayes_mlff.finetune.tables import FORCES, Observable
 
 COLORS: Final = {"sghmc": BLUE, "laplace": GREEN, "adam": GREY, "deep-ensemble": ORANGE, "scratch": RED}
 NAMES: Final = {
@@ -28,29 +30,29 @@ SIGNED_LOG_BELOW: Final = -10.0
 """Mean log likelihood below which the axis is logarithmic: a linear one would hide differences of larger values."""
 
 
-def parity(forces: Quality, zero_shot: Quality | None) -> bytes:
-    """Predicted against reference force components, before and after fine-tuning."""
+def parity(found: Quality, zero_shot: Quality | None, observable: Observable = FORCES) -> bytes:
+    """Predicted against reference values, before and after fine-tuning."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 5.0), layout="constrained")
         axes = figure.subplots()
-        for quality, color, name in ((zero_shot, ORANGE, "not fine-tuned"), (forces, BLUE, "fine-tuned")):
+        for quality, color, name in ((zero_shot, ORANGE, "not fine-tuned"), (found, BLUE, "fine-tuned")):
             if quality is None:
                 continue
             step = -(-quality.error.size // MOST_POINTS)
             reference, error = (x[::step] * KCAL_MOL_PER_EV for x in (quality.reference, quality.error))
             rmse = metrics.rmse(quality.error) * KCAL_MOL_PER_EV
-            label = f"{name}, RMSE {rmse:.3g} kcal/mol/Å"
+            label = f"{name}, RMSE {rmse:.3g} {observable.unit}"
             axes.plot(reference, reference + error, "o", color=color, markersize=2.5, alpha=0.6, mew=0, label=label)
-        ends = np.array([forces.reference.min(), forces.reference.max()]) * KCAL_MOL_PER_EV
+        ends = np.array([found.reference.min(), found.reference.max()]) * KCAL_MOL_PER_EV
         axes.plot(ends, ends, color="black", linewidth=0.9)
-        axes.set(xlabel="reference force component / kcal/mol/Å", ylabel="predicted / kcal/mol/Å")
+        axes.set(xlabel=f"reference {observable.scalar} / {observable.unit}", ylabel=f"predicted / {observable.unit}")
         axes.legend(loc="upper left")
         return png(figure)
 
 
-def sigma_error(forces: Quality, sigma: np.ndarray) -> bytes:
-    """Absolute errors and their local root mean square against σ [m] eV/Å."""
-    error, spread = forces.error * KCAL_MOL_PER_EV, sigma * KCAL_MOL_PER_EV
+def sigma_error(found: Quality, sigma: np.ndarray, observable: Observable = FORCES) -> bytes:
+    """Absolute errors and their local root mean square against σ [m] eV/Å or eV."""
+    error, spread = found.error * KCAL_MOL_PER_EV, sigma * KCAL_MOL_PER_EV
     width = min(200.0, error.size / 10)
     curve = metrics.sigma_error_curve(error, spread, width=width)
     step = -(-error.size // MOST_POINTS)
@@ -59,21 +61,22 @@ def sigma_error(forces: Quality, sigma: np.ndarray) -> bytes:
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         axes = figure.subplots()
         points = np.maximum(np.abs(error[::step]), floor)
-        axes.plot(spread[::step], points, "o", color=GREY, markersize=2, alpha=0.4, mew=0, label="force components")
+        axes.plot(spread[::step], points, "o", color=GREY, markersize=2, alpha=0.4, mew=0, label=observable.scalars)
         axes.plot(curve.x, curve.y, color=BLUE, linewidth=2, label=f"local RMS error (over {width:.0f} points)")
         ends = np.array([spread.min(), spread.max()])
         axes.plot(ends, ends, color="black", label="RMS error = σ")
-        axes.set(xscale="log", yscale="log", xlabel="σ / kcal/mol/Å", ylabel="|error| / kcal/mol/Å")
+        axes.set(xscale="log", yscale="log", xlabel=f"σ / {observable.unit}", ylabel=f"|error| / {observable.unit}")
         axes.legend(loc="lower right")
         return png(figure)
 
 
-def calibration(forces: Quality, sigma: np.ndarray, energy: Quality | None = None) -> bytes:
-    """Observed share of errors below each quantile that σ [m] eV/Å predicts."""
-    series = [(metrics.normal_pit(forces.error, sigma), BLUE, f"force components (n = {forces.error.size})")]
-    if energy is not None and energy.sigma is not None:
-        name = f"energies (n = {energy.error.size})"
-        series.append((metrics.normal_pit(energy.error, energy.sigma), ORANGE, name))
+def calibration(found: Mapping[Observable, Quality | None]) -> bytes:
+    """Observed share of errors below each quantile that σ predicts, of each observable that has one."""
+    series = [
+        (metrics.normal_pit(quality.error, quality.sigma), color, f"{observable.scalars} (n = {quality.error.size})")
+        for (observable, quality), color in zip(found.items(), (BLUE, ORANGE), strict=False)
+        if quality is not None and quality.sigma is not None
+    ]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 4.6), layout="constrained")
         axes = figure.subplots()
@@ -86,12 +89,15 @@ def calibration(forces: Quality, sigma: np.ndarray, energy: Quality | None = Non
         return png(figure)
 
 
-def likelihood_by_error(methods: dict[str, list[dict[str, Any]]], title: str | None = None) -> bytes:
-    """Mean log likelihood of force components by interval of their absolute error, above their shares.
+def likelihood_by_error(
+    methods: dict[str, list[dict[str, Any]]], title: str | None = None, observable: Observable = FORCES
+) -> bytes:
+    """Mean log likelihood by interval of the absolute error, above the shares of the intervals.
 
     Args:
-      methods: by name, `mll_by_error` of metrics.json, kcal/mol/Å; the same intervals for all.
+      methods: by name, `mll_by_error` of metrics.json; the same intervals for all.
       title: above the names of the methods.
+      observable: of what the errors are.
     """
     shown = {name: methods[name] for name in COLORS if name in methods}
     intervals = next(iter(shown.values()))
@@ -114,20 +120,23 @@ def likelihood_by_error(methods: dict[str, list[dict[str, Any]]], title: str | N
             bottom.bar_label(bars, [f"{x:.1f}" for x in share], padding=2, fontsize=7)
         bottom.margins(y=0.15)
         top.set(ylabel="mean log likelihood / nats")
-        bottom.set(ylabel="components / %", xlabel="|error| / kcal/mol/Å", xticks=place, xticklabels=texts)
+        bottom.set(ylabel=f"{observable.scalars.split()[-1]} / %", xlabel=f"|error| / {observable.unit}")
+        bottom.set(xticks=place, xticklabels=texts)
         figure.legend(loc="outside upper center", ncols=3, title=title)
         return png(figure)
 
 
-def comparison(entries: list[dict[str, Any]], before: float | None = None) -> bytes:
+def comparison(entries: list[dict[str, Any]], before: float | None = None, observable: Observable = FORCES) -> bytes:
     """Likelihood and AUC-ROC against error, and error against number of frames if there are several, as PNG.
 
     Markers are means over seeds, bars their range.
 
     Args:
-      entries: of fits, with `method`, `m`, `rmse_kcal_mol_a`, `mll` and `auc_roc`, which may be None.
-      before: RMSE before fine-tuning, kcal/mol/Å.
+      entries: of fits, with `method`, `m`, RMSE, `mll` and `auc_roc`, which may be None; see `tables.numbers`.
+      before: RMSE before fine-tuning, in the unit of the observable.
+      observable: of what the errors are.
     """
+    rmse = f"rmse_{observable.suffix}"
     sizes = sorted({e["m"] for e in entries})
     several = len(sizes) > 1
     with matplotlib.rc_context(STYLE):
@@ -137,11 +146,11 @@ def comparison(entries: list[dict[str, Any]], before: float | None = None) -> by
             own = [e for e in entries if e["method"] == method]
             if not own:
                 continue
-            _against(left, own, "rmse_kcal_mol_a", "mll", method)
-            _against(middle, own, "rmse_kcal_mol_a", "auc_roc", method)
+            _against(left, own, rmse, "mll", method)
+            _against(middle, own, rmse, "auc_roc", method)
             for right in others:
-                _against(right, own, "m", "rmse_kcal_mol_a", method)
-        error = "RMSE / kcal/mol/Å"
+                _against(right, own, "m", rmse, method)
+        error = f"RMSE / {observable.unit}"
         left.set(xlabel=error, ylabel="mean log likelihood / nats", xscale="log")
         middle.set(xlabel=error, ylabel="AUC-ROC of large errors", xscale="log")
         logarithmic = [left.xaxis, middle.xaxis]

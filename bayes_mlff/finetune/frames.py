@@ -33,9 +33,10 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
 
     Raises:
       ConfigError: if a file has another suffix, or there are fewer frames than requested.
-      DataError: if a label is missing or not finite, a number is implausible in the stated unit, stress is a target and
-        a frame of any set lacks it or is not periodic in three directions, or a geometry is duplicated; the message
-        names the set and the frames. Energies may be missing from all frames of all sets if forces are the targets.
+      DataError: if a label is missing or not finite, energies are per atom of elements that a frame lacks, a number is
+        implausible in the stated unit, stress is a target and a frame of any set lacks it or is not periodic in three
+        directions, or a geometry is duplicated; the message names the set and the frames. Energies may be missing from
+        all frames of all sets if forces are the targets, and forces if energies are.
     """
     data = config.data
     paths = {"train": data.train, "validation": data.validation, "test": data.test}
@@ -67,18 +68,34 @@ def read(config: FinetuneConfig, *, base: Path = Path()) -> DataSets:
 def _read(path: Path, config: FinetuneConfig, key: str) -> LabelledSet:
     """Read one file."""
     wanted = Wanted(
-        energy=config.targets != "forces",
+        energy=config.learns_energy,
+        forces=config.learns_forces,
         stress=config.learns_stress,
         or_no_energy=", or with targets: forces in none",
         or_no_stress=", or targets without stress",
     )
     found = read_file(path, config.data, wanted, key)
+    found = found._replace(frames=_total(found.frames, config.data, key))
     pbc = found.frames.pbc
     if config.learns_stress and not pbc.all():
         molecules = np.flatnonzero(~pbc.all(axis=1))
         which = "no crystals" if len(molecules) == len(pbc) else f"other frames than crystals, frame {molecules[0]}"
         raise DataError(f"{key}: {path} holds {which}; allowed: targets without stress")
     return found
+
+
+def _total(frames: Frames, data: DataConfig, key: str) -> Frames:
+    """The frames with total energies."""
+    if frames.energy is None:
+        return frames
+    units = data.energy_units(frames.numbers)
+    without = np.flatnonzero(units == 0.0)
+    if len(without):
+        raise DataError(
+            f"{key}: frame {without[0]} has no atom of {', '.join(data.energy_per)}, per which energies are "
+            "(data.energy_per); allowed: one or more in every frame"
+        )
+    return frames._replace(energy=frames.energy * units)
 
 
 def _set_aside(whole: Frames, data: DataConfig) -> dict[str, Frames]:

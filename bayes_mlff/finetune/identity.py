@@ -2,12 +2,12 @@
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from bayes_mlff.core.changes import changes
-from bayes_mlff.core.errors import RunDirectoryError, shown
+from bayes_mlff.core.errors import ConfigError, RunDirectoryError, shown
 from bayes_mlff.core.settings import Section
 from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune import config as configuration
@@ -57,10 +57,14 @@ def preset(config: FinetuneConfig, potential: Potential) -> Chosen:
     return presets.of(potential, pretrained=not config.from_random_weights)
 
 
-def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> EnergyZero | None:
+def _energy_zero(config: FinetuneConfig, batch_size: int, train: Frames) -> EnergyZero | Literal["absolute"] | None:
     given = config.likelihood.energy_zero
-    if config.targets == "forces" or train.energy is None:
+    if given == "absolute" and not config.learns_energy:
+        raise ConfigError("likelihood.energy_zero", given, "fitted, learnt or null where energies are not learnt")
+    if not config.learns_energy or train.energy is None:
         return given
+    if given == "absolute" or (given is None and not isinstance(config.data.energy_per, str)):
+        return "absolute"
     obstacle = None
     if len(np.unique(np.sort(train.numbers, axis=1), axis=0)) > 1:
         obstacle = "the training frames differ in composition"
@@ -103,12 +107,13 @@ def _lasting(config: FinetuneConfig) -> FinetuneConfig:
     unsaid = dict.fromkeys((*UNITS, "xyz_energy_key", "xyz_forces_key", "xyz_stress_key"))
     data: DataConfig = config.data.model_copy(update={"test": None, **checks, **unsaid})
     default = FinetuneConfig.model_fields
-    names = ["evaluation_batch", "large_error_kcal_mol_a", "output"]
+    names = ["evaluation_batch", "large_error_kcal_mol", "large_error_kcal_mol_a", "output"]
     names += ["checkpoint_steps"] if config.parallel is not None else []
     names += ["prior"] if config.from_random_weights else []
     names += [] if config.optimises else ["optimizer"]
     names += ["laplace"] if config.method != "laplace" else []
     update = {"data": data} | {key: default[key].default for key in names}
+    update["sampler"] = config.sampler.model_copy(update={"memory_gib": None})
     if config.optimises:
         kept = {key: getattr(config.sampler, key) for key in OPTIMISERS_TAKE}
         update["sampler"] = default["sampler"].default.model_copy(update=kept)
@@ -133,7 +138,7 @@ def without_effect(config: FinetuneConfig) -> tuple[str, ...]:
     else:
         unused.append("optimizer.")
     unused += [] if config.method == "laplace" else ["laplace."]
-    used = {f"sampler.{name}" for name in OPTIMISERS_TAKE}
+    used = {f"sampler.{name}" for name in (*OPTIMISERS_TAKE, "memory_gib")}
     found = (change.key for change in changes(before, config))
     return tuple(key for key in found if key not in used and key.startswith(tuple(unused)))
 

@@ -118,7 +118,7 @@ def evidence(kinds: tuple[Curvature, ...], shift_square: float) -> Evidence:
 
 
 def samples(
-    potential: Potential, params: jax.Array, index: np.ndarray, found: Evidence, forces_kind: int, count: int,
+    potential: Potential, params: jax.Array, index: np.ndarray, found: Evidence, forces_kind: int | None, count: int,
     key: jax.Array,
 ) -> jax.Array:  # fmt: skip
     """Draw sets of weights [count, p] from the posterior; the key must not be used again.
@@ -132,14 +132,17 @@ def samples(
       params: [p] optimised weights.
       index: [k] places of the weights that are uncertain.
       found: posterior of these weights.
-      forces_kind: index of the noise factor of the forces.
+      forces_kind: index of the noise factor of the forces; None if these are not learnt.
       count: number of samples, at least 2.
       key: of the draws.
     """
     root = np.linalg.cholesky(found.covariance)
     normal = jax.random.normal(key, (count, len(index)), params.dtype)
     shifts = (normal - jnp.mean(normal, axis=0, keepdims=True)) @ jnp.asarray(root.T, params.dtype)
-    centre = params.at[last_sigma_bias(potential)].add(-0.5 * float(np.log(found.noise_factors[forces_kind])))
+    centre = params
+    if forces_kind is not None:
+        shift = -0.5 * float(np.log(found.noise_factors[forces_kind]))
+        centre = params.at[last_sigma_bias(potential)].add(shift)
     return jnp.tile(centre[None], (count, 1)).at[:, index].add(shifts)
 
 
@@ -155,7 +158,8 @@ def approximate(
     kinds = curvatures(predict, likelihood, labels, params, index)
     shift = np.asarray(params - prior_mean(potential), np.float64)[index]
     found = evidence(kinds, float(np.sum(shift**2)))
-    return samples(potential, params, index, found, int(bool(labels.has_energy[0])), count, key), found
+    energies = int(bool(labels.has_energy[0]))
+    return samples(potential, params, index, found, energies if len(kinds) > energies else None, count, key), found
 
 
 def fitted(likelihood: Likelihood, labels: TrainingSet, found: Evidence) -> Likelihood:

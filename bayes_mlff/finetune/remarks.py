@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.finetune import net_forces
+from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.work import Ratio, Untested
 
@@ -33,6 +34,40 @@ def of_labels(sets: DataSets, work: Mapping[str, Ratio | Untested]) -> list[str]
         said += _of_work(name, ratio, whole=name in sets.named())
     for name, used in sets.named().items():
         said += net_forces.sentences(net_forces.net(used), f"data.{name}")
+    return said
+
+
+def of_targets(config: FinetuneConfig, sets: DataSets) -> list[str]:
+    """What is learnt of the energies, whether forces are, and whether σ is scaled.
+
+    Args:
+      config: from `identity.stated`.
+      sets: labelled sets as read.
+    """
+    said = []
+    if sets.train.energy is None:
+        keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
+        said.append(
+            f"no energies in the data ({keys}): the samples have the atomic reference energies of the pretrained model"
+        )
+    if config.fits_energy_zero:
+        said.append("energies are learnt as differences: every sample has the energy zero that fits its labels best")
+    if config.likelihood.energy_zero == "absolute":
+        said.append(
+            "energies are taken as they are (likelihood.energy_zero: absolute): no atomic reference energies and no "
+            "constant are fitted between labels and model"
+        )
+    if not isinstance(config.data.energy_per, str):
+        said.append(
+            f"energies of the files are per atom of {', '.join(config.data.energy_per)} (data.energy_per): total "
+            "energies are learnt, metrics are per such atom"
+        )
+    elif config.data.energy_per == "atom":
+        said.append("energies of the files are per atom (data.energy_per): total energies are learnt")
+    if not config.learns_forces:
+        said.append("forces are not learnt (targets: energy): the result predicts energies alone")
+    if sets.validation is None:
+        said.append("no validation frames: σ is not scaled; set data.validation or data.validation_frames to scale it")
     return said
 
 

@@ -11,21 +11,34 @@ import numpy as np
 
 from bayes_mlff.core import settings, units
 from bayes_mlff.core.durable import write_whole
+from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.paths import is_file
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.ensemble import atomic_energies, files
 from bayes_mlff.ensemble import saved as ensembles
 from bayes_mlff.ensemble.saved import Ensemble, SigmaFactors
-from bayes_mlff.finetune import doubts, evaluate, figures, frames, identity, laplace, net_forces, remarks, sampling
+from bayes_mlff.finetune import (
+    doubts,
+    energy_levels,
+    evaluate,
+    figures,
+    frames,
+    identity,
+    laplace,
+    net_forces,
+    remarks,
+    sampling,
+    tables,
+)
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.energy_sigma import factor, scatter
 from bayes_mlff.finetune.labelled import DataSets
 from bayes_mlff.finetune.plan import adjustment, first_parameters, make_plan
 from bayes_mlff.finetune.sampling import Observer, Sampled
 from bayes_mlff.finetune.work import Ratio, Untested
-from bayes_mlff.models import registry
-from bayes_mlff.models.energetics import Prediction
+from bayes_mlff.models import architectures, registry
+from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.importers.telling import Listener
 from bayes_mlff.models.registry import Potential
@@ -62,8 +75,9 @@ class Task(NamedTuple):
 def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | None = None) -> Ensemble:
     """Fine-tune, predict and write everything into the output directory; continue there if it was interrupted.
 
-    Files: `config.yaml`, `ensemble.safetensors`, `metrics.json`, and as PNG `forces_parity`, `sigma_error`,
-    `likelihood_by_error` and `calibration` for the test set, else the validation set.
+    Files: `config.yaml`, `ensemble.safetensors`, `metrics.json`, and as PNG `forces_parity` (`energy_parity` where
+    energies are learnt alone), `sigma_error`, `likelihood_by_error` and `calibration` for the test set, else the
+    validation set.
 
     Args:
       config: validated configuration.
@@ -91,15 +105,8 @@ def fit(config: FinetuneConfig, *, base: Path = Path(), observer: Observer | Non
     observer.say(f"preset {identity.preset(task.config, task.potential).line(_used(task.config))}")
     for remark in remarks.of_labels(task.sets, task.work):
         observer.say(remark)
-    if task.sets.train.energy is None:
-        keys = f"{config.data.energies_key} of npz, {config.data.xyz_energy_key or 'REF_energy or energy'} of others"
-        observer.say(
-            f"no energies in the data ({keys}): the samples have the atomic reference energies of the pretrained model"
-        )
-    if task.config.fits_energy_zero:
-        observer.say("energies are learnt as differences: every sample has the energy zero that fits its labels best")
-    if task.sets.validation is None:
-        observer.say("no validation frames: σ is not scaled; set data.validation or data.validation_frames to scale it")
+    for remark in remarks.of_targets(task.config, task.sets):
+        observer.say(remark)
     directory = _open(task.config, base / config.output)
     try:
         return _work(task, directory, observer)
@@ -116,8 +123,11 @@ def prepare(config: FinetuneConfig, *, base: Path = Path(), listener: Listener |
     sets = frames.read(config, base=base)
     potential = read_model(config, sets, base=base, listener=listener)
     elements, r_max = potential.config.elements, potential.config.r_max
+    if config.learns_stress and not architectures.of(potential.config).conservative(potential.config):
+        allowed = "targets without stress: the forces of this model are not the gradient of its energy, but stress is"
+        raise ConfigError("targets", config.targets, allowed)
     graphs = frames.graphs(sets.named(), elements, r_max)
-    single = jax.jit(ensembles.flat_predictor(potential.config, with_stress=config.learns_stress))
+    single = jax.jit(_network(config, potential))
     flat, batch = potential.flat()[0][None, :], config.evaluation_batch
     before = {name: evaluate.predict(single, flat, graphs[name], batch) for name in sets.named()}
     work: dict[str, Ratio | Untested] = {}
@@ -131,7 +141,15 @@ def prepare(config: FinetuneConfig, *, base: Path = Path(), listener: Listener |
             predicted = evaluate.predict(single, flat, graph, batch)
             found = doubts.check_set(predicted, spare, sets.units["train"], "train", by_model=by_model)
             work |= found
-    return Task(identity.stated(config, potential, sets.train), sets, graphs, potential, single, before, work)
+    config = identity.stated(config, potential, sets.train)
+    energy_levels.check(config, sets, elements)
+    return Task(config, sets, graphs, potential, single, before, work)
+
+
+def _network(config: FinetuneConfig, potential: Potential) -> PredictFn:
+    """The network as a function of flat weights, with what is learnt."""
+    kinds = {"with_stress": config.learns_stress, "with_forces": config.learns_forces}
+    return ensembles.flat_predictor(potential.config, **kinds)
 
 
 def _used(config: FinetuneConfig) -> dict[str, Any]:
@@ -181,19 +199,12 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
-    pretrained, energy = potential.flat()[0][None, :], np.asarray(task.pretrained["train"].energy)
-    reference = train.energy
-    if reference is None:  # the samples get the atomic reference energies of the pretrained model
-        reference = atomic_energies.atomic_reference_energy(potential.config, np.zeros(1), train.numbers)[0] + energy[0]
-    above = partial(atomic_energies.offsets, potential.config, numbers=train.numbers, reference_ev=reference)
-    offset = above(energy)
-    # Random networks have no atomic reference energies: their labels are shifted to a mean of zero.
-    learnt = above(np.zeros_like(energy)) if config.from_random_weights else offset
+    levels = _levels(task)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
     likelihood = noise = Likelihood(config.energy_sigma_ev, stress_sigma if config.learns_stress else None)
-    atomic = atomic_energies.atomic_reference_energy(potential.config, learnt, train.numbers)[0]
+    atomic = atomic_energies.atomic_reference_energy(potential.config, levels.learnt, train.numbers)[0]
     labels = sampling.fill(config, train, task.graphs["train"], atomic)
     observer.working("compiling and continuing the chains")
     sampled = _sample(task, likelihood, labels, directory, observer)
@@ -205,38 +216,48 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     def ensemble_of(params: jax.Array, offsets: np.ndarray) -> Ensemble:
         stress = stress_sigma if noise.stress_sigma is None else float(noise.stress_sigma)
         return Ensemble(
-            potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text, known, task.sets.state
-        )
+            potential.config, params, offsets, SigmaFactors(), energy_sigma, stress, text, levels.compositions,
+            task.sets.state, learnt_forces=config.learns_forces,
+        )  # fmt: skip
 
     energy_sigma: float | PerAtom = jax.tree.map(float, noise.energy_sigma)
-    counts = atomic_energies.composition(train.numbers, potential.config.elements)
-    known = atomic_energies.independent(counts if train.energy is not None else counts[:0])
     predicted = cache(partial(_predict, task, sampled.samples))  # by name of a set
-    offsets = np.repeat(learnt, len(sampled.samples), axis=0)
-    if config.targets == "forces" or config.fits_energy_zero:
-        # Forces and differences of energies do not determine the energy zero of a sample.
-        offsets = above(predicted("train").energy)
+    offsets = energy_levels.of_samples(config, potential.config, train, levels, np.asarray(predicted("train").energy))
     if config.targets == "forces" and train.energy is not None:
         atomic = atomic_energies.atomic_reference_energy(potential.config, offsets, train.numbers)
         error = np.mean(predicted("train").energy + atomic, axis=0) - train.energy
-        measured = scatter(error, train.atoms, len(known), energy_sigma)
+        measured = scatter(error, train.atoms, len(levels.compositions), energy_sigma)
         energy_sigma = energy_sigma if measured is None else measured
     ensemble = ensemble_of(sampled.samples, offsets)
     unscaled = None
     if task.sets.validation is not None:
-        unscaled = evaluate.outcome(predicted("validation"), task.sets.validation, ensemble)
+        unscaled = _outcome(task, predicted("validation"), task.sets.validation, ensemble)
         ensemble = ensemble._replace(factors=evaluate.rescaling(unscaled))
     if config.targets == "forces" and train.energy is not None:
         measured = None if unscaled is None else unscaled.energy
-        scaled = factor(measured, ensemble.factors.energy, train.size - len(known))
+        scaled = factor(measured, ensemble.factors.energy, train.size - len(levels.compositions))
         ensemble = ensemble._replace(factors=ensemble.factors._replace(energy=scaled))
     for remark in remarks.of_energies(ensemble, task.sets):
         observer.say(remark)
     ensembles.save(ensemble, directory.path / files.NAME)
     observer.say("predicting")
-    outcomes = {name: evaluate.outcome(predicted(name), used, ensemble) for name, used in task.sets.named().items()}
-    _report(task, ensemble, outcomes, ensemble_of(pretrained, offset), sampled, chosen, directory.path)
+    outcomes = {name: _outcome(task, predicted(name), used, ensemble) for name, used in task.sets.named().items()}
+    before = ensemble_of(potential.flat()[0][None, :], levels.pretrained)
+    _report(task, ensemble, outcomes, before, sampled, chosen, directory.path)
     return ensemble
+
+
+def _levels(task: Task) -> energy_levels.Levels:
+    energies = np.asarray(task.pretrained["train"].energy)
+    return energy_levels.settle(task.config, task.potential.config, task.sets.train, energies)
+
+
+def _outcome(
+    task: Task, prediction: Prediction, used: Frames, ensemble: Ensemble, *, with_sigma: bool = True
+) -> evaluate.Outcome:
+    """Errors of a set, of energies per what they are per in the files."""
+    units = task.config.data.energy_units(used.numbers)
+    return evaluate.outcome(prediction, used, ensemble, with_sigma=with_sigma, energy_units=units)
 
 
 def _sample(
@@ -247,11 +268,16 @@ def _sample(
     key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
 
-    def force_rmse(params: jax.Array) -> np.ndarray:
-        assert validation is not None
-        return evaluate.force_rmse(_predict(task, params, "validation"), validation)
+    levels = _levels(task)
 
-    predict = ensembles.flat_predictor(potential.config, with_stress=config.learns_stress)
+    def error(params: jax.Array) -> np.ndarray:
+        assert validation is not None
+        predicted = _predict(task, params, "validation")
+        if config.learns_forces:
+            return evaluate.force_rmse(predicted, validation)
+        return energy_levels.rmse(config, potential.config, validation, levels, np.asarray(predicted.energy))
+
+    predict = _network(config, potential)
     return sampling.run(
         config,
         plan,
@@ -263,7 +289,7 @@ def _sample(
         folder=directory.checkpoints,
         digest=identity.digest(task.sets, potential, with_weights=not config.from_random_weights),
         observer=observer,
-        validate=force_rmse if validation is not None else None,
+        validate=error if validation is not None else None,
         adjust=adjustment(config, potential, predict, plan.thin),
     )
 
@@ -271,6 +297,8 @@ def _sample(
 def _first_error(task: Task) -> float:
     """Root mean square error of the training forces before anything is learnt, eV/Å; random weights predict zero."""
     train = task.sets.train
+    if not task.config.learns_forces:
+        return SIGMA_UNIT
     if task.config.from_random_weights:
         return train.force_rms
     return max(SIGMA_UNIT, float(evaluate.force_rmse(task.pretrained["train"], train)[0]))
@@ -287,7 +315,7 @@ def _last_layer(
 ) -> tuple[Sampled, Likelihood, dict[str, Any]]:
     """Draws from the posterior of the last layer around the optimum, σ of the labels, and the chosen precisions."""
     began = time.perf_counter()
-    predict = ensembles.flat_predictor(task.potential.config, with_stress=task.config.learns_stress)
+    predict = _network(task.config, task.potential)
     drawn, found = laplace.approximate(
         task.potential, predict, likelihood, labels, optimised.samples[0],
         count=task.config.laplace.samples, key=_keys(task.config)[2],
@@ -317,7 +345,8 @@ def _report(
     path: Path,
 ) -> None:
     """Write the figures, then metrics.json with the choices of the method: its presence means that all is complete."""
-    limit = task.config.large_error_kcal_mol_a
+    compared = tables.compared(task.config.targets)
+    limits = (task.config.large_error_kcal_mol_a, task.config.large_error_kcal_mol)
     results: dict = {
         "method": task.config.method,
         "training_frames": task.sets.train.size,
@@ -333,32 +362,37 @@ def _report(
     errors = evaluate.factor_errors(outcomes["validation"]) if "validation" in outcomes else None
     for name, used in task.sets.named().items():
         tuned = outcomes[name]
-        before = evaluate.outcome(task.pretrained[name], used, zero_shot, with_sigma=False)
+        before = _outcome(task, task.pretrained[name], used, zero_shot, with_sigma=False)
         results[name] = {
             "frames": used.size,
             "net": net_forces.net(used),
-            "fine_tuned": evaluate.summarise(tuned, limit, None if name == "validation" else errors),
-            "zero_shot": evaluate.summarise(before, limit),
+            "fine_tuned": evaluate.summarise(tuned, *limits, None if name == "validation" else errors),
+            "zero_shot": evaluate.summarise(before, *limits),
         }
         if name != "train":
-            shown = (tuned, before, results[name]["fine_tuned"]["forces_kcal_mol_a"]["mll_by_error"])
+            shown = (tuned, before, results[name]["fine_tuned"][compared.key]["mll_by_error"])
     results |= chosen
     results["trace"] = [entry._asdict() for entry in sampled.trace]
     if shown is not None:
-        for name, content in _figures(task.config.method, *shown).items():
+        for name, content in _figures(task.config.method, compared, *shown).items():
             write_whole(path / f"{name}.png", content)
     write_whole(path / "metrics.json", (json.dumps(results, indent=1) + "\n").encode())
 
 
 def _figures(
-    method: str, tuned: evaluate.Outcome, before: evaluate.Outcome, by_error: list[dict[str, Any]]
+    method: str,
+    compared: tables.Observable,
+    tuned: evaluate.Outcome,
+    before: evaluate.Outcome,
+    by_error: list[dict[str, Any]],
 ) -> dict[str, bytes]:
     """PNGs of one set by their names."""
-    sigma = tuned.forces.sigma
-    assert sigma is not None
+    after, first = (x.energy if compared == tables.ENERGIES else x.forces for x in (tuned, before))
+    assert after is not None and after.sigma is not None
+    others = {tables.ENERGIES: tuned.energy} if compared == tables.FORCES else {}
     return {
-        "forces_parity": figures.parity(tuned.forces, before.forces),
-        "sigma_error": figures.sigma_error(tuned.forces, sigma),
-        "likelihood_by_error": figures.likelihood_by_error({method: by_error}),
-        "calibration": figures.calibration(tuned.forces, sigma, tuned.energy),
+        f"{compared.word}_parity": figures.parity(after, first, compared),
+        "sigma_error": figures.sigma_error(after, after.sigma, compared),
+        "likelihood_by_error": figures.likelihood_by_error({method: by_error}, observable=compared),
+        "calibration": figures.calibration({compared: after} | others),
     }

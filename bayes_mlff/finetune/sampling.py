@@ -16,13 +16,13 @@ from bayes_mlff.data.labelled_frames import Frames
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.finetune.plan import Plan
 from bayes_mlff.models.energetics import PredictFn
-from bayes_mlff.parallel.devices import ChainDevices
+from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.potential import Observations, potential_and_gradient
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.sghmc.run import Adjust, ChainState, Info, chain_runner, init_chains, preferred_axis
+from bayes_mlff.sghmc.run import Adjust, ChainAxis, ChainState, Info, chain_runner, init_chains, preferred_axis
 
 
 class Observer(Protocol):
@@ -47,7 +47,7 @@ class State(NamedTuple):
     params: jax.Array  # [c, p]
     chains: ChainState
     samples: jax.Array  # [s, c, p]; NaN until taken
-    best: jax.Array  # [c] smallest force RMSE on the validation set so far, eV/Å; optimisers only
+    best: jax.Array  # [c] smallest RMSE on the validation set so far, see `Validate`; optimisers only
     step: jax.Array  # [] int32
 
 
@@ -57,7 +57,7 @@ class Trace(NamedTuple):
     step: int
     potential: float  # per datum, mean over chains, end of the stretch
     kinetic_temperature: float
-    validation_rmse_kcal_mol_a: float | None  # mean over members; optimisers with a validation set only
+    validation_rmse: float | None  # mean over members, kcal/mol/Å or kcal/mol, see `Validate`; optimisers only
 
 
 class Sampled(NamedTuple):
@@ -69,10 +69,10 @@ class Sampled(NamedTuple):
 
 
 class Validate(Protocol):
-    """Force error of every chain on the validation set."""
+    """Error of every chain on the validation set: of the forces, or of the energies where these are learnt alone."""
 
     def __call__(self, params: jax.Array) -> np.ndarray:
-        """RMSE [c] eV/Å of params [c, p]."""
+        """RMSE [c], eV/Å or eV, of params [c, p]."""
         ...
 
 
@@ -88,7 +88,7 @@ def fill(config: FinetuneConfig, frames: Frames, graphs: Graph, atomic_ev: np.nd
     filled = training.allocate(
         jax.tree.map(lambda x: x[0], graphs), frames.size, some_forces=frames.without_forces is not None
     )
-    energies = frames.energy if config.targets.startswith("energy") else None
+    energies = frames.energy if config.learns_energy else None
     known = frames.known_forces
     for i in range(frames.size):
         energy = None if energies is None else float(energies[i] - atomic_ev[i])
@@ -132,31 +132,11 @@ def run(
       adjust: function that adjusts parameters and likelihood between steps.
 
     Raises:
+      ConfigError: naming `sampler.memory_gib`, if not even one chain and one label at a time fit into the memory.
       RunStoppedError: if a chain is no longer finite.
       RunDirectoryError: if the checkpoints belong to other labels or another model.
     """
-
-    def update(
-        params: jax.Array, chains: ChainState, labels: TrainingSet, *, steps: int, batch_axis: str | None = None
-    ):
-        value_and_grad = potential_and_gradient(
-            predict,
-            plan.prior,
-            config.sampler.batch,
-            prefer_newest=False,
-            batch_axis=batch_axis,
-            free_zero=config.fits_energy_zero,
-        )
-        axis = preferred_axis()
-        run = chain_runner(
-            value_and_grad, plan.transform, n_steps=steps, thin=plan.thin, chain_axis=axis, adjust=adjust
-        )
-        return run(params, chains, Observations(labels, likelihood), labels.count)
-
-    advance = {
-        steps: ChainDevices(plan.chains, partial(update, steps=steps), batch_size=config.sampler.batch)
-        for steps in {plan.chunk, plan.thin}
-    }
+    advance = _advance(config, plan, predict, likelihood, adjust)
     state, trace, before = _first(plan, start, key, folder, digest, observer)
     last, began = plan.sample_steps[-1], time.perf_counter()
     while int(state.step) < last:
@@ -173,6 +153,47 @@ def run(
         observer.stretch(step=step, steps=last, potential=u, seconds=seconds)
     samples = state.samples.reshape(-1, state.samples.shape[-1])
     return Sampled(samples, trace, before + time.perf_counter() - began)
+
+
+def _advance(
+    config: FinetuneConfig, plan: Plan, predict: PredictFn, likelihood: Likelihood, adjust: Adjust | None
+) -> dict[int, ChainDevices]:
+    """Updates by numbers of steps; each evaluates as many chains and labels at once as fit into the memory."""
+
+    def update(
+        params: jax.Array,
+        chains: ChainState,
+        labels: TrainingSet,
+        *,
+        steps: int,
+        axis: ChainAxis,
+        at_once: int | None,
+        batch_axis: str | None = None,
+    ):
+        value_and_grad = potential_and_gradient(
+            predict,
+            plan.prior,
+            config.sampler.batch,
+            prefer_newest=False,
+            at_once=at_once,
+            batch_axis=batch_axis,
+            free_zero=config.fits_energy_zero,
+        )
+        run = chain_runner(
+            value_and_grad, plan.transform, n_steps=steps, thin=plan.thin, chain_axis=axis, adjust=adjust
+        )
+        return run(params, chains, Observations(labels, likelihood), labels.count)
+
+    ways: tuple[tuple[ChainAxis, int | None], ...] = ((preferred_axis(), None), *LOW_MEMORY[preferred_axis()])
+    return {
+        steps: ChainDevices(
+            plan.chains,
+            *(partial(update, steps=steps, axis=axis, at_once=at_once) for axis, at_once in ways),
+            batch_size=config.sampler.batch,
+            memory_gib=config.sampler.memory_gib,
+        )
+        for steps in {plan.chunk, plan.thin}
+    }
 
 
 def _stretch(

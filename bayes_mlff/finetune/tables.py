@@ -1,51 +1,77 @@
 """Compare fine-tunings in numbers: one entry for each, and tables of their means over seeds."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 Columns = dict[str, tuple[str, str]]
 """By column title: key of the entries and format of the values; `"of"` counts how many are true."""
 
-COLUMNS: Final[Columns] = {
-    "RMSE": ("rmse_kcal_mol_a", ".3f"),
-    "MAE": ("mae_kcal_mol_a", ".3f"),
-    "MLL": ("mll", ".3f"),
-    "AUC-ROC": ("auc_roc", ".3f"),
-    "within 95 %": ("coverage_95", ".3f"),
-}
+
+class Observable(NamedTuple):
+    """What fine-tunings are compared by."""
+
+    word: str  # in the names of files
+    key: str  # in metrics.json
+    unit: str
+    suffix: str  # of the keys of errors in entries
+    scalar: str
+    scalars: str
 
 
-def numbers(forces: dict[str, Any]) -> dict[str, float | None]:
-    """Force components of one set after a fine-tuning.
+FORCES: Final = Observable(
+    "forces", "forces_kcal_mol_a", "kcal/mol/Å", "kcal_mol_a", "force component", "force components"
+)
+ENERGIES: Final = Observable("energy", "energy_kcal_mol", "kcal/mol", "kcal_mol", "energy", "energies")
 
-    Args:
-      forces: as metrics.json has them under `forces_kcal_mol_a`.
 
-    Returns:
-      `rmse_kcal_mol_a`, `mae_kcal_mol_a`, `mll` in nats, `auc_roc` (None if all errors are on one side) and
-      `coverage_95`, the share within the 95 % interval.
-    """
+def compared(targets: str) -> Observable:
+    """What fine-tunings with these targets are compared by: energies where they are learnt alone, else forces."""
+    return ENERGIES if targets == "energy" else FORCES
+
+
+def columns(observable: Observable) -> Columns:
+    """Columns of a table of `numbers`."""
     return {
-        "rmse_kcal_mol_a": forces["rmse"],
-        "mae_kcal_mol_a": forces["mae"],
-        "mll": forces["mll"],
-        "auc_roc": forces["auc_roc"],
-        "coverage_95": forces["coverage"]["0.95"],
+        "RMSE": (f"rmse_{observable.suffix}", ".3f"),
+        "MAE": (f"mae_{observable.suffix}", ".3f"),
+        "MLL": ("mll", ".3f"),
+        "AUC-ROC": ("auc_roc", ".3f"),
+        "within 95 %": ("coverage_95", ".3f"),
     }
 
 
-def coverage_consistent(forces: dict[str, Any]) -> bool | None:
+def numbers(found: dict[str, Any], observable: Observable = FORCES) -> dict[str, float | None]:
+    """One observable of one set after a fine-tuning.
+
+    Args:
+      found: as metrics.json has it under the key of the observable.
+      observable: which one that is.
+
+    Returns:
+      `rmse_` and `mae_` with the suffix of the observable, `mll` in nats, `auc_roc` (None if all errors are on one
+      side) and `coverage_95`, the share within the 95 % interval.
+    """
+    return {
+        f"rmse_{observable.suffix}": found["rmse"],
+        f"mae_{observable.suffix}": found["mae"],
+        "mll": found["mll"],
+        "auc_roc": found["auc_roc"],
+        "coverage_95": found["coverage"]["0.95"],
+    }
+
+
+def coverage_consistent(found: dict[str, Any]) -> bool | None:
     """Whether the coverage of the 95 % interval is consistent with 95 %, given the number of validation frames.
 
     Args:
-      forces: with `coverage_intervals`, as metrics.json has them.
+      found: with `coverage_intervals`, as metrics.json has them.
 
     Returns:
       Whether the interval `factor` of that share holds 95 %; None if there is none, as without several validation
       frames, on these themselves, or in results of earlier versions.
     """
-    interval = forces["coverage_intervals"]["0.95"].get("factor")
+    interval = found["coverage_intervals"]["0.95"].get("factor")
     return None if interval is None else interval[0] <= 0.95 <= interval[1]
 
 

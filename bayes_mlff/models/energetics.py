@@ -43,7 +43,7 @@ class Prediction(NamedTuple):
     """Predictions for a batch of structures with one set of parameters."""
 
     energy: jax.Array  # [b] eV
-    forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding
+    forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding; nan if not requested
     stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None if not requested
     force_sigma: jax.Array  # [b, n] eV/Å, standard deviation of each force component; one on padding
 
@@ -51,7 +51,7 @@ class Prediction(NamedTuple):
 PredictFn = Callable[[Params, Graph], Prediction]
 
 
-def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
+def predictor(node_fn: NodeFn, *, with_stress: bool, with_forces: bool = True) -> PredictFn:
     """Make a function for energies and their derivatives: forces and, with `with_stress`, stress.
 
     Forces that the network gives directly are taken in the place of the derivative; stress is always the derivative.
@@ -61,6 +61,7 @@ def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
     Args:
       node_fn: pure network function.
       with_stress: compute the stress; every structure must then be periodic in three directions.
+      with_forces: False computes energies alone unless stress is asked for; forces are nan.
 
     Returns:
       `predict(params, graphs [b, ...]) -> Prediction`, differentiable, and vmappable over parameters.
@@ -88,6 +89,9 @@ def predictor(node_fn: NodeFn, *, with_stress: bool) -> PredictFn:
         return jnp.sum(energy), (energy, sigma, direct)
 
     def predict(params: Params, graphs: Graph) -> Prediction:
+        if not (with_forces or with_stress):
+            _, (energy, sigma, _) = total(graphs.positions, None, params, graphs)
+            return Prediction(energy, jnp.full_like(graphs.positions, jnp.nan), None, sigma)
         if not with_stress:
             gradient, (energy, sigma, direct) = jax.grad(total, has_aux=True)(graphs.positions, None, params, graphs)
             return Prediction(energy, -gradient if direct is None else direct, None, sigma)

@@ -38,11 +38,6 @@ class SamplerConfig(ParallelChains):
         description="Largest number of times that the chains are run for sampler.steps after a label: they go on while "
         "their mean energy of that label is off by more than half of the threshold.",
     )
-    memory_gib: Positive | None = Field(
-        default=None,
-        description="Memory of each device that the intermediate results of an update may take, GiB: with less of it "
-        "fewer labels and chains are evaluated at once. null means most of what the device has free.",
-    )
 
     @model_validator(mode="after")
     def _warm(self) -> "SamplerConfig":

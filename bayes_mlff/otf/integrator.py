@@ -16,7 +16,27 @@ from bayes_mlff.md.integrators import (
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.md.settings import BarostatConfig, DynamicsConfig
 from bayes_mlff.md.vacuum import VECTORS
+from bayes_mlff.models import architectures
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.otf import motion as motions
+
+
+def refuse_direct_forces(dynamics: DynamicsConfig, architecture: ArchitectureConfig) -> None:
+    """Refuse dynamics that need forces which are the gradient of the energy, where a network gives them directly.
+
+    Without that the energy of a trajectory at constant energy drifts, and at constant pressure the stress, which is
+    always the gradient's, belongs to other forces than those that move the atoms.
+
+    Raises:
+      ConfigError: naming the ensemble.
+    """
+    if architectures.of(architecture).conservative(architecture):
+        return
+    reasons = {"nve": "energy, which would drift", "npt": "energy, of which the stress is the gradient"}
+    why = reasons.get(dynamics.ensemble)
+    if why is not None:
+        allowed = f"nvt: the forces of this model are not the gradient of its {why}"
+        raise ConfigError("dynamics.ensemble", dynamics.ensemble, allowed)
 
 
 def make_integrator(dynamics: DynamicsConfig, structure: Structure, schedule: Schedule | None = None) -> Integrator:

@@ -23,7 +23,7 @@ from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import Integrator, MDState, initial_state
 from bayes_mlff.md.predictors import ensemble_predictor, linear_predictor
 from bayes_mlff.md.vacuum import refuse_vacuum
-from bayes_mlff.models import architectures, presets
+from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
 from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
@@ -31,9 +31,9 @@ from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
 from bayes_mlff.otf import regions
 from bayes_mlff.otf.config import RunConfig
-from bayes_mlff.otf.integrator import make_integrator
+from bayes_mlff.otf.integrator import make_integrator, refuse_direct_forces
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.parallel.devices import ChainDevices, FirstThatFits, chain_mesh, memory_budget
+from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices, FirstThatFits, chain_mesh, memory_budget
 from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
@@ -50,12 +50,6 @@ from bayes_mlff.posterior.transfer import (
 )
 from bayes_mlff.runs.recorder import Recording
 from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, preferred_axis
-
-LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
-    "vmap": (("vmap", 1), ("map", None), ("map", 1)),
-    "map": (("map", 1),),
-}
-"""Alternatives for updates (how chains are evaluated, labels at a time) if the preferred way, the key, does not fit."""
 
 GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 """Alternatives for dynamics (chains evaluated together) if the preferred way, the key, needs too much memory."""
@@ -140,9 +134,7 @@ def prepare(
       ConfigError: if a setting does not fit the structure.
     """
     species_index(structure.numbers, potential.config.elements)
-    if config.dynamics.ensemble == "nve" and not architectures.of(potential.config).conservative(potential.config):
-        allowed = "nvt or npt: the forces of this model are not the gradient of its energy, which would drift"
-        raise ConfigError("dynamics.ensemble", "nve", allowed)
+    refuse_direct_forces(config.dynamics, potential.config)
     if config.posterior == "laplace" and jax.process_count() > 1:
         allowed = f"chains, since {jax.process_count()} processes cannot share one optimum"
         raise ConfigError("posterior", "laplace", allowed)

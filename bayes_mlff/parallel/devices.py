@@ -15,7 +15,7 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.parallel import hosts
 from bayes_mlff.posterior.training_set import TrainingSet
-from bayes_mlff.sghmc.run import ChainState, Info
+from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info
 
 
 class Update(Protocol):
@@ -29,6 +29,12 @@ class Update(Protocol):
 
 
 GIB: Final = 2**30
+
+LOW_MEMORY: Final[dict[ChainAxis, tuple[tuple[ChainAxis, int | None], ...]]] = {
+    "vmap": (("vmap", 1), ("map", None), ("map", 1)),
+    "map": (("map", 1),),
+}
+"""Alternatives for updates (how chains are evaluated, labels at a time) if the preferred way, the key, does not fit."""
 
 _AXIS: Final = "chains"
 _BATCH_AXIS: Final = "batch"

@@ -103,6 +103,7 @@ def noise_levels(
         nothing = _Sums(*[jnp.zeros([], params.dtype)] * len(_Sums._fields))
         sums = jax.lax.fori_loop(0, (used + group - 1) // group, add, nothing)
         change = jnp.maximum(0.5 * jnp.log(sums.forces / sums.thirds), -sums.log_sigma / sums.atoms)
+        change = jnp.where(sums.thirds > 0.0, change, 0.0)  # without labelled forces their σ stays as it is
         mean = sums.error / jnp.maximum(sums.energies, 1.0) if free_zero else 0.0
         energy = jnp.maximum(sums.energy - mean * sums.error, 0.0)
         stress_sigma = likelihood.stress_sigma

@@ -60,6 +60,12 @@ class SamplerStep(Section):
         "weight, so that weights with small gradients do not move too fast.",
     )
 
+    memory_gib: Positive | None = Field(
+        default=None,
+        description="Memory of each device that the intermediate results of an update may take, GiB: with less of it "
+        "fewer labels and chains are evaluated at once. null means most of what the device has free.",
+    )
+
     @property
     def batch(self) -> int:
         """`batch_size`, or what it mostly is where neither a preset nor the user has set it yet."""

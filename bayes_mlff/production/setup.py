@@ -23,10 +23,9 @@ from bayes_mlff.md.replicas import Varied
 from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.md.settings import DynamicsConfig
 from bayes_mlff.md.vacuum import refuse_vacuum
-from bayes_mlff.models import architectures
 from bayes_mlff.otf import advice
 from bayes_mlff.otf import motion as motions
-from bayes_mlff.otf.integrator import make_integrator
+from bayes_mlff.otf.integrator import make_integrator, refuse_direct_forces
 from bayes_mlff.otf.motion import Motion
 from bayes_mlff.otf.problem import GROUPS
 from bayes_mlff.parallel.devices import chain_mesh, on_all
@@ -122,6 +121,7 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
     """
     if config.format == "netcdf":
         compact_frames.library()
+    material.ensemble.require_forces("dynamics")
     initial, ensemble = material.initial, material.ensemble
     structure, architecture = repeated(initial.structure, config.supercell), ensemble.architecture
     species_index(structure.numbers, architecture.elements)
@@ -194,14 +194,12 @@ def _named(key: str, part: str) -> str:
 
 def _refuse_unfit(part: Part, structure: Structure, material: Material) -> None:
     dynamics, architecture = part.dynamics, material.ensemble.architecture
-    if dynamics.ensemble == "nve" and not architectures.of(architecture).conservative(architecture):
-        allowed = "nvt or npt: the forces of this model are not the gradient of its energy, which would drift"
-        raise ConfigError(f"{part.name}.ensemble", "nve", allowed)
-    if dynamics.ensemble == "npt" and structure.is_periodic:
-        try:
+    try:
+        refuse_direct_forces(dynamics, architecture)
+        if dynamics.ensemble == "npt" and structure.is_periodic:
             refuse_vacuum(structure, dynamics.barostat.free, architecture.r_max)
-        except ConfigError as error:
-            raise ConfigError(_named(error.key, part.name), error.value, error.allowed) from error
+    except ConfigError as error:
+        raise ConfigError(_named(error.key, part.name), error.value, error.allowed) from error
     hot = [each.temperature_k for each in part.each]
     if dynamics.ensemble == "nve" and part.before == 0 and 0.0 in hot and dynamics.velocities == "draw":
         raise ConfigError(f"{part.name}.temperature_k", 0.0, "more than 0, or nothing would move")

@@ -83,13 +83,15 @@ def export(
     Raises:
       RunDirectoryError: if the run has no intact checkpoint.
       ConfigError: if there is something in the folder, or `.model` files are asked for and there is no template, no
-        trust or no writer for the architecture.
+        trust or no writer for the architecture, or the ensemble has learnt energies alone.
       WeightsError: if the template is of another architecture.
     """
     refuse_used(folder)
     what = what or ("chains" if template is None else "model")
     _check(what, source.config, template, trust=trust)
     learnt = source.read()
+    if what == "model":
+        learnt.require_forces("a file of another program")
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ensemble":
         saved.save(learnt, folder / files.NAME)

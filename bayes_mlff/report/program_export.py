@@ -74,6 +74,7 @@ def export(path: Path, name: str, folder: Path, *, structure: Path | None = None
     program = programs.find(name)
     refuse_used(folder)
     ensemble = saved.load(path)
+    ensemble.require_forces(f"dynamics in {name}", conservative=True)
     for package in program.packages:
         packages.load(package, name)
     source = _from_file(structure) if structure is not None else _from_run(path)

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import ase
+import ase.io
 import numpy as np
 
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.models.config import ArchitectureConfig, MACEConfig, NequIPConfig
+from bayes_mlff.models.equiformer_v2_config import published
 from bayes_mlff.otf import systems
 
 CHAINS, BATCH, LABELS = 8, 5, 8
@@ -72,6 +75,24 @@ def lamno3() -> Case:
 
 
 CASES = {"ethanol": ethanol, "lamno3-40": lamno3}
+
+SLAB = "slab:"
+"""Beginning of the name of a slab, before the path of a file whose first structure it is."""
+
+
+def find(name: str) -> Case:
+    """A case by name, or the published EquiformerV2 of 31 M weights and a slab.
+
+    The forces are the network's own; elements that the slab does not have are left out.
+    """
+    if not name.startswith(SLAB):
+        return CASES[name]()
+    atoms = ase.io.read(name.removeprefix(SLAB), 0)
+    assert isinstance(atoms, ase.Atoms)
+    structure = Structure(np.array(atoms.numbers), atoms.positions, atoms.cell.array, np.array(atoms.pbc))
+    elements = tuple(int(z) for z in np.unique(atoms.numbers))
+    config = published(elements, energy_shifts=(0.0,) * len(elements))
+    return Case("slab", structure, config, config.l_max, False)
 
 
 def rattled(structure: Structure, count: int) -> list[Structure]:

@@ -186,7 +186,8 @@ def several(case: Case, *, count: int, steps: int, chains: int = CHAINS) -> Call
     """The same of `count` replicas in one batch, on one device."""
     flat, predict = model(case)
     spec, state = neighbors.allocate(case.structure, case.config.elements, case.config.r_max, skin=0.5)
-    evaluate = batch_predictor(predict, ENERGY_SIGMA, STRESS_SIGMA if case.with_stress else None)
+    stress_sigma = STRESS_SIGMA if case.with_stress else None
+    evaluate = batch_predictor(predict, ENERGY_SIGMA, stress_sigma, allow_single_chain=chains == 1)
     keys = jax.random.split(jax.random.key(2), count)
     positions, cell = state.graph.positions, state.graph.cell
     each = [initial_state(positions, case.structure.numbers, 300.0, key, cell=cell) for key in keys]

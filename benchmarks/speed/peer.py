@@ -8,6 +8,7 @@ prints one line of JSON when it is ready, then does the work once for every line
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,6 @@ import numpy as np
 
 from benchmarks.speed.cases import (
     BATCH,
-    CASES,
     CHAINS,
     ENERGY_SIGMA,
     FORCE_SIGMA,
@@ -25,6 +25,7 @@ from benchmarks.speed.cases import (
     STEP_SIZE,
     STRESS_SIGMA,
     Case,
+    find,
     rattled,
 )
 
@@ -145,9 +146,47 @@ def mace_observables(model: Any, data: dict[str, Any], training: bool) -> tuple[
     return out["energy"], out["forces"], out["stress"]
 
 
+def fairchem_model(case: Case) -> tuple[Any, str]:
+    """The published EquiformerV2 of fairchem-core with energy and force head, and its version."""
+    import importlib.metadata
+
+    import torch
+
+    from tests.parity.make_equiformer_v2_reference import PUBLISHED, build
+
+    model = build(PUBLISHED).float()
+    torch.set_default_dtype(torch.float32)
+    return model, f"fairchem-core {importlib.metadata.version('fairchem-core')}, torch {torch.__version__}"
+
+
+def fairchem_batch(case: Case, structures: list[Any]) -> dict[str, Any]:
+    """Several structures as one graph, whose neighbours the model finds itself."""
+    import torch
+    from torch_geometric.data import Batch, Data
+
+    frames = [
+        Data(
+            pos=torch.tensor(s.positions).float(),
+            atomic_numbers=torch.tensor(s.numbers),
+            cell=torch.tensor(s.cell[None]).float(),
+            natoms=torch.tensor([len(s.numbers)]),
+            pbc=torch.tensor(s.pbc[None]),
+        )
+        for s in structures
+    ]
+    return {"batch": Batch.from_data_list(frames)}
+
+
+def fairchem_observables(model: Any, data: dict[str, Any], _: bool) -> tuple[Any, ...]:
+    """Energies, forces of the network's head, no stress."""
+    out = model(data["batch"])
+    return out["energy"].reshape(-1), out["forces"], None
+
+
 KINDS = {
     "nequip": (nequip_model, nequip_batch, nequip_observables),
     "mace": (mace_model, mace_batch, mace_observables),
+    "fairchem": (fairchem_model, fairchem_batch, fairchem_observables),
 }
 
 
@@ -230,7 +269,7 @@ def dynamics(kind: str, case: Case) -> tuple[Callable[[], None], str, float]:
     s = case.structure
     atoms = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc, calculator=Committee())
     md = Langevin(atoms, 0.5 * units.fs, temperature_K=300.0, friction=0.01 / units.fs, rng=np.random.default_rng(0))
-    steps = MD_STEPS[case.name]
+    steps = MD_STEPS.get(case.name, 1)
     return lambda: md.run(steps), version, 1.0 / steps
 
 
@@ -241,13 +280,15 @@ Work = tuple[Callable[[], None], str, float]
 def serve(prepare: Callable[[str, str, Case], Work]) -> None:
     """Say who is ready, then work once for every line of standard input and print the seconds."""
     kind, task, name = sys.argv[1:4]
-    once, version, factor = prepare(kind, task, CASES[name]())
+    once, version, factor = prepare(kind, task, find(name))
     once()
     print(json.dumps({"version": version, "factor": factor}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         once()
-        print(json.dumps({"seconds": factor * (time.perf_counter() - start)}), flush=True)
+        seconds = factor * (time.perf_counter() - start)
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps({"seconds": seconds, "gib": used}), flush=True)
 
 
 if __name__ == "__main__":

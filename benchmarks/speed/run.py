@@ -36,9 +36,10 @@ GROWTH = (1, 2, 4)
 class Peer:
     """A peer at work in its own environment."""
 
-    def __init__(self, python: str, kind: str, task: str, case: str):
-        module = "benchmarks.speed.mlip_peer" if kind == "mlip" else "benchmarks.speed.peer"
-        command = [python, "-W", "ignore", "-m", module, kind, task, case]
+    def __init__(self, python: str, kind: str, *work: str):
+        module = {"mlip": "benchmarks.speed.mlip_peer", "ours": "benchmarks.speed.surface"}.get(kind)
+        arguments = work if kind == "ours" else (kind, *work)
+        command = [python, "-W", "ignore", "-m", module or "benchmarks.speed.peer", *arguments]
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -46,10 +47,14 @@ class Peer:
 
     def time(self) -> float:
         """Do the work once; seconds."""
+        return self.measure()["seconds"]
+
+    def measure(self) -> dict[str, float]:
+        """Do the work once; seconds, and GiB that it has taken so far."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return self._answer()["seconds"]
+        return self._answer()
 
     def close(self) -> None:
         """End the process."""
@@ -164,6 +169,30 @@ def peak(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def surface(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Published EquiformerV2 of 31 M weights on a slab: steps of 1 and 8 chains in turns with PyTorch, and memory."""
+    if args.fairchem is None or args.slabs is None:
+        raise SystemExit("surface: needs --fairchem and --slabs")
+    rows, name = [], f"{cases.SLAB}{args.slabs.absolute()}"
+    for task, question, one in (("sghmc", "SGHMC step of {}, batch 5", "chain"), ("md", "MD step with {}", "model")):
+        for chains in args.chains:
+            here = Peer(sys.executable, "ours", task, name, str(chains))
+            there = Peer(args.fairchem, "fairchem", task, name)
+            try:
+                pairs = [(here.measure(), there.measure()) for _ in range(args.rounds)]
+            finally:
+                here.close()
+                there.close()
+            share = chains / cases.CHAINS  # the peer evaluates one chain after the other
+            mine = statistics.median(a["seconds"] for a, _ in pairs)
+            theirs = share * statistics.median(b["seconds"] for _, b in pairs)
+            ratio = statistics.median(share * b["seconds"] / a["seconds"] for a, b in pairs)
+            asked = question.format(f"{chains} {one}" + ("s" if chains > 1 else ""))
+            memory = {"gib": pairs[-1][0]["gib"], "peer_gib": pairs[-1][1]["gib"]}
+            rows.append(row(asked, "slab, EquiformerV2 31 M", mine, there.version, theirs, ratio) | memory)
+    return rows
+
+
 def starts(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What a short run compiles, and what its second start still has to compile."""
     rows = []
@@ -229,6 +258,7 @@ QUESTIONS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     "growth": growth,
     "replicas": small_systems,
     "peak": peak,
+    "surface": surface,
     "starts": starts,
 }
 
@@ -244,7 +274,11 @@ def main() -> None:
     parser.add_argument("--mace", default=sys.executable, help="interpreter with mace-torch")
     parser.add_argument("--mlip", default=None, help="interpreter with mlip; without it that peer is left out")
     parser.add_argument("--tblite", default=sys.executable, help="interpreter with tblite, for the short runs")
-    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS))
+    parser.add_argument("--fairchem", default=None, help="interpreter with fairchem-core 1.10.0, for surface")
+    parser.add_argument("--slabs", type=Path, default=None, help="file of slabs with adsorbed atoms, for surface")
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 8], help="numbers of chains, for surface")
+    usual = [name for name in QUESTIONS if name != "surface"]
+    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=usual)
     parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median is taken")
     args = parser.parse_args()
     one_device_per_core(cases.CHAINS)

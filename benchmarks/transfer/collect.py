@@ -21,7 +21,7 @@ from bayes_mlff.finetune import figures, tables
 from benchmarks.transfer import scenario as scenarios
 from benchmarks.transfer.scenario import Fit, Scenario
 
-COLUMNS = tables.COLUMNS | {"consistent with 95 %": ("coverage_95_consistent", "of")}
+COLUMNS = tables.columns(tables.FORCES) | {"consistent with 95 %": ("coverage_95_consistent", "of")}
 IDENTITY = ("scenario", "method", "m", "seed")
 """What tells fine-tunings apart; a scenario is named with the molecule where there are several."""
 

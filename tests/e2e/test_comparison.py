@@ -88,10 +88,10 @@ def test_the_table_is_what_the_metrics_of_every_fit_say(compared):
     made, path, _ = compared
     assert [fit["directory"] for fit in made.fits] == NAMES and not made.stopped
     assert all((path / name).read_bytes() for name in FILES)
-    assert (made.compared_on, made.frames, made.large_error_kcal_mol_a) == ("test", 5, 1.0)
+    assert (made.compared_on, made.frames, made.large_error) == ("test", 5, 1.0)
     lines = [line.strip("|").split("|") for line in (path / "comparison.md").read_text().splitlines() if "|" in line]
     cells = [[cell.strip() for cell in line] for line in lines]
-    assert cells[0] == ["method", "m", "seeds", *comparison.COLUMNS] and len(cells) == 7
+    assert cells[0] == ["method", "m", "seeds", *comparison.columns(made.observable)] and len(cells) == 7
     before = forces(path, NAMES[0], "zero_shot")
     assert cells[2] == ["pretrained", "-", "-", f"{before['rmse']:.3f}", f"{before['mae']:.3f}", *"----"]
     for row, (method, m) in zip(cells[3:], [("sghmc", 2), ("sghmc", 4), ("adam", 2), ("adam", 4)], strict=True):

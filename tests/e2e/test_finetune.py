@@ -338,7 +338,7 @@ def test_deep_ensemble_keeps_the_best_and_finds_its_constants(data, tiny_model, 
     np.testing.assert_allclose(np.mean(energy - train.sets.train.energy, axis=1), 0.0, atol=1e-6)
     errors = run._predict(train, result.samples, "validation").forces - train.sets.validation.forces
     kept = np.mean(np.sqrt(np.mean(errors**2, axis=(1, 2, 3)))) * KCAL_MOL_PER_EV
-    seen = [entry["validation_rmse_kcal_mol_a"] for entry in metrics["trace"]]
+    seen = [entry["validation_rmse"] for entry in metrics["trace"]]
     assert kept <= min(seen) * (1 + 1e-5), "the best parameters on the validation set are not kept"
 
 

@@ -102,7 +102,7 @@ def test_metrics_leave_energies_out_that_are_not_known():
     whole = evaluate.outcome(prediction, used, samples(compositions=np.array([ETHANOL, WATER, METHANE])))
     assert whole.energy.error.size == 4
     unknown = samples(compositions=np.array([ETHANOL]), factors=SigmaFactors(energy=float("inf")))
-    summary = evaluate.summarise(evaluate.outcome(prediction, used, unknown), 1.0)
+    summary = evaluate.summarise(evaluate.outcome(prediction, used, unknown), 1.0, 1.0)
     assert set(summary["energy_kcal_mol"]) == {"count", "rmse", "mae"}
     json.dumps(summary, allow_nan=False)
 

@@ -64,7 +64,7 @@ def test_both_dumps_read_back_as_the_same():
         ({"data": {"train": "a.npz", "frame": 3}}, "data.frame", "did you mean 'frames'"),
         ({"data": {"train": "a.npz", "frames": 0}}, "data.frames", "greater than"),
         ({"data": {"train": "a.npz", "forces_unit": "Ry/furlong"}}, "data.forces_unit", "hartree/bohr"),
-        ({"targets": "energy"}, "targets", "energy+forces"),
+        ({"targets": "stress"}, "targets", "energy+forces"),
         ({"method": "adamw"}, "method", "deep-ensemble"),
         ({"likelihood": {"energy_sigma": "0.05"}}, "likelihood.energy_sigma", "kcal/mol"),
         ({"schedule": {"steps": 900}}, "schedule.steps", "sampler.steps, to which this key was renamed"),

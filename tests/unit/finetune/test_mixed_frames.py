@@ -257,12 +257,12 @@ def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
     )
     rmse = evaluate.force_rmse(prediction, used)
     np.testing.assert_allclose(rmse[0], np.sqrt(np.mean((forces[0] - used.forces)[real] ** 2)), rtol=1e-10)
-    numbers = evaluate.summarise(found, 1.0)
+    numbers = evaluate.summarise(found, 1.0, 1.0)
     assert numbers["forces_kcal_mol_a"]["count"] == 3 * used.atoms.sum()
     assert all(len(numbers["forces_kcal_mol_a"]["coverage_intervals"][level]) == 2 for level in ("0.5", "0.95"))
     errors = evaluate.factor_errors(found)
     assert errors.energy is not None and errors.forces is not None and errors.stress is None
-    allowed = evaluate.summarise(found, 1.0, evaluate.FactorErrors(forces=0.3))["forces_kcal_mol_a"]
+    allowed = evaluate.summarise(found, 1.0, 1.0, evaluate.FactorErrors(forces=0.3))["forces_kcal_mol_a"]
     deviations = np.abs(error / found.forces.sigma)
     for level, bound in (("0.5", 0.6744898), ("0.95", 1.9599640)):
         low, high = allowed["coverage_intervals"][level]["factor"]
@@ -273,7 +273,7 @@ def test_padding_and_numbers_of_atoms_in_what_is_compared(tmp_path):
         assert high == pytest.approx(min(1.0, share + np.hypot(structures[1] - share, wide - share)))
     without = evaluate.outcome(prediction, used._replace(energy=None), samples)
     assert without.energy is None and evaluate.rescaling(without).energy == 1.0
-    assert set(evaluate.summarise(without, 1.0)) == {"forces_kcal_mol_a"}
+    assert set(evaluate.summarise(without, 1.0, 1.0)) == {"forces_kcal_mol_a"}
 
 
 def test_units_are_doubted_within_compositions(tmp_path):

@@ -2,16 +2,18 @@
 
 import copy
 
-import jax
 import numpy as np
 import pytest
 
 from bayes_mlff.core.errors import ConfigError, WeightsError
+from bayes_mlff.md.settings import DynamicsConfig
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.catalogue import ENTRIES
 from bayes_mlff.models.importers import equiformer_v2_files, torch_pickle
 from bayes_mlff.models.known.entry import Download
-from bayes_mlff.otf import config, problem, systems
+from bayes_mlff.otf import config as run_config
+from bayes_mlff.otf import problem, systems
+from bayes_mlff.otf.integrator import refuse_direct_forces
 from bayes_mlff.testing.tiny import tiny_equiformer_v2
 from tests.parity.make_equiformer_v2_reference import CHECKPOINTS, ELEMENTS, SCALES, TINY
 
@@ -176,14 +178,20 @@ def test_the_published_model_has_a_row():
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
-def test_dynamics_at_constant_energy_needs_forces_that_are_the_gradient(forces):
+@pytest.mark.parametrize("ensemble", ["nve", "npt", "nvt"])
+def test_dynamics_at_constant_energy_or_pressure_needs_forces_that_are_the_gradient(forces, ensemble):
     settings = tiny_equiformer_v2((1, 6, 8), forces=forces)
-    shapes = jax.eval_shape(lambda: registry.initialize(settings, 0).params)
-    made = registry.Potential(settings, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
-    parsed = config.parse({"structure": "ethanol", "dynamics": {"ensemble": "nve"}})
-    start = systems.initial_structure(parsed.structure, base=CHECKPOINTS["hydra"].parent).structure
-    if forces == "gradient":
-        assert problem.prepare(parsed, start, made).config.dynamics.ensemble == "nve"
+    dynamics = DynamicsConfig(ensemble=ensemble)
+    if forces == "gradient" or ensemble == "nvt":
+        refuse_direct_forces(dynamics, settings)
         return
-    with pytest.raises(ConfigError, match=r"dynamics\.ensemble: got 'nve'; allowed: nvt or npt: .*not the gradient"):
-        problem.prepare(parsed, start, made)
+    with pytest.raises(ConfigError, match=rf"dynamics\.ensemble: got '{ensemble}'; allowed: nvt: .*not the gradient"):
+        refuse_direct_forces(dynamics, settings)
+
+
+def test_a_run_with_direct_forces_is_refused_before_it_begins():
+    settings = tiny_equiformer_v2((1, 6, 8), forces="direct")
+    parsed = run_config.parse({"structure": "ethanol", "dynamics": {"ensemble": "nve"}})
+    start = systems.initial_structure(parsed.structure, base=CHECKPOINTS["hydra"].parent).structure
+    with pytest.raises(ConfigError, match=r"dynamics\.ensemble: got 'nve'"):
+        problem.prepare(parsed, start, registry.Potential(settings, {}))

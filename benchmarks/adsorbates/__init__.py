@@ -1,0 +1,1 @@
+"""Adsorption energies on metals: pretraining on some metals, transfer to others."""
