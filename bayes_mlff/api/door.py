@@ -118,7 +118,7 @@ def run(
         parsed, base = configuration.load(given), given.parent
     else:
         parsed, base = config if isinstance(config, RunConfig) else configuration.parse(_plain(config)), Path()
-    start_jax(parsed.sampler.chains, running=True)
+    start_jax(parsed.side_by_side, running=True)
     told, context = _told(observer, ConsoleObserver(make_console(), parsed) if progress else None, Silent())
     name = given.stem if given is not None else Path(parsed.structure.file).stem
     where = directory or Path(path or Path("runs") / name)

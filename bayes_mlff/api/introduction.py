@@ -9,8 +9,7 @@ from bayes_mlff.api.observing import RunObserver
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.engines.shared import SharedEngine
 from bayes_mlff.models import architectures, presets
-from bayes_mlff.otf import advice, levels, thresholds
-from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf import advice, levels, optimum, thresholds
 from bayes_mlff.otf.given import Given
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.otf.trigger_settings import stated as stated_threshold
@@ -30,7 +29,7 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
     observer.say(
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
-        f"  model      {config.model}{head}, {_posterior(config)} of {problem.prior.mean.shape[0]} weights, "
+        f"  model      {config.model}{head}, {_posterior(problem)} of {problem.prior.mean.shape[0]} weights, "
         f"{config.sampler.steps} steps of each after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  preset     {preset(problem)}\n"
@@ -57,9 +56,11 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
         observer.say(f"  warning    {warning}")
 
 
-def _posterior(config: RunConfig) -> str:
+def _posterior(problem: Problem) -> str:
+    config = problem.config
     if config.posterior == "laplace":
-        return f"one optimum, with {config.laplace.samples} samples around it (laplace),"
+        used = optimum.directions(config, problem.prior, 1)
+        return f"one optimum, with {config.laplace.samples} samples around it (laplace, {used} directions of forces),"
     return f"{config.sampler.chains} chains"
 
 
@@ -67,7 +68,7 @@ def say_given(given: Given, observer: RunObserver) -> None:
     """Say what a run takes from its labels and the ensemble that it was given, and what is assumed of them."""
     lines = list(given.remarks)
     if not lines and (given.labels or given.ensemble is not None):
-        samples = "" if given.ensemble is None else f" and {len(given.ensemble.samples)} samples"
+        samples = "" if given.ensemble is None else f" and {len(given.ensemble.models)} samples"
         lines = [f"{len(given.labels)} labels{samples}, as the run directory keeps them"]
     if lines:
         lines += ["these labels are not counted; the calibration of σ begins at its prior"]

@@ -229,8 +229,10 @@ def _summarise(setup: Setup, path: Path, found: dict[str, Any]) -> list[str]:
 def introduction(setup: Setup, material: Material) -> list[str]:
     """What is done, and what is assumed, in lines."""
     config, numbers = setup.config, np.asarray(setup.structure.numbers)
-    samples, unit = len(setup.params), "" if config.replicas == 1 else "s"
-    what = f"{samples} trained samples" if setup.has_sigma else "one set of weights"
+    unit = "" if config.replicas == 1 else "s"
+    what = f"{len(setup.params)} trained samples" if setup.has_sigma else "one set of weights"
+    if material.ensemble.linear:
+        what = f"the optimum, with {len(setup.params) - 1} samples around it,"
     model = (
         f"{what} of {material.source}"
         if config.model == "ensemble"

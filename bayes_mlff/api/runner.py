@@ -184,7 +184,7 @@ def _say_cost(config: RunConfig, spent: Cost, observer: RunObserver) -> None:
     md_s = spent.run_s(config, labels=0, label_s=0.0)
     observer.say(
         f"  cost       {1e3 * spent.step_s:.3g} ms per MD step, {md_s / 60.0:.2g} min in all; "
-        f"{spent.update_s:.2g} s per update of the chains; memory {spent.memory_bytes / GIB:.2g} GiB and "
+        f"{spent.update_s:.2g} s per update after a label; memory {spent.memory_bytes / GIB:.2g} GiB and "
         f"{spent.label_bytes / 2**20:.2g} MiB per label"
     )
 

@@ -264,7 +264,7 @@ def _start(config: "RunConfig") -> None:
     from bayes_mlff.parallel import hosts
 
     hosts.join()
-    start_jax(config.sampler.chains)
+    start_jax(config.side_by_side)
 
 
 def _read(path: Path) -> dict[str, Any]:

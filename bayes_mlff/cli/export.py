@@ -25,8 +25,8 @@ def export(
     what: Annotated[
         str | None,
         typer.Option(
-            help="ensemble (one file for EnsembleCalculator), chains (a model of each chain, to start from; the "
-            "default) or model (a .model file of mace-torch for each chain; the default with --template)."
+            help="ensemble (one file for EnsembleCalculator), chains (a model of each chain, or of the one optimum, to "
+            "start from; the default) or model (a .model file of mace-torch for each; the default with --template)."
         ),
     ] = None,
     template: Annotated[

@@ -274,9 +274,11 @@ def load(path: Path) -> Ensemble:
 
 
 def sample_count(path: Path) -> int:
-    """Number of samples in an ensemble, read without JAX, whose devices are made for them; 1 if it cannot be read."""
+    """Number of models in an ensemble, read without JAX, whose devices are made for them; 1 if it cannot be read."""
     try:
         with safe_open(files.find(path), framework="numpy") as file:
+            if (file.metadata() or {}).get("linear") == "true":
+                return 1  # they are evaluated together
             return int(file.get_slice("samples").get_shape()[0])
     except (OSError, SafetensorError):
         return 1  # `load` gives a suitable error

@@ -271,9 +271,15 @@ class RunConfig(Section):
         return self.sampler.chains if self.posterior == "chains" else 1
 
     @property
+    def side_by_side(self) -> int:
+        """Devices that can work on an update together: one for each chain, or for each label of a minibatch."""
+        return self.sampler.chains if self.posterior == "chains" else 2 * ((self.sampler.batch + 1) // 2)
+
+    @property
     def unused(self) -> tuple[str, ...]:
         """Keys without effect whose values are not the default ones."""
-        chains = ("chains", "ramp_steps") if self.posterior == "laplace" else ()
+        laplace = self.posterior == "laplace"
+        chains = ("chains", "cold_steps", "ramp_steps", "initial_spread") if laplace else ()
         changed = [f"sampler.{key}" for key in chains if _differs(self.sampler, key)]
         if self.posterior == "chains":
             changed += [f"laplace.{key}" for key in LaplaceSettings.model_fields if _differs(self.laplace, key)]

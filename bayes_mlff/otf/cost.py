@@ -48,14 +48,17 @@ def measure(problem: Problem) -> Cost:
     params = jnp.repeat(problem.pretrained, rows(config), axis=0)
 
     spec, state, md = first_dynamics(problem, key)
-    chunk = dynamics_chunk(problem, spec, MD_STEPS)
+    chunk = dynamics_chunk(problem._replace(in_full=None), spec, MD_STEPS)  # once in a chunk, not in each step
     never = tuple(criterion.trigger(criterion.prior) for criterion in criteria(problem))
     never = on_device(never, md.position.dtype, silent=True)
     step_s = _seconds(lambda: chunk(params, md, state, never, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 
     trial, labels = _shortened(problem), _labels(problem)
-    update, begun = chain_update(trial), begun_chains(trial, params, key)
-    update_s = _seconds(lambda: update(params, begun, labels)) / UPDATE_STEPS * config.sampler.steps
+    update, begun = chain_update(trial._replace(around=None)), begun_chains(trial, params, key)
+    update_s = _seconds(lambda: update(params[: config.chains], begun, labels)) / UPDATE_STEPS * config.sampler.steps
+    if problem.around is not None:
+        around = problem.around
+        update_s += _seconds(lambda: around(params[0], labels, key))
     label_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(labels)) // labels.capacity
     return Cost(step_s, update_s, _memory(), label_bytes)
 

@@ -1,17 +1,20 @@
 """The state of a run before its first label."""
 
-from typing import Final
-
 import jax
 import numpy as np
 
 from bayes_mlff.otf import criteria
-from bayes_mlff.otf.problem import Problem, begun_chains, first_dynamics, first_origin, first_parameters, learning_graph
+from bayes_mlff.otf.optimum import INITIAL_CAPACITY
+from bayes_mlff.otf.problem import (
+    Problem,
+    begun_chains,
+    first_dynamics,
+    first_origin,
+    first_parameters,
+    learning_graph,
+)
 from bayes_mlff.otf.state import DeviceState, HostState, RunState
 from bayes_mlff.posterior import training_set as training
-
-INITIAL_CAPACITY: Final = 64
-"""Initial number of label slots; doubled when full, which costs one compilation."""
 
 
 def first_state(problem: Problem, key_md: jax.Array, key_params: jax.Array, key_chains: jax.Array) -> RunState:

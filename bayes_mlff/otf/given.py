@@ -63,7 +63,7 @@ def read(config: RunConfig, problem: Problem, engine_hash: str) -> Read:
     if asked.ensemble is not None:
         path = Path(asked.ensemble)
         ensemble, content = saved.load(path), files.find(path).read_bytes()
-        said.append(f"chains from {_counted(ensemble, problem)} of {path}")
+        said.append(f"starts from {_counted(ensemble, problem)} of {path}")
         said += carried.check(ensemble, path, problem)
         if given_labels.is_run(path):
             found = given_labels.of_run(path, problem, engine_hash, carried.KEY)
@@ -93,7 +93,7 @@ def _counted(ensemble: Ensemble, problem: Problem) -> str:
         return f"{chains} of the {count} samples"
     if count < chains:
         return f"the {count} samples, {chains - count} of {chains} chains displaced from them"
-    return f"the {count} samples"
+    return f"the {count} samples" if count > 1 else "the one set of weights"
 
 
 def kept(start: Start, run: Path) -> Given:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core import units
-from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import neighbors
 from bayes_mlff.data import origin as origins
 from bayes_mlff.data.graph import Graph
@@ -29,17 +28,16 @@ from bayes_mlff.models.force_sigma import SIGMA_UNIT
 from bayes_mlff.models.layers import last_sigma_bias
 from bayes_mlff.models.registry import Potential
 from bayes_mlff.otf import motion as motions
-from bayes_mlff.otf import regions
+from bayes_mlff.otf import optimum, regions
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrator import make_integrator, refuse_direct_forces
 from bayes_mlff.otf.motion import Motion
-from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices, FirstThatFits, chain_mesh, memory_budget
+from bayes_mlff.parallel.devices import LOW_MEMORY, ChainDevices, FirstThatFits, chain_mesh
 from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.chains import OtfChains, otf_chains
 from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.noise_levels import noise_levels, window
 from bayes_mlff.posterior.prior import GaussianPrior
-from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.posterior.transfer import (
     around_prior_mean,
     first_step_size,
@@ -53,10 +51,6 @@ from bayes_mlff.sghmc.run import ChainAxis, ChainState, Info, preferred_axis
 
 GROUPS: Final[dict[ChainAxis, tuple[int, ...]]] = {"vmap": (4, 2, 1), "map": ()}
 """Alternatives for dynamics (chains evaluated together) if the preferred way, the key, needs too much memory."""
-
-
-_OF_SAMPLES: Final = 2**31 - 2
-"""In the place of a step's number, in the random key of samples around an optimum."""
 
 
 class Problem(NamedTuple):
@@ -135,9 +129,6 @@ def prepare(
     """
     species_index(structure.numbers, potential.config.elements)
     refuse_direct_forces(config.dynamics, potential.config)
-    if config.posterior == "laplace" and jax.process_count() > 1:
-        allowed = f"chains, since {jax.process_count()} processes cannot share one optimum"
-        raise ConfigError("posterior", "laplace", allowed)
     if config.dynamics.ensemble == "npt" and structure.is_periodic:
         refuse_vacuum(structure, config.dynamics.barostat.free, potential.config.r_max)
     integrator = make_integrator(config.dynamics, structure)
@@ -158,20 +149,9 @@ def prepare(
     further = regions.checked(config.triggers, structure, energy_sigma, config.lowest_growth)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
-    chains = partial(_chains, config, potential, predict_weights, prior, Likelihood(energy_sigma, stress_sigma))
-
-    ways, in_full, around = _ways(config, predict, energy_sigma, stress_sigma, further), None, None
-    if config.posterior == "laplace":
-        in_full = None if any(each.of_atoms for each in further) else _around_one(predict, energy_sigma, stress_sigma)
-        likelihood = Likelihood(energy_sigma, stress_sigma)
-        around = laplace.sampler(
-            predict_weights,
-            prior,
-            likelihood,
-            samples=config.laplace.samples,
-            directions=config.laplace.force_directions,
-            memory_bytes=0.5 * memory_budget(chain_mesh(1), config.sampler.memory_gib),
-        )
+    likelihood = Likelihood(energy_sigma, stress_sigma)
+    chains = partial(_chains, config, potential, predict_weights, prior, likelihood)
+    ways, in_full = _predictors(config, predict, energy_sigma, stress_sigma, further)
 
     return Problem(
         config,
@@ -193,23 +173,25 @@ def prepare(
         velocities,
         further,
         in_full,
-        around,
+        optimum.samples(config, predict_weights, prior, likelihood),
     )
 
 
-def _ways(
+def _predictors(
     config: RunConfig,
     predict: PredictFn,
     energy_sigma: float,
     stress_sigma: float | None,
     further: tuple[Statistic, ...],
-) -> tuple[Callable[..., Predictive], ...]:
-    """Predictors of one structure with all samples, with decreasing memory."""
+) -> tuple[tuple[Callable[..., Predictive], ...], Callable[..., Predictive] | None]:
+    """Predictors of one structure with all samples, with decreasing memory; and `Problem.in_full`."""
     if config.posterior == "laplace":
-        with_forces = any(each.of_atoms for each in further)
-        return (_around_one(predict, energy_sigma, stress_sigma, with_forces=with_forces),)
+        full = _around_one(predict, energy_sigma, stress_sigma)
+        if any(each.of_atoms for each in further):
+            return (full,), None
+        return (_around_one(predict, energy_sigma, stress_sigma, with_forces=False),), full
     each = (None, *GROUPS[preferred_axis()])
-    return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=at_once) for at_once in each)
+    return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=n) for n in each), None
 
 
 def _around_one(
@@ -318,15 +300,7 @@ def chain_update(problem: Problem) -> Callable[..., tuple[jax.Array, ChainState,
     sampler, around = problem.config.sampler, problem.around
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
     update = ChainDevices(problem.config.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
-    if around is None:
-        return update
-
-    def update_around(params: jax.Array, state: ChainState, training_set: TrainingSet):
-        centre, state, info = update(params[:1], state, training_set)
-        key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.restarts[0]), _OF_SAMPLES)
-        return jnp.concatenate([centre, around(centre[0], training_set, key)]), state, info
-
-    return update_around
+    return update if around is None else optimum.with_samples(update, around)
 
 
 def begun_chains(problem: Problem, params: jax.Array, key: jax.Array) -> ChainState:

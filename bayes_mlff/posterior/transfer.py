@@ -51,7 +51,8 @@ def stated_sampler(sampler: S, chosen: Chosen, *, warm: bool = True) -> S:
       ConfigError: if the chains have too few steps for the cold steps of the preset.
     """
     preset = chosen.preset
-    values = {"step_size": preset.step_size, "cold_steps": preset.cold_steps, "batch_size": preset.batch_size}
+    values = {"step_size": preset.step_size, "batch_size": preset.batch_size}
+    values |= {"cold_steps": preset.cold_steps} if warm else {}
     unset = {key: value for key, value in values.items() if getattr(sampler, key, value) is None}
     made = sampler.model_copy(update=unset)
     if warm and isinstance(made, ParallelChains) and made.samples_nothing:

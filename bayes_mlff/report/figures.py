@@ -117,7 +117,7 @@ def sigma_error_panel(
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             f"After the last label σ² = ({known.factor:.3g} spread)² + ({known.floor * unit:.3g} kcal/mol)², where the "
-            f"spread is that between the chains. Smaller errors are drawn at {floor:.1g} kcal/mol."
+            f"spread is that between the samples. Smaller errors are drawn at {floor:.1g} kcal/mol."
         )
         return Panel(title, caption, png(figure))
 

@@ -122,6 +122,23 @@ def test_a_run_with_chains_goes_on_from_its_optimum(run, folder):
     assert len(saved.load(folder / "next" / "run").samples) == 2
 
 
+def test_a_run_goes_on_from_chains(run, folder):
+    start = {"start": {"ensemble": str(folder / "next" / "run")}, "dynamics": {"duration_ps": 0.002}}
+    (folder / "back").mkdir()
+    following = config.load(small_run.write(folder / "back", {**SETTINGS, **start, "validation_frames": 0}))
+    bayes_mlff.run(following, folder / "back" / "run")
+    assert saved.load(folder / "back" / "run").linear
+
+
+def test_a_trigger_on_forces_knows_their_spread_in_every_step(folder):
+    trigger = {"kind": "force", "name": "oxygen", "threshold": "5 eV/Å", "elements": ["O"]}
+    changes = {**SETTINGS, "triggers": [trigger], "dynamics": {"duration_ps": 0.005}, "validation_frames": 0}
+    (folder / "forces").mkdir()
+    bayes_mlff.run(config.load(small_run.write(folder / "forces", changes)), folder / "forces" / "run")
+    thermo = np.genfromtxt(folder / "forces" / "run" / "thermo.csv", delimiter=",", names=True)
+    assert np.isfinite(thermo["sigma_force_max_ev_a"]).all() and np.ptp(thermo["sigma_oxygen_ev_a"]) > 0.0
+
+
 def test_several_processes_are_refused(settings, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     structure = systems.structure("ethanol")

@@ -26,7 +26,9 @@ def alloy_problem():
     return problem()
 
 
-def test_an_npt_run_learns_stress_moves_its_cell_and_resumes_exactly(open_session, alloy_problem, tmp_path):
+@pytest.mark.parametrize("posterior", ["chains", "laplace"])
+def test_an_npt_run_learns_stress_moves_its_cell_and_resumes_exactly(open_session, posterior, tmp_path):
+    alloy_problem = problem(posterior=posterior)
     whole = open_session(tmp_path / "whole", make_engine(alloy_problem.config.engine), alloy_problem)
     commits = []
 

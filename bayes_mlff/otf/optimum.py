@@ -1,0 +1,88 @@
+"""A run whose posterior is one optimum with samples around it: what differs from chains."""
+
+from collections.abc import Callable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+
+from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.models.energetics import PredictFn
+from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.parallel.devices import GIB, chain_mesh, memory_budget
+from bayes_mlff.posterior import laplace
+from bayes_mlff.posterior.likelihood import Likelihood
+from bayes_mlff.posterior.prior import GaussianPrior
+from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.sghmc.run import ChainState, Info
+
+INITIAL_CAPACITY: Final = 64
+"""Initial number of label slots; doubled when full, which costs one compilation."""
+
+_OF_SAMPLES: Final = 2**31 - 2
+"""In the place of a step's number, in the random key of samples around an optimum."""
+
+Update = Callable[[jax.Array, ChainState, TrainingSet], tuple[jax.Array, ChainState, Info]]
+
+
+def samples(
+    config: RunConfig, predict: PredictFn, prior: GaussianPrior, likelihood: Likelihood
+) -> laplace.Sample | None:
+    """The function that samples around an optimum; None where chains are the samples.
+
+    Raises:
+      ConfigError: if there are several processes, or not even the gradients of the first labels fit into the memory.
+    """
+    if config.posterior == "chains":
+        return None
+    if jax.process_count() > 1:
+        allowed = f"chains, since {jax.process_count()} processes cannot share one optimum"
+        raise ConfigError("posterior", "laplace", allowed)
+    memory, bytes_of_row = _memory_of_rows(config), prior.mean.nbytes
+    if laplace.directions_within(0, INITIAL_CAPACITY, memory / bytes_of_row) is None:
+        allowed = f"{2.0 * INITIAL_CAPACITY * bytes_of_row / GIB:.3g} or more for {INITIAL_CAPACITY} gradients of all "
+        raise ConfigError("sampler.memory_gib", config.sampler.memory_gib, f"{allowed}weights; or posterior: chains")
+    return laplace.sampler(
+        predict,
+        prior,
+        likelihood,
+        samples=config.laplace.samples,
+        directions=config.laplace.force_directions,
+        free_zero=config.likelihood.energy_zero == "fitted",
+        memory_bytes=memory,
+    )
+
+
+def _memory_of_rows(config: RunConfig) -> float:
+    """Bytes that gradients of labels may take."""
+    return 0.5 * memory_budget(chain_mesh(1), config.sampler.memory_gib)
+
+
+def directions(config: RunConfig, prior: GaussianPrior, labels: int) -> int | None:
+    """Directions of the forces of each label by which samples are narrowed; None: not even energies fit.
+
+    Args:
+      config: of the run.
+      prior: of its weights.
+      labels: number of labels.
+    """
+    capacity = INITIAL_CAPACITY
+    while capacity < labels:
+        capacity *= 2
+    most = _memory_of_rows(config) / prior.mean.nbytes
+    return laplace.directions_within(config.laplace.force_directions, capacity, most)
+
+
+def with_samples(update: Update, around: laplace.Sample) -> Update:
+    """An update of an optimum, [1, p + 1], as one of the optimum and the samples around it, [1 + k, p + 1]."""
+
+    def update_both(
+        params: jax.Array, state: ChainState, training_set: TrainingSet
+    ) -> tuple[jax.Array, ChainState, Info]:
+        centre, state, info = update(params[:1], state, training_set)
+        if not bool(jnp.all(info.finite)):
+            return jnp.repeat(centre, len(params), axis=0), state, info
+        key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.restarts[0]), _OF_SAMPLES)
+        return jnp.concatenate([centre, around(centre[0], training_set, key)]), state, info
+
+    return update_both
