@@ -136,7 +136,7 @@ def test_a_trigger_on_forces_knows_their_spread_in_every_step(folder):
     (folder / "forces").mkdir()
     bayes_mlff.run(config.load(small_run.write(folder / "forces", changes)), folder / "forces" / "run")
     thermo = np.genfromtxt(folder / "forces" / "run" / "thermo.csv", delimiter=",", names=True)
-    assert np.isfinite(thermo["sigma_force_max_ev_a"]).all() and np.ptp(thermo["sigma_oxygen_ev_a"]) > 0.0
+    assert np.isfinite(thermo["sigma_force_max_ev_a"]).all() and np.ptp(thermo["trigger_sigma_oxygen_ev_a"]) > 0.0
 
 
 def test_several_processes_are_refused(settings, monkeypatch):
