@@ -86,7 +86,8 @@ def preset(problem: Problem) -> str:
     """Whose preset it is, what is taken from it, and what is not."""
     prior, sampler = problem.config.prior, problem.config.sampler
     used = {"prior.scale": prior.scale} | {f"sampler.{key}": value for key, value in sampler.model_dump().items()}
-    return presets.of(problem.potential).line(used)
+    # Where only one optimum is sought, no chain becomes warm, and the preset's cold steps are not taken.
+    return presets.of(problem.potential).line({key: value for key, value in used.items() if value is not None})
 
 
 def _conditions(problem: Problem) -> str:

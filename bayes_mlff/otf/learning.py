@@ -53,7 +53,7 @@ class Learner:
                 finite = bool(jnp.all(info.finite))
             if not finite:
                 raise RunStoppedError(
-                    f"step {host.step}: the weights became non-finite; a smaller sampler.step_size usually helps"
+                    f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
                 )
             rounds += 1
         self._report(record, host.step, int(known.count), rounds, time.perf_counter() - started)

@@ -20,7 +20,11 @@ from bayes_mlff.otf.problem import prepare
 from bayes_mlff.runs import checkpoint
 from tests.support import run_comparison, small_run
 
-SETTINGS = {"posterior": "laplace", "laplace": {"samples": 4, "force_directions": 2}}
+SETTINGS = {
+    "posterior": "laplace",
+    "laplace": {"samples": 4, "force_directions": 2},
+    "sampler": {"cold_steps": None},  # as users leave it, of whom most have fewer steps than chains need
+}
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

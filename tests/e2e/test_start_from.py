@@ -94,7 +94,7 @@ def test_a_run_goes_on_from_another_at_another_temperature_without_paying_for_it
     arrays, metadata, _ = checkpoint.newest(run / "checkpoints")
     assert int(arrays[".training_set.count"]) == len(known) + calls
     assert f"{len(known)} labels of {first}; {len(known)} of them by the reference" in said
-    assert "chains from the 2 samples" in said and "begins at its prior" in said
+    assert "starts from the 2 samples" in said and "begins at its prior" in said
     assert metadata["offset_ev"] == checkpoint.newest(first / "checkpoints")[1]["offset_ev"]
 
 

@@ -16,7 +16,14 @@ from bayes_mlff.otf.config import RunConfig
 ROOT = Path(__file__).parents[4]
 PACKAGE = Path(bayes_mlff.__file__).parent
 ENTRIES = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "trouble.md").read_text(encoding="utf-8"), re.MULTILINE)
-STOPPING = ("otf/guards.py", "otf/learning.py", "otf/loop.py", "otf/storm.py", "finetune/sampling.py")
+STOPPING = (
+    "otf/guards.py",
+    "otf/learning.py",
+    "otf/loop.py",
+    "otf/storm.py",
+    "finetune/sampling.py",
+    "posterior/laplace.py",
+)
 CLASSES = {
     name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, errors.BayesMlffError)
 } | {OutsideTrainingWarning.__name__}
