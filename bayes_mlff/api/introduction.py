@@ -30,7 +30,7 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
         f"{Path(config.structure.file).stem}: {len(problem.structure.numbers)} atoms, {dynamics.duration_ps:g} ps "
         f"({config.n_steps} steps) of {dynamics.ensemble} dynamics{_conditions(problem)}\n"
         f"  model      {config.model}{head}, {_posterior(problem)} of {problem.prior.mean.shape[0]} weights, "
-        f"{config.sampler.steps} steps of each after a label\n"
+        f"{config.sampler.steps} steps after a label\n"
         f"  prior      normal around the model's weights, with a standard deviation of {config.prior.scale:g}\n"
         f"  preset     {preset(problem)}\n"
         f"  reference  {engine.description}\n{electrons}"
