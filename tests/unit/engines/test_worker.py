@@ -192,7 +192,7 @@ def test_the_child_and_its_stubborn_family_end_when_this_process_is_killed(tmp_p
     owner.stdout.close()
     assert wait_until_dead(child)
     grandchild = int((tmp_path / "grandchild").read_text())
-    assert any(wait_until_dead(grandchild) for _ in range(12)), "an orphan"
+    assert any(wait_until_dead(grandchild) for _ in range(30)), "an orphan"
 
 
 def test_an_interrupted_question_ends_the_child(planted, tmp_path, monkeypatch):
