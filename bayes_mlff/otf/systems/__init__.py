@@ -21,7 +21,7 @@ accelerator, `paper` has the length of the published run."""
 DURATIONS = {
     ("ethanol", "demo"): "3 to 5 minutes on two cores",
     ("ethanol", "paper"): "about an hour on two cores",
-    ("lamno3", "demo"): "15 to 20 minutes on two cores",
+    ("lamno3", "demo"): "about 10 minutes on two cores",
 }
 """What was measured."""
 

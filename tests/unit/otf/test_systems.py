@@ -38,7 +38,7 @@ def test_an_accelerator_gets_the_large_profile_where_there_is_one(system, accele
 def test_the_introduction_names_profile_cost_and_what_can_be_chosen(profile):
     said = systems.introduction("lamno3", profile)
     assert said.startswith(f"profile {profile} of demo, large, paper (--profile): ")
-    assert ("15 to 20 minutes" in said) == (profile == "demo")
+    assert ("about 10 minutes" in said) == (profile == "demo")
     assert (f"check --system lamno3 --profile {profile}" in said) == (profile != "demo")
     for name in ("'bayes-mlff models'", "gpaw", "chgnet", "worker", "ase", "pyscf"):
         assert name in said
