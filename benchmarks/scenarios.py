@@ -102,6 +102,16 @@ def arguments(text: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def collecting(about: str | None) -> argparse.ArgumentParser:
+    """Command line of a program that puts the results of a scenario together."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenario", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--machine", required=True)
+    return parser
+
+
 def selected(every: Iterable[Fit], args: argparse.Namespace) -> list[Fit]:
     """The fine-tunings that the options of `arguments` leave."""
     return [

@@ -59,7 +59,7 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
 def _posterior(problem: Problem) -> str:
     config = problem.config
     if config.posterior == "laplace":
-        used = optimum.directions(config, problem.prior, 1)
+        used = optimum.directions(config, problem.prior)
         return f"one optimum, with {config.laplace.samples} samples around it (laplace, {used} directions of forces),"
     return f"{config.sampler.chains} chains"
 

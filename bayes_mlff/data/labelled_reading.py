@@ -110,8 +110,7 @@ def _npz(path: Path, settings: LabelFileSettings, wanted: Wanted, key: str) -> _
     count = len(found.positions)
     beside = read_npz_remarks(path, count, len(found.numbers))
     atoms = (np.tile(found.numbers, (count, 1)), np.zeros((count, 3), bool))
-    forces = np.nan_to_num(found.forces)
-    frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), forces, None)
+    frames = Frames(*atoms, found.positions, np.zeros((count, 3, 3)), _known(found.energies), found.forces, None)
     frames = frames if wanted.forces else frames.without_any_forces()
     unused = not wanted.forces and keys.forces in array_names(path)
     return _Raw(frames, None, beside.units, beside.states, _of_forces(keys.forces if unused else None, key))
@@ -158,7 +157,7 @@ def _converted(frames: Frames, units: Units) -> Frames:
 
 def _stack(labelled: list[LabelledStructure]) -> Frames:
     """One set of structures, padded to the number of atoms of the largest one."""
-    rows = [(s.numbers, s.positions, np.nan_to_num(label.forces)) for s, label in labelled]
+    rows = [(s.numbers, s.positions, label.forces) for s, label in labelled]
     most = max(len(numbers) for numbers, *_ in rows)
     numbers, positions, forces = (
         np.stack([padded(x, (most, *x.shape[1:])) for x in column]) for column in zip(*rows, strict=True)

@@ -199,7 +199,8 @@ def _open(config: FinetuneConfig, path: Path) -> RunDirectory:
 
 def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     config, potential, train = task.config, task.potential, task.sets.train
-    levels = _levels(task)
+    energies = np.asarray(task.pretrained["train"].energy)
+    levels = energy_levels.settle(config, potential.config, train, energies)
     stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL
     text = settings.dump(config)
 
@@ -207,7 +208,7 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     atomic = atomic_energies.atomic_reference_energy(potential.config, levels.learnt, train.numbers)[0]
     labels = sampling.fill(config, train, task.graphs["train"], atomic)
     observer.working("compiling and continuing the chains")
-    sampled = _sample(task, likelihood, labels, directory, observer)
+    sampled = _sample(task, levels, likelihood, labels, directory, observer)
     observer.working("predicting with all samples")
     chosen: dict[str, Any] = {}
     if config.method == "laplace":
@@ -247,11 +248,6 @@ def _work(task: Task, directory: RunDirectory, observer: Observer) -> Ensemble:
     return ensemble
 
 
-def _levels(task: Task) -> energy_levels.Levels:
-    energies = np.asarray(task.pretrained["train"].energy)
-    return energy_levels.settle(task.config, task.potential.config, task.sets.train, energies)
-
-
 def _outcome(
     task: Task, prediction: Prediction, used: Frames, ensemble: Ensemble, *, with_sigma: bool = True
 ) -> evaluate.Outcome:
@@ -261,14 +257,17 @@ def _outcome(
 
 
 def _sample(
-    task: Task, likelihood: Likelihood, labels: TrainingSet, directory: RunDirectory, observer: Observer
+    task: Task,
+    levels: energy_levels.Levels,
+    likelihood: Likelihood,
+    labels: TrainingSet,
+    directory: RunDirectory,
+    observer: Observer,
 ) -> Sampled:
     config, potential = task.config, task.potential
     plan = make_plan(config, potential)
     key_start, key_chains, _ = _keys(config)
     validation = task.sets.validation
-
-    levels = _levels(task)
 
     def error(params: jax.Array) -> np.ndarray:
         assert validation is not None

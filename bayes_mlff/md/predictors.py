@@ -70,12 +70,13 @@ def ensemble_predictor(
     stress_sigma: float | None = None,
     *,
     at_once: int | None = None,
-    allow_single_chain: bool = False,
 ) -> Callable[..., Predictive]:
     """`batch_predictor` for one structure: `(params [c, p], graph, mesh=None) -> Predictive` with a batch axis of 1."""
-    evaluate = batch_predictor(
-        predict, energy_sigma, stress_sigma, at_once=at_once, allow_single_chain=allow_single_chain
-    )
+    return of_one(batch_predictor(predict, energy_sigma, stress_sigma, at_once=at_once))
+
+
+def of_one(evaluate: Callable[..., Predictive]) -> Callable[..., Predictive]:
+    """A predictor of several structures as one of a single structure, `(params, graph, mesh=None) -> Predictive`."""
 
     def evaluate_one(params: jax.Array, graph: Graph, mesh: Mesh | None = None) -> Predictive:
         return evaluate(params, jax.tree.map(lambda x: x[None], graph), mesh)

@@ -38,9 +38,9 @@ def samples(
     if jax.process_count() > 1:
         allowed = f"chains, since {jax.process_count()} processes cannot share one optimum"
         raise ConfigError("posterior", "laplace", allowed)
-    memory, bytes_of_row = _memory_of_rows(config), prior.mean.nbytes
-    if laplace.directions_within(0, INITIAL_CAPACITY, memory / bytes_of_row) is None:
-        allowed = f"{2.0 * INITIAL_CAPACITY * bytes_of_row / GIB:.3g} or more for {INITIAL_CAPACITY} gradients of all "
+    if directions(config, prior) is None:
+        least = 2.0 * INITIAL_CAPACITY * prior.mean.nbytes / GIB
+        allowed = f"{least:.3g} or more for {INITIAL_CAPACITY} gradients of all "
         raise ConfigError("sampler.memory_gib", config.sampler.memory_gib, f"{allowed}weights; or posterior: chains")
     return laplace.sampler(
         predict,
@@ -49,7 +49,7 @@ def samples(
         samples=config.laplace.samples,
         directions=config.laplace.force_directions,
         free_zero=config.likelihood.energy_zero == "fitted",
-        memory_bytes=memory,
+        memory_bytes=_memory_of_rows(config),
     )
 
 
@@ -58,19 +58,10 @@ def _memory_of_rows(config: RunConfig) -> float:
     return 0.5 * memory_budget(chain_mesh(1), config.sampler.memory_gib)
 
 
-def directions(config: RunConfig, prior: GaussianPrior, labels: int) -> int | None:
-    """Directions of the forces of each label by which samples are narrowed; None: not even energies fit.
-
-    Args:
-      config: of the run.
-      prior: of its weights.
-      labels: number of labels.
-    """
-    capacity = INITIAL_CAPACITY
-    while capacity < labels:
-        capacity *= 2
+def directions(config: RunConfig, prior: GaussianPrior) -> int | None:
+    """Directions of the forces of each of the first labels that narrow the samples; None: not even energies fit."""
     most = _memory_of_rows(config) / prior.mean.nbytes
-    return laplace.directions_within(config.laplace.force_directions, capacity, most)
+    return laplace.directions_within(config.laplace.force_directions, INITIAL_CAPACITY, most)
 
 
 def with_samples(update: Update, around: laplace.Sample) -> Update:

@@ -20,7 +20,7 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Statistic
 from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import Integrator, MDState, initial_state
-from bayes_mlff.md.predictors import ensemble_predictor, linear_predictor
+from bayes_mlff.md.predictors import ensemble_predictor, linear_predictor, of_one
 from bayes_mlff.md.vacuum import refuse_vacuum
 from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
@@ -186,23 +186,13 @@ def _predictors(
 ) -> tuple[tuple[Callable[..., Predictive], ...], Callable[..., Predictive] | None]:
     """Predictors of one structure with all samples, with decreasing memory; and `Problem.in_full`."""
     if config.posterior == "laplace":
-        full = _around_one(predict, energy_sigma, stress_sigma)
-        if any(each.of_atoms for each in further):
-            return (full,), None
-        return (_around_one(predict, energy_sigma, stress_sigma, with_forces=False),), full
+        full, cheap = (
+            of_one(linear_predictor(predict, energy_sigma, stress_sigma, with_forces=with_forces))
+            for with_forces in (True, False)
+        )
+        return ((full,), None) if any(each.of_atoms for each in further) else ((cheap,), full)
     each = (None, *GROUPS[preferred_axis()])
     return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=n) for n in each), None
-
-
-def _around_one(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None, *, with_forces: bool = True
-) -> Callable[..., Predictive]:
-    evaluate = linear_predictor(predict, energy_sigma, stress_sigma, with_forces=with_forces)
-
-    def evaluate_one(params: jax.Array, graph: Graph) -> Predictive:
-        return evaluate(params, jax.tree.map(lambda x: x[None], graph))
-
-    return evaluate_one
 
 
 def _chains(

@@ -32,7 +32,6 @@ from bayes_mlff.posterior.training_set import TrainingSet, labels_of
 ROWS: Final = 1024
 """Rows of G beyond which labels get fewer directions of their forces, down to one each."""
 
-
 ROUNDING: Final = 4.0
 """Errors of products of rows, in units of the largest one times the relative rounding error, that count as noise of the
 labels: so much that the matrix stays positive definite, and far less than their own noise in all runs seen."""
@@ -184,7 +183,8 @@ def directions_within(directions: int, capacity: int, most: float) -> int | None
     """
     if capacity > most:
         return None
-    return min(directions, max(ROWS // capacity - 1, 1), int(min(most, ROWS + 2 * capacity) // capacity) - 1)
+    rows = min(most, max(ROWS, 2 * capacity))
+    return min(directions, int(rows // capacity) - 1)
 
 
 def design(
@@ -205,7 +205,6 @@ def design(
       directions: number of random sums of force components of each label.
       key: of the signs; must not be used again.
     """
-    capacity, count = training_set.capacity, directions
 
     def energy(w: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         graphs, labels = labels_of(training_set, i[None])
@@ -223,19 +222,19 @@ def design(
         if likelihood.stress_sigma is not None and found.stress is not None:
             stress = _shaped(sign[-9:], found.stress) * found.stress / jnp.asarray(likelihood.stress_sigma, w.dtype)
             total = total + jnp.sum(jnp.where(labels.has_stress[:, None, None], stress, 0.0))
-        return total / math.sqrt(count)
+        return total / math.sqrt(directions)
 
     def add(i: jax.Array, rows: Rows) -> Rows:
         row, inverse = jax.grad(energy, has_aux=True)(weights, i)
         block = row[None]
-        if count:
-            keys = jax.random.split(jax.random.fold_in(key, i), count)
+        if directions:
+            keys = jax.random.split(jax.random.fold_in(key, i), directions)
             block = jnp.concatenate([block, jax.lax.map(lambda k: jax.grad(forces)(weights, i, k), keys)])
-        first = i * (1 + count)
+        first = i * (1 + directions)
         zero = rows.zero.at[first].set(inverse.astype(weights.dtype))
         return Rows(jax.lax.dynamic_update_slice_in_dim(rows.weights, block, first, 0), zero)
 
-    size = capacity * (1 + count)
+    size = training_set.capacity * (1 + directions)
     nothing = Rows(jnp.zeros((size, weights.shape[0]), weights.dtype), jnp.zeros((size,), weights.dtype))
     return jax.lax.fori_loop(0, training_set.count, add, nothing)
 

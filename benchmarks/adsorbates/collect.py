@@ -6,7 +6,6 @@ OUT_DIR receives `adsorbates.json` (one entry for each finished fine-tuning, mac
 `adsorbates.md` and `adsorbates.png`.
 """
 
-import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -23,7 +22,7 @@ from bayes_mlff.finetune import tables
 from bayes_mlff.finetune.figures import COLORS, NAMES
 from benchmarks.adsorbates import scenario as scenarios
 from benchmarks.adsorbates.run import RESULT
-from benchmarks.scenarios import Fit, fits
+from benchmarks.scenarios import Fit, collecting, fits
 
 LARGE: Final = (1.0, 3.0)
 """Errors that σ should detect, kcal/mol per adsorbed atom."""
@@ -119,12 +118,7 @@ def _curve(axes: Axes, entries: list[dict[str, Any]], across: str, up: str, meth
 
 def main() -> None:
     """Gather and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", type=Path)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--machine", required=True)
-    args = parser.parse_args()
+    args = collecting(__doc__).parse_args()
     scenario = scenarios.load(args.scenario)
     folder, wanted = args.runs / scenario.scenario, fits(scenario)
     done = [fit for fit in wanted if (folder / fit.name / RESULT).is_file()]

@@ -21,7 +21,7 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.data.graph import pad_slots
 from bayes_mlff.ensemble.triggers import on_device
 from bayes_mlff.md.chunk import make_chunk
-from bayes_mlff.md.predictors import ensemble_predictor
+from bayes_mlff.md.predictors import batch_predictor, of_one
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf import systems
@@ -105,7 +105,7 @@ def _dynamics(problem: Problem, steps: int, *, alone: bool = False) -> Callable[
     chunk = dynamics_chunk(problem, spec, steps)
     params = first_parameters(problem, key)
     if alone:
-        evaluate = ensemble_predictor(problem.predict, problem.energy_sigma_ev, allow_single_chain=True)
+        evaluate = of_one(batch_predictor(problem.predict, problem.energy_sigma_ev, allow_single_chain=True))
         chunk, params = make_chunk(evaluate, problem.integrator, spec, steps), problem.pretrained
     never = tuple(criterion.trigger(criterion.prior) for criterion in criteria(problem))
     never = on_device(never, md.position.dtype, silent=True)

@@ -14,7 +14,7 @@ from bayes_mlff.core.durable import write_whole
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.ensemble.metrics import rmse
 from bayes_mlff.ensemble.ranking import ranking
-from bayes_mlff.report import run_data, run_log
+from bayes_mlff.report import run_data
 
 
 def main() -> None:
@@ -31,12 +31,14 @@ def main() -> None:
 
 def collected(path: Path) -> dict[str, Any]:
     """Numbers of one run; energies in kcal/mol, forces in kcal/mol/Å."""
-    run, log = run_data.read(path), run_log.read(path)
+    run = run_data.read(path)
     errors = KCAL_MOL_PER_EV * run_data.errors(run_data.predicted(run.records))
     reasons = [record.reason for record in run.records]
-    checked = np.load(path / "validation.npz")
-    random = KCAL_MOL_PER_EV * (checked["predicted_ev"] - checked["reference_ev"])
-    known = ranking(random, KCAL_MOL_PER_EV * checked["sigma_ev"])
+    checked = run.validation
+    if checked is None:
+        raise SystemExit(f"{path}: no reference energies of random frames")
+    random = KCAL_MOL_PER_EV * (checked.predicted_ev - checked.reference_ev)
+    known = ranking(random, KCAL_MOL_PER_EV * checked.sigma_ev)
     threshold = KCAL_MOL_PER_EV * run.threshold_ev
     return {
         "posterior": run.config.posterior,
@@ -48,10 +50,10 @@ def collected(path: Path) -> dict[str, Any]:
         "random_frames": int(random.size),
         "random_above_threshold": int(np.sum(np.abs(random) > threshold)),
         "rmse_random": rmse(random),
-        "force_rmse_random": KCAL_MOL_PER_EV * rmse(checked["force_error_ev_a"]),
+        "force_rmse_random": KCAL_MOL_PER_EV * rmse(checked.force_error_ev_a),
         "rho_random": None if known is None else known.rho,
         "rho_possible": None if known is None else known.possible,
-        "learning_s": sum(event["seconds"] for event in log.events if event["event"] == "update"),
+        "learning_s": sum(event["seconds"] for event in run.events if event["event"] == "update"),
     }
 
 

@@ -8,10 +8,8 @@ normal posterior itself, without samples, for subsets of the weights, all others
 density of the errors under the best law N(0, (factor σ)² + floor²) of its own; that of a constant σ is given beside it.
 """
 
-import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,19 +30,12 @@ from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.problem import Problem
 from bayes_mlff.posterior import energy_zero, laplace
 from bayes_mlff.posterior.likelihood import Likelihood
-from benchmarks.sigma.run import Study, read
+from benchmarks.sigma.run import Study, arguments, read
 
 
 def main() -> None:
     """Learn, compare and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--frames", type=Path, nargs="+", required=True)
-    parser.add_argument("--updates", type=int, nargs="*")
-    parser.add_argument("--set", action="append")
-    args = parser.parse_args()
+    args = arguments(__doc__).parse_args()
     raw = yaml.safe_load(args.config.read_text())
     override(raw, [*(args.set or []), "posterior=laplace"])
     labels, groups = read(args.labels), [read(path) for path in args.frames]

@@ -30,6 +30,7 @@ from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
+from bayes_mlff.otf.criteria import prior_of
 from bayes_mlff.otf.problem import Problem, ensemble, learning_graph, prepare, pretrained_energy
 from benchmarks.refit_labels import Chains
 
@@ -43,16 +44,8 @@ class Labelled(NamedTuple):
 
 def main() -> None:
     """Learn, predict, and write what σ knew."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("labels", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--frames", type=Path, nargs="+", required=True)
+    parser = arguments(__doc__)
     parser.add_argument("--counts", type=int, nargs="+", default=[5, 12, 20])
-    parser.add_argument(
-        "--updates", type=int, nargs="*", help="labels after which the chains are continued; default all"
-    )
-    parser.add_argument("--set", action="append", help="override a key of the configuration; repeatable")
     args = parser.parse_args()
     raw = yaml.safe_load(args.config.read_text())
     override(raw, args.set)
@@ -67,6 +60,20 @@ def main() -> None:
             print(json.dumps(found[-1], indent=1), flush=True)
     about = {"config": raw, "labels": args.labels.name, "frames": [path.name for path in args.frames]}
     write_whole(args.out, (json.dumps({**about, "found": found}, indent=1) + "\n").encode())
+
+
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """Command line of a study that learns labels one after the other and predicts frames."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--frames", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--updates", type=int, nargs="*", help="labels after which the weights are learnt anew; default all"
+    )
+    parser.add_argument("--set", action="append", help="override a key of the configuration; repeatable")
+    return parser
 
 
 def read(path: Path) -> list[Labelled]:
@@ -96,20 +103,15 @@ class Study:
         self._labels, self._known = labels, 0
         self.chains = Chains(self.problem, self._graphs[0], len(labels))
         self._predict = ensemble(self.problem)
-        prior, floor = self.problem.config.calibration, self.problem.energy_sigma_ev
-        median = error_law.OF_LAPLACE if config.posterior == "laplace" else error_law.OF_CHAINS
-        self._laws = {
-            name: error_law.init(prior.a, prior.b, floor=x, median=median)
-            for name, x in (("common", 0.0), ("apart", floor))
-        }
+        apart, self._decay = prior_of(config, None, len(structure.numbers), self.problem.energy_sigma_ev)
+        self._laws = {"common": error_law.init(apart.each.a, apart.each.b), "apart": apart}
 
     def learn(self, *, update: bool) -> None:
         """Meet the next label, and continue the chains with it."""
         graph, label = self._graphs[self._known], self._labels[self._known].label
         if self._known:
             error, sigma = self._error(graph, label)
-            decay = self.problem.config.calibration.decay
-            self._laws = {n: error_law.update(law, error, sigma, decay=decay) for n, law in self._laws.items()}
+            self._laws = {n: error_law.update(law, error, sigma, decay=self._decay) for n, law in self._laws.items()}
         self.chains.add(graph, self._scale.reference_to_network(label.energy), label)
         self._known += 1
         if update:

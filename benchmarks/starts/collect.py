@@ -6,7 +6,6 @@ OUT_DIR receives `<scenario>.json` (an entry for each start before fine-tuning a
 `<scenario>.md`. It keeps what it has of fine-tunings whose directories are gone.
 """
 
-import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Final
 
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.finetune import tables
-from benchmarks.scenarios import Fit, fits
+from benchmarks.scenarios import Fit, collecting, fits
 from benchmarks.starts.scenario import load
 
 PARTS: Final = {"energy_kcal_mol": "energy", "forces_kcal_mol_a": "forces", "stress_gpa": "stress"}
@@ -103,12 +102,7 @@ def tables_of(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Collect what is done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenario", type=Path)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--machine", required=True)
-    args = parser.parse_args()
+    args = collecting(__doc__).parse_args()
     scenario = load(args.scenario)
     folder, target = args.runs / scenario.scenario, args.out / f"{scenario.scenario}.json"
     known = json.loads(target.read_text()) if target.is_file() else {"before": [], "after": []}
