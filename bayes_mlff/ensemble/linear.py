@@ -1,9 +1,8 @@
-"""Predictions of samples of the weights to first order around their centre, at the price of little more than one model.
+"""Predictions of samples of the weights to first order around their centre, at the price of a few models for all.
 
-The energy of a sample θ is E(θ0) + ∇E(θ0)·(θ - θ0): one reverse pass gives the gradient for forces and weights
-together. This is the predictive distribution that belongs to a Laplace approximation (Immer et al. 2021,
-arXiv:2008.08400); evaluated beyond first order, samples that are wide along directions which no label determines give
-useless energies.
+The energy of a sample θ is E(θ0) + ∇E(θ0)·(θ - θ0), with one gradient with respect to the weights for all samples. This
+is the predictive distribution that belongs to a Laplace approximation (Immer et al. 2021, arXiv:2008.08400); evaluated
+beyond first order, samples that are wide along directions which no label determines give useless energies.
 """
 
 from collections.abc import Callable

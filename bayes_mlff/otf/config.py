@@ -1,12 +1,13 @@
 """The configuration of a run: one YAML file, validated before any calculation."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from bayes_mlff.core import settings, units
+from bayes_mlff.core.changes import changes
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.settings import Count, Energy, Positive, Section, Seed
 from bayes_mlff.core.template import commented
@@ -28,6 +29,9 @@ from bayes_mlff.posterior.settings import (
     PosteriorKind,
     PriorSettings,
 )
+
+_OF_CHAINS: Final = ("chains", "cold_steps", "ramp_steps", "initial_spread")
+"""Keys of the sampler that one descent does not use."""
 
 
 class SamplerConfig(ParallelChains):
@@ -206,7 +210,7 @@ class RunConfig(Section):
         default="chains",
         description="Representation of the posterior of the weights: chains are independent samples by SGHMC, each of "
         "which costs as much as a model; laplace descends to one optimum and samples a normal distribution around it, "
-        "evaluated to first order, for little more than the price of one model.",
+        "evaluated to first order, for the price of two to four models.",
     )
     laplace: LaplaceSettings = Field(
         default=LaplaceSettings(), description="Samples around the optimum, with posterior: laplace."
@@ -278,12 +282,12 @@ class RunConfig(Section):
     @property
     def unused(self) -> tuple[str, ...]:
         """Keys without effect whose values are not the default ones."""
-        laplace = self.posterior == "laplace"
-        chains = ("chains", "cold_steps", "ramp_steps", "initial_spread") if laplace else ()
-        changed = [f"sampler.{key}" for key in chains if _differs(self.sampler, key)]
         if self.posterior == "chains":
-            changed += [f"laplace.{key}" for key in LaplaceSettings.model_fields if _differs(self.laplace, key)]
-        return (*self.dynamics.unused, *changed)
+            idle = tuple(f"laplace.{change.key}" for change in changes(LaplaceSettings(), self.laplace))
+        else:
+            changed = (change.key for change in changes(SamplerConfig(), self.sampler))
+            idle = tuple(f"sampler.{key}" for key in changed if key in _OF_CHAINS)
+        return (*self.dynamics.unused, *idle)
 
     @property
     def lowest_temperature_k(self) -> float:
@@ -311,10 +315,6 @@ class RunConfig(Section):
     def n_steps(self) -> int:
         """Number of MD steps of the whole run."""
         return round(self.dynamics.duration_ps * 1000.0 / self.dynamics.timestep_fs)
-
-
-def _differs(section: Section, key: str) -> bool:
-    return getattr(section, key) != type(section).model_fields[key].default
 
 
 def parse(raw: Any) -> RunConfig:
