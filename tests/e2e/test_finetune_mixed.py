@@ -142,7 +142,7 @@ def test_deep_ensemble_gives_each_composition_a_mean_of_zero(tmp_path, monkeypat
     """What random networks are to learn: labels around zero for every composition that has a level of its own."""
     parsed, _ = settings(tmp_path, method="deep-ensemble", optimizer={"steps": 10, "members": 2})
     filled = []
-    monkeypatch.setattr(run, "_sample", lambda task, likelihood, labels, *_: filled.append(labels) or 1 / 0)
+    monkeypatch.setattr(run, "_sample", lambda task, levels, likelihood, labels, *_: filled.append(labels) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(parsed)
     energy, atoms = np.asarray(filled[0].energy), np.asarray(filled[0].graphs.node_mask).sum(axis=1)
