@@ -74,7 +74,7 @@ def run(
     observer = _alone(observer)
     limit = time_limit(wall_time_s, spent_s=spent_s)
     with Interruption(limit, farewell="go on with the same command") as interruption:
-        config, base = _with_absolute_paths(config, base), base.absolute()
+        config, base = with_absolute_paths(config, base), base.absolute()
         with run_directory(path.absolute()) as own:
             if not (own / CONFIG).is_file():
                 _begin(config, own, base, Outside(path, observer, interruption))
@@ -152,7 +152,7 @@ def _continue(config: RunConfig, path: Path, start: Start, outside: Outside) -> 
 def check(config: RunConfig, *, base: Path, observer: RunObserver, label: bool, forces: bool = False) -> None:
     """Validate everything that can be validated without a run; `label` makes one label, `forces` 3 or 5 in all."""
     start, observer = systems.initial_structure(config.structure, base=base), _alone(observer)
-    config = carried.with_model(_with_absolute_paths(config, base))
+    config = carried.with_model(with_absolute_paths(config, base))
     problem = _problem(config, start, observer)
     with SharedEngine(lambda: make_engine(config.engine, base=base)) as engine:
         engine.check(problem.structure)
@@ -225,7 +225,7 @@ def _problem(
     return prepare(config, start.structure, potential, velocities=start.velocities)
 
 
-def _with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
+def with_absolute_paths(config: RunConfig, base: Path) -> RunConfig:
     """Make paths absolute, so that the run can be resumed from any working directory."""
     changes = {}
     if config.structure.file not in systems.STRUCTURES:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from bayes_mlff.cli.analyse import analyse
+from bayes_mlff.cli.campaign import campaign
 from bayes_mlff.cli.export import export
 from bayes_mlff.cli.finetune import finetune
 from bayes_mlff.cli.models import models
@@ -42,6 +43,8 @@ app.command(no_args_is_help=True)(export)
 app.command(no_args_is_help=True)(finetune)
 app.command()(models)
 app.command(no_args_is_help=True)(produce)
+
+app.add_typer(campaign, name="campaign")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]

@@ -40,7 +40,7 @@ class Varied(NamedTuple):
     """An integrator whose temperature and pressure differ between r replicas."""
 
     of: Callable[[Schedule], Integrator]
-    schedules: Schedule  # every field with a leading axis [r]
+    schedules: Schedule | None = None  # every field with a leading axis [r]; None: an argument of every call
 
 
 def stack(states: Sequence[Tree]) -> Tree:
@@ -80,7 +80,8 @@ def make_replicas(
     Returns:
       `(params [c, p], md, neighbors, triggers, limit [r] steps, limits) -> Chunk`, where everything but the
       parameters, also limits of triggers and the result, has a leading axis [r], see `stack`; compiled once for
-      every r. If nothing fits into the memory, the first call raises a ConfigError, see `chunk.make_chunk`.
+      every r. Schedules that are no part of `integrator` are the last argument. If nothing fits into the memory, the
+      first call raises a ConfigError, see `chunk.make_chunk`.
     """
     if mesh is None:
         return jax.jit(_replicas(evaluate, integrator, spec, length))
@@ -92,7 +93,7 @@ def _replicas(
     evaluate: Callable[..., Predictive], integrator: Integrator | Varied, spec: NeighborSpec, length: int
 ) -> RunChunk:
     """The function of `make_replicas`, not yet compiled."""
-    each = integrator.schedules if isinstance(integrator, Varied) else None
+    known = integrator.schedules if isinstance(integrator, Varied) else None
 
     def of(schedule: Schedule | None) -> Integrator:
         if isinstance(integrator, Varied):
@@ -110,7 +111,9 @@ def _replicas(
         triggers: tuple[Trigger, ...],
         limit: jax.Array,
         limits: Limits | None = None,
+        schedules: Schedule | None = None,
     ) -> Chunk:
+        each = known if schedules is None else schedules
         none = stack([no_limits(md.position.dtype)] * len(md.position))
         bounds = none if limits is None else limits
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from bayes_mlff.core.errors import ConfigError
-from bayes_mlff.core.units import KCAL_MOL, KCAL_MOL_PER_EV
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.labels import Label
 from bayes_mlff.ensemble.metrics import rmse
@@ -26,8 +26,7 @@ def check(given: LabelRecord, made: Label, problem: Problem) -> None:
       ConfigError: naming both numbers.
     """
     config = problem.config
-    stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * KCAL_MOL if problem.with_stress else None
-    sigmas = {"energy_sigma_ev": problem.energy_sigma_ev, "stress_sigma_ev_a3": stress_sigma}
+    sigmas = {"energy_sigma_ev": problem.energy_sigma_ev, "stress_sigma_ev_a3": problem.stress_sigma}
     found = differences(given.label, made, **sigmas)
     if not found:
         return

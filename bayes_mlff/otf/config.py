@@ -312,6 +312,11 @@ class RunConfig(Section):
         return units.parse_energy(self.threshold, n_atoms=n_atoms, key="threshold")
 
     @property
+    def audit_steps(self) -> float:
+        """Mean number of MD steps between two audits; 0 = no audits."""
+        return self.audits.interval_ps * 1000.0 / self.dynamics.timestep_fs
+
+    @property
     def n_steps(self) -> int:
         """Number of MD steps of the whole run."""
         return round(self.dynamics.duration_ps * 1000.0 / self.dynamics.timestep_fs)

@@ -29,7 +29,7 @@ from bayes_mlff.otf.first_state import first_state
 from bayes_mlff.otf.given import NOTHING, Given
 from bayes_mlff.otf.learning import Learner
 from bayes_mlff.otf.problem import Problem, pretrained_energy, recording
-from bayes_mlff.otf.reference import Reference, same_geometry
+from bayes_mlff.otf.reference import Reference, Request, same_geometry
 from bayes_mlff.otf.state import HostState, Observer, RunState, Setback, recentred
 from bayes_mlff.runs import checkpoint, recorder
 from bayes_mlff.runs.directory import RunDirectory
@@ -67,10 +67,11 @@ class Session:
         pretrained = self._pretrained_energy(state.device.neighbors.graph)
         self.observer.working("reference calculation of the first structure")
         self._reference.confirm(structure)
-        record = self._reference.ask(0, INITIAL, structure, pretrained=pretrained, predictive=None, host=state.host)
+        first = Request(0, INITIAL, structure, pretrained, state.host.offset_ev, state.host.calibration)
+        record = self._reference.ask(first)
         self._reference.agree(record)
         scale = self.problem.scale().matching(pretrained, record.label.energy)
-        clock = audits.draw(config.seed, 0, 0, self._audit_steps)
+        clock = audits.draw(config.seed, 0, 0, config.audit_steps)
         trusted = scale.reference_to_total(record.label.energy)
         state = state._replace(host=state.host._replace(offset_ev=scale.offset_ev, trusted_ev=trusted, clock=clock))
         self.observer.label(step=0, reason=record.reason, error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
@@ -228,16 +229,18 @@ class Session:
             )
         storm.refuse_storm(config.guards, calls, host.step, criteria.criteria(self.problem, host.step))
         self.observer.working("reference calculation")
-        record = self._reference.ask(
+        request = Request(
             host.step,
             "audit" if Stop.AUDIT in ran.stop else "uncertain",
             crowding.structure_of(self.problem, chunk.md, host),
-            pretrained=self._pretrained_energy(state.device.neighbors.graph),
-            predictive=chunk.predictive,
-            host=host,
-            readings=ran.readings,
-            asked=ran.asked,
+            self._pretrained_energy(state.device.neighbors.graph),
+            host.offset_ev,
+            host.calibration,
+            chunk.predictive,
+            ran.readings,
+            ran.asked,
         )
+        record = self._reference.ask(request)
         learnt = record.reason == GIVEN  # before the first step, so that the error of the model says nothing
         if learnt:
             self.observer.notice(step=host.step, text="the label of this geometry is one that the run was started from")
@@ -267,13 +270,9 @@ class Session:
 
     # -- small things ------------------------------------------------------------------------------------------
 
-    @property
-    def _audit_steps(self) -> float:
-        config = self.problem.config
-        return config.audits.interval_ps * 1000.0 / config.dynamics.timestep_fs
-
     def _kept_up(self, host: HostState, step: int) -> audits.Clock:
-        return audits.kept_up(host.clock, self.problem.config.seed, step, self._audit_steps)
+        config = self.problem.config
+        return audits.kept_up(host.clock, config.seed, step, config.audit_steps)
 
     def _silent_steps(self, host: HostState) -> int:
         labels = self._reference.labels

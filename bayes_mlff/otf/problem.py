@@ -82,6 +82,11 @@ class Problem(NamedTuple):
         return EnergyScale(self.isolated_ev, offset_ev)
 
     @property
+    def stress_sigma(self) -> float | None:
+        """Constant σ of a stress component in the likelihood, eV/Å³; None where no stress is predicted."""
+        return stress_sigma_ev_a3(self.config, with_stress=self.with_stress)
+
+    @property
     def masses(self) -> np.ndarray:
         """Masses of the atoms [n], amu."""
         return self.motion.masses
@@ -113,7 +118,12 @@ def stated(config: RunConfig, potential: Potential) -> RunConfig:
 
 
 def prepare(
-    config: RunConfig, structure: Structure, potential: Potential, *, velocities: np.ndarray | None = None
+    config: RunConfig,
+    structure: Structure,
+    potential: Potential,
+    *,
+    velocities: np.ndarray | None = None,
+    energy_sigma_ev: float | None = None,
 ) -> Problem:
     """Build the functions of a run.
 
@@ -122,6 +132,7 @@ def prepare(
       structure: initial structure.
       potential: the pretrained model.
       velocities: [n, 3] Å/fs, of the structure's file.
+      energy_sigma_ev: constant σ of the total energy in the likelihood, eV; None: that of the configuration.
 
     Raises:
       DataError: if the model does not have an element of the structure, or all coordinates are fixed.
@@ -145,9 +156,9 @@ def prepare(
 
     config = stated(config, potential)
     threshold = config.threshold_ev(len(structure.numbers))
-    energy_sigma = config.energy_sigma_ev(len(structure.numbers))
+    energy_sigma = config.energy_sigma_ev(len(structure.numbers)) if energy_sigma_ev is None else energy_sigma_ev
     further = regions.checked(config.triggers, structure, energy_sigma, config.lowest_growth)
-    stress_sigma = config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
+    stress_sigma = stress_sigma_ev_a3(config, with_stress=with_stress)
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
     likelihood = Likelihood(energy_sigma, stress_sigma)
     chains = partial(_chains, config, potential, predict_weights, prior, likelihood)
@@ -175,6 +186,11 @@ def prepare(
         in_full,
         optimum.samples(config, predict_weights, prior, likelihood),
     )
+
+
+def stress_sigma_ev_a3(config: RunConfig, *, with_stress: bool) -> float | None:
+    """Constant σ of a stress component in the likelihood, eV/Å³; None where no stress is predicted."""
+    return config.likelihood.stress_sigma_kcal_mol_a3 * units.KCAL_MOL if with_stress else None
 
 
 def _predictors(

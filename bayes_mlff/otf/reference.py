@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,13 @@ from bayes_mlff.data.readings import Reading
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult, Settled
 from bayes_mlff.ensemble import error_law
+from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.otf import agreement, plausibility
 from bayes_mlff.otf.criteria import threshold_ev
 from bayes_mlff.otf.given import NOTHING, Given
 from bayes_mlff.otf.plausibility import Expectation
 from bayes_mlff.otf.problem import Problem
-from bayes_mlff.otf.state import HostState
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import Interruption
 
@@ -30,6 +30,20 @@ ATTEMPTS = 2
 
 SAME_GEOMETRY = 1e-3
 """Å. A resumed run repeats up to a chunk of steps, and another processor rounds differently."""
+
+
+class Request(NamedTuple):
+    """A geometry to be labelled, and what the model has said of it."""
+
+    step: int  # MD step
+    reason: str  # 'initial', 'uncertain' or 'audit'; a label that the run was started from has 'given'
+    structure: Structure
+    pretrained: float  # energy of the model before fine-tuning, eV
+    offset_ev: float  # added to energies of the reference; without effect where it follows from this label
+    law: ErrorLaw  # of errors of the energy, when the label is requested
+    predictive: Predictive | None = None  # of the ensemble; None for the structure that defines the energy offset
+    readings: tuple[Reading, ...] = ()  # values of the triggers' statistics at this step, and their limits
+    asked: tuple[str, ...] = ()  # names of the triggers that request the label
 
 
 class Reference:
@@ -141,29 +155,8 @@ class Reference:
         own = (r for r in self._given.labels if r.engine_hash == self._engine.settings_hash)
         return next((record for record in own if same_geometry(record.structure, structure)), None)
 
-    def ask(
-        self,
-        step: int,
-        reason: str,
-        structure: Structure,
-        *,
-        pretrained: float,
-        predictive: Predictive | None,
-        host: HostState,
-        readings: tuple[Reading, ...] = (),
-        asked: tuple[str, ...] = (),
-    ) -> LabelRecord:
+    def ask(self, request: Request) -> LabelRecord:
         """Get a plausible label: one that is known, else from the engine; stored when this returns.
-
-        Args:
-          step: MD step.
-          reason: 'initial', 'uncertain' or 'audit'; a label that the run was started from has 'given'.
-          structure: geometry of the step.
-          pretrained: energy of the model before fine-tuning, eV.
-          predictive: prediction of the ensemble; None for the structure that defines the energy offset.
-          host: for the offset and the calibration.
-          readings: values of the triggers' statistics at this step, and their limits.
-          asked: names of the triggers that request the label.
 
         Raises:
           EngineFailedError: if there is no label, or none that is plausible.
@@ -171,39 +164,66 @@ class Reference:
           DataError: if the label of this step belongs to another geometry.
           RunInterruptedError: if the end of the run was requested, or the calculation would not end in time.
         """
-        paid = self.labels.get(step)
-        if paid is not None:
-            if not same_geometry(paid.structure, structure):
-                raise DataError(f"{self._run.dataset}: the label of step {step} belongs to another geometry")
-            return paid
-        known = self._known(structure)
-        if known is not None:
-            state = known.structure.electronic
-            free = EngineResult(known.label, structure, True, 0.0, 0, (), Settled(state.charge, state.multiplicity))
-            record = self._record(step, GIVEN, structure, free, pretrained, predictive, host, readings)
-            return self._stored(record._replace(asked=asked), {"step": step, "engine_s": 0.0, "attempts": 0})
-        refused = [r.reason for r in self.refused if r.step == step and same_geometry(r.structure, structure)]
+        found = self.known(request)
+        if found is not None:
+            return found
+        refused = self._refusals(request)
         while len(refused) < ATTEMPTS:
             if refused:
                 self._engine.restore_state(None)  # the previous density or moments may be the cause
             self._interruption.before_label(self._longest_s())
             with self._interruption.patience(0.0):
-                result = self._engine.label(structure)
-            record = self._record(step, reason, structure, result, pretrained, predictive, host, readings)
-            record = record._replace(asked=asked)
-            against = self._objections(record, result, host)
-            for remark in result.diagnostics:
-                self._run.log("engine_remark", step=step, remark=remark)
-            spent = {"step": step, "engine_s": round(result.seconds, 3), "attempts": result.attempts}
-            if not against:
-                return self._stored(record, spent)
-            refused.append(f"{reason}; " + "; ".join(against))
-            record = record._replace(reason=refused[-1])
-            dataset.append(self._refused_path, record, repeats=True)
-            self.refused.append(record)
-            self._run.log("label_refused", reason=refused[-1], **spent)
+                result = self._engine.label(request.structure)
+            record = self.believed(request, result)
+            if record is not None:
+                return record
+            refused = self._refusals(request)
         self._engine.restore_state(None)
         raise EngineFailedError(f"{self._engine.description}: label not believed: {refused[-1]}")
+
+    def known(self, request: Request) -> LabelRecord | None:
+        """The label of a request that need not be calculated, stored when this returns; None if there is none.
+
+        Raises:
+          DataError: if the label of this step belongs to another geometry.
+        """
+        paid = self.labels.get(request.step)
+        if paid is not None:
+            if not same_geometry(paid.structure, request.structure):
+                raise DataError(f"{self._run.dataset}: the label of step {request.step} belongs to another geometry")
+            return paid
+        given = self._known(request.structure)
+        if given is None:
+            return None
+        state = given.structure.electronic
+        settled = Settled(state.charge, state.multiplicity)
+        free = EngineResult(given.label, request.structure, True, 0.0, 0, (), settled)
+        record = self._record(request._replace(reason=GIVEN), free)
+        return self._stored(record, {"step": request.step, "engine_s": 0.0, "attempts": 0})
+
+    def believed(self, request: Request, result: EngineResult) -> LabelRecord | None:
+        """The label of a finished calculation, stored when this returns; None if it is not plausible and was refused.
+
+        Raises:
+          EngineSetupError: if the result lacks a stress that the dynamics needs.
+        """
+        step, record = request.step, self._record(request, result)
+        against = self._objections(record, result, request.law)
+        for remark in result.diagnostics:
+            self._run.log("engine_remark", step=step, remark=remark)
+        spent = {"step": step, "engine_s": round(result.seconds, 3), "attempts": result.attempts}
+        if not against:
+            return self._stored(record, spent)
+        record = record._replace(reason=f"{request.reason}; " + "; ".join(against))
+        dataset.append(self._refused_path, record, repeats=True)
+        self.refused.append(record)
+        self._run.log("label_refused", reason=record.reason, **spent)
+        return None
+
+    def _refusals(self, request: Request) -> list[str]:
+        """Why earlier labels of this geometry were refused."""
+        here = (r for r in self.refused if r.step == request.step)
+        return [r.reason for r in here if same_geometry(r.structure, request.structure)]
 
     def _stored(self, record: LabelRecord, spent: Mapping[str, Any]) -> LabelRecord:
         """Store a label, after which it may be used."""
@@ -216,45 +236,37 @@ class Reference:
         """Longest calculation so far, s."""
         return max((r.engine_seconds for r in (*self.labels.values(), *self.refused)), default=0.0)
 
-    def _record(
-        self,
-        step: int,
-        reason: str,
-        structure: Structure,
-        result: EngineResult,
-        pretrained: float,
-        predictive: Predictive | None,
-        host: HostState,
-        readings: tuple[Reading, ...],
-    ) -> LabelRecord:
-        problem, label = self._problem, result.label
-        scale = problem.scale(host.offset_ev)
+    def _record(self, request: Request, result: EngineResult) -> LabelRecord:
+        problem, label, step = self._problem, result.label, request.step
+        scale, predictive = problem.scale(request.offset_ev), request.predictive
         if problem.integrator.needs_stress and label.stress is None:
             raise EngineSetupError(
                 f"step {step}: {self._engine.description} gave no stress; allowed: an engine that does, with "
                 "engine.stress on, or a dynamics.ensemble other than 'npt'"
             )
+        matched = scale if predictive is not None else scale.matching(request.pretrained, label.energy)
         record = LabelRecord(
-            structure=result.labelled(structure),
+            structure=result.labelled(request.structure),
             label=label,
             step=step,
             time_fs=step * problem.config.dynamics.timestep_fs,
-            reason=reason,
-            energy_offset=(scale if predictive is not None else scale.matching(pretrained, label.energy)).offset_ev,
-            pretrained_energy=pretrained,
+            reason=request.reason,
+            energy_offset=matched.offset_ev,
+            pretrained_energy=request.pretrained,
             engine_hash=self._engine.settings_hash,
             engine_seconds=result.seconds,
+            asked=request.asked,
         )
         if predictive is None:
             return record
         sigma = float(predictive.energy_sigma[0])
-        exceeds = error_law.exceedance_probability(host.calibration, sigma, threshold_ev(problem, step))
+        exceeds = error_law.exceedance_probability(request.law, sigma, threshold_ev(problem, step))
         record = record._replace(
             predicted_energy_mean=scale.network_to_total(float(predictive.energy_mean[0])),
             predicted_energy_sigma=sigma,
             predicted_forces_mean=np.asarray(predictive.forces_mean[0], np.float64),
             predicted_forces_sigma=np.asarray(predictive.forces_sigma[0], np.float64),
-            readings=readings,
+            readings=request.readings,
             confidence=1.0 - float(exceeds),
         )
         if predictive.stress_mean is None or predictive.stress_sigma is None:
@@ -264,16 +276,16 @@ class Reference:
             predicted_stress_sigma=np.asarray(predictive.stress_sigma[0], np.float64),
         )
 
-    def _objections(self, record: LabelRecord, result: EngineResult, host: HostState) -> tuple[str, ...]:
+    def _objections(self, record: LabelRecord, result: EngineResult, law: ErrorLaw) -> tuple[str, ...]:
         mean, sigma = record.predicted_energy_mean, record.predicted_energy_sigma
         forces, forces_sigma = record.predicted_forces_mean, record.predicted_forces_sigma
         if mean is None or sigma is None or forces is None or forces_sigma is None:
             return ()
-        guards, factor = self._problem.config.guards, float(error_law.scale(host.calibration, sigma)) / sigma
+        guards, factor = self._problem.config.guards, float(error_law.scale(law, sigma)) / sigma
         return plausibility.objections(
             record.structure,
             record.label,
-            scale=self._problem.scale(host.offset_ev),
+            scale=self._problem.scale(record.energy_offset),
             threshold_ev=float(threshold_ev(self._problem, record.step)),
             expected=Expectation(mean, sigma * factor, forces, forces_sigma * factor),
             before=max((r for r in self.labels.values() if r.step < record.step), key=lambda r: r.step, default=None),

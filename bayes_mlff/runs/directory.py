@@ -31,7 +31,13 @@ LABEL_RESERVE: Final = 1 << 20
 class RunDirectory(GrowingFiles):
     """The files of one run; an exclusive lock is held while it is open."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, checkpoints: Path | None = None):
+        """Name the files.
+
+        Args:
+          path: of the directory.
+          checkpoints: folder of the checkpoints if they are not in it.
+        """
         super().__init__(path)
         self.config = path / CONFIG
         self.in_force = path / IN_FORCE
@@ -39,7 +45,7 @@ class RunDirectory(GrowingFiles):
         self.validation = path / "validation.extxyz"
         self.validation_arrays = path / "validation.npz"
         self.events = path / "events.jsonl"
-        self.checkpoints = path / CHECKPOINTS
+        self.checkpoints = path / CHECKPOINTS if checkpoints is None else checkpoints
         again = "then the run begins again, with the labels it has"
         self.remedy = f"restore the file, or remove {self.checkpoints} and resume: {again}"
         self._lock: TextIO | None = None

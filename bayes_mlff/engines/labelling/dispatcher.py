@@ -245,7 +245,9 @@ class Dispatcher:
         try:
             pickle.dumps(self._task(structure))
         except Exception as error:
-            raise ConfigError("structure", type(error).__name__, f"plain data, which can be pickled ({error})") from error
+            raise ConfigError(
+                "structure", type(error).__name__, f"plain data, which can be pickled ({error})"
+            ) from error
 
     def _hand_out(self) -> None:
         """Give the executor what it may have."""
