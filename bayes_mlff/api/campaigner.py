@@ -22,6 +22,7 @@ from bayes_mlff.core.errors import ConfigError, RunDirectoryError, RunInterrupte
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data.structure_files import InitialStructure
 from bayes_mlff.data.structure_remarks import formula
+from bayes_mlff.data.structure_settings import StructureSettings
 from bayes_mlff.engines.beside import gather
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.engines.labelling.dispatcher import Dispatcher
@@ -161,19 +162,21 @@ def _begin(config: CampaignConfig, path: Path, base: Path, outside: _Outside) ->
 def _read(members: tuple[Member, ...], engine: Engine, base: Path, observer: Observer) -> tuple[Begun, ...]:
     """Read structures and the model, and let the engine look at every structure."""
     observer.working("reading structures and model")
-    initial: list[InitialStructure] = []
+    read: dict[StructureSettings, InitialStructure] = {}
     for member in members:
-        found = systems.initial_structure(member.config.structure, base=base)
-        for remark in found.remarks:
-            observer.say(f"  {member.name}: {remark}")
-        engine.check(found.structure)
-        initial.append(found)
+        asked = member.config.structure
+        if asked not in read:
+            read[asked] = systems.initial_structure(asked, base=base)
+            engine.check(read[asked].structure)
+            for remark in read[asked].remarks:
+                observer.say(f"  {member.name}: {remark}")
+    initial = [read[member.config.structure] for member in members]
     configs = [with_absolute_paths(member.config, base) for member in members]
     whole = registry.load(configs[0].model, head=configs[0].head)
     potential = registry.for_atoms(whole, np.concatenate([np.asarray(each.structure.numbers) for each in initial]))
     about = engine.settings_hash, engine.description, base, gather(configs[0].engine, base)
     rows = zip(members, configs, initial, strict=True)
-    return tuple(Begun(m.name, stated(c, potential), Start(each, potential, *about)) for m, c, each in rows)
+    return tuple(Begun(m.name, c, Start(each, potential, *about)) for m, c, each in rows)
 
 
 def _made(config: CampaignConfig, begun: tuple[Begun, ...], observer: Observer) -> Campaign:

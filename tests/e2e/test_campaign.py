@@ -1,0 +1,207 @@
+"""Campaigns from their settings to the report: one walker is a run, interruptions change nothing, faults stay local."""
+
+import json
+import shutil
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import molecule
+
+import bayes_mlff
+from bayes_mlff.api import campaigner, door, runner
+from bayes_mlff.campaign.loop import Session
+from bayes_mlff.campaign.state import Silent
+from bayes_mlff.core.errors import (
+    ConfigError,
+    EngineSetupError,
+    RunDirectoryError,
+    RunInterruptedError,
+    RunStoppedError,
+)
+from bayes_mlff.core.units import KCAL_MOL_PER_EV
+from bayes_mlff.data import dataset
+from bayes_mlff.ensemble.calculator import EnsembleCalculator
+from bayes_mlff.otf import config as of_runs
+from bayes_mlff.report import campaign as summary
+from bayes_mlff.testing import faulty_engines
+from tests.support import campaigns
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+ALL_ALONG = {"audits": {"interval_ps": 0.004}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_it_is():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "start_jax", lambda chains, running: None)
+        for module in (runner, campaigner):
+            patch.setattr(module.selfcheck, "ensure", lambda say: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("campaign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(faulty_engines.START, str(path))
+        yield path
+
+
+def run(folder, name, **keys):
+    """Directory of a finished campaign."""
+    campaigner.run(campaigns.parse(campaigns.raw(folder, **keys)), folder / name, base=folder, observer=Silent())
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Two walkers and one place for labels, without interruption."""
+    return run(folder, "whole", run=ALL_ALONG, labels={"in_flight": 1})
+
+
+def test_a_campaign_of_one_walker_takes_the_steps_of_a_run(folder):
+    one = run(folder, "one", run=ALL_ALONG, walkers=[{"structure": "ethanol", "seed": 1}])
+    raw = campaigns.raw(folder, run=ALL_ALONG)["run"] | {"structure": "ethanol", "seed": 1}
+    bayes_mlff.run(of_runs.parse(raw), folder / "run")
+    ours, theirs = campaigns.labels(one, "ethanol"), dataset.read(folder / "run" / "dataset.extxyz")
+    assert [r.step for r in ours] == [r.step for r in theirs] and len(ours) > 4
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a.structure.positions, b.structure.positions, atol=1e-4)
+        if b.predicted_energy_sigma is not None:
+            assert a.predicted_energy_sigma == pytest.approx(b.predicted_energy_sigma, rel=1e-2)
+            assert a.predicted_energy_mean == pytest.approx(b.predicted_energy_mean, abs=1e-3)
+    thermo = [
+        np.loadtxt(p / "thermo.csv", delimiter=",", skiprows=1) for p in (one / "walkers" / "ethanol", folder / "run")
+    ]
+    np.testing.assert_array_equal(thermo[0][:, 0], thermo[1][:, 0])
+    np.testing.assert_allclose(thermo[0][:, 2:6], thermo[1][:, 2:6], rtol=1e-3)
+
+
+def test_walkers_share_what_is_learnt_and_pay_for_their_common_start_once(whole, folder):
+    found = summary.read(whole)
+    first, second = (campaigns.labels(whole, f"ethanol-{n}") for n in (1, 2))
+    assert [r.reason for r in (first[0], second[0])] == ["initial", "given"]
+    assert first[0].label.energy == second[0].label.energy
+    assert found.labels == len(first) + len(second) - 1 and found.audits > 4
+    events = [json.loads(line) for line in (whole / "events.jsonl").read_text().splitlines()]
+    updates = [event for event in events if event["event"] == "update"]
+    assert updates[-1]["labels"] == found.labels
+    assert {row.state for row in found.walkers} == {"done"} and found.state == "finished"
+    assert all((whole / "walkers" / f"ethanol-{n}" / "report.html").is_file() for n in (1, 2))
+    atoms = ase.io.read(whole / "walkers" / "ethanol-2" / "dataset.extxyz", -1)
+    energy, reference = atoms.info["REF_energy"], EnsembleCalculator(whole).get_potential_energy(atoms)
+    assert KCAL_MOL_PER_EV * abs(energy - reference) < 2.0
+
+
+def test_an_interrupted_campaign_goes_on_with_the_same_bits(whole, folder):
+    again = folder / "again"
+    shutil.copytree(whole, again)
+    kept = sorted((again / "checkpoints").glob("*.ckpt"))
+    kept[-1].unlink()
+    (again / "ensemble.safetensors").unlink()
+    before = len(faulty_engines.calls(folder))
+    campaigner.resume(again, observer=Silent())
+    assert campaigns.differences(whole, again) == []
+    assert len(faulty_engines.calls(folder)) == before, "a label was paid twice"
+
+
+@pytest.mark.parametrize("order", ["rounds", "arrival"])
+def test_a_campaign_that_ends_in_the_middle_of_a_round_loses_nothing(folder, tmp_path, monkeypatch, order):
+    keys = {"run": ALL_ALONG, "order": order, "walkers": [{"structure": "ethanol", "copies": 3}]}
+    planned = run(folder, f"planned-{order}", **keys)
+    learnt, count = Session._learnt, iter(range(1000))
+
+    def interrupted(self, state, taken):
+        if next(count) in (2, 5, 6):
+            raise RunInterruptedError("a planned end", "in the middle", "go on")
+        return learnt(self, state, taken)
+
+    monkeypatch.setattr(Session, "_learnt", interrupted)
+    monkeypatch.setenv(faulty_engines.START, str(tmp_path))
+    config, path = campaigns.parse(campaigns.raw(folder, **keys)), folder / f"broken-{order}"
+    for attempt in range(4):
+        try:
+            campaigner.run(config, path, base=folder, observer=Silent())
+            break
+        except RunInterruptedError:
+            assert attempt < 3
+    assert attempt == 3
+    if order == "rounds":
+        assert campaigns.differences(planned, path) == []
+    done = [call["geometry"] for call in faulty_engines.calls(tmp_path) if call["done"]]
+    assert len(done) == len(set(done)) == summary.read(path).labels, "a label was lost or paid twice"
+
+
+def test_molecules_of_several_compositions_share_one_posterior(folder):
+    (folder / "molecules").mkdir()
+    names = ("CH3OH", "CH3CHO", "CH3OCH3", "H2O")
+    for name in names:
+        ase.io.write(folder / "molecules" / f"{name}.xyz", molecule(name))
+    keys = {"run": {"threshold": "0.08 eV", "calibration": {}}, "walkers": [{"structures": "molecules/*.xyz"}]}
+    path = run(folder, "family", labels={"in_flight": 1}, **keys)
+    found = summary.read(path)
+    assert sorted(row.name for row in found.walkers) == sorted(names)
+    assert {row.state for row in found.walkers} == {"done"}
+    assert found.spared > 0, "no request became unnecessary"
+    calculator = EnsembleCalculator(path)
+    for name in names:
+        last = ase.io.read(path / "walkers" / name / "dataset.extxyz", -1)
+        error = calculator.get_potential_energy(last) - last.info["REF_energy"]
+        assert KCAL_MOL_PER_EV * abs(error) < 5.0, name
+
+
+def test_a_budget_of_labels_stops_a_campaign_that_can_go_on(whole, folder):
+    keys = {"run": ALL_ALONG, "labels": {"in_flight": 1, "most": 5}}
+    with pytest.raises(RunStoppedError, match=r"labels\.most = 5"):
+        run(folder, "poor", **keys)
+    path = folder / "poor"
+    assert summary.read(path).labels == 5
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("most: 5\n", "most: 500\n"))
+    campaigner.resume(path, observer=Silent())
+    assert campaigns.differences(whole, path) == []
+
+
+def test_a_walker_that_gets_no_labels_is_set_aside_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(faulty_engines.START, str(tmp_path))
+    # The first structures are labelled; of what the walkers ask then every second calculation fails.
+    (tmp_path / "faults.json").write_text(json.dumps({str(n): "failed" for n in (2, 3, 4)}))
+    walkers = [{"structure": "ethanol", "copies": 2}]
+    guards = {"guards": {"max_failures": 1}}
+    path = run(folder, "aside", run=ALL_ALONG | guards, walkers=walkers)
+    states = {row.name: row.state for row in summary.read(path).walkers}
+    assert sorted(states.values()) == ["aside", "aside"] or sorted(states.values()) == ["aside", "done"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "allowed"),
+    [
+        ({"walkers": [{"structure": "ethanol"}, {"structure": "ethanol"}]}, "walkers", "no two walkers share"),
+        ({"walkers": [{"structures": "nothing/*.xyz"}]}, "walkers.0.structures", "a pattern that files"),
+        ({"walkers": [{"name": "a/b", "structure": "ethanol"}]}, "walkers.0.name", "letters, digits"),
+        (
+            {"walkers": [{"structure": "ethanol", "dynamics": {"temprature_k": 3}}]},
+            "walkers.0 with run",
+            "temperature_k",
+        ),
+        ({"run": {"max_labels": 3}}, "run.max_labels", "labels.most"),
+        ({"executor": {"kind": "imported", "executor": "nowhere:Executor"}}, "executor", "nowhere"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(folder, changes, key, allowed):
+    with pytest.raises((ConfigError, EngineSetupError)) as refused:
+        run(folder, f"bad-{key}-{allowed[:3]}", **changes)
+    assert key in str(refused.value) and allowed in str(refused.value)
+
+
+def test_another_campaign_in_the_directory_and_forbidden_changes_are_refused(whole, folder):
+    with pytest.raises(RunDirectoryError, match="another configuration"):
+        run(folder, "whole", run=ALL_ALONG, labels={"in_flight": 2})
+    changed = folder / "changed"
+    shutil.copytree(whole, changed)
+    text = (changed / "config.yaml").read_text()
+    (changed / "config.yaml").write_text(text.replace("calibration: common", "calibration: structure"))
+    with pytest.raises(ConfigError, match="calibration"):
+        campaigner.resume(changed, observer=Silent())
