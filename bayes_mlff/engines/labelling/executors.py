@@ -69,7 +69,9 @@ def _started(place: str, path: str, arguments: Any, base: Path | None) -> Execut
     try:
         made = factory(**arguments)
     except Exception as error:
-        raise EngineSetupError(f"{place}: {path} does not start: {type(error).__name__}: {brief(str(error))}") from error
+        raise EngineSetupError(
+            f"{place}: {path} does not start: {type(error).__name__}: {brief(str(error))}"
+        ) from error
     if not isinstance(made, Executor):
         raise EngineSetupError(
             f"{place}: {path} makes a {type(made).__name__}; allowed: what makes a concurrent.futures.Executor"
