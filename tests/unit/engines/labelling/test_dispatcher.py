@@ -149,7 +149,7 @@ def test_an_executor_that_breaks_again_and_again_is_an_error(dispatcher, tmp_pat
     monkeypatch.setattr(faulty.Breaking, "breaks", 99)
     with dispatcher(executor(name)) as labels:
         labels.submit("a", crystal(0))
-        with pytest.raises(EngineSetupError, match="executor: it broke 3 times in a row.*(nodes are down|is closed)"):
+        with pytest.raises(EngineSetupError, match=r"executor: it broke 3 times in a row.*(nodes are down|is closed)"):
             collected(labels)
     assert calculations(tmp_path) == []
 
