@@ -6,6 +6,7 @@ Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; take
 """
 
 import argparse
+import atexit
 import json
 import os
 import signal
@@ -72,7 +73,9 @@ def started(folder: Path, executor: dict, count: int, environment: dict[str, str
     path = folder / "executor.json"
     path.write_text(json.dumps(executor))
     command = [sys.executable, "-m", "benchmarks.cluster.driver", str(folder), str(path), str(FRAMES), str(count)]
-    return subprocess.Popen(command, env=environment, start_new_session=True)
+    driver = subprocess.Popen(command, env=environment, start_new_session=True)
+    atexit.register(driver.kill)
+    return driver
 
 
 def accidents(slurm: Slurm, folder: Path, executor: dict, count: int, record: Record) -> None:

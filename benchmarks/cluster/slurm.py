@@ -3,13 +3,13 @@
 It needs the programs of SLURM and munge, which nothing here installs: `apt-get install slurm-wlm munge` on Debian.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -140,16 +140,15 @@ class Slurm:
     def _run(self, *command: str) -> None:
         subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def _processes(self, node: str) -> Iterator[int]:
-        """Processes of jobs of this SLURM on a node, and what looks after them there."""
+    def _processes(self, node: str) -> set[int]:
+        """Processes of jobs of this SLURM on a node, and those that look after them there."""
         marks = {f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.environment['SLURM_CONF']}"}
+        found = set()
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                variables = set((entry / "environ").read_bytes().decode("utf-8", "replace").split("\0"))
-                command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
-            except OSError:
-                continue
-            if marks <= variables or ("slurmstepd" in command and f"{self.folder}/{node}/" in command):
-                yield int(entry.name)
+            with contextlib.suppress(OSError, ValueError):
+                if marks <= set((entry / "environ").read_bytes().decode("utf-8", "replace").split("\0")):
+                    found.add(int(entry.name))
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+                        found.add(parent)
+        return found
