@@ -120,19 +120,20 @@ class Dispatcher:
           EngineSetupError: if the executor dies, or the worker cannot label or has another method.
         """
         assert self._executor is not None, "the dispatcher is used as a context manager"
-        limit = self._settings.start_timeout_s
-        try:
-            future = self._executor.submit(try_out, self._method, str(self._spool.folder), structure)
-            trial: Trial = future.result(timeout=limit)
-        except TimeoutError:
-            if not isinstance(self._settings, LocalSettings):
-                return None
-            raise EngineSetupError(
-                f"executor: no process was ready within {limit:g} s (executor.start_timeout_s)"
-            ) from None
-        except Exception as error:
-            text = f"{type(error).__name__}: {brief(str(error))}"
-            raise EngineSetupError(f"executor: it cannot run a first task, without a calculation: {text}") from error
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        for attempt in range(1, self._attempts + 1):
+            try:
+                future = self._executor.submit(try_out, self._method, str(self._spool.folder), structure)
+                trial: Trial = future.result(timeout=max(0.0, deadline - time.monotonic()))
+                break
+            except TimeoutError:
+                return self._nobody_there()
+            except Exception as error:
+                if attempt == self._attempts or is_broken(error):
+                    text = f"{type(error).__name__}: {brief(str(error))}"
+                    raise EngineSetupError(
+                        f"executor: it cannot run a first task, which calculates nothing: {text}"
+                    ) from error
         if trial.problem is not None:
             raise EngineSetupError(f"executor: the worker {trial.where} cannot label: {trial.problem}")
         return trial
@@ -234,6 +235,12 @@ class Dispatcher:
             _cancelled(request.future)
         if executor is not None:
             close(executor)
+
+    def _nobody_there(self) -> None:
+        """Raise EngineSetupError if workers must have answered by now."""
+        if isinstance(self._settings, LocalSettings):
+            limit = f"{self._settings.start_timeout_s:g} s (executor.start_timeout_s)"
+            raise EngineSetupError(f"executor: no process was ready within {limit}")
 
     def _made(self) -> Executor:
         return make_executor(self._settings, base=self._base, work=self._spool.folder)

@@ -72,6 +72,11 @@ class ParslSettings(ExecutorBase):
         default=None, description="Number of cores of a node that a job asks for; null means what the partition gives."
     )
     exclusive: bool = Field(default=False, description="Whether a job asks SLURM for whole nodes.")
+    linger_s: Positive = Field(
+        default=600.0,
+        description="Time, s, for which a job goes on with its labels after the driver has been killed; they are found "
+        "when it starts again.",
+    )
     scheduler_options: str = Field(
         default="", description="Further lines for the head of the job's script, such as '#SBATCH --mem=8G'."
     )

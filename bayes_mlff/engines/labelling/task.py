@@ -85,16 +85,18 @@ def label(task: Task) -> Outcome:
     if problem is not None:
         return _without(task, "setup", problem, 0.0)
     spool = Spool(Path(task.spool))
-    with _ONE_AT_A_TIME, spool.alone(task.key) as remarks:
+    with _ONE_AT_A_TIME, spool.alone(task.key) as locking:
         found = spool.take(task.key, task.structure)
-        remarks += found.remarks
-        outcome = found.outcome or _calculated(task)
-        if outcome.paid and found.outcome is None:
+        if found.outcome is not None:
+            return found.outcome
+        outcome = _calculated(task)
+        remarks = [*locking, *found.remarks]
+        if outcome.paid:
             try:
                 spool.put(outcome)
             except OSError as error:
-                remarks += (f"{spool.folder}: the label could not be stored by its worker ({error})",)
-    return outcome._replace(remarks=(*remarks, *outcome.remarks))
+                remarks.append(f"{spool.folder}: the label could not be stored by its worker ({error})")
+    return outcome._replace(remarks=tuple(remarks))
 
 
 def try_out(method: Method, spool: str, structure: Structure) -> Trial:

@@ -1,0 +1,1 @@
+"""Labels by the queue of a real SLURM, with accidents."""
