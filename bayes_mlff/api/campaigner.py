@@ -10,6 +10,7 @@ import numpy as np
 from bayes_mlff.api.runner import report as report_of_run
 from bayes_mlff.api.runner import with_absolute_paths
 from bayes_mlff.campaign import config as configuration
+from bayes_mlff.campaign import validation
 from bayes_mlff.campaign.config import CampaignConfig, Member
 from bayes_mlff.campaign.folders import MARK, SPOOL, WALKERS, Folders
 from bayes_mlff.campaign.labels import Requests
@@ -217,10 +218,11 @@ def _work(
                 folders.log("setting", **change._asdict())
                 observer.say(f"  changed    {change.key}: {change.before} -> {change.after}")
             folders.put_in_force(settings.dump(config))
-            requests = Requests(campaign, engine, dispatcher, folders.walkers)
+            requests = Requests(campaign, engine, dispatcher, folders.walkers, interruption)
             session = Session(campaign, folders, requests, observer, interruption)
             observer.working("compiling the potential")
             state = session.finish(session.resume())
+            validation.validate(campaign, engine, folders, requests, state, observer)
     except RunInterruptedError as error:
         folders.log("interrupted", step=interruption.step, reason=error.reason)
         raise

@@ -24,7 +24,6 @@ from bayes_mlff.otf.problem import first_dynamics, first_origin
 from bayes_mlff.otf.reference import Request, same_geometry
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.runs import checkpoint
-from bayes_mlff.runs.interruption import Interruption
 
 
 class Beginning:
@@ -38,10 +37,9 @@ class Beginning:
         learner: Learner,
         pretrained: Sequence[Callable[[Graph], float]],
         observer: Observer,
-        interruption: Interruption,
     ):
         self._campaign, self._folders, self._requests, self._learner = campaign, folders, requests, learner
-        self._pretrained, self._observer, self._interruption = pretrained, observer, interruption
+        self._pretrained, self._observer = pretrained, observer
 
     def from_checkpoint(self) -> CampaignState | None:
         """The state of the newest intact checkpoint; None if there is none at all.
@@ -75,7 +73,7 @@ class Beginning:
                 law = state.laws[walk.law].calibrations[ENERGY]
                 requests[i] = Request(0, INITIAL, structures[i], before[i], 0.0, law)
         self._observer.working(f"reference calculation of {len(requests)} first structures")
-        records = self._requests.ask(requests, self._interruption)
+        records = self._requests.ask(requests)
         offsets = self._offsets(before, records)
         shared = state.arrays.shared
         for i, record in records.items():
@@ -113,7 +111,7 @@ class Beginning:
         return state.with_walker(i, Walker(host), own._replace(md=md, trusted=md))
 
     def _offsets(self, before: dict[int, float], records: dict[int, LabelRecord]) -> list[float]:
-        """Energy of the model minus reference of all walkers, eV: a sum over the elements, fitted to the first labels."""
+        """Energy of the model minus reference, eV, of all walkers: a sum over elements, fitted to the first labels."""
         walks = self._campaign.walks
         elements = self._campaign.common.potential.config.elements
         counts = np.array(

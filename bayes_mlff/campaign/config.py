@@ -63,8 +63,8 @@ class LabelsSettings(Section):
 
     in_flight: Count | None = Field(
         default=None,
-        description="Largest number of labels that are calculated or wait for a place of the executor at a time. null "
-        "means as many as there are walkers.",
+        description="Largest number of labels that are under way at a time; never more than the executor calculates at "
+        "once. null means as many as that, or where it is not known as many as there are walkers.",
     )
     most: Count = Field(
         default=500, description="Number of reference calculations at which the campaign stops; resume with more."

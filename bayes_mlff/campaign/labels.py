@@ -1,6 +1,6 @@
 """Requests of walkers for labels: known ones are reused, new ones are calculated beside the dynamics."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from bayes_mlff.campaign.config import LabelsSettings
@@ -9,7 +9,8 @@ from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.core.errors import EngineFailedError, EngineRetryError, RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.label_notes import GIVEN
-from bayes_mlff.engines.engine import Engine
+from bayes_mlff.data.structure import Structure
+from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.engines.labelling.dispatcher import Dispatcher
 from bayes_mlff.otf.reference import Reference, Request
 from bayes_mlff.runs.directory import RunDirectory
@@ -29,8 +30,15 @@ class Outcome(NamedTuple):
 class Requests:
     """All labels of a campaign, and those that are being calculated."""
 
-    def __init__(self, campaign: Campaign, engine: Engine, dispatcher: Dispatcher, folders: tuple[RunDirectory, ...]):
-        self._campaign, self._dispatcher = campaign, dispatcher
+    def __init__(
+        self,
+        campaign: Campaign,
+        engine: Engine,
+        dispatcher: Dispatcher,
+        folders: tuple[RunDirectory, ...],
+        interruption: Interruption,
+    ):
+        self._campaign, self._dispatcher, self._interruption = campaign, dispatcher, interruption
         self._references = [
             Reference(walk.problem, engine, folder) for walk, folder in zip(campaign.walks, folders, strict=True)
         ]
@@ -38,6 +46,12 @@ class Requests:
         self._ready: dict[int, Outcome] = {}
         self._replay: Mapping[int, Mapping[int, str | None]] = {}
         self._pace = Pace(campaign.config.labels.per_hour)
+
+    @property
+    def places(self) -> int:
+        """Largest number of labels that are under way at a time."""
+        limits = self._campaign.config.labels.in_flight, self._campaign.config.executor.places
+        return min((limit for limit in limits if limit is not None), default=len(self._references))
 
     def reference(self, i: int) -> Reference:
         """Labels of a walker."""
@@ -68,9 +82,7 @@ class Requests:
         self._pace.wait(self._look)
         self._dispatcher.submit(i, request.structure)
 
-    def take(
-        self, number: int, order: list[int], *, moving: bool, steps: tuple[int, int], interruption: Interruption
-    ) -> list[tuple[int, Outcome]]:
+    def take(self, number: int, order: list[int], *, moving: bool, steps: tuple[int, int]) -> list[tuple[int, Outcome]]:
         """The labels that are learnt in a round, in the order of their requests.
 
         Args:
@@ -78,7 +90,6 @@ class Requests:
           order: walkers that have waited since an earlier round, in the order of their requests.
           moving: whether other walkers have something to do meanwhile.
           steps: done and all steps of the campaign, for the message if it is interrupted.
-          interruption: looked at while there is nothing to do but wait.
 
         Raises:
           EngineSetupError: if labels can never be calculated as configured.
@@ -92,30 +103,47 @@ class Requests:
         elif self._campaign.config.order == "arrival":
             self._look()
             if not moving and order:
-                self._until(lambda: any(i in self._ready for i in order), steps, interruption)
+                self._until(lambda: any(i in self._ready for i in order), steps)
         wanted = order if again is None else [i for i in order if i in again]
         if again is not None or self._campaign.config.order == "rounds":
-            self._until(lambda: all(i in self._ready for i in wanted), steps, interruption)
+            self._until(lambda: all(i in self._ready for i in wanted), steps)
         taken = [(i, self._ready.pop(i)) for i in wanted if i in self._ready]
         for i, _ in taken:
             self._open.pop(i, None)
         return taken
 
-    def _until(self, done, steps: tuple[int, int], interruption: Interruption) -> None:
+    def _until(self, done: Callable[[], bool], steps: tuple[int, int]) -> None:
         self._look()
         while not done():
-            interruption.check(*steps, ", waiting for labels; those that are done are kept")
+            self._interruption.check(*steps, ", waiting for labels; those that are done are kept")
             self._dispatcher.wait(LOOK_S)
             self._look()
 
-    def drain(self) -> None:
-        """Store what has come back."""
-        self._look()
+    def frames(
+        self, asked: Mapping[tuple[int, int], Structure], store: Callable[[int, int, EngineResult], None]
+    ) -> None:
+        """Labels of random frames, by walker and step, each stored as soon as it is there.
+
+        Raises:
+          EngineError: if a frame cannot be labelled.
+          RunInterruptedError: if the end was requested.
+        """
+        for (i, step), structure in asked.items():
+            self._dispatcher.submit((i, step), structure)
+        left = len(asked)
+        while left:
+            self._interruption.check(1, 1, f", {len(asked) - left} of {len(asked)} random frames")
+            self._dispatcher.wait(LOOK_S)
+            for arrival in self._dispatcher.done():
+                i, step = arrival.tag
+                store(i, step, arrival.outcome.value())
+                self._dispatcher.stored(arrival.outcome)
+                left -= 1
 
     def _look(self) -> None:
         """Store the labels that have come back."""
         for arrival in self._dispatcher.done():
-            i, outcome = int(arrival.tag), arrival.outcome
+            i, outcome = arrival.tag, arrival.outcome
             request, reference = self._open[i], self._references[i]
             try:
                 record = reference.believed(request, outcome.value())
@@ -126,7 +154,7 @@ class Requests:
                 self._ready[i] = Outcome(record, refused)
             self._dispatcher.stored(outcome)
 
-    def ask(self, requests: Mapping[int, Request], interruption: Interruption) -> dict[int, LabelRecord]:
+    def ask(self, requests: Mapping[int, Request]) -> dict[int, LabelRecord]:
         """Labels that the campaign cannot begin without, calculated together.
 
         Raises:
@@ -134,7 +162,7 @@ class Requests:
         """
         for i, request in requests.items():
             self.submit(i, request)
-        self._until(lambda: all(i in self._ready for i in requests), (0, 1), interruption)
+        self._until(lambda: all(i in self._ready for i in requests), (0, 1))
         found = {}
         for i in requests:
             self._open.pop(i, None)

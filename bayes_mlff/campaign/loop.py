@@ -43,7 +43,7 @@ class Session:
           EngineError: if the first structures get no label.
         """
         parts = self.campaign, self._folders, self._requests, self._learner, self.walkers.pretrained, self._observer
-        beginning = Beginning(*parts, self._interruption)
+        beginning = Beginning(*parts)
         state = beginning.from_checkpoint()
         if state is None:
             state = beginning.start()
@@ -87,9 +87,7 @@ class Session:
         moving = any(self.walkers.moves(state, i) for i in everyone)
         if order and not moving:
             self._observer.working(f"waiting for labels: {len(order)} under way")
-        taken = self._requests.take(
-            state.round, order, moving=moving, steps=self._steps(state), interruption=self._interruption
-        )
+        taken = self._requests.take(state.round, order, moving=moving, steps=self._steps(state))
         state = self._learnt(state, taken)
         if taken and self.campaign.config.labels.ask_again:
             state = self._asked_again(state)
@@ -173,7 +171,7 @@ class Session:
         """Mark the requests that the executor gets next: audits, then those of walkers with the fewest labels."""
         waiting = [i for i in range(len(state.walkers)) if _waits(state, i)]
         new = [i for i in waiting if not _is_submitted(state, i)]
-        places = (self.campaign.config.labels.in_flight or len(state.walkers)) - (len(waiting) - len(new))
+        places = self._requests.places - (len(waiting) - len(new))
 
         def turn(i: int) -> tuple[bool, int, int]:
             request = state.walkers[i].request

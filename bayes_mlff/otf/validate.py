@@ -71,23 +71,25 @@ def validate(
     frames = random_frames(run, asked, problem.config.seed, labelled)
     if len(frames) < asked:
         run.log("random_frames_missing", asked=asked, found=len(frames))
-    reference, compare = (
-        _Frames(problem, engine, run, state, interruption or Interruption()),
-        _Comparison(problem, state),
-    )
+    reference, compare = _Frames(problem, engine, run, state, interruption or Interruption()), Comparison(problem)
     rows = []
     for done, (step, frame) in enumerate(frames):
-        structure = _structure(problem, frame)
+        structure = as_labelled(problem, frame)
         record = reference.label(step, structure, f", {done} of {len(frames)} random frames")
-        rows.append((step, *compare(structure, record)))
+        rows.append((step, *compare(state, structure, record)))
         progress(done + 1, len(frames))
+    return stored(run, rows)
+
+
+def stored(run: RunDirectory, rows: list[tuple[float, ...]]) -> Validation:
+    """Store the fields of `Validation` of all frames in the directory of a run."""
     columns = zip(*rows, strict=True) if rows else ((),) * len(Validation._fields)
     result = Validation(*(np.array(column, np.float64) for column in columns))
     run.store_validation(**result._asdict())
     return result
 
 
-def _structure(problem: Problem, frame: Structure) -> Structure:
+def as_labelled(problem: Problem, frame: Structure) -> Structure:
     """A frame of the trajectory as a structure for the engine."""
     cell = frame.cell if problem.integrator.needs_stress else problem.structure.cell
     return problem.structure._replace(positions=problem.positions(frame.positions, cell, Origin()), cell=cell)
@@ -115,24 +117,24 @@ class _Frames:
         self._asked.before_label(max((r.engine_seconds for r in self._known.values()), default=0.0))
         with self._asked.patience(0.0):
             result = self._engine.label(structure)
-        record = _record(self._problem, self._engine, step, structure, self._host.offset_ev, result)
+        record = record_of(self._problem, self._engine, step, structure, self._host.offset_ev, result)
         dataset.append(self._run.validation, record)
         self._run.log("random_frame", step=step, engine_s=round(result.seconds, 3))
         self._known[step] = record
         return record
 
 
-class _Comparison:
-    """Predictions of the final and the pretrained model for labelled geometries."""
+class Comparison:
+    """Predictions of the final and the pretrained model for labelled geometries of one composition."""
 
-    def __init__(self, problem: Problem, state: RunState):
-        self._problem, self._state = problem, state
+    def __init__(self, problem: Problem):
+        self._problem = problem
         self._evaluate, self._pretrained = ensemble(problem), pretrained(problem)
 
-    def __call__(self, structure: Structure, record: LabelRecord) -> tuple[float, ...]:
+    def __call__(self, state: RunState, structure: Structure, record: LabelRecord) -> tuple[float, ...]:
         """The fields of `Validation` after the step."""
-        host, graph = self._state.host, self._graph(structure)
-        scale, predictive = self._problem.scale(host.offset_ev), self._evaluate(self._state.device.params, graph)
+        host, graph = state.host, self._graph(state, structure)
+        scale, predictive = self._problem.scale(host.offset_ev), self._evaluate(state.device.params, graph)
         before = self._pretrained(graph)
         return (
             scale.reference_to_total(record.label.energy),
@@ -143,8 +145,8 @@ class _Comparison:
             _force_error(before.forces[0], record),
         )
 
-    def _graph(self, structure: Structure) -> Graph:
-        host, device = self._state.host, self._state.device
+    def _graph(self, state: RunState, structure: Structure) -> Graph:
+        host, device = state
         moved = neighbors.move(
             device.neighbors,
             jnp.asarray(host.origin.local(structure.positions, structure.cell), device.md.position.dtype),
@@ -164,9 +166,10 @@ def _force_error(forces: jax.Array, record: LabelRecord) -> float:
     return rmse(error[~fixed] if fixed is not None else error) if fixed is None or not fixed.all() else 0.0
 
 
-def _record(
+def record_of(
     problem: Problem, engine: Engine, step: int, structure: Structure, offset: float, result: EngineResult
 ) -> LabelRecord:
+    """The label of a random frame."""
     return LabelRecord(
         structure=result.labelled(structure),
         label=result.label,

@@ -59,6 +59,11 @@ class CampaignSummary(NamedTuple):
     engine_s: float
     update_s: float
     dynamics_s: float
+    frames: int  # random ones, labelled at the end
+    frames_above: int  # of them above the threshold
+    frames_rmse_ev: float | None
+    frames_pretrained_rmse_ev: float | None  # same frames, not fine-tuned
+    frames_force_rmse_ev_a: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Values for programs."""
@@ -109,7 +114,21 @@ def read(path: Path) -> CampaignSummary:
         engine_s=sum(row.summary.wall.dft_s for row in rows),
         update_s=sum(float(event["seconds"]) for event in updates),
         dynamics_s=sum(float(event["seconds"]) for event in rounds),
+        frames=sum(row.summary.validation_frames for row in rows),
+        frames_above=sum(row.summary.validation_above for row in rows),
+        frames_rmse_ev=_pooled(rows, "validation_rmse_ev"),
+        frames_pretrained_rmse_ev=_pooled(rows, "validation_pretrained_rmse_ev"),
+        frames_force_rmse_ev_a=_pooled(rows, "validation_force_rmse_ev_a"),
     )
+
+
+def _pooled(rows: Sequence[WalkerRow], field: str) -> float | None:
+    """Root mean square over the random frames of all walkers; None without one."""
+    known = [(row.summary.validation_frames, getattr(row.summary, field)) for row in rows]
+    known = [(count, value) for count, value in known if count and value is not None]
+    if not known:
+        return None
+    return float(np.sqrt(sum(n * x**2 for n, x in known) / sum(n for n, _ in known)))
 
 
 def _row(path: Path, aside: Mapping[str, str]) -> WalkerRow:
@@ -154,6 +173,13 @@ def lines(found: CampaignSummary) -> list[str]:
         f"{found.predicted} predictions above the threshold"
         + ("" if share is None else f" (95 % interval {share.lower:.1%} to {share.upper:.1%})")
     )
+    if found.frames and found.frames_rmse_ev is not None:
+        before = KCAL_MOL_PER_EV * (found.frames_pretrained_rmse_ev or 0.0)
+        said.append(
+            f"  {found.frames} random frames: {found.frames_above} above the threshold, RMSE "
+            f"{KCAL_MOL_PER_EV * found.frames_rmse_ev:.3g} kcal/mol ({before:.3g} before fine-tuning), forces "
+            f"{KCAL_MOL_PER_EV * (found.frames_force_rmse_ev_a or 0.0):.3g} kcal/mol/Å"
+        )
     said.append(
         f"  {found.rounds} rounds; reference {found.engine_s:.0f} s, learning {found.update_s:.0f} s, dynamics "
         f"{found.dynamics_s:.0f} s, {found.compiled} compiled functions of dynamics"
@@ -185,7 +211,7 @@ def write_report(path: Path) -> Path:
     table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     picture = base64.b64encode(_picture(found)).decode()
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in (lines(found)[0], *lines(found)[-2:]))
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in (lines(found)[0], *lines(found)[len(found.walkers) + 1 :]))
     text = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Campaign {html.escape(path.name)}</title>"
         f"<style>{_STYLE}</style><h1>Campaign {html.escape(path.name)}</h1>{told}"
