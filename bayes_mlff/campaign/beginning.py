@@ -81,7 +81,7 @@ class Beginning:
             shared = shared._replace(training_set=known)
         self._observer.working("first samples of the posterior")
         least = min(walk.problem.threshold_ev for walk in walks)
-        shared, numbers = self._learner.update(shared, least)
+        shared, numbers = self._learner.update(shared, len(records), least)
         self._folders.log("update", round=0, learnt=len(records), **numbers)
         state = state._replace(arrays=state.arrays._replace(shared=shared))
         for i, walk in enumerate(walks):

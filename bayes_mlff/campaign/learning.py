@@ -34,7 +34,8 @@ class Learner:
         graphs = [learning_graph(walk.problem, walk.problem.structure, slack=1.1) for walk in self._campaign.walks]
         slots = max(graph.neighbors.shape[1] for graph in graphs)
         example = jax.tree.map(jnp.asarray, padded(graphs[0], size, slots))
-        return Shared(params, begun_chains(problem, params, key_chains), training.allocate(example, INITIAL_CAPACITY))
+        known = training.refreshed(training.allocate(example, INITIAL_CAPACITY), 0)
+        return Shared(params, begun_chains(problem, params, key_chains), known)
 
     def appended(self, known: TrainingSet, walk: Walk, offset_ev: float, record: LabelRecord) -> TrainingSet:
         """The training set with one more label, which no update has seen yet."""
@@ -50,8 +51,13 @@ class Learner:
         forces = numbers.padded(np.asarray(record.label.forces), (size, 3))
         return training.append(known, graph, energy, forces, record.label.stress)
 
-    def update(self, shared: Shared, threshold_ev: float) -> tuple[Shared, dict[str, float]]:
+    def update(self, shared: Shared, fresh: int, threshold_ev: float) -> tuple[Shared, dict[str, float]]:
         """Continue the samples with all labels, until they reproduce the energy of the newest one.
+
+        Args:
+          shared: samples, and a training set whose last labels no update has seen.
+          fresh: number of these.
+          threshold_ev: error of the energy that counts as reproduced twice over, eV.
 
         Returns:
           The new samples, and numbers for the log.
@@ -61,6 +67,7 @@ class Learner:
         """
         started, rounds = time.perf_counter(), 0
         params, chains, known = shared
+        known = training.refreshed(known, fresh)
         most, newest = self._campaign.common.config.sampler.rounds, int(known.count) - 1
         graph: Graph = jax.tree.map(lambda x: x[newest], known.graphs)
         while rounds == 0 or (rounds < most and self._misfit(params, graph, known, newest) > 0.5 * threshold_ev):

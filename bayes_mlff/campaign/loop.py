@@ -133,7 +133,7 @@ class Session:
             shared = shared._replace(training_set=known)
         self._observer.working(f"learning {len(records)} label{'s' if len(records) > 1 else ''}")
         least = min(float(criteria.threshold_ev(self.campaign.walks[i].problem, r.step)) for i, r in records)
-        shared, numbers = self._learner.update(shared, least)
+        shared, numbers = self._learner.update(shared, len(records), least)
         if not bool(jnp.all(jnp.isfinite(shared.params))):
             raise RunStoppedError("the samples are not finite; a smaller run.sampler.step_size usually helps")
         self._folders.log("update", round=state.round, learnt=len(records), **numbers)

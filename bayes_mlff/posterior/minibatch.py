@@ -37,8 +37,37 @@ def draw_probability(
     return jnp.where(indices == newest, first, (1.0 - first) / jnp.maximum(n - 1.0, 1.0))
 
 
+def draw_probability_of_several(
+    indices: jax.Array, count: jax.Array, fresh: jax.Array, batch_size: int, *, dtype: DTypeLike = float
+) -> jax.Array:
+    """`draw_probability` where the last m of n labels are new: q(new) = min(1/b, 1/(2m)); the others share the rest.
+
+    A minibatch contains each new label once on average, or if they are many half of it are new ones. If all are new, or
+    b = 1, all have 1/n.
+
+    Args:
+      indices: [...] below n.
+      count: [] n > b.
+      fresh: [] m from 1 to n.
+      batch_size: b.
+      dtype: of the result.
+    """
+    n, m = jnp.asarray(count, dtype), jnp.asarray(fresh, dtype)
+    every = 1.0 / n
+    each = jnp.minimum(1.0 / batch_size, 0.5 / m) if batch_size > 1 else every
+    each = jnp.where(m < n, each, every)
+    rest = (1.0 - m * each) / jnp.maximum(n - m, 1.0)
+    return jnp.where(indices >= count - fresh, each, rest)
+
+
 def draw(
-    key: jax.Array, count: jax.Array, newest: jax.Array | None, batch_size: int, *, dtype: DTypeLike = float
+    key: jax.Array,
+    count: jax.Array,
+    newest: jax.Array | None,
+    batch_size: int,
+    *,
+    fresh: jax.Array | None = None,
+    dtype: DTypeLike = float,
 ) -> Minibatch:
     """Choose the labels of one step.
 
@@ -51,6 +80,7 @@ def draw(
       count: [] int32, n >= 1, traced.
       newest: [] int32, index of the newest label, traced; None if no label is preferred.
       batch_size: b >= 1, static.
+      fresh: [] int32, number of new labels, of which `newest`, n - 1, is the last, traced; None: it is the only one.
       dtype: of the weights.
 
     Returns:
@@ -68,6 +98,16 @@ def draw(
     if newest is None:
         indices = jax.random.randint(key, (batch_size,), 0, jnp.maximum(count, 1), jnp.int32)
         weights = jnp.full((batch_size,), 1.0 / batch_size, dtype)
+    elif fresh is not None:
+        new = jnp.clip(jnp.asarray(fresh, jnp.int32), 1, jnp.maximum(count, 1))
+        pick_key, old_key = jax.random.split(key)  # one new label is drawn as without `fresh`
+        new_key = jax.random.fold_in(pick_key, 1)
+        share = new.astype(dtype) * draw_probability_of_several(count - 1, count, new, batch_size, dtype=dtype)
+        is_new = jax.random.uniform(pick_key, (batch_size,), dtype) < share
+        old = jax.random.randint(old_key, (batch_size,), 0, jnp.maximum(count - new, 1), jnp.int32)
+        indices = jnp.where(is_new, count - 1 - jax.random.randint(new_key, (batch_size,), 0, new, jnp.int32), old)
+        q = draw_probability_of_several(indices, count, new, batch_size, dtype=dtype)
+        weights = 1.0 / (count.astype(dtype) * batch_size * q)
     else:
         newest = jnp.asarray(newest, jnp.int32)
         pick_key, other_key = jax.random.split(key)

@@ -192,7 +192,7 @@ def preferred_group(share: int, training_set: TrainingSet) -> int:
 
 def _draw(key: jax.Array, training_set: TrainingSet, batch_size: int, prefer_newest: bool) -> Minibatch:
     newest = training_set.count - 1 if prefer_newest else None
-    return draw(key, training_set.count, newest, batch_size, dtype=training_set.energy.dtype)
+    return draw(key, training_set.count, newest, batch_size, fresh=training_set.fresh, dtype=training_set.energy.dtype)
 
 
 def _prior_term(params: Params, prior: GaussianPrior, training_set: TrainingSet) -> jax.Array:

@@ -25,6 +25,7 @@ class TrainingSet(NamedTuple):
     has_stress: jax.Array  # [cap] bool
     count: jax.Array  # [] int32
     has_forces: jax.Array | None = None  # [cap, n, 3] bool; None: the forces of all atoms
+    fresh: jax.Array | None = None  # [] int32, number of newest labels that no update has seen; None: the last one
 
     @property
     def capacity(self) -> int:
@@ -109,12 +110,18 @@ def append(
             raise DataError(f"{name}: got a number that is not finite; allowed: finite numbers")
     has_energy, has_stress = np.asarray(energy is not None), np.asarray(stress is not None)
     entry = training_set._replace(graphs=graph, **values, has_energy=has_energy, has_stress=has_stress, count=None)
+    entry = entry._replace(fresh=None)
     if training_set.has_forces is not None:
         known = np.ones(values["forces"].shape, bool) if has_forces is None else np.asarray(has_forces, bool)
         entry = entry._replace(has_forces=known)
     elif has_forces is not None and not has_forces[np.asarray(graph.node_mask)].all():
         raise DataError("has_forces: got components without a label; allowed: in a set made with some_forces")
     return _write(training_set, entry)
+
+
+def refreshed(training_set: TrainingSet, fresh: int) -> TrainingSet:
+    """The set whose last `fresh` labels are those that no update has seen."""
+    return training_set._replace(fresh=jnp.asarray(fresh, jnp.int32))
 
 
 def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = None) -> TrainingSet:
@@ -142,8 +149,8 @@ def grow(training_set: TrainingSet, capacity: int, *, neighbors: int | None = No
     def extend(slots: jax.Array) -> jax.Array:
         return jnp.concatenate([slots, _blank((more, *slots.shape[1:]), slots.dtype)])
 
-    enlarged = jax.tree.map(extend, training_set._replace(graphs=graphs, count=None))
-    return enlarged._replace(count=training_set.count)
+    enlarged = jax.tree.map(extend, training_set._replace(graphs=graphs, count=None, fresh=None))
+    return enlarged._replace(count=training_set.count, fresh=training_set.fresh)
 
 
 def labels_of(training_set: TrainingSet, indices: jax.Array) -> tuple[Graph, Labels]:
@@ -172,8 +179,8 @@ def _write(training_set: TrainingSet, entry: TrainingSet) -> TrainingSet:
     def put(slots: jax.Array, value: jax.Array) -> jax.Array:
         return slots.at[count].set(value.astype(slots.dtype))
 
-    written = jax.tree.map(put, training_set._replace(count=None), entry)
-    return written._replace(count=count + 1)
+    written = jax.tree.map(put, training_set._replace(count=None, fresh=None), entry)
+    return written._replace(count=count + 1, fresh=training_set.fresh)
 
 
 def _blank(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:

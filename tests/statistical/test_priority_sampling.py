@@ -54,6 +54,28 @@ def test_draws_follow_the_probabilities(n, newest, b):
     np.testing.assert_allclose(np.asarray(computed), q, rtol=1e-14)
 
 
+SEVERAL = [(13, 3, 5), (13, 4, 5), (40, 30, 8), (9, 9, 4), (9, 2, 1), (6, 1, 5)]
+
+
+def stated_of_several(n, fresh, b):
+    """Probability of each index if the last `fresh` are new, written down independently of the library."""
+    if fresh == n or b == 1:
+        return np.full(n, 1 / n)
+    each = min(1 / b, 1 / (2 * fresh))
+    return np.array([(1 - fresh * each) / (n - fresh)] * (n - fresh) + [each] * fresh)
+
+
+@pytest.mark.parametrize(("n", "fresh", "b"), SEVERAL)
+def test_several_new_labels_are_drawn_by_their_probabilities_without_bias(n, fresh, b):
+    keys = jax.random.split(jax.random.key(4), DRAWS)
+    one = jax.vmap(lambda key, count, new: draw(key, count, count - 1, b, fresh=new), in_axes=(0, None, None))
+    batch = jax.jit(one)(keys, jnp.int32(n), jnp.int32(fresh))
+    indices, weights = np.asarray(batch.indices), np.asarray(batch.weights)
+    q = stated_of_several(n, fresh, b)
+    assert stats.chisquare(np.bincount(indices.ravel(), minlength=n), q * indices.size).pvalue > 1e-6
+    np.testing.assert_allclose(weights, 1.0 / (n * b * q[indices]), rtol=1e-12)
+
+
 def test_slots_are_independent():
     """Counts of the newest in a batch are binomial(b, 1/b)."""
     b = 5
