@@ -9,6 +9,7 @@ import yaml
 from website import command_line, links
 
 from bayes_mlff.core import settings
+from bayes_mlff.engines.labelling.settings import ExecutorSettings
 from bayes_mlff.finetune import config as finetuning
 from bayes_mlff.otf import config as running
 
@@ -17,6 +18,12 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 BLOCK = re.compile(
     r"^(?P<mark>(?: *<!-- alternatives -->\n)?)(?P<pad> *)```yaml\n(?P<text>.*?)^(?P=pad)```", re.M | re.S
 )
+
+
+class Labelling(settings.Section):
+    """What says where labels are calculated."""
+
+    executor: ExecutorSettings
 
 
 def configurations():
@@ -30,9 +37,11 @@ def configurations():
 
 @pytest.mark.parametrize("text", list(configurations()))
 def test_a_configuration_in_a_page_is_accepted(text):
-    """One with `data` is of a fine-tuning; of a run, what is missing is only `structure`."""
+    """One with `data` is of a fine-tuning, `executor` alone of labels; of a run only `structure` is missing."""
     raw = settings.parse_yaml(text, key="page", source="page")
-    if "data" in raw:
+    if set(raw) == {"executor"}:
+        settings.validate(Labelling, raw)
+    elif "data" in raw:
         finetuning.parse(raw)
     else:
         running.parse({"structure": "ethanol"} | raw)
