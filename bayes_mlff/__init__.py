@@ -9,7 +9,17 @@ from bayes_mlff.core.lazy import lazily
 
 if TYPE_CHECKING:
     from bayes_mlff.analysis.analyse import analyse
-    from bayes_mlff.api.door import FineTuned, Production, RunResult, fine_tune, load, produce, run
+    from bayes_mlff.api.door import (
+        Campaign,
+        FineTuned,
+        Production,
+        RunResult,
+        fine_tune,
+        load,
+        produce,
+        run,
+        run_campaign,
+    )
     from bayes_mlff.core.errors import BayesMlffError
     from bayes_mlff.core.units import KCAL_MOL_PER_EV
     from bayes_mlff.data.graph import Graph
@@ -51,6 +61,7 @@ __all__ = [
     "KCAL_MOL_PER_EV",
     "MACE",
     "BayesMlffError",
+    "Campaign",
     "EnsembleCalculator",
     "ErrorLaw",
     "FineTuned",
@@ -95,6 +106,7 @@ __all__ = [
     "prepare_problem",
     "produce",
     "run",
+    "run_campaign",
     "run_config",
     "sghmc_transform",
     "to_ase",
@@ -149,6 +161,8 @@ __getattr__ = lazily(
         "otf_chains": "bayes_mlff.posterior.chains",
         "predictor": "bayes_mlff.models.energetics",
         "prepare_problem": "bayes_mlff.otf.problem:prepare",
+        "Campaign": "bayes_mlff.api.door",
+        "run_campaign": "bayes_mlff.api.door",
         "produce": "bayes_mlff.api.door",
         "run": "bayes_mlff.api.door",
         "run_config": "bayes_mlff.otf.config:parse",

@@ -8,11 +8,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from bayes_mlff.api import producer, runner
+from bayes_mlff.api import campaigner, producer, runner
+from bayes_mlff.api.campaign_console import ConsoleObserver as CampaignConsole
 from bayes_mlff.api.console import ConsoleObserver
 from bayes_mlff.api.finetune_console import ConsoleObserver as FinetuneConsole
 from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.api.producer_console import ConsoleObserver as ProductionConsole
+from bayes_mlff.campaign import config as campaign_configuration
+from bayes_mlff.campaign.config import CampaignConfig
+from bayes_mlff.campaign.folders import WALKERS
+from bayes_mlff.campaign.state import Observer as CampaignObserver
+from bayes_mlff.campaign.state import Silent as CampaignSilent
+from bayes_mlff.core import settings
 from bayes_mlff.core.command_line import make_console
 from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.core.jax_start import start_jax
@@ -30,6 +37,7 @@ from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.state import Observer as ProductionObserver
 from bayes_mlff.production.state import Silent as ProductionSilent
+from bayes_mlff.report import campaign as campaign_summary
 from bayes_mlff.report import run_log, status, verdict
 from bayes_mlff.runs import replica_folders
 from bayes_mlff.runs.directory import CONFIG
@@ -57,6 +65,22 @@ class RunResult(NamedTuple):
 
     def calculator(self, **options: Any) -> EnsembleCalculator:
         """ASE calculator with uncertainties of what the run has learnt; options are those of `EnsembleCalculator`."""
+        return EnsembleCalculator(self.path, **options)
+
+
+class Campaign(NamedTuple):
+    """Result of a campaign."""
+
+    path: Path
+    summary: dict[str, Any]  # what `bayes-mlff campaign status --json` prints
+
+    @property
+    def walkers(self) -> list[Path]:
+        """Directory of each walker, which has the files of a run."""
+        return [self.path / WALKERS / row["name"] for row in self.summary["walkers"]]
+
+    def calculator(self, **options: Any) -> EnsembleCalculator:
+        """ASE calculator with uncertainties of what all have learnt; options are those of `EnsembleCalculator`."""
         return EnsembleCalculator(self.path, **options)
 
 
@@ -130,6 +154,46 @@ def run(
     found = run_log.read(where)
     judged = verdict.judge(found)
     return RunResult(where, found.all_steps, len(found.labels), judged.trained, verdict.sentence(judged))
+
+
+def run_campaign(
+    config: CampaignConfig | Mapping[str, Any] | Path | str,
+    path: Path | str | None = None,
+    *,
+    observer: CampaignObserver | None = None,
+    progress: bool = False,
+    wall_time_s: float | None = None,
+) -> Campaign:
+    """Start a campaign, or continue it if it was interrupted.
+
+    Args:
+      config: a `CampaignConfig`, the same as a mapping, or the path of a YAML file. Relative paths in a file start from
+        its folder, others from the working directory.
+      path: directory of the campaign; by default `campaigns/` and the name of the file. Needed without a file.
+      observer: receives reports about the progress; by default there is none.
+      progress: if there is no observer, print the same output as the program.
+      wall_time_s: end in order within this time, s.
+
+    Raises:
+      ConfigError, DataError, EngineError: before anything is written, if the campaign cannot work.
+      RunDirectoryError: if the directory holds something else.
+      RunInterruptedError, RunStoppedError: if it ended early; another call goes on.
+    """
+    given = Path(config) if isinstance(config, Path | str) else None
+    if given is not None:
+        parsed, base = campaign_configuration.load(given), given.parent
+    else:
+        ready = isinstance(config, CampaignConfig)
+        parsed = config if ready else settings.validate(CampaignConfig, _plain(config))
+        base = Path()
+    if path is None and given is None:
+        raise ConfigError("path", None, "the directory of the campaign, where its configuration is no file")
+    where = Path(path) if path is not None else Path("campaigns") / str(given.stem if given is not None else "")
+    start_jax(campaign_configuration.of_all(parsed).side_by_side, running=True)
+    told, context = _told(observer, CampaignConsole(make_console()) if progress else None, CampaignSilent())
+    with context:
+        campaigner.run(parsed, where, base=base, observer=told, wall_time_s=wall_time_s)
+    return Campaign(where, campaign_summary.read(where).to_json())
 
 
 def fine_tune(

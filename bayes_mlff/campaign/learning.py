@@ -73,7 +73,7 @@ class Learner:
         while rounds == 0 or (rounds < most and self._misfit(params, graph, known, newest) > 0.5 * threshold_ev):
             with self._interruption.patience(0.0):  # the labels are on the disk, and the update can be repeated
                 params, chains, info = self._update(params, chains, known)
-                finite = bool(jnp.all(info.finite))
+                finite = bool(jnp.all(info.finite)) and bool(jnp.all(jnp.isfinite(params)))
             if not finite:
                 raise RunStoppedError("a chain became non-finite; a smaller run.sampler.step_size usually helps")
             rounds += 1

@@ -1,7 +1,5 @@
 """The loop of a campaign: all walkers move, labels are calculated beside them, one update learns what has come back."""
 
-import jax.numpy as jnp
-
 from bayes_mlff.campaign.beginning import Beginning
 from bayes_mlff.campaign.folders import Folders
 from bayes_mlff.campaign.labels import Outcome, Requests
@@ -134,8 +132,6 @@ class Session:
         self._observer.working(f"learning {len(records)} label{'s' if len(records) > 1 else ''}")
         least = min(float(criteria.threshold_ev(self.campaign.walks[i].problem, r.step)) for i, r in records)
         shared, numbers = self._learner.update(shared, len(records), least)
-        if not bool(jnp.all(jnp.isfinite(shared.params))):
-            raise RunStoppedError("the samples are not finite; a smaller run.sampler.step_size usually helps")
         self._folders.log("update", round=state.round, learnt=len(records), **numbers)
         for i, record in records:
             share = {**numbers, "seconds": round(numbers["seconds"] / len(records), 3)}

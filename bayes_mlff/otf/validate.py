@@ -146,7 +146,7 @@ class Comparison:
         )
 
     def _graph(self, state: RunState, structure: Structure) -> Graph:
-        host, device = state
+        device, host = state
         moved = neighbors.move(
             device.neighbors,
             jnp.asarray(host.origin.local(structure.positions, structure.cell), device.md.position.dtype),

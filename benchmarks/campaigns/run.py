@@ -2,8 +2,8 @@
 
     python -m benchmarks.campaigns.run CONFIG WORK_DIR campaign|singles|collect [--out FILE]
 
-CONFIG is one of the YAML files of this folder. `singles` does one run after the other with the settings and the seeds of
-the walkers; every stage continues what was interrupted. `collect` writes labels, errors and times of both as JSON.
+CONFIG is one of the YAML files of this folder. `singles` does one run after the other with the settings and the seeds
+of the walkers; every stage continues what was interrupted. `collect` writes labels, errors and times of both as JSON.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import bayes_mlff
-from bayes_mlff.api import campaigner
+from bayes_mlff.api import campaigner, runner
 from bayes_mlff.api.campaign_console import ConsoleObserver
 from bayes_mlff.campaign import config as configuration
 from bayes_mlff.core.command_line import make_console
@@ -40,7 +40,8 @@ def main() -> None:
             campaigner.run(config, args.work / "campaign", base=base, observer=observer)
     elif args.stage == "singles":
         for member in configuration.members(config, base=base):
-            bayes_mlff.run(member.config, args.work / "singles" / member.name, base=base, progress=True)
+            settings = runner.with_absolute_paths(member.config, base.resolve())
+            bayes_mlff.run(settings, args.work / "singles" / member.name, progress=True)
     else:
         found = collect(args.work)
         write_whole(args.out or args.work / "summary.json", (json.dumps(found, indent=2) + "\n").encode())

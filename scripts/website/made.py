@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from bayes_mlff.campaign.config import CampaignConfig
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.changes import FREE
 from bayes_mlff.otf.config import RunConfig
@@ -21,6 +22,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "presets": models.preset_table,
     "run_keys": functools.partial(configuration.text, RunConfig),
     "finetune_keys": functools.partial(configuration.text, FinetuneConfig),
+    "campaign_keys": functools.partial(configuration.text, CampaignConfig),
     "production_keys": functools.partial(configuration.text, ProductionConfig),
 }
 """Text for each marker."""

@@ -139,12 +139,16 @@ def test_molecules_of_several_compositions_share_one_posterior(folder):
     names = ("CH3OH", "CH3CHO", "CH3OCH3", "H2O")
     for name in names:
         ase.io.write(folder / "molecules" / f"{name}.xyz", molecule(name))
-    keys = {"run": {"threshold": "0.08 eV", "calibration": {}}, "walkers": [{"structures": "molecules/*.xyz"}]}
+    keys = {
+        "run": {"threshold": "0.08 eV", "calibration": {}, "validation_frames": 2},
+        "walkers": [{"structures": "molecules/*.xyz"}],
+    }
     path = run(folder, "family", labels={"in_flight": 1}, **keys)
     found = summary.read(path)
     assert sorted(row.name for row in found.walkers) == sorted(names)
     assert {row.state for row in found.walkers} == {"done"}
     assert found.spared > 0, "no request became unnecessary"
+    assert 0 < found.frames <= 2 * len(names) and found.frames_rmse_ev < found.frames_pretrained_rmse_ev
     calculator = EnsembleCalculator(path)
     for name in names:
         last = ase.io.read(path / "walkers" / name / "dataset.extxyz", -1)

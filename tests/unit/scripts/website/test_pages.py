@@ -8,6 +8,7 @@ import pytest
 import yaml
 from website import command_line, links
 
+from bayes_mlff.campaign import config as campaigning
 from bayes_mlff.core import settings
 from bayes_mlff.engines.labelling.settings import ExecutorSettings
 from bayes_mlff.finetune import config as finetuning
@@ -37,10 +38,12 @@ def configurations():
 
 @pytest.mark.parametrize("text", list(configurations()))
 def test_a_configuration_in_a_page_is_accepted(text):
-    """One with `data` is of a fine-tuning, `executor` alone of labels; of a run only `structure` is missing."""
+    """`data` is of a fine-tuning, `walkers` of a campaign, `executor` alone of labels; else `structure` is missing."""
     raw = settings.parse_yaml(text, key="page", source="page")
     if set(raw) == {"executor"}:
         settings.validate(Labelling, raw)
+    elif "walkers" in raw:
+        campaigning.members(settings.validate(campaigning.CampaignConfig, raw), base=ROOT)
     elif "data" in raw:
         finetuning.parse(raw)
     else:
