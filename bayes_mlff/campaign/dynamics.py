@@ -17,7 +17,6 @@ from bayes_mlff.ensemble.triggers import Measured, Trigger
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
 from bayes_mlff.md import replicas
 from bayes_mlff.md.chunk import Chunk, Compared, Limits, Stop, dynamics_budget, empty_chunk
-from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf import guards
 from bayes_mlff.otf.dynamics import Ran
 from bayes_mlff.otf.problem import Problem, ensemble
@@ -78,7 +77,7 @@ class GroupDynamics:
             replicas.stack(watched),
             jnp.asarray(steps, jnp.int32),
             replicas.stack([t.limits for t in tasks_]),
-            Schedule(*(jnp.asarray(x[places], dtype) for x in self._group.schedules)),
+            jax.tree.map(lambda x: jnp.asarray(x[places], dtype), self._group.schedules),
         )
         return [self._ran(shared, one, task) for one, task in zip(_apart(chunk), tasks, strict=False)]
 
@@ -152,8 +151,8 @@ def one_step(own: Arrays, stop: Stop) -> Chunk:
     """The open step of a walker as a chunk of one step."""
     thermo, frames = jax.device_get((own.open.thermo, own.open.frames))
     count = thermo.statistics.shape[1]
-    nothing = Measured(*(np.zeros(count) for _ in Measured._fields))
-    compared = Compared(*(np.zeros([]) for _ in Compared._fields))
+    nothing = Measured(*(jnp.zeros(count) for _ in Measured._fields))
+    compared = Compared(*(jnp.zeros([]) for _ in Compared._fields))
     bits, one = np.asarray(int(stop), np.int32), np.asarray(1, np.int32)
     asked = np.zeros(count, bool)
     return Chunk(own.md, own.neighbors, own.open.predictive, bits, asked, nothing, one, thermo, frames, compared)  # pyright: ignore[reportArgumentType]

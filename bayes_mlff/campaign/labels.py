@@ -135,6 +135,7 @@ class Requests:
             self._interruption.check(1, 1, f", {len(asked) - left} of {len(asked)} random frames")
             self._dispatcher.wait(LOOK_S)
             for arrival in self._dispatcher.done():
+                assert isinstance(arrival.tag, tuple)
                 i, step = arrival.tag
                 store(i, step, arrival.outcome.value())
                 self._dispatcher.stored(arrival.outcome)
@@ -144,6 +145,7 @@ class Requests:
         """Store the labels that have come back."""
         for arrival in self._dispatcher.done():
             i, outcome = arrival.tag, arrival.outcome
+            assert isinstance(i, int)
             request, reference = self._open[i], self._references[i]
             try:
                 record = reference.believed(request, outcome.value())

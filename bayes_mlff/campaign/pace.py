@@ -12,8 +12,9 @@ class Pace:
     """Waits before a label if too many were begun within the last hour of this process."""
 
     def __init__(self, per_hour: float | None):
-        self._most = None if per_hour is None else max(1, int(per_hour))
-        self._window_s = HOUR_S if per_hour is None else HOUR_S * self._most / per_hour
+        most = max(1, int(per_hour or 1.0))
+        self._most = None if per_hour is None else most
+        self._window_s = HOUR_S * most / (per_hour or 1.0)
         self._begun: deque[float] = deque()
 
     def wait(self, meanwhile: Callable[[], None]) -> None:

@@ -68,5 +68,6 @@ def differences(left: Path, right: Path) -> list[str]:
 
 def _same(a: LabelRecord, b: LabelRecord) -> bool:
     forces = np.array_equal(a.label.forces, b.label.forces)
-    predicted = np.array_equal(a.predicted_forces_mean, b.predicted_forces_mean)
+    x, y = (record.predicted_forces_mean for record in (a, b))
+    predicted = x is y if x is None or y is None else np.array_equal(x, y)
     return forces and predicted and (a.label.energy, a.readings, a.asked) == (b.label.energy, b.readings, b.asked)

@@ -1,5 +1,7 @@
 """Sections of walkers become walkers, each with the configuration of a run."""
 
+from pathlib import Path
+
 import pytest
 
 from bayes_mlff.campaign import config
@@ -15,7 +17,7 @@ def parsed(*walkers, **keys):
     return settings.validate(CampaignConfig, {"run": RUN, "walkers": list(walkers)} | keys)
 
 
-def members(*walkers, base=None, **keys):
+def members(*walkers, base=Path(), **keys):
     return config.members(parsed(*walkers, **keys), base=base)
 
 
