@@ -92,10 +92,11 @@ class CampaignConfig(Section):
     walkers: Annotated[tuple[WalkerSettings, ...], Field(min_length=1)] = Field(
         description="The walkers: a list of sections such as {structure: ethanol, copies: 8}."
     )
-    order: Literal["rounds", "arrival"] = Field(
-        default="rounds",
-        description="When labels are learnt: rounds waits for all labels that were requested a round before, so that "
-        "the same campaign gives the same bits; arrival learns whatever has come back, and records it.",
+    order: Literal["arrival", "rounds"] = Field(
+        default="arrival",
+        description="When labels are learnt: arrival learns whatever has come back, and records the order, so that a "
+        "resume repeats it; rounds waits for all labels that were requested a round before, so that the same campaign "
+        "gives the same bits, but walkers wait for each other.",
     )
     calibration: Literal["common", "structure"] = Field(
         default="common",

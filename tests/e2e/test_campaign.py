@@ -11,6 +11,7 @@ from ase.build import molecule
 
 import bayes_mlff
 from bayes_mlff.api import campaigner, door, runner
+from bayes_mlff.campaign.folders import Folders
 from bayes_mlff.campaign.loop import Session
 from bayes_mlff.campaign.state import Silent
 from bayes_mlff.core.errors import (
@@ -119,25 +120,37 @@ def test_an_interrupted_campaign_goes_on_with_the_same_bits(whole, folder):
 def test_a_campaign_that_ends_in_the_middle_of_a_round_loses_nothing(folder, tmp_path, monkeypatch, order):
     keys = {"run": ALL_ALONG, "order": order, "walkers": [{"structure": "ethanol", "copies": 3}]}
     planned = run(folder, f"planned-{order}", **keys)
-    learnt, count = Session._learnt, iter(range(1000))
+    learnt, commit = Session._learnt, Folders.commit
 
-    def interrupted(self, state, taken):
-        if next(count) in (2, 5, 6):
-            raise RunInterruptedError("a planned end", "in the middle", "go on")
-        return learnt(self, state, taken)
+    def ending(original, ends):
+        count = iter(range(1000))
 
-    monkeypatch.setattr(Session, "_learnt", interrupted)
+        def wrapped(self, state, *arguments):
+            if next(count) in ends:
+                raise RunInterruptedError("a planned end", "in the middle", "go on")
+            return original(self, state, *arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(Session, "_learnt", ending(learnt, {2}))
+    monkeypatch.setattr(Folders, "commit", ending(commit, {4, 7, 10}))
     monkeypatch.setenv(faulty_engines.START, str(tmp_path))
     config, path = campaigns.parse(campaigns.raw(folder, **keys)), folder / f"broken-{order}"
-    for attempt in range(4):
+    for attempt in range(5):
         try:
             campaigner.run(config, path, base=folder, observer=Silent())
             break
         except RunInterruptedError:
-            assert attempt < 3
-    assert attempt == 3
+            assert attempt < 4
+    assert attempt >= 3
     if order == "rounds":
         assert campaigns.differences(planned, path) == []
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    taken: dict[int, list] = {}
+    for event in events:
+        if event["event"] == "taken":
+            assert taken.setdefault(event["round"], event["labels"]) == event["labels"], "learnt in another order"
+    assert len(taken) < sum(event["event"] == "taken" for event in events), "no round was repeated"
     done = [call["geometry"] for call in faulty_engines.calls(tmp_path) if call["done"]]
     assert len(done) == len(set(done)) == summary.read(path).labels, "a label was lost or paid twice"
 

@@ -35,7 +35,7 @@ def raw(folder: Path, run: Mapping[str, Any] | None = None, **keys: Any) -> dict
     shared = {key: value for key, value in copy.deepcopy(dict(small_run.CONFIG)).items() if key not in _OWN}
     shared = shared | {"model": str(model)} | dict(run or {})
     walkers = [{"structure": "ethanol", "copies": 2}]
-    return {"run": shared, "walkers": walkers, "executor": IN_PROCESS, "seed": 1} | keys
+    return {"run": shared, "walkers": walkers, "executor": IN_PROCESS, "seed": 1, "order": "rounds"} | keys
 
 
 def parse(values: Mapping[str, Any]) -> CampaignConfig:
