@@ -23,6 +23,7 @@ from bayes_mlff.core.errors import (
 )
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import dataset
+from bayes_mlff.engines.labelling.spool import Spool
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.otf import config as of_runs
 from bayes_mlff.report import campaign as summary
@@ -98,6 +99,7 @@ def test_walkers_share_what_is_learnt_and_pay_for_their_common_start_once(whole,
     updates = [event for event in events if event["event"] == "update"]
     assert updates[-1]["labels"] == found.labels
     assert {row.state for row in found.walkers} == {"done"} and found.state == "finished"
+    assert not list(Spool(whole / "spool").pending()), "labels are kept twice"
     assert all((whole / "walkers" / f"ethanol-{n}" / "report.html").is_file() for n in (1, 2))
     atoms = last_label(whole, "ethanol-2")
     energy, reference = atoms.info["REF_energy"], EnsembleCalculator(whole).get_potential_energy(atoms)
