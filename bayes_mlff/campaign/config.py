@@ -98,9 +98,10 @@ class CampaignConfig(Section):
         "resume repeats it; rounds waits for all labels that were requested a round before, so that the same campaign "
         "gives the same bits, but walkers wait for each other.",
     )
-    calibration: Literal["common", "structure"] = Field(
-        default="common",
-        description="Whether all walkers share one law of errors, or those of each structure have their own.",
+    calibration: Literal["structure", "common"] = Field(
+        default="structure",
+        description="Whether the walkers of each composition have a law of errors of their own, or all share one. One "
+        "structure that the model knows badly makes a common law ask for labels of all others.",
     )
     labels: LabelsSettings = Field(default=LabelsSettings(), description="Limits of the reference calculations.")
     executor: ExecutorSettings = Field(

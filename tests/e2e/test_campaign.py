@@ -230,6 +230,6 @@ def test_another_campaign_in_the_directory_and_forbidden_changes_are_refused(who
     changed = folder / "changed"
     shutil.copytree(whole, changed)
     text = (changed / "config.yaml").read_text()
-    (changed / "config.yaml").write_text(text.replace("calibration: common", "calibration: structure"))
+    (changed / "config.yaml").write_text(text.replace("calibration: structure", "calibration: common"))
     with pytest.raises(ConfigError, match="calibration"):
         campaigner.resume(changed, observer=Silent())
