@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bayes_mlff.api import introduction
 from bayes_mlff.api.runner import report as report_of_run
 from bayes_mlff.api.runner import with_absolute_paths
 from bayes_mlff.campaign import config as configuration
@@ -260,6 +261,8 @@ def _introduce(campaign: Campaign, engine: Engine, observer: Observer) -> None:
         names = [campaign.walks[i].name for i in group.walkers]
         shown_names = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         observer.say(f"  {'walkers':<10} {len(names)} of {formula(np.asarray(first.structure.numbers))}: {shown_names}")
+        for line in engine.assumptions(first.structure):
+            observer.say(f"  {'electrons':<10} {line}")
     for topic, text in (
         ("model", common.model),
         ("reference", engine.description),
@@ -267,6 +270,8 @@ def _introduce(campaign: Campaign, engine: Engine, observer: Observer) -> None:
         ("labels", _labels(config)),
         ("assumed", _sigma(campaign)),
     ):
+        observer.say(f"  {topic:<10} {text}")
+    for topic, text in dict.fromkeys(r for walk in campaign.walks for r in introduction.remarks(walk.problem)):
         observer.say(f"  {topic:<10} {text}")
 
 

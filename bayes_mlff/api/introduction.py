@@ -39,21 +39,25 @@ def introduce(problem: Problem, engine: SharedEngine, observer: RunObserver) -> 
     )
     if config.triggers:
         say_thresholds(problem, observer)
+    for topic, text in remarks(problem):
+        observer.say(f"  {topic:<10} {text}")
+
+
+def remarks(problem: Problem) -> list[tuple[str, str]]:
+    """What is unusual or assumed, by topic."""
+    config, found = problem.config, []
     symbols = {chemical_symbols[z] for z in problem.structure.numbers}
     level = levels.remark(problem.potential.origin, config.engine.level, symbols)
     if level is not None:
-        observer.say(f"  level      {level}")
-    for word, text in problem.motion.remarks:
-        observer.say(f"  {word:<10} {text}")
+        found.append(("level", level))
+    found += problem.motion.remarks
     if not architectures.of(problem.potential.config).conservative(problem.potential.config):
-        observer.say(
-            "  warning    the model's forces are not the gradient of its energy: energies of a trajectory drift"
-        )
+        drifts = "the model's forces are not the gradient of its energy: energies of a trajectory drift"
+        found.append(("warning", drifts))
     if config.unused:
-        observer.say(f"  warning    not used in this run: {', '.join(config.unused)}")
-    warning = advice.of_structure(dynamics.timestep_fs, problem.structure)
-    if warning is not None:
-        observer.say(f"  warning    {warning}")
+        found.append(("warning", f"not used in this run: {', '.join(config.unused)}"))
+    warning = advice.of_structure(config.dynamics.timestep_fs, problem.structure)
+    return found if warning is None else [*found, ("warning", warning)]
 
 
 def _posterior(problem: Problem) -> str:

@@ -16,6 +16,9 @@ from bayes_mlff.otf.reference import Reference, Request
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import Interruption
 
+_FRAME: Final = "frame"
+"""First part of the tags of random frames."""
+
 LOOK_S: Final = 0.5
 """How often the end of the campaign may be requested while it waits for labels, s."""
 
@@ -80,7 +83,7 @@ class Requests:
         self._refuse_spent(self._campaign.config.labels)
         self._open[i] = request
         self._pace.wait(self._look)
-        self._dispatcher.submit(i, request.structure)
+        self._dispatcher.submit((i, request.step), request.structure)
 
     def take(self, number: int, order: list[int], *, moving: bool, steps: tuple[int, int]) -> list[tuple[int, Outcome]]:
         """The labels that are learnt in a round, in the order of their requests.
@@ -99,6 +102,7 @@ class Requests:
         if again is not None:
             for i, failure in again.items():
                 if failure is not None:
+                    self._withdraw(i)
                     self._ready[i] = Outcome(None, failure)
         elif self._campaign.config.order == "arrival":
             self._look()
@@ -111,6 +115,12 @@ class Requests:
         for i, _ in taken:
             self._open.pop(i, None)
         return taken
+
+    def _withdraw(self, i: int) -> None:
+        """Give a request up; what is calculated nevertheless stays where it was stored."""
+        request = self._open.pop(i, None)
+        if request is not None:
+            self._dispatcher.cancel((i, request.step))
 
     def _until(self, done: Callable[[], bool], steps: tuple[int, int]) -> None:
         self._look()
@@ -129,24 +139,27 @@ class Requests:
           RunInterruptedError: if the end was requested.
         """
         for (i, step), structure in asked.items():
-            self._dispatcher.submit((i, step), structure)
+            self._dispatcher.submit((_FRAME, i, step), structure)
         left = len(asked)
         while left:
             self._interruption.check(1, 1, f", {len(asked) - left} of {len(asked)} random frames")
             self._dispatcher.wait(LOOK_S)
             for arrival in self._dispatcher.done():
-                assert isinstance(arrival.tag, tuple)
-                i, step = arrival.tag
-                store(i, step, arrival.outcome.value())
-                self._dispatcher.stored(arrival.outcome)
-                left -= 1
+                match arrival.tag:
+                    case (str(), int(i), int(step)):
+                        store(i, step, arrival.outcome.value())
+                        self._dispatcher.stored(arrival.outcome)
+                        left -= 1
 
     def _look(self) -> None:
         """Store the labels that have come back."""
         for arrival in self._dispatcher.done():
-            i, outcome = arrival.tag, arrival.outcome
-            assert isinstance(i, int)
-            request, reference = self._open[i], self._references[i]
+            assert isinstance(arrival.tag, tuple)
+            i, step = arrival.tag
+            outcome, request = arrival.outcome, self._open.get(i)
+            if request is None or request.step != step:
+                continue  # given up meanwhile; the label is kept where it was stored
+            reference = self._references[i]
             try:
                 record = reference.believed(request, outcome.value())
             except (EngineFailedError, EngineRetryError) as error:

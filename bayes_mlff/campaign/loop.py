@@ -1,5 +1,7 @@
 """The loop of a campaign: all walkers move, labels are calculated beside them, one update learns what has come back."""
 
+import contextlib
+
 from bayes_mlff.campaign.beginning import Beginning
 from bayes_mlff.campaign.folders import Folders
 from bayes_mlff.campaign.labels import Outcome, Requests
@@ -7,7 +9,7 @@ from bayes_mlff.campaign.learning import Learner
 from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.campaign.state import CampaignState, Laws, Observer, OfWalker, Progress
 from bayes_mlff.campaign.walking import Walkers
-from bayes_mlff.core.errors import RunStoppedError
+from bayes_mlff.core.errors import EngineError, RunDirectoryError, RunInterruptedError, RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import triggers as triggering
 from bayes_mlff.otf import calibrating, criteria, crowding
@@ -64,9 +66,11 @@ class Session:
             while any(self.walkers.moves(state, i) or _waits(state, i) for i in everyone):
                 self._interruption.check(*self._steps(state))
                 state = self.advance(state)
-        except RunStoppedError as error:
-            self._folders.log("stopped", round=state.round, reason=str(error))
-            self._folders.publish()
+        except (RunStoppedError, RunInterruptedError, EngineError) as error:
+            if isinstance(error, RunStoppedError):
+                self._folders.log("stopped", round=state.round, reason=str(error))
+            with contextlib.suppress(RunDirectoryError):  # what ended it matters more than one more copy
+                self._folders.publish()
             raise
         self._folders.publish()
         for i in everyone:

@@ -14,6 +14,9 @@ class Dispatcher:
     def __init__(self, requests, looks):
         self.requests, self.left = requests, dict(looks)
 
+    def cancel(self, tag):
+        self.left.pop(tag[0], None)
+
     def wait(self, timeout_s):
         assert self.left, "waits for nothing"
 
@@ -29,7 +32,8 @@ def made(order, looks):
     """Requests under way of walkers that are answered after so many looks."""
     requests = Requests.__new__(Requests)
     requests._campaign = SimpleNamespace(config=SimpleNamespace(order=order))
-    requests._open, requests._ready, requests._replay = dict.fromkeys(looks), {}, {}
+    under_way = {i: SimpleNamespace(step=10) for i in looks}
+    requests._open, requests._ready, requests._replay = under_way, {}, {}
     requests._interruption = SimpleNamespace(check=lambda *said: None)
     requests._dispatcher = dispatcher = Dispatcher(requests, looks)
     requests._look = dispatcher.look
