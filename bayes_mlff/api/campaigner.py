@@ -281,9 +281,8 @@ def _law(config: CampaignConfig) -> str:
 
 def _labels(config: CampaignConfig) -> str:
     limits = config.labels
-    where = f"{config.executor.kind}" + (
-        "" if config.executor.places is None else f", {config.executor.places} at once"
-    )
+    places, kind = config.executor.places, config.executor.model_dump()["kind"]
+    where = kind if places is None else f"{kind}, {places} at once"
     order = "in the order of requests" if config.order == "rounds" else "as they come back"
     return f"calculated by {where}; learnt {order}; at most {limits.most}"
 
