@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bayes_mlff.core.durable import write_whole
-from benchmarks.cluster.driver import METHOD, arrived
+from benchmarks.cluster.driver import METHODS, arrived
 from benchmarks.cluster.slurm import PARTITION, Slurm
 
-FRAMES = Path(__file__).parents[1] / "sigma" / "ethanol_300k.extxyz"
 LONGEST_S = 1800.0
 
 
@@ -68,11 +67,13 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-def started(folder: Path, executor: dict, count: int, environment: dict[str, str]) -> subprocess.Popen:
+def started(
+    folder: Path, executor: dict, count: int, environment: dict[str, str], calculator: str = "PySCF"
+) -> subprocess.Popen:
     """A driver."""
     path = folder / "executor.json"
     path.write_text(json.dumps(executor))
-    command = [sys.executable, "-m", "benchmarks.cluster.driver", str(folder), str(path), str(FRAMES), str(count)]
+    command = [sys.executable, "-m", "benchmarks.cluster.driver", str(folder), str(path), calculator, str(count)]
     driver = subprocess.Popen(command, env=environment, start_new_session=True)
     atexit.register(driver.kill)
     return driver
@@ -137,7 +138,7 @@ def summary(folder: Path, plain: Path, slurm: Slurm, count: int, record: Record)
         "processor_s_per_label": [line["processor_s"] for line in lines if line["what"] == "ends"],
         "nodes": dict(Counter(line["node"] for line in lines if line["what"] == "ends")),
         "remarks": sorted({remark for each in labels for remark in each["remarks"]}),
-        "method": METHOD,
+        "method": METHODS["PySCF"],
         "slurm": slurm.ask("sinfo", "--version").strip(),
         "wall_s": round(time.time() - record.start),
         "events": record.events,

@@ -63,7 +63,8 @@ def test_labels_do_not_depend_on_earlier_ones(tmp_path):
     for number, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         spool = Spool(tmp_path / str(number))
         spool.make()
-        labels = {index: label(task(spool, asked[index])).value().label for index in order}
+        settings = counted(tmp_path)
+        labels = {index: label(task(spool, asked[index], settings)).value().label for index in order}
         found.append([labels[index] for index in range(3)])
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
