@@ -1,8 +1,8 @@
 """Label frames of ethanol by PySCF through a real SLURM, with accidents, and count what was lost or paid twice.
 
-    python -m benchmarks.cluster.run OUT.json [--count 60] [--worker-init COMMANDS]
+    python -m benchmarks.cluster.run OUT.json [--count 40] [--worker-init COMMANDS]
 
-Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes about ten minutes on two free cores.
+Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes a quarter of an hour.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def summary(folder: Path, plain: Path, slurm: Slurm, count: int, record: Record)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--worker-init", default="", help="shell commands before a worker starts")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemons end, too

@@ -130,7 +130,7 @@ class Spool:
 
     def _take_over(self, key: str) -> None:
         """Finish what a process wrote that was killed before the file had its name; only with the lock."""
-        for left in self.folder.glob(f".{key}{SUFFIX}.*{UNFINISHED}"):
+        for left in sorted(self.folder.glob(f".{key}{SUFFIX}.*{UNFINISHED}")):
             if self.holds(key) or not is_whole(left.read_bytes()):
                 discard(left)
                 continue
