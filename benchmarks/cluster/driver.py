@@ -1,6 +1,8 @@
 """The driver of the record: asks for labels of frames and stores what arrives; can be killed and started again.
 
-python -m benchmarks.cluster.driver FOLDER EXECUTOR.json FRAMES.extxyz COUNT
+    python -m benchmarks.cluster.driver FOLDER EXECUTOR.json CALCULATOR COUNT
+
+CALCULATOR is a class of `counted.py`.
 """
 
 import json
@@ -20,7 +22,8 @@ from bayes_mlff.engines.labelling.settings import ExecutorSettings
 from bayes_mlff.engines.registry import make_engine
 
 BASE = Path(__file__).parent
-METHOD = {"xc": "b3lyp", "basis": "def2-svp"}
+FRAMES = BASE.parent / "sigma" / "ethanol_300k.extxyz"
+METHODS: dict[str, dict] = {"PySCF": {"xc": "b3lyp", "basis": "def2-svp"}, "Slow": {"seconds": 0.3}}
 
 
 class Configuration(Section):
@@ -34,12 +37,13 @@ def arrived(folder: Path) -> list[dict]:
 
 
 def main() -> None:
-    folder, executor, frames, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    settings = AseSettings(calculator="counted:PySCF", arguments={"ledger": str(folder / "ledger.jsonl"), **METHOD})
+    folder, executor, name, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    arguments = {"ledger": str(folder / "ledger.jsonl"), **METHODS[name]}
+    settings = AseSettings(calculator=f"counted:{name}", arguments=arguments)
     with make_engine(settings, base=BASE) as engine:
         settings_hash = engine.settings_hash
     known = {each["frame"] for each in arrived(folder)}
-    wanted = [(index, from_ase(atoms)) for index, atoms in enumerate(ase.io.read(frames, f":{count}"))]
+    wanted = [(index, from_ase(atoms)) for index, atoms in enumerate(ase.io.read(FRAMES, f":{count}"))]
     with Dispatcher(
         validate(Configuration, {"executor": json.loads(executor.read_text())}).executor,
         settings,

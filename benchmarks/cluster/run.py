@@ -1,8 +1,8 @@
 """Label frames of ethanol by PySCF through a real SLURM, with accidents, and count what was lost or paid twice.
 
-    python -m benchmarks.cluster.run OUT.json [--count 60] [--worker-init COMMANDS]
+    python -m benchmarks.cluster.run OUT.json [--count 40] [--worker-init COMMANDS]
 
-Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes about ten minutes on two free cores.
+Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes a quarter of an hour.
 """
 
 import argparse
@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bayes_mlff.core.durable import write_whole
-from benchmarks.cluster.driver import METHOD, arrived
+from benchmarks.cluster.driver import METHODS, arrived
 from benchmarks.cluster.slurm import PARTITION, Slurm
 
-FRAMES = Path(__file__).parents[1] / "sigma" / "ethanol_300k.extxyz"
 LONGEST_S = 1800.0
 
 
@@ -68,11 +67,13 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-def started(folder: Path, executor: dict, count: int, environment: dict[str, str]) -> subprocess.Popen:
+def started(
+    folder: Path, executor: dict, count: int, environment: dict[str, str], calculator: str = "PySCF"
+) -> subprocess.Popen:
     """A driver."""
     path = folder / "executor.json"
     path.write_text(json.dumps(executor))
-    command = [sys.executable, "-m", "benchmarks.cluster.driver", str(folder), str(path), str(FRAMES), str(count)]
+    command = [sys.executable, "-m", "benchmarks.cluster.driver", str(folder), str(path), calculator, str(count)]
     driver = subprocess.Popen(command, env=environment, start_new_session=True)
     atexit.register(driver.kill)
     return driver
@@ -137,7 +138,7 @@ def summary(folder: Path, plain: Path, slurm: Slurm, count: int, record: Record)
         "processor_s_per_label": [line["processor_s"] for line in lines if line["what"] == "ends"],
         "nodes": dict(Counter(line["node"] for line in lines if line["what"] == "ends")),
         "remarks": sorted({remark for each in labels for remark in each["remarks"]}),
-        "method": METHOD,
+        "method": METHODS["PySCF"],
         "slurm": slurm.ask("sinfo", "--version").strip(),
         "wall_s": round(time.time() - record.start),
         "events": record.events,
@@ -147,7 +148,7 @@ def summary(folder: Path, plain: Path, slurm: Slurm, count: int, record: Record)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--worker-init", default="", help="shell commands before a worker starts")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemons end, too

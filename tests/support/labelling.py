@@ -19,11 +19,14 @@ DEADLY, HOPELESS, SLOW, LOST = "Au", "Pt", "Ag", "Pd"
 
 
 class Counted(EMT):
-    """EMT that notes each calculation in a ledger, with accidents that depend on the first atom."""
+    """EMT that notes each calculation in a ledger, with accidents that depend on the first atom.
+
+    Like an electronic structure it remembers: each further calculation of one object has a slightly higher energy.
+    """
 
     def __init__(self, ledger: str, spare: str | None = None, seconds: float = 60.0, **kwargs):
         super().__init__(**kwargs)
-        self.ledger, self.spare, self.seconds = ledger, spare, seconds
+        self.ledger, self.spare, self.seconds, self.earlier = ledger, spare, seconds, 0
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         with open(self.ledger, "a") as file:
@@ -40,6 +43,9 @@ class Counted(EMT):
         if first == LOST:
             raise KeyboardInterrupt("the end of the worker")
         super().calculate(atoms, properties, system_changes)
+        self.results["energy"] += 1e-9 * self.earlier
+        self.results["free_energy"] += 1e-9 * self.earlier
+        self.earlier += 1
 
 
 def counted(folder: Path, **arguments) -> AseSettings:

@@ -287,9 +287,10 @@ class Dispatcher:
 
     def _answer(self, key: str, request: _Request, future: Future) -> Outcome | None:
         """The outcome of a request, durably stored; None if it is handed out again."""
-        try:
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
             outcome: Outcome = future.result()
-        except (Exception, CancelledError) as error:  # noqa: BLE001 (whatever executors raise)
+        else:  # not raised: a worker's KeyboardInterrupt is not the driver's
             text = f"{type(error).__name__}: {brief(str(error))}"
             if is_broken(error):
                 self._replace_executor(text)

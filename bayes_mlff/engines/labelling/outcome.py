@@ -106,10 +106,9 @@ def from_bytes(content: bytes, asked: Structure) -> Outcome:
     Raises:
       DataError: if it is torn, damaged or anything else.
     """
-    header, _, text = content.partition(b"\n")
-    if header != _header(text).encode():
+    if not is_whole(content):
         raise DataError("its content does not match its checksum")
-    values: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = json.loads(content.partition(b"\n")[2])
     found = values.pop("result")
     result = None
     if found is not None:
@@ -125,6 +124,12 @@ def from_bytes(content: bytes, asked: Structure) -> Outcome:
             Settled(*found["settled"]),
         )
     return Outcome(**{**values, "result": result, "remarks": tuple(values["remarks"])})
+
+
+def is_whole(content: bytes) -> bool:
+    """True if this is all that `to_bytes` wrote."""
+    header, _, text = content.partition(b"\n")
+    return header == _header(text).encode()
 
 
 def _header(text: bytes) -> str:

@@ -72,8 +72,10 @@ class ParslSettings(ExecutorBase):
         default=None, description="Number of cores of a node that a job asks for; null means what the partition gives."
     )
     exclusive: bool = Field(default=False, description="Whether a job asks SLURM for whole nodes.")
-    linger_s: Positive = Field(
+    linger_s: float = Field(
         default=600.0,
+        ge=60.0,  # a busy driver is silent for some heartbeats, of 10 s each
+        le=1e6,
         description="Time, s, for which a job goes on with its labels after the driver has been killed; they are found "
         "when it starts again.",
     )

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bayes_mlff.core.durable import discard, make_folder, sync_folder
+from bayes_mlff.core.durable import discard, make_folder, sync, sync_folder
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data.structure import Structure
-from bayes_mlff.engines.labelling.outcome import Outcome, from_bytes, to_bytes
+from bayes_mlff.engines.labelling.outcome import Outcome, from_bytes, is_whole, to_bytes
 
 SUFFIX: Final = ".label"
 DAMAGED: Final = ".damaged"
+UNFINISHED: Final = ".tmp"
 POLL_S: Final = 0.5
 
 _WITHOUT_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -80,7 +81,7 @@ class Spool:
           OSError: if it cannot be written; an earlier file of this key is then as it was.
         """
         path = self._path(outcome.key)
-        temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}{UNFINISHED}")
         try:
             with temporary.open("wb") as file:
                 file.write(to_bytes(outcome))
@@ -105,8 +106,8 @@ class Spool:
     def alone(self, key: str) -> Iterator[tuple[str, ...]]:
         """Let one process at a time, on whichever host, calculate a label; others wait until it has ended.
 
-        The lock belongs to the process, so that it ends with it. Yields remarks: on a file system without locks nobody
-        waits.
+        The lock belongs to the process, so that it ends with it. What a process had written when it was killed is
+        taken over, if it is whole. Yields remarks: on a file system without locks nobody waits.
         """
         remarks: tuple[str, ...] = ()
         with self._lock(key).open("ab") as file:
@@ -121,9 +122,21 @@ class Spool:
                     if error.errno not in (errno.EAGAIN, errno.EACCES):
                         raise
                 time.sleep(POLL_S)
+            if not remarks:
+                self._take_over(key)
             yield remarks
             if self.holds(key):
                 discard(self._lock(key))  # whoever waits for it finds the label
+
+    def _take_over(self, key: str) -> None:
+        """Finish what a process wrote that was killed before the file had its name; only with the lock."""
+        for left in sorted(self.folder.glob(f".{key}{SUFFIX}.*{UNFINISHED}")):
+            if self.holds(key) or not is_whole(left.read_bytes()):
+                discard(left)
+                continue
+            sync(left)
+            left.replace(self._path(key))
+            sync_folder(self.folder)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"

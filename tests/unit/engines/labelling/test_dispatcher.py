@@ -16,7 +16,7 @@ from bayes_mlff.engines.labelling.dispatcher import Arrival, Dispatcher
 from bayes_mlff.engines.labelling.settings import ExecutorBase, ImportedSettings, LocalSettings
 from bayes_mlff.engines.registry import make_engine
 from tests.support import labelling as faulty
-from tests.support.labelling import DEADLY, HOPELESS, SLOW, calculations, counted, crystal
+from tests.support.labelling import DEADLY, HOPELESS, LOST, SLOW, calculations, counted, crystal
 
 THREAD = ImportedSettings(executor="concurrent.futures:ThreadPoolExecutor", arguments={"max_workers": 1})
 
@@ -129,6 +129,14 @@ def test_a_label_that_is_always_lost_fails_by_name_and_others_do_not(dispatcher,
     with dispatcher() as labels:  # nothing that was lost is kept
         labels.submit("a", crystal(0))
         assert collected(labels)[0].outcome.kind == "label"
+    assert len(calculations(tmp_path)) == 2
+
+
+def test_an_interrupted_worker_does_not_interrupt_the_driver(dispatcher, tmp_path):
+    with dispatcher(attempts=2) as labels:
+        labels.submit("a", crystal(0, LOST))
+        (arrival,) = collected(labels)
+    assert arrival.outcome.kind == "lost" and "KeyboardInterrupt: the end of the worker" in arrival.outcome.message
     assert len(calculations(tmp_path)) == 2
 
 

@@ -44,6 +44,7 @@ def test_places_are_what_can_be_calculated_at_once():
         ({"kind": "parsl", "provider": "pbs"}, "executor.provider: got 'pbs'; allowed: 'slurm' or 'local'"),
         ({"kind": "parsl", "config": "a:b", "max_blocks": 2}, "config, or max_blocks without it"),
         ({"kind": "parsl", "config": "my_parsl.py"}, "an import path"),
+        ({"kind": "parsl", "linger_s": 5}, "executor.linger_s: got 5"),
         ({"kind": "parsl", "min_blocks": 2}, "min_blocks of at most max_blocks, 1"),
         ({"kind": "imported"}, "executor.executor: got None; allowed: this key is required"),
         ({"kind": "imported", "executor": "dask"}, "an import path"),
@@ -90,7 +91,7 @@ def test_labels_by_parsl(tmp_path):
     (tmp_path / "my_parsl.py").write_text(
         "from pathlib import Path\nfrom bayes_mlff.engines.labelling import clusters, settings\n"
         "def config():\n"
-        "    described = settings.ParslSettings(provider='local', min_blocks=1, linger_s=5)\n"
+        "    described = settings.ParslSettings(provider='local', min_blocks=1, linger_s=60)\n"
         "    return clusters.parsl_config(described, Path(__file__).parent)\n"
     )
     engine = counted(tmp_path)

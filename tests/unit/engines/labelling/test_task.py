@@ -63,7 +63,8 @@ def test_labels_do_not_depend_on_earlier_ones(tmp_path):
     for number, order in enumerate(([0, 1, 2], [2, 0, 1], [1, 2, 0])):
         spool = Spool(tmp_path / str(number))
         spool.make()
-        labels = {index: label(task(spool, asked[index])).value().label for index in order}
+        settings = counted(tmp_path)
+        labels = {index: label(task(spool, asked[index], settings)).value().label for index in order}
         found.append([labels[index] for index in range(3)])
     for other in found[1:]:
         for one, two in zip(found[0], other, strict=True):
@@ -89,6 +90,22 @@ def test_a_damaged_label_is_calculated_again(spool, tmp_path):
     outcome = label(asked)
     assert outcome.kind == "label" and "set aside" in outcome.remarks[0] and len(calculations(tmp_path)) == 2
     assert spool.take(asked.key, asked.structure).outcome is not None
+
+
+def test_what_a_killed_worker_had_written_is_not_paid_again(spool, tmp_path):
+    asked = task(spool, crystal(0), counted(tmp_path))
+    first = label(asked)
+    path = spool.folder / f"{asked.key}.label"
+    left = [spool.folder / f".{path.name}.{worker}.tmp" for worker in ("host.1", "host.2")]
+    content = path.read_bytes()
+    path.unlink()
+    left[0].write_bytes(content[:-1])  # killed while it wrote
+    left[1].write_bytes(content)  # killed while the disk was busy
+    assert label(asked).where == first.where and len(calculations(tmp_path)) == 1
+    assert spool.pending() == (asked.key,) and not any(each.exists() for each in left)
+    path.unlink()
+    left[0].write_bytes(content[:-1])
+    assert label(asked).kind == "label" and len(calculations(tmp_path)) == 2 and not left[0].exists()
 
 
 def test_what_is_not_paid_is_not_kept(spool, tmp_path, monkeypatch):
