@@ -10,6 +10,7 @@ from bayes_mlff.ensemble.linear import linearised, unspread
 from bayes_mlff.ensemble.predictive import combine
 from bayes_mlff.ensemble.saved import contracted, flat_predictor
 from bayes_mlff.models import registry
+from bayes_mlff.posterior import energy_zero
 from bayes_mlff.testing.structures import triclinic
 from tests.support.tiny_runs import TINY
 
@@ -18,9 +19,9 @@ SAMPLES = 3
 
 @pytest.fixture(scope="module")
 def case():
-    """The tiny network, its weights with samples around them, and two crystals."""
-    predict = flat_predictor(TINY, with_stress=True)
-    centre = registry.initialize(TINY, 0).flat()[0].astype(jnp.float64)
+    """The tiny network, its weights and a zero of the energies with samples around them, and two crystals."""
+    predict = energy_zero.with_zero(flat_predictor(TINY, with_stress=True))
+    centre = energy_zero.joined(registry.initialize(TINY, 0).flat()[0].astype(jnp.float64), 0.3)
     shifts = jax.random.normal(jax.random.key(1), (SAMPLES, len(centre)), jnp.float64)
     crystals = [triclinic((6, 8, 1)), triclinic((1, 8, 6))]
     each = [neighbors.allocate(s, TINY.elements, TINY.r_max, skin=0.0, dtype=jnp.float64)[1].graph for s in crystals]
@@ -54,9 +55,8 @@ def test_one_reverse_pass_gives_the_same_energies_and_the_centres_forces(case, f
     """Also with weights on the element embedding combined into fewer weights for each element."""
     predict, params, graphs = case
     few, contract = contracted(TINY) if fewer else (TINY, None)
-    cheap = jax.jit(
-        linearised(flat_predictor(few, with_stress=True, with_slopes=True), with_forces=False, contract=contract)
-    )
+    sloped = energy_zero.with_zero(flat_predictor(few, with_stress=True, with_slopes=True))
+    cheap = jax.jit(linearised(sloped, with_forces=False, contract=contract and energy_zero.beside(contract)))
     both, centre = cheap(params, graphs), jax.jit(predict)(params[0], graphs)
     np.testing.assert_allclose(both.energy, full.energy, rtol=1e-10)
     for name in ("forces", "stress", "force_sigma"):
@@ -81,7 +81,7 @@ def test_without_forces_there_are_slopes_of_energies_alone(case, full):
     """Also where the forces are not learnt, so that the prediction has none."""
     _, params, graphs = case
     alone = flat_predictor(TINY, with_stress=False, with_forces=False, with_slopes=True)
-    found = jax.jit(linearised(alone, with_forces=False))(params, graphs)
+    found = jax.jit(linearised(energy_zero.with_zero(alone), with_forces=False))(params, graphs)
     np.testing.assert_allclose(found.energy, full.energy, rtol=1e-10)
     assert found.stress is None and np.isnan(found.forces).all()
 
