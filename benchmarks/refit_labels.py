@@ -29,6 +29,7 @@ from bayes_mlff.otf.problem import (
     first_parameters,
     learning_graph,
     prepare,
+    samples_around,
 )
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.report import run_data
@@ -79,6 +80,7 @@ class Chains:
         key_params, key_chains = jax.random.split(jax.random.key(problem.config.seed))
         self.samples = first_parameters(problem, key_params)
         self._state, self._update = begun_chains(problem, self.samples, key_chains), chain_update(problem)
+        self._draw = samples_around(problem)
         self.labels = training.allocate(graph, room)
 
     def add(self, graph: Graph, energy: float, label: Label) -> None:
@@ -90,6 +92,7 @@ class Chains:
         self.samples, self._state, info = self._update(self.samples, self._state, self.labels)
         if not bool(jnp.all(info.finite)):
             raise SystemExit("a chain became non-finite; a smaller sampler.step_size usually helps")
+        self.samples = self._draw(self.samples, self._state, self.labels)
 
 
 class Report:

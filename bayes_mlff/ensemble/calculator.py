@@ -304,7 +304,7 @@ def _evaluate(
     moved = neighbors.move(state, positions, cell)
     searched = jax.lax.cond(neighbors.stale(moved, spec), lambda s: neighbors.update(s, spec), lambda s: s, moved)
     batch = jax.tree.map(lambda x: x[None], searched.graph)
-    predict = ensemble.predict_fn(with_stress=with_stress)
+    predict = ensemble.predict_fn(with_stress=with_stress, with_slopes=ensemble.linear and not in_full)
     if ensemble.linear:
         whole = energy_zero.joined(samples, differences)
         each = linearised(energy_zero.with_zero(predict), with_forces=in_full)(whole, batch)

@@ -27,13 +27,14 @@ from bayes_mlff.ensemble.calibration import Calibration, Real
 RATIOS: Final = np.geomspace(0.125, 32.0, 17)
 """Ratios r between the scale of the spread and that of the floor."""
 
-OF_CHAINS: Final = 1.5
-"""Median of the prior of the ratio for the spread of short chains. In runs of ethanol, butanol and LaMnO3 it predicts
+MEDIAN: Final = 1.5
+"""Median of the prior of the ratio. For the spread of short chains in runs of ethanol, butanol and LaMnO3 it predicts
 the errors at labels, with `WIDTH`, better than wider ones do, and with it, not with one scale alone, σ grows as the
 errors do at twice the temperature (`benchmarks/README.md`)."""
 
-OF_LAPLACE: Final = 0.5
-"""The same for samples around an optimum, which are three times as wide in each of these systems."""
+OF_LAPLACE: Final = 1.0 / 3.0
+"""Prior scale of spread and noise with samples around an optimum, in multiples of that with chains: their spread is
+three times as wide in each of these systems. Were it alone expected to be too wide, the noise would drown it."""
 
 WIDTH: Final = 2.0
 """Factor on the ratio for one standard deviation of its log-normal prior."""
@@ -47,7 +48,6 @@ class ErrorLaw(NamedTuple):
     each: Calibration  # for each ratio: s [..., g], n [..., 1]
     log_weight: np.ndarray  # [..., g] logarithms of the probabilities of the ratios; their sum is 1
     floor: float = 0.0  # constant part of σ, in its unit; 0: none, and a single ratio
-    median: float = OF_CHAINS  # of the prior of the ratio
 
     @property
     def ratios(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class ErrorLaw(NamedTuple):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((self.each.a, self.each.b, self.floor, self.median))
+        return hash((self.each.a, self.each.b, self.floor))
 
     def to_json(self) -> dict[str, Any]:
         """Values for a file."""
@@ -73,7 +73,6 @@ class ErrorLaw(NamedTuple):
             "s": np.asarray(s).tolist(),
             "log_weight": self.log_weight.tolist(),
             "floor": self.floor,
-            "median": self.median,
         }
 
     @classmethod
@@ -83,8 +82,7 @@ class ErrorLaw(NamedTuple):
         Raises:
           KeyError, TypeError, ValueError: if a value is missing, out of range, or there are too many or too few.
         """
-        median = float(values.get("median", OF_CHAINS))  # files of earlier versions name none
-        law = init(float(values["a"]), float(values["b"]), floor=float(values["floor"]), median=median)
+        law = init(float(values["a"]), float(values["b"]), floor=float(values["floor"]))
         n, s, log_weight = (np.asarray(values[name], np.float64) for name in ("n", "s", "log_weight"))
         if s.shape != law.log_weight.shape or log_weight.shape != s.shape or n.size != 1:
             raise ValueError(f"got {s.size} sums and {log_weight.size} weights; allowed: {law.log_weight.size}")
@@ -95,31 +93,28 @@ class ErrorLaw(NamedTuple):
         return law._replace(each=law.each._replace(n=n.reshape(1), s=s), log_weight=log_weight)
 
 
-def prior_weights(median: float) -> np.ndarray:
-    """Prior probabilities of `RATIOS`, log-normal around a median."""
-    bell = np.exp(-0.5 * np.square(np.log(RATIOS / median) / np.log(WIDTH)))
+def prior_weights() -> np.ndarray:
+    """Prior probabilities of `RATIOS`, log-normal around `MEDIAN`."""
+    bell = np.exp(-0.5 * np.square(np.log(RATIOS / MEDIAN) / np.log(WIDTH)))
     return bell / np.sum(bell)
 
 
-def init(a: float = 3.0, b: float = 10.0, *, floor: float = 0.0, median: float = OF_CHAINS) -> ErrorLaw:
+def init(a: float = 3.0, b: float = 10.0, *, floor: float = 0.0) -> ErrorLaw:
     """Law before the first error.
 
     Args:
       a: prior shape of the precision factor, see `calibration.init`.
       b: prior rate.
       floor: constant part of σ, in its unit; 0 if it has none.
-      median: of the prior of the ratio between the scale of the spread and that of the floor.
 
     Raises:
-      ValueError: if a, b or the median is not positive and finite, or the floor is negative.
+      ValueError: if a or b is not positive and finite, or the floor is negative.
     """
-    if not 0.0 < median < np.inf:
-        raise ValueError(f"median: got {median!r}; allowed: a positive, finite number")
     if not 0.0 <= floor < np.inf:
         raise ValueError(f"floor: got {floor!r}; allowed: a finite number from 0 on")
-    weights = prior_weights(median) if floor > 0.0 else np.ones(1)
+    weights = prior_weights() if floor > 0.0 else np.ones(1)
     prior = calibration.init(a, b)._replace(n=np.zeros(1), s=np.zeros(weights.size))
-    return ErrorLaw(prior, np.log(weights), float(floor), float(median))
+    return ErrorLaw(prior, np.log(weights), float(floor))
 
 
 def update(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike = 1.0, decay: float = 1.0) -> ErrorLaw:
@@ -142,14 +137,14 @@ def update(law: ErrorLaw, error: ArrayLike, sigma: ArrayLike, *, dof: ArrayLike 
     # The marginal likelihood of an error with k components: that of F, without what all ratios share.
     nu, scale = calibration.degrees(law.each), calibration.scale(law.each) * each
     density = -dof * np.log(scale) - 0.5 * (nu + dof) * np.log1p(dof * np.square(error / scale) / nu)
-    prior = np.log(prior_weights(law.median))
+    prior = np.log(prior_weights())
     weight = prior + decay * (law.log_weight - prior) + density
     return law._replace(each=_arrays(known), log_weight=weight - np.logaddexp.reduce(weight, axis=-1, keepdims=True))
 
 
 def restart(law: ErrorLaw, errors: Sequence[tuple[float, float, float]]) -> ErrorLaw:
     """Restart from the prior with some of the errors only: triples of error, σ and effective number of components."""
-    anew = init(law.each.a, law.each.b, floor=law.floor, median=law.median)
+    anew = init(law.each.a, law.each.b, floor=law.floor)
     for error, sigma, dof in errors:
         anew = update(anew, error, sigma, dof=dof)
     return anew

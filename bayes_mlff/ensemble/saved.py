@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from scipy import stats
@@ -24,7 +25,7 @@ from bayes_mlff.ensemble import atomic_energies, error_law, files
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
-from bayes_mlff.models.energetics import Params, PredictFn, predictor
+from bayes_mlff.models.energetics import NodeOutput, Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
 FORMAT: Final = 5
@@ -73,9 +74,10 @@ class Ensemble(NamedTuple):
         """Weights [m, p] that are models by themselves: the samples, or the optimum around which they lie."""
         return self.samples[:1] if self.linear else self.samples
 
-    def predict_fn(self, *, with_stress: bool) -> PredictFn:
+    def predict_fn(self, *, with_stress: bool, with_slopes: bool = False) -> PredictFn:
         """Prediction function of flat weights [p]; its energies are without isolated atoms and offset."""
-        return flat_predictor(self.architecture, with_stress=with_stress, with_forces=self.learnt_forces)
+        kinds = {"with_stress": with_stress, "with_forces": self.learnt_forces, "with_slopes": with_slopes}
+        return flat_predictor(self.architecture, **kinds)
 
     @property
     def conservative(self) -> bool:
@@ -174,12 +176,36 @@ def unraveller(architecture: ArchitectureConfig) -> tuple[int, Callable[[jax.Arr
 
 
 @functools.lru_cache(maxsize=8)  # the same function is compiled once, for all fits of a process
-def flat_predictor(architecture: ArchitectureConfig, *, with_stress: bool, with_forces: bool = True) -> PredictFn:
-    """Prediction function of flat weights [p], in the order of `Potential.flat`."""
+def flat_predictor(
+    architecture: ArchitectureConfig, *, with_stress: bool, with_forces: bool = True, with_slopes: bool = False
+) -> PredictFn:
+    """Prediction function of flat weights [p], in the order of `Potential.flat`; see `predictor`."""
     unravel = unraveller(architecture)[1]
     node_fn = registry.Potential(architecture, {}).node_fn
-    predict = predictor(node_fn, with_stress=with_stress, with_forces=with_forces)
-    return lambda params, graphs: predict(unravel(params), graphs)
+
+    def of_weights(params: jax.Array, *inputs: Any, **named: Any) -> NodeOutput:
+        return node_fn(unravel(params), *inputs, **named)
+
+    return predictor(of_weights, with_stress=with_stress, with_forces=with_forces, with_slopes=with_slopes)
+
+
+def contracted(architecture: ArchitectureConfig) -> tuple[ArchitectureConfig, Callable[[jax.Array], jax.Array] | None]:
+    """An architecture that gives the same energies with fewer weights, and the function to these weights.
+
+    Weights on an element embedding are combined into weights for each element.
+
+    Returns:
+      The architecture, and a differentiable function from weights [p] to weights [q]; itself and None if there is none.
+    """
+    unravel = unraveller(architecture)[1]
+    combine = architectures.of(architecture).per_element
+
+    def contract(params: jax.Array) -> jax.Array:
+        return ravel_pytree(combine(architecture, unravel(params))[1])[0]
+
+    shapes = jax.eval_shape(lambda: registry.initialize(architecture, 0).params)
+    few = combine(architecture, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))[0]
+    return (architecture, None) if few == architecture else (few, contract)
 
 
 def save(ensemble: Ensemble, path: Path) -> None:

@@ -10,8 +10,12 @@ from bayes_mlff.core.numbers import largest_divisor
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.ensemble.linear import linearised, unspread
 from bayes_mlff.ensemble.predictive import Predictive, combine
+from bayes_mlff.ensemble.saved import contracted, flat_predictor
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import PredictFn, Prediction
 from bayes_mlff.parallel.devices import shared_prediction
+from bayes_mlff.posterior import energy_zero
+from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.sghmc.run import preferred_axis
 
 
@@ -90,24 +94,27 @@ def on_devices(ways: Sequence[Callable[..., Predictive]], mesh: Mesh) -> list[Ca
 
 
 def linear_predictor(
-    predict: PredictFn, energy_sigma: float, stress_sigma: float | None = None, *, with_forces: bool
+    architecture: ArchitectureConfig, likelihood: Likelihood, *, with_stress: bool, with_forces: bool
 ) -> Callable[..., Predictive]:
     """Make a function that predicts several structures with samples around a centre, to first order; see `linearised`.
 
     Args:
-      predict: model with one set of flat parameters.
-      energy_sigma: fixed standard deviation of the likelihood, eV.
-      stress_sigma: the same for the stress, eV/Å³.
+      architecture: of the model with p weights.
+      likelihood: fixed standard deviations.
+      with_stress: predict the stress.
       with_forces: also the spread of forces and stress; without it their σ is NaN.
 
     Returns:
-      `(params [1 + k, p], graphs [b, ...], mesh=None) -> Predictive`; a mesh must have one device.
+      `(params [1 + k, p + 1], graphs [b, ...], mesh=None) -> Predictive`, of samples of `energy_zero`; a mesh must have
+      one device.
     """
-    each = linearised(predict, with_forces=with_forces)
+    few, contract = (architecture, None) if with_forces else contracted(architecture)
+    predict = energy_zero.with_zero(flat_predictor(few, with_stress=with_stress, with_slopes=not with_forces))
+    each = linearised(predict, with_forces=with_forces, contract=contract and energy_zero.beside(contract))
 
     def evaluate(params: jax.Array, graphs: Graph, mesh: Mesh | None = None) -> Predictive:
         assert mesh is None or mesh.size == 1
-        found = combine(each(params, graphs), energy_sigma=energy_sigma, stress_sigma=stress_sigma)
+        found = combine(each(params, graphs), **likelihood._asdict())
         return found if with_forces else unspread(found)
 
     return evaluate

@@ -1,6 +1,7 @@
 """Energies, forces, stress and force uncertainty from any function for atomic energies."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -46,12 +47,13 @@ class Prediction(NamedTuple):
     forces: jax.Array  # [b, n, 3] eV/Å, exactly zero on padding; nan if not requested
     stress: jax.Array | None  # [b, 3, 3] eV/Å³, tension positive (ASE sign); None if not requested
     force_sigma: jax.Array  # [b, n] eV/Å, standard deviation of each force component; one on padding
+    slopes: Params | None = None  # [b, ...] gradient of each energy with respect to the parameters; None: not requested
 
 
 PredictFn = Callable[[Params, Graph], Prediction]
 
 
-def predictor(node_fn: NodeFn, *, with_stress: bool, with_forces: bool = True) -> PredictFn:
+def predictor(node_fn: NodeFn, *, with_stress: bool, with_forces: bool = True, with_slopes: bool = False) -> PredictFn:
     """Make a function for energies and their derivatives: forces and, with `with_stress`, stress.
 
     Forces that the network gives directly are taken in the place of the derivative; stress is always the derivative.
@@ -62,44 +64,61 @@ def predictor(node_fn: NodeFn, *, with_stress: bool, with_forces: bool = True) -
       node_fn: pure network function.
       with_stress: compute the stress; every structure must then be periodic in three directions.
       with_forces: False computes energies alone unless stress is asked for; forces are nan.
+      with_slopes: compute the gradients with respect to the parameters, in the reverse pass that gives the forces.
+        Structures are then evaluated one by one.
 
     Returns:
       `predict(params, graphs [b, ...]) -> Prediction`, differentiable, and vmappable over parameters.
     """
-
-    def total(positions: jax.Array, strain: jax.Array | None, params: Params, graphs: Graph):
-        cell = graphs.cell
-        if strain is not None:
-            deform = jnp.eye(3, dtype=strain.dtype)[None] + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
-            positions, cell = exact_dot(positions, deform), exact_dot(cell, deform)
-        vectors = jax.vmap(edge_vectors)(positions, cell, graphs)
-        b, n, k = graphs.neighbors.shape
-        node = node_fn(
-            params,
-            vectors.reshape(b * n, k, 3),
-            graphs.species.reshape(b * n),
-            flatten_neighbors(graphs),
-            graphs.edge_mask.reshape(b * n, k),
-        )
-        energy = jnp.sum(jnp.where(graphs.node_mask, node.energy.reshape(b, n), 0.0), axis=1)
-        sigma = jnp.where(graphs.node_mask, node.force_sigma.reshape(b, n), 1.0)
-        direct = None
-        if node.forces is not None:
-            direct = jnp.where(graphs.node_mask[..., None], node.forces.reshape(b, n, 3), 0.0)
-        return jnp.sum(energy), (energy, sigma, direct)
+    total = partial(_total, node_fn)
+    asked = (with_forces or with_stress, with_stress, with_slopes)
+    by = tuple(place for place, wanted in enumerate(asked) if wanted)
 
     def predict(params: Params, graphs: Graph) -> Prediction:
-        if not (with_forces or with_stress):
-            _, (energy, sigma, _) = total(graphs.positions, None, params, graphs)
-            return Prediction(energy, jnp.full_like(graphs.positions, jnp.nan), None, sigma)
-        if not with_stress:
-            gradient, (energy, sigma, direct) = jax.grad(total, has_aux=True)(graphs.positions, None, params, graphs)
-            return Prediction(energy, -gradient if direct is None else direct, None, sigma)
-        strain = jnp.zeros_like(graphs.cell)
-        (gradient, virial), (energy, sigma, direct) = jax.grad(total, (0, 1), has_aux=True)(
-            graphs.positions, strain, params, graphs
-        )
-        stress = virial / volume(graphs.cell)[:, None, None]
-        return Prediction(energy, -gradient if direct is None else direct, stress, sigma)
+        strain = jnp.zeros_like(graphs.cell) if with_stress else None
+        of = (graphs.positions, strain, params, graphs)
+        gradients, (energy, sigma, direct) = jax.grad(total, by, has_aux=True)(*of) if by else ((), total(*of)[1])
+        found = dict(zip(by, gradients, strict=True))
+        forces, stress = jnp.full_like(graphs.positions, jnp.nan), None
+        if 0 in found:
+            forces = -found[0] if direct is None else direct
+        if 1 in found:
+            stress = found[1] / volume(graphs.cell)[:, None, None]
+        return Prediction(energy, forces, stress, sigma, found.get(2))
 
-    return predict
+    def each(params: Params, graphs: Graph) -> Prediction:
+        def one(graph: Graph) -> Prediction:
+            batch = predict(params, jax.tree.map(lambda x: x[None], graph))
+            return jax.tree.map(lambda x: x[0], batch._replace(slopes=None))._replace(slopes=batch.slopes)
+
+        if len(graphs.positions) > 1:
+            return jax.vmap(one)(graphs)
+        batch = predict(params, graphs)
+        return batch._replace(slopes=jax.tree.map(lambda x: x[None], batch.slopes))
+
+    return each if with_slopes else predict
+
+
+def _total(
+    node_fn: NodeFn, positions: jax.Array, strain: jax.Array | None, params: Params, graphs: Graph
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    """Sum of all energies, and each energy, the σ of the forces, and the forces if the network gives them."""
+    cell = graphs.cell
+    if strain is not None:
+        deform = jnp.eye(3, dtype=strain.dtype)[None] + 0.5 * (strain + jnp.swapaxes(strain, -1, -2))
+        positions, cell = exact_dot(positions, deform), exact_dot(cell, deform)
+    vectors = jax.vmap(edge_vectors)(positions, cell, graphs)
+    b, n, k = graphs.neighbors.shape
+    node = node_fn(
+        params,
+        vectors.reshape(b * n, k, 3),
+        graphs.species.reshape(b * n),
+        flatten_neighbors(graphs),
+        graphs.edge_mask.reshape(b * n, k),
+    )
+    energy = jnp.sum(jnp.where(graphs.node_mask, node.energy.reshape(b, n), 0.0), axis=1)
+    sigma = jnp.where(graphs.node_mask, node.force_sigma.reshape(b, n), 1.0)
+    direct = None
+    if node.forces is not None:
+        direct = jnp.where(graphs.node_mask[..., None], node.forces.reshape(b, n, 3), 0.0)
+    return jnp.sum(energy), (energy, sigma, direct)

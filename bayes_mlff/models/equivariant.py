@@ -183,20 +183,26 @@ class SelfConnection(nn.Module):
     declared_width: int | None = None  # embedding width used for the normalisation; None: the actual one
 
     @nn.compact
-    def __call__(self, x: Features, embedding: jax.Array, species: jax.Array) -> Features:
-        """Map `{irrep: [n, 2l+1, channels]}` to `{irrep: [n, 2l+1, width]}`; embedding [s, v], species [n]."""
+    def __call__(self, x: Features, embedding: jax.Array | int, species: jax.Array) -> Features:
+        """Map `{irrep: [n, 2l+1, channels]}` to `{irrep: [n, 2l+1, width]}`.
+
+        The embedding is [s, v], or the number s of elements, each of which has weights of its own; species [n].
+        """
         mixed = {}
-        _, width_a = embedding.shape
+        width_a = embedding if isinstance(embedding, int) else embedding.shape[1]
         for irrep, width in self.out:
             if irrep not in x:
                 continue
             fan_in = x[irrep].shape[-1]
             weight = self.param(
-                f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), embedding.dtype
+                f"weight_{irrep}", nn.initializers.normal(1.0), (fan_in, width_a, width), x[irrep].dtype
             )
+            if isinstance(embedding, int):
+                per_element = jnp.swapaxes(weight, 0, 1)
+            else:
+                per_element = jnp.einsum("uvw,sv->suw", weight, embedding)
             scale = math.sqrt(fan_in * (self.declared_width or width_a))
-            per_element = jnp.einsum("uvw,sv->suw", weight, embedding) / scale
-            mixed[irrep] = _by_species(x[irrep], per_element, species)
+            mixed[irrep] = _by_species(x[irrep] / scale, per_element, species)
         return mixed
 
 

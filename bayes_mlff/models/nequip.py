@@ -142,9 +142,8 @@ class Interaction(nn.Module):
             return EquivariantLinear(out, name=name)(x)
         if kind == "embedding":
             return SelfConnection(out, name=name)(x, embedding, species)
-        one_hot = jnp.eye(len(config.elements), dtype=embedding.dtype)
         width = 1 if kind == "indexed" else config.declared_elements
-        return SelfConnection(out, width, name=name)(x, one_hot, species)
+        return SelfConnection(out, width, name=name)(x, len(config.elements), species)
 
 
 class NequIP(nn.Module):

@@ -54,8 +54,8 @@ def measure(problem: Problem) -> Cost:
     step_s = _seconds(lambda: chunk(params, md, state, never, jnp.asarray(MD_STEPS, jnp.int32))) / MD_STEPS
 
     trial, labels = _shortened(problem), _labels(problem)
-    update, begun = chain_update(trial._replace(around=None)), begun_chains(trial, params, key)
-    update_s = _seconds(lambda: update(params[: config.chains], begun, labels)) / UPDATE_STEPS * config.sampler.steps
+    update, begun = chain_update(trial), begun_chains(trial, params, key)
+    update_s = _seconds(lambda: update(params, begun, labels)) / UPDATE_STEPS * config.sampler.steps
     if problem.around is not None:
         around = problem.around
         update_s += _seconds(lambda: around(params[0], labels, key))

@@ -80,8 +80,8 @@ def prior_of(
     floor = energy_sigma_ev
     if settings is not None:
         floor = energy_sigma_ev / n_atoms if settings.kind == "energy_per_atom" else 0.0
-    median = error_law.OF_LAPLACE if config.posterior == "laplace" else error_law.OF_CHAINS
-    return error_law.init(own.a, own.b, floor=floor, median=median), own.decay
+    narrower = error_law.OF_LAPLACE if config.posterior == "laplace" and floor > 0.0 else 1.0
+    return error_law.init(own.a, own.b * narrower**2, floor=floor), own.decay
 
 
 def priors(problem: Problem) -> dict[str, ErrorLaw]:

@@ -10,7 +10,7 @@ from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, pad_slots
 from bayes_mlff.otf.criteria import threshold_ev
-from bayes_mlff.otf.problem import Problem, chain_update, ensemble, learning_graph
+from bayes_mlff.otf.problem import Problem, chain_update, ensemble, learning_graph, samples_around
 from bayes_mlff.otf.state import Observer, RunState
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.training_set import TrainingSet
@@ -24,6 +24,7 @@ class Learner:
     def __init__(self, problem: Problem, run: RunDirectory, observer: Observer, interruption: Interruption):
         self._problem, self._run, self._observer, self._interruption = problem, run, observer, interruption
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
+        self._samples = samples_around(problem)
 
     def add(self, state: RunState, record: LabelRecord) -> RunState:
         """Add a label to the training set without continuing the chains."""
@@ -56,6 +57,8 @@ class Learner:
                     f"step {host.step}: a chain became non-finite; a smaller sampler.step_size usually helps"
                 )
             rounds += 1
+        with self._interruption.patience(0.0):
+            params = self._samples(params, chains, known)
         self._report(record, host.step, int(known.count), rounds, time.perf_counter() - started)
         return state._replace(device=device._replace(params=params, chains=chains, training_set=known))
 

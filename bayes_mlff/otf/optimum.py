@@ -7,6 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.statistics import Statistic
+from bayes_mlff.md.predictors import linear_predictor, of_one
+from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import PredictFn
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.parallel.devices import GIB, chain_mesh, memory_budget
@@ -23,6 +27,20 @@ _OF_SAMPLES: Final = 2**31 - 2
 """In the place of a step's number, in the random key of samples around an optimum."""
 
 Update = Callable[[jax.Array, ChainState, TrainingSet], tuple[jax.Array, ChainState, Info]]
+Draw = Callable[[jax.Array, ChainState, TrainingSet], jax.Array]
+
+
+def predictors(
+    architecture: ArchitectureConfig, likelihood: Likelihood, further: tuple[Statistic, ...], *, with_stress: bool
+) -> tuple[tuple[Callable[..., Predictive]], Callable[..., Predictive] | None]:
+    """Predictors of one structure with all samples; and `Problem.in_full`."""
+
+    def way(with_forces: bool) -> Callable[..., Predictive]:
+        return of_one(linear_predictor(architecture, likelihood, with_stress=with_stress, with_forces=with_forces))
+
+    if any(each.of_atoms for each in further):
+        return (way(True),), None
+    return (way(False),), way(True)
 
 
 def samples(
@@ -64,16 +82,23 @@ def directions(config: RunConfig, prior: GaussianPrior) -> int | None:
     return laplace.directions_within(config.laplace.force_directions, INITIAL_CAPACITY, most)
 
 
-def with_samples(update: Update, around: laplace.Sample) -> Update:
-    """An update of an optimum, [1, p + 1], as one of the optimum and the samples around it, [1 + k, p + 1]."""
+def of_centre(update: Update) -> Update:
+    """An update of an optimum, [1, p + 1], as one of [1 + k, p + 1], after which all samples are at the optimum."""
 
-    def update_both(
+    def update_all(
         params: jax.Array, state: ChainState, training_set: TrainingSet
     ) -> tuple[jax.Array, ChainState, Info]:
         centre, state, info = update(params[:1], state, training_set)
-        if not bool(jnp.all(info.finite)):
-            return jnp.repeat(centre, len(params), axis=0), state, info
-        key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.restarts[0]), _OF_SAMPLES)
-        return jnp.concatenate([centre, around(centre[0], training_set, key)]), state, info
+        return jnp.repeat(centre, len(params), axis=0), state, info
 
-    return update_both
+    return update_all
+
+
+def drawn(around: laplace.Sample) -> Draw:
+    """The function that draws samples [1 + k, p + 1] around the optimum, with the state that the last update left."""
+
+    def draw(params: jax.Array, state: ChainState, training_set: TrainingSet) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(state.key[0], state.restarts[0]), _OF_SAMPLES)
+        return jnp.concatenate([params[:1], around(params[0], training_set, key)])
+
+    return draw

@@ -20,7 +20,7 @@ from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.triggers import Statistic
 from bayes_mlff.md.chunk import RunChunk, dynamics_budget, make_chunk
 from bayes_mlff.md.integrators import Integrator, MDState, initial_state
-from bayes_mlff.md.predictors import ensemble_predictor, linear_predictor, of_one
+from bayes_mlff.md.predictors import ensemble_predictor
 from bayes_mlff.md.vacuum import refuse_vacuum
 from bayes_mlff.models import presets
 from bayes_mlff.models.energetics import PredictFn, Prediction, predictor
@@ -162,7 +162,10 @@ def prepare(
     prior = GaussianPrior(prior_mean(potential), prior_scale(config.prior.scale, potential))
     likelihood = Likelihood(energy_sigma, stress_sigma)
     chains = partial(_chains, config, potential, predict_weights, prior, likelihood)
-    ways, in_full = _predictors(config, predict, energy_sigma, stress_sigma, further)
+    if config.posterior == "laplace":
+        ways, in_full = optimum.predictors(potential.config, likelihood, further, with_stress=with_stress)
+    else:
+        ways, in_full = _predictors(predict, energy_sigma, stress_sigma), None
 
     return Problem(
         config,
@@ -194,21 +197,11 @@ def stress_sigma_ev_a3(config: RunConfig, *, with_stress: bool) -> float | None:
 
 
 def _predictors(
-    config: RunConfig,
-    predict: PredictFn,
-    energy_sigma: float,
-    stress_sigma: float | None,
-    further: tuple[Statistic, ...],
-) -> tuple[tuple[Callable[..., Predictive], ...], Callable[..., Predictive] | None]:
-    """Predictors of one structure with all samples, with decreasing memory; and `Problem.in_full`."""
-    if config.posterior == "laplace":
-        full, cheap = (
-            of_one(linear_predictor(predict, energy_sigma, stress_sigma, with_forces=with_forces))
-            for with_forces in (True, False)
-        )
-        return ((full,), None) if any(each.of_atoms for each in further) else ((cheap,), full)
+    predict: PredictFn, energy_sigma: float, stress_sigma: float | None
+) -> tuple[Callable[..., Predictive], ...]:
+    """Predictors of one structure with all chains, with decreasing memory."""
     each = (None, *GROUPS[preferred_axis()])
-    return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=n) for n in each), None
+    return tuple(ensemble_predictor(predict, energy_sigma, stress_sigma, at_once=n) for n in each)
 
 
 def _chains(
@@ -302,11 +295,19 @@ def ensemble(problem: Problem) -> Callable[[jax.Array, Graph], Predictive]:
 
 
 def chain_update(problem: Problem) -> Callable[..., tuple[jax.Array, ChainState, Info]]:
-    """Make the function that updates all samples after a label, on all devices and within their memory."""
-    sampler, around = problem.config.sampler, problem.around
+    """Make the function that updates all samples after a label, on all devices and within their memory.
+
+    Where the posterior is one optimum, all samples are at it until `samples_around` draws them.
+    """
+    sampler = problem.config.sampler
     updates = (partial(chains.update, n_steps=sampler.steps) for chains in (problem.chains, *problem.low_memory_chains))
     update = ChainDevices(problem.config.chains, *updates, batch_size=sampler.batch, memory_gib=sampler.memory_gib)
-    return update if around is None else optimum.with_samples(update, around)
+    return update if problem.around is None else optimum.of_centre(update)
+
+
+def samples_around(problem: Problem) -> optimum.Draw:
+    """Make the function for the samples after the last update; they are the chains, or drawn around the optimum."""
+    return (lambda params, *_: params) if problem.around is None else optimum.drawn(problem.around)
 
 
 def begun_chains(problem: Problem, params: jax.Array, key: jax.Array) -> ChainState:

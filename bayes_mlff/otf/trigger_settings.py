@@ -20,7 +20,11 @@ class CalibrationConfig(Section):
     a: Positive = Field(
         default=3.0, description="Shape of the Gamma prior; the paper takes 3 with NequIP and 1.5 with MACE."
     )
-    b: Positive = Field(default=10.0, description="Rate (inverse scale) of the Gamma prior; 10 in the paper.")
+    b: Positive = Field(
+        default=10.0,
+        description="Rate (inverse scale) of the Gamma prior; 10 in the paper. For energies with posterior laplace, "
+        "whose σ is three times as wide, a ninth of it is taken.",
+    )
     decay: float = Field(
         default=1.0,
         gt=0.0,

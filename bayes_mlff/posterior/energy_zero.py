@@ -7,6 +7,7 @@ label - energy, and σ²/N (Gelman et al. 2013, Bayesian Data Analysis, section 
 the weights is a sample of both.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import jax
@@ -54,9 +55,15 @@ def with_zero(predict: PredictFn) -> PredictFn:
     def shifted(sample: jax.Array, graphs) -> Prediction:
         weights, zero = split(sample)
         found = predict(weights, graphs)
-        return found._replace(energy=found.energy + zero.astype(found.energy.dtype))
+        slopes = None if found.slopes is None else joined(found.slopes, 1.0)
+        return found._replace(energy=found.energy + zero.astype(found.energy.dtype), slopes=slopes)
 
     return cast(PredictFn, shifted)
+
+
+def beside(change: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """Function of a sample [p + 1] that changes its weights [p], and leaves its zero."""
+    return lambda sample: joined(change(sample[:-1]), sample[-1])
 
 
 def draw(

@@ -30,6 +30,7 @@ from bayes_mlff.otf.motion import Motion
 from bayes_mlff.otf.problem import GROUPS
 from bayes_mlff.parallel.devices import chain_mesh, on_all
 from bayes_mlff.posterior import energy_zero
+from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.production import watch as watching
 from bayes_mlff.production.config import ProductionConfig, n_steps, schedules_of
 from bayes_mlff.production.material import Material
@@ -142,7 +143,8 @@ def prepare(config: ProductionConfig, material: Material) -> Setup:
     def way(at_once: int | None) -> Callable[..., Predictive]:
         if ensemble.linear:
             with_forces = any(trigger.statistic.of_atoms for trigger in watched.triggers)
-            return linear_predictor(predict, energy_sigma, ensemble.stress_sigma_ev_a3, with_forces=with_forces)
+            likelihood = Likelihood(energy_sigma, ensemble.stress_sigma_ev_a3)
+            return linear_predictor(architecture, likelihood, with_stress=with_stress, with_forces=with_forces)
         return batch_predictor(
             predict, energy_sigma, ensemble.stress_sigma_ev_a3, at_once=at_once, allow_single_chain=single
         )

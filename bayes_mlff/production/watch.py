@@ -149,7 +149,7 @@ def _energy(
         law = online.law
         if law.floor > 0.0:
             law = law._replace(floor=sigma_floor_ev(material, len(structure.numbers)))
-        prior = error_law.init(law.each.a, law.each.b, floor=law.floor, median=law.median)
+        prior = error_law.init(law.each.a, law.each.b, floor=law.floor)
         criterion = Criterion(ENERGY_SIGMA, threshold_ev, confidence, prior, 1.0)
         return _Found(criterion.trigger(law), float(criterion.limit(prior))), remarks
     factor, confidence = ensemble.factors.energy, config.confidence or CONFIDENCE

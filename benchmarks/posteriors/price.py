@@ -77,16 +77,16 @@ def measured(name: str, *, rounds: int, labels: int) -> dict[str, Any]:
         parts[f"update, {kind}"] = _update(problem, known)
     parts["samples, laplace"] = _samples(each["laplace"], known)
     ms = _medians(parts, rounds)
-    whole = ms["update, laplace"] - ms["samples, laplace"]
     sampler = each["chains"].config.sampler
     repeats = sampler.steps / STEPS
+    updates = {kind: repeats * ms[f"update, {kind}"] for kind in ("chains", "laplace")}
     return {
         "atoms": len(each["chains"].structure.numbers),
         "weights": int(each["chains"].prior.mean.shape[0]),
         "ms_per_step": {kind: ms[f"md, {kind}"] / steps for kind in ("one model", "chains", "laplace")},
         "of_one_model": {kind: ms[f"md, {kind}"] / ms["md, one model"] for kind in ("chains", "laplace")},
-        "update_of_chains": (repeats * whole + ms["samples, laplace"]) / (repeats * ms["update, chains"]),
-        "samples_of_update_of_chains": ms["samples, laplace"] / (repeats * ms["update, chains"]),
+        "update_of_chains": (updates["laplace"] + ms["samples, laplace"]) / updates["chains"],
+        "samples_of_update_of_chains": ms["samples, laplace"] / updates["chains"],
         "labels": labels,
         "steps_of_an_update": sampler.steps,
     }

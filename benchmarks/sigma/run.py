@@ -26,6 +26,7 @@ from bayes_mlff.data.structure import Structure, from_ase
 from bayes_mlff.ensemble import error_law
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.metrics import rmse
+from bayes_mlff.ensemble.predictive import Predictive
 from bayes_mlff.ensemble.ranking import ranking
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as configuration
@@ -103,12 +104,12 @@ class Study:
         self._labels, self._known = labels, 0
         self.chains = Chains(self.problem, self._graphs[0], len(labels))
         self._predict = ensemble(self.problem)
-        apart, self._decay = prior_of(config, None, len(structure.numbers), self.problem.energy_sigma_ev)
+        apart, self._decay = self.prior = prior_of(config, None, len(structure.numbers), self.problem.energy_sigma_ev)
         self._laws = {"common": error_law.init(apart.each.a, apart.each.b), "apart": apart}
 
     def learn(self, *, update: bool) -> None:
         """Meet the next label, and continue the chains with it."""
-        graph, label = self._graphs[self._known], self._labels[self._known].label
+        graph, label = self.next_label
         if self._known:
             error, sigma = self._error(graph, label)
             self._laws = {n: error_law.update(law, error, sigma, decay=self._decay) for n, law in self._laws.items()}
@@ -118,26 +119,43 @@ class Study:
             self.chains.update()
 
     @property
+    def next_label(self) -> tuple[Any, Label]:
+        """Graph and label that are learnt next."""
+        return self._graphs[self._known], self._labels[self._known].label
+
+    @property
+    def frames(self) -> list[tuple[Any, Label]]:
+        """Graphs and labels of the frames that are not learnt."""
+        return [(graph, frame.label) for graph, frame in zip(self.frame_graphs, self._frames, strict=True)]
+
+    @property
     def frame_graphs(self) -> list:
         """Graphs of the frames that are not learnt."""
         return self._graphs[len(self._labels) :]
 
     def errors(self) -> np.ndarray:
         """Errors [m] of their energies, eV."""
-        own = zip(self.frame_graphs, self._frames, strict=True)
-        return np.array([self._error(graph, frame.label)[0] for graph, frame in own])
+        return np.array([self._error(graph, label)[0] for graph, label in self.frames])
 
     def compared(self, ends: np.ndarray) -> dict[str, Any]:
         """What σ knows at the frames before each of the ends [g]: the first group, the first two, ..."""
-        own = zip(self.frame_graphs, self._frames, strict=True)
-        error, sigma = np.array([self._error(graph, frame.label) for graph, frame in own]).T
+        error, sigma = np.array([self._error(graph, label) for graph, label in self.frames]).T
         groups = [_numbers(self.problem, self._laws, error[:end], sigma[:end]) for end in ends]
         return {"labels": self._known, "groups": groups}
 
+    def apart(self, graph: Any, label: Label) -> tuple[float, np.ndarray]:
+        """Error of the mean energy, and how far each sample [k] is from it, eV."""
+        error, _, found = self._found(graph, label)
+        return error, np.asarray(found.chain_energy[:, 0] - found.energy_mean[0], np.float64)
+
     def _error(self, graph: Any, label: Label) -> tuple[float, float]:
+        return self._found(graph, label)[:2]
+
+    def _found(self, graph: Any, label: Label) -> tuple[float, float, Predictive]:
         found = self._predict(self.chains.samples, graph)
         predicted = self._scale.network_to_total(float(found.energy_mean[0]))
-        return predicted - self._scale.reference_to_total(label.energy), float(found.energy_sigma[0])
+        error = predicted - self._scale.reference_to_total(label.energy)
+        return error, float(found.energy_sigma[0]), found
 
 
 def _numbers(problem: Problem, laws: dict[str, ErrorLaw], error: np.ndarray, sigma: np.ndarray) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def test_a_run_asks_learns_and_knows_the_sigma_of_forces_at_its_labels(run):
     params = arrays[".params"]
     assert len(params) == 1 + 4 and len(arrays[".chains.restarts"]) == 1
     np.testing.assert_allclose(params[1:].mean(axis=0), params[0], atol=1e-5 * np.abs(params).max())
+    assert (np.ptp(params[1:], axis=0)[:-1] > 0.0).mean() > 0.9
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bits(run, folder):

@@ -116,7 +116,7 @@ def _mixed(seed: int, widen: float = 1.0):
     """Yield, at each checked n, the law before an intervention, its σ and its error."""
     rng = np.random.default_rng(seed)
     scale = 1.0 / np.sqrt(rng.gamma(3.0, 1 / 10.0, MIXED))
-    ratio = rng.choice(error_law.RATIOS, MIXED, p=error_law.prior_weights(error_law.OF_CHAINS))
+    ratio = rng.choice(error_law.RATIOS, MIXED, p=error_law.prior_weights())
     law, floor = error_law.init(3.0, 10.0, floor=0.05), 0.05
     for n in range(max(SEEN) + 1):
         # As in a run the spread depends on what was seen: it is larger where the law before knows less.

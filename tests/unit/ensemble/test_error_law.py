@@ -21,7 +21,7 @@ def _mixed(seed: int = 0, n: int = 6):
 def _posterior(error, sigma, floor):
     """Weights of the ratios and Gamma laws of lambda from the definition, by integration over lambda."""
     weights, gammas = [], []
-    for ratio, prior in zip(error_law.RATIOS, error_law.prior_weights(error_law.OF_CHAINS), strict=True):
+    for ratio, prior in zip(error_law.RATIOS, error_law.prior_weights(), strict=True):
         each = np.sqrt(ratio**2 * (sigma**2 - floor**2) + floor**2)
         z2 = np.sum((error / each) ** 2)
 
@@ -120,8 +120,8 @@ def test_forgetting_returns_to_the_prior_of_the_ratios():
     # A spread of zero says nothing of the ratio: only forgetting changes the weights.
     for _ in range(200):
         law = error_law.update(law, 0.1, 0.1, decay=0.9)
-    assert certain > 2.0 * error_law.prior_weights(error_law.OF_CHAINS).max()
-    np.testing.assert_allclose(np.exp(law.log_weight), error_law.prior_weights(error_law.OF_CHAINS), rtol=1e-6)
+    assert certain > 2.0 * error_law.prior_weights().max()
+    np.testing.assert_allclose(np.exp(law.log_weight), error_law.prior_weights(), rtol=1e-6)
     assert law.each.n == pytest.approx(10.0)
 
 
@@ -147,22 +147,3 @@ def test_json_and_back():
 def test_rounding_below_the_floor_is_the_floor():
     law, *_ = _mixed()
     assert error_law.interval(law, 0.1 * (1 - 1e-8)) == error_law.interval(law, 0.1)
-
-
-def test_the_median_of_the_prior_stays_with_the_law():
-    law = error_law.init(3.0, 10.0, floor=0.1, median=error_law.OF_LAPLACE)
-    first = np.exp(law.log_weight)
-    assert error_law.RATIOS[np.argmax(first)] == pytest.approx(0.5)
-    met = error_law.update(law, 1.0, 0.3)
-    assert error_law.ErrorLaw.from_json(met.to_json()) == met
-    assert error_law.restart(met, []) == law
-    for _ in range(200):
-        met = error_law.update(met, 0.1, 0.1, decay=0.9)
-    np.testing.assert_allclose(np.exp(met.log_weight), first, rtol=1e-6)
-    chains = error_law.init(3.0, 10.0, floor=0.1)
-    older = {key: value for key, value in chains.to_json().items() if key != "median"}
-    assert error_law.ErrorLaw.from_json(older) == chains != law
-    # Wide samples are trusted further where they are known to be wide.
-    assert error_law.critical_sigma(law, 1.0) > 1.5 * error_law.critical_sigma(chains, 1.0)
-    with pytest.raises(ValueError, match="median"):
-        error_law.init(3.0, 10.0, floor=0.1, median=0.0)

@@ -12,7 +12,9 @@ from bayes_mlff.core.errors import ConfigError
 from bayes_mlff.data import structure_files
 from bayes_mlff.data.structure import from_ase
 from bayes_mlff.data.structure_settings import StructureSettings
+from bayes_mlff.ensemble import error_law
 from bayes_mlff.otf import config, regions
+from bayes_mlff.otf.criteria import prior_of
 
 FORCE = {"kind": "force", "threshold": "3 kcal/mol/Å"}
 EACH = {"kind": "energy_per_atom", "threshold": "1 meV/atom"}
@@ -197,3 +199,15 @@ def test_names_come_from_the_structures_file(tmp_path):
     )
     sites = structure_files.read(StructureSettings(file=str(cif)), cif).structure
     assert [sites.labels[sites.numbers == z].tolist() for z in (11, 17)] == [["Na1"] * 4, ["Cl1"] * 4]
+
+
+@pytest.mark.parametrize(("trigger", "scale"), [(None, 1 / 3), (EACH, 1 / 3), (FORCE, 1.0)])
+def test_samples_around_an_optimum_are_expected_to_be_three_times_too_wide(trigger, scale):
+    """Spread and noise alike, so that σ grows with the spread; forces, whose σ is mostly noise, as with chains."""
+    section = None if trigger is None else parsed(trigger)[0]
+    around, chains = (
+        error_law.parts(prior_of(config.parse({"structure": "ethanol", "posterior": kind}), section, 9, 0.01)[0])
+        for kind in ("laplace", "chains")
+    )
+    assert around.factor == pytest.approx(scale * chains.factor, rel=1e-12)
+    assert around.floor == pytest.approx(scale * chains.floor, rel=1e-12)
