@@ -55,7 +55,7 @@ class Beginning:
             self._folders.log("checkpoint_skipped", remark=remark)
         if len(metadata["walkers"]) != len(self._campaign.walks):
             raise RunDirectoryError("checkpoint: another number of walkers than configured")
-        device = checkpoint.restore(self._template().arrays, arrays)
+        device = checkpoint.restore(self.template().arrays, arrays)
         state = CampaignState.from_json(device, metadata)
         self._folders.truncate(metadata["files"])
         self._folders.log("resumed", round=state.round)
@@ -63,7 +63,7 @@ class Beginning:
 
     def start(self) -> CampaignState:
         """Label the first structures, set the energy offsets, and sample the posterior."""
-        state, campaign = self._template(), self._campaign
+        state, campaign = self.template(), self._campaign
         walks, structures = campaign.walks, [walk.problem.structure for walk in campaign.walks]
         firsts = [_same_as(structures, i) for i in range(len(walks))]
         requests, before = {}, {}
@@ -122,7 +122,7 @@ class Beginning:
         per_atom = np.linalg.lstsq(counts[known].astype(np.float64), above, rcond=1e-9)[0]
         return [float(row @ per_atom) for row in counts]
 
-    def _template(self) -> CampaignState:
+    def template(self) -> CampaignState:
         """All walkers at their first structures, with velocities, and no labels."""
         shared = self._learner.first(self._campaign.config.seed)
         laws: dict[str, Laws] = {}

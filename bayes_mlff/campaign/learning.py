@@ -13,7 +13,14 @@ from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.graph import Graph, padded
 from bayes_mlff.otf.optimum import INITIAL_CAPACITY
-from bayes_mlff.otf.problem import begun_chains, chain_update, ensemble, first_parameters, learning_graph
+from bayes_mlff.otf.problem import (
+    begun_chains,
+    chain_update,
+    ensemble,
+    first_parameters,
+    learning_graph,
+    samples_around,
+)
 from bayes_mlff.posterior import training_set as training
 from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.runs.interruption import Interruption
@@ -25,6 +32,7 @@ class Learner:
     def __init__(self, campaign: Campaign, interruption: Interruption):
         self._campaign, self._interruption = campaign, interruption
         self._update, self._ensemble = chain_update(campaign.common), ensemble(campaign.common)
+        self._samples = samples_around(campaign.common)
 
     def first(self, seed: int) -> Shared:
         """Samples before the first label, and no labels."""
@@ -73,12 +81,18 @@ class Learner:
         while rounds == 0 or (rounds < most and self._misfit(params, graph, known, newest) > 0.5 * threshold_ev):
             with self._interruption.patience(0.0):  # the labels are on the disk, and the update can be repeated
                 params, chains, info = self._update(params, chains, known)
-                finite = bool(jnp.all(info.finite)) and bool(jnp.all(jnp.isfinite(params)))
-            if not finite:
-                raise RunStoppedError("a chain became non-finite; a smaller run.sampler.step_size usually helps")
+                _require_finite(info.finite)
             rounds += 1
+        with self._interruption.patience(0.0):
+            params = self._samples(params, chains, known)
+            _require_finite(jnp.isfinite(params))
         seconds = round(time.perf_counter() - started, 3)
         return Shared(params, chains, known), {"labels": newest + 1, "rounds": rounds, "seconds": seconds}
 
     def _misfit(self, params: jax.Array, graph: Graph, known: TrainingSet, newest: int) -> float:
         return abs(float(self._ensemble(params, graph).energy_mean[0]) - float(known.energy[newest]))
+
+
+def _require_finite(finite: jax.Array) -> None:
+    if not bool(jnp.all(finite)):
+        raise RunStoppedError("a chain became non-finite; a smaller run.sampler.step_size usually helps")

@@ -18,6 +18,7 @@ from bayes_mlff.md.schedule import Schedule
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.otf.integrator import make_integrator
 from bayes_mlff.otf.problem import GROUPS, Problem, prepare
+from bayes_mlff.posterior.likelihood import Likelihood
 from bayes_mlff.posterior.settings import EnergyZero
 from bayes_mlff.runs.start import Start
 from bayes_mlff.sghmc.run import preferred_axis
@@ -182,6 +183,8 @@ def _ways(problem: Problem) -> tuple[Callable[..., Predictive], ...]:
     stress = problem.stress_sigma
     if config.posterior == "laplace":
         of_atoms = any(each.of_atoms for each in problem.further)
-        return (linear_predictor(problem.predict, sigma, stress, with_forces=of_atoms),)
+        architecture, likelihood = problem.potential.config, Likelihood(sigma, stress)
+        with_stress = problem.with_stress
+        return (linear_predictor(architecture, likelihood, with_stress=with_stress, with_forces=of_atoms),)
     each = (None, *GROUPS[preferred_axis()])
     return tuple(batch_predictor(problem.predict, sigma, stress, at_once=n) for n in each)

@@ -27,6 +27,7 @@ from bayes_mlff.engines.labelling.spool import Spool
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.otf import config as of_runs
 from bayes_mlff.report import campaign as summary
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.testing import faulty_engines
 from tests.support import campaigns
 
@@ -178,6 +179,20 @@ def test_molecules_of_several_compositions_share_one_posterior(folder):
         last = last_label(path, name)
         error = calculator.get_potential_energy(last) - last.info["REF_energy"]
         assert KCAL_MOL_PER_EV * abs(error) < 5.0, name
+
+
+def test_with_one_optimum_samples_spread_around_it_and_labels_know_the_sigma_of_forces(folder):
+    laplace = {"posterior": "laplace", "laplace": {"samples": 4, "force_directions": 2}}
+    path = run(folder, "optimum", run=ALL_ALONG | laplace, labels={"in_flight": 1})
+    assert {row.state for row in summary.read(path).walkers} == {"done"}
+    arrays, *_ = checkpoint.newest(path / "checkpoints")
+    params = arrays[".shared.params"]
+    assert len(params) == 1 + 4 and np.ptp(params[1:], axis=0).max() > 1e-3, "all samples are at the optimum"
+    for record in campaigns.labels(path, "ethanol-1")[1:]:
+        assert np.isfinite(record.predicted_forces_sigma).all()
+        assert np.ptp(record.predicted_forces_sigma) > 0.01 * np.min(record.predicted_forces_sigma)
+    thermo = np.genfromtxt(path / "walkers" / "ethanol-2" / "thermo.csv", delimiter=",", names=True)
+    assert np.isfinite(thermo["sigma_ev"]).all() and np.ptp(thermo["sigma_ev"]) > 0.0
 
 
 def test_a_budget_of_labels_stops_a_campaign_that_can_go_on(whole, folder):
