@@ -10,6 +10,7 @@ from website import command_line, configuration, links, made
 import bayes_mlff
 from bayes_mlff import finetune
 from bayes_mlff.core.settings import Section
+from bayes_mlff.campaign.config import CampaignConfig
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
@@ -33,7 +34,7 @@ class Examples(dict):
 
 def test_every_key_is_listed_once_with_an_example_that_its_model_accepts():
     examples = Examples(configuration.EXAMPLES)
-    for model in (RunConfig, FinetuneConfig, ProductionConfig):
+    for model in (RunConfig, FinetuneConfig, ProductionConfig, CampaignConfig):
         parts = configuration.parts(model, examples)
         names = [key.name for part in parts for key in part.keys]
         assert len(names) == len(set(names))
