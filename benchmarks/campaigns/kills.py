@@ -60,23 +60,24 @@ def main() -> None:
 
 def _one(config: Path, path: Path, found: dict[str, int], chance: random.Random, kills: int, long_s: float) -> None:
     """Run one campaign to its end, killing it on the way."""
+    process = None
     while True:
-        process = _started(config, path)
+        process = process or _started(config, path)
         left = found["kills_of_drivers"] + found["kills_of_workers"] < kills
         try:
-            code = process.wait(timeout=chance.uniform(0.2, 1.1) * long_s if left else None)
+            code = process.wait(timeout=chance.uniform(0.1, 0.8) * long_s if left else None)
         except subprocess.TimeoutExpired:
             workers = _children(process.pid)
             if workers and chance.random() < 0.5:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(chance.choice(workers), signal.SIGKILL)
                 found["kills_of_workers"] += 1
-                code = process.wait()
             else:
                 process.kill()
                 process.wait()
                 found["kills_of_drivers"] += 1
-                continue
+                process = None
+            continue
         if code == 0:
             return
         raise SystemExit(f"{path}: ended with status {code}")
