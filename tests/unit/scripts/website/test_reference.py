@@ -9,8 +9,8 @@ from website import command_line, configuration, links, made
 
 import bayes_mlff
 from bayes_mlff import finetune
-from bayes_mlff.core.settings import Section
 from bayes_mlff.campaign.config import CampaignConfig
+from bayes_mlff.core.settings import Section
 from bayes_mlff.finetune.config import FinetuneConfig
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
