@@ -26,13 +26,15 @@ AUDIT: Final = 0.02
 SAMPLED: Final = 0.2
 """Share of the steps at which intervals are looked at."""
 STRUCTURES: Final = 5
+RATE: Final = 10.0 * error_law.OF_LAPLACE**2
+"""Of the prior of the scale, as in runs with one optimum."""
 
 
 def simulate(width: float, *, common: bool, seed: int) -> dict[str, float]:
     """One campaign of `STRUCTURES` walkers; `width` is the standard deviation of the logarithm of r."""
     chance = np.random.default_rng(seed)
     ratio = np.exp(width * chance.normal(size=STRUCTURES))
-    law = [error_law.init(floor=FLOOR, median=error_law.OF_LAPLACE) for _ in range(1 if common else STRUCTURES)]
+    law = [error_law.init(b=RATE, floor=FLOOR) for _ in range(1 if common else STRUCTURES)]
     known = np.zeros(STRUCTURES)
     labels, trusted, above = 0, 0, 0
     inside: list[list[bool]] = [[] for _ in range(STRUCTURES)]

@@ -80,7 +80,7 @@ def test_dtype_follows_input(change):
         (model.params, jax.tree.map(lambda x: x[None], graph)),
     )
     out = jax.eval_shape(predictor(model.node_fn, with_stress=True), params, graphs)
-    assert {leaf.dtype for leaf in out} == {jnp.dtype(jnp.float32)} and out.forces.shape == (1, 5, 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {jnp.dtype(jnp.float32)} and out.forces.shape == (1, 5, 3)
 
 
 def turn(seed: int) -> np.ndarray:

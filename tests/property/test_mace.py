@@ -130,7 +130,7 @@ def test_dtype_follows_input(graph):
     model = model_of(CONFIG)
     params = jax.tree.map(lambda x: x.astype(jnp.float32), model.params)
     out = jax.eval_shape(predictor(model.node_fn, with_stress=True), params, single)
-    chex.assert_type(list(out), jnp.float32)
+    chex.assert_type(jax.tree.leaves(out), jnp.float32)
     chex.assert_shape([out.forces, out.stress, out.force_sigma], [(1, 5, 3), (1, 3, 3), (1, 5)])
 
 

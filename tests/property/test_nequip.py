@@ -117,7 +117,7 @@ class TestNaturalParity(ModelBattery):
         )
         params = jax.tree.map(lambda x: x.astype(jnp.float32), model.params)
         out = jax.jit(predictor(model.node_fn, with_stress=True))(params, single)
-        chex.assert_type(list(out), jnp.float32)
+        chex.assert_type(jax.tree.leaves(out), jnp.float32)
         chex.assert_shape([out.forces, out.stress, out.force_sigma], [(1, 5, 3), (1, 3, 3), (1, 5)])
         chex.assert_tree_all_finite(out)
 

@@ -1,12 +1,12 @@
 """Hands label tasks to an executor and brings back what became of them, in the order of arrival."""
 
 import contextlib
-import pickle
 import queue
 import time
 from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -250,7 +250,7 @@ class Dispatcher:
 
     def _check(self, structure: Structure) -> None:
         try:
-            pickle.dumps(self._task(structure))
+            ForkingPickler.dumps(self._task(structure))
         except Exception as error:
             raise ConfigError(
                 "structure", type(error).__name__, f"plain data, which can be pickled ({error})"

@@ -4,10 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Final
 
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -99,12 +101,20 @@ def _kill_family(pid: int) -> None:
 
 @contextlib.contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """Environment in which processes start; NumPy reads the number of threads when it is imported."""
+    """Environment in which processes start; NumPy reads the number of threads when it is imported.
+
+    They import this package from where it is, also if that was the folder of an earlier configuration, which is no
+    longer in `sys.path`.
+    """
+    here, path = str(Path(__file__).resolve().parents[3]), list(sys.path)
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+    if here not in path:
+        sys.path.append(here)
     try:
         yield
     finally:
+        sys.path[:] = path
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

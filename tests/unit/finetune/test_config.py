@@ -231,7 +231,7 @@ def test_units_that_the_pretrained_model_contradicts_are_named():
     def check(energy=energy, forces=forces, stress=stress, count=10, **change):
         parts = (np.zeros((10, 4, 3)), np.zeros((10, 3, 3)), energy + 500.0, forces, stress)
         used = Frames(np.tile([8, 1, 1, 1], (10, 1)), np.ones((10, 3), bool), *parts).take(np.arange(count))
-        seen = Prediction(*(x[:, :count] for x in predicted))
+        seen = jax.tree.map(lambda x: x[:, :count], predicted)
         units = label_units.settle(stated.model_copy(update=change), {}, "a.npz", "data.train")
         doubts.check_units(seen, used, units, "train")
 

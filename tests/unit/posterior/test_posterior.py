@@ -53,7 +53,7 @@ def test_likelihood_equals_scipy_and_masks():
         return jnp.sum(log_likelihood(SIGMAS, p, labels))
 
     gradient = jax.grad(loss)(prediction)
-    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in gradient)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(gradient))
     assert not np.asarray(gradient.force_sigma)[~mask].any()
 
 

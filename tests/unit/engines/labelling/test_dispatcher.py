@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,6 +262,16 @@ def begun(folder) -> int:
             return calculations(folder)[0]
         time.sleep(0.05)
     raise AssertionError("nothing was calculated")
+
+
+def test_workers_find_this_package_where_it_is_whatever_earlier_configurations_have_taken_away(dispatcher, monkeypatch):
+    root = Path(dispatching.__file__).resolve().parents[3]
+    others = [entry for entry in sys.path if Path(entry or ".").resolve() != root]
+    monkeypatch.setattr(sys, "path", others)
+    with dispatcher(LocalSettings()) as labels:
+        labels.submit("one", crystal(0))
+        [arrival] = collected(labels)
+    assert arrival.outcome.kind == "label" and sys.path == others
 
 
 def test_leaving_does_not_wait_for_labels(dispatcher, tmp_path):
