@@ -3,7 +3,8 @@
     python -m benchmarks.campaigns.laws OUT.json
 
 Walkers of K structures meet geometries whose uncalibrated σ is drawn at random and falls as labels are learnt. Errors
-are normal with variance (r σ)² + floor², where r differs between structures by a log-normal factor of the stated width.
+are normal with r times the σ that the prior expects, where r differs between structures by a log-normal factor of the
+stated width.
 A label is requested where the law in force gives the threshold too little confidence; audits come at random. Counted
 are labels, the share of errors above the threshold where no label was requested, and the coverage of the stated 95 %
 intervals, over all structures and of the worst one.
@@ -44,7 +45,7 @@ def simulate(width: float, *, common: bool, seed: int) -> dict[str, float]:
             mine = 0 if common else k
             spread = 1.5 / (1.0 + known[k] + 0.3 * (known.sum() - known[k])) * np.exp(0.5 * chance.normal())
             sigma = float(np.hypot(spread, FLOOR))
-            error = float(chance.normal() * np.hypot(0.5 * ratio[k] * spread, FLOOR))
+            error = float(chance.normal() * error_law.OF_LAPLACE * ratio[k] * sigma)
             asks, audit = sigma > critical[mine], chance.random() < AUDIT
             if chance.random() < SAMPLED:
                 inside[k].append(abs(error) < float(error_law.interval(law[mine], sigma)))
