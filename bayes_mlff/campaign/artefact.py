@@ -35,8 +35,8 @@ def ensemble(campaign: Campaign, state: CampaignState, name: str) -> Ensemble:
     elements = first.problem.potential.config.elements
     counts = [atomic_energies.composition(np.asarray(w.problem.structure.numbers), elements) for w in campaign.walks]
     offsets = np.array([walker.host.offset_ev for walker in state.walkers])
-    above = offsets[:, None] - np.asarray(sample.zero, np.float64)[None, :]
-    per_atom = np.linalg.lstsq(np.array(counts, np.float64), above, rcond=1e-9)[0].T
+    above = offsets[None, :] - np.asarray(sample.zero, np.float64)[:, None]
+    per_atom = atomic_energies.per_atom(np.array(counts), above)
     known = atomic_energies.independent(np.array(counts))
     return made._replace(offset_ev=per_atom, compositions=known)
 

@@ -119,7 +119,7 @@ class Beginning:
         )
         known = list(records)
         above = np.array([before[i] - records[i].label.energy for i in known])
-        per_atom = np.linalg.lstsq(counts[known].astype(np.float64), above, rcond=1e-9)[0]
+        per_atom = atomic_energies.per_atom(counts[known], above)
         return [float(row @ per_atom) for row in counts]
 
     def template(self) -> CampaignState:
@@ -152,11 +152,7 @@ class Beginning:
         walks = [self._campaign.walks[i] for i in members]
         present = [(w.problem.structure, state.walkers[i].host.origin) for i, w in zip(members, walks, strict=True)]
         spec, lists = crowding.roomier(spec, walks[0].problem.potential.config.elements, present)
-        for i, around in zip(members, lists, strict=True):
-            walker = state.walkers[i]
-            walker = walker._replace(host=walker.host._replace(spec=spec))
-            state = state.with_walker(i, walker, state.arrays.walkers[i]._replace(neighbors=around))
-        return state
+        return state.with_neighbors(members, spec, lists)
 
 
 def _same_as(structures: Sequence, i: int) -> int:

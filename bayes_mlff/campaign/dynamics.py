@@ -12,7 +12,7 @@ from bayes_mlff.campaign.state import Arrays, Open, Shared
 from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.ensemble import triggers as triggering
-from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.predictive import Predictive, with_spread_of_forces
 from bayes_mlff.ensemble.triggers import Measured, Trigger
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
 from bayes_mlff.md import replicas
@@ -95,8 +95,7 @@ class GroupDynamics:
         """The prediction with σ of forces and stress, which the dynamics leaves out with one optimum."""
         if self._in_full is None:
             return predictive
-        full = self._in_full(shared.params, graph)
-        return predictive._replace(**{name: getattr(full, name) for name in _OF_FORCES})
+        return with_spread_of_forces(predictive, self._in_full(shared.params, graph))
 
     def ask(self, shared: Shared, graph: Graph, triggers: tuple[Trigger, ...]) -> Asked:
         """Ask the present model about one geometry, with the triggers' limits of its step."""
@@ -125,9 +124,6 @@ class GroupDynamics:
                 memory_gib=problem.config.dynamics.memory_gib,
             )
         return self._compiled[key]
-
-
-_OF_FORCES = ("forces_sigma", "forces_dof", "stress_sigma")
 
 
 def nothing_open(problem: Problem, shared: Shared, state: RunState, triggers: tuple[Trigger, ...]) -> Open:

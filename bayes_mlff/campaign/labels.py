@@ -8,7 +8,6 @@ from bayes_mlff.campaign.pace import Pace
 from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.core.errors import EngineFailedError, EngineRetryError, RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
-from bayes_mlff.data.label_notes import GIVEN
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.engines.labelling.dispatcher import Dispatcher
@@ -189,7 +188,7 @@ class Requests:
         return found
 
     def _refuse_spent(self, limits: LabelsSettings) -> None:
-        paid = [r for each in self._references for r in each.calls_before(2**62) if r.reason != GIVEN]
+        paid = [record for each in self._references for record in each.calls_before(2**62)]
         if len(paid) + len(self._open) >= limits.most:
             self._finish_open()
             raise RunStoppedError(

@@ -56,7 +56,6 @@ class Campaign(NamedTuple):
     config: CampaignConfig
     walks: tuple[Walk, ...]
     groups: tuple[Group, ...]
-    compositions: np.ndarray  # [g, e] number of atoms of each element, of all distinct compositions
 
     @property
     def common(self) -> Problem:
@@ -120,7 +119,7 @@ def make(config: CampaignConfig, begun: tuple[Begun, ...]) -> Campaign:
         Walk(each.name, problems[i], each.start, place[i], COMMON if common else formula(each.numbers))
         for i, each in enumerate(begun)
     )
-    return Campaign(config, tuple(walks), made, distinct)
+    return Campaign(config, tuple(walks), made)
 
 
 def _refuse_mixed(begun: tuple[Begun, ...]) -> None:
@@ -136,11 +135,8 @@ def _refuse_mixed(begun: tuple[Begun, ...]) -> None:
 
 def _energy_zero(config: RunConfig, compositions: np.ndarray) -> EnergyZero | None:
     """How the zero of energies is found; not fitted where compositions determine it through the elements."""
-    stated, determined = (
-        config.likelihood.energy_zero,
-        len(atomic_energies.independent(compositions)) < len(compositions),
-    )
-    if not determined:
+    stated = config.likelihood.energy_zero
+    if len(atomic_energies.independent(compositions)) == len(compositions):
         return stated
     if stated == "fitted":
         raise ConfigError(

@@ -1,12 +1,12 @@
 """State of a campaign between rounds, and the interface of its observer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from bayes_mlff.data.neighbors import NeighborState
+from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.ensemble.predictive import Predictive
@@ -146,6 +146,17 @@ class CampaignState(NamedTuple):
             state = state._replace(walkers=_put(state.walkers, i, bare))
         if arrays is not None:
             state = state._replace(arrays=state.arrays._replace(walkers=_put(state.arrays.walkers, i, arrays)))
+        return state
+
+    def with_neighbors(
+        self, members: Sequence[int], spec: NeighborSpec, lists: Sequence[NeighborState]
+    ) -> "CampaignState":
+        """The state in which the walkers of a group have other neighbour lists."""
+        state = self
+        for i, around in zip(members, lists, strict=True):
+            walker = state.walkers[i]
+            walker = walker._replace(host=walker.host._replace(spec=spec))
+            state = state.with_walker(i, walker, state.arrays.walkers[i]._replace(neighbors=around))
         return state
 
     def to_json(self) -> dict[str, Any]:

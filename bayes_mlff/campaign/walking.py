@@ -130,11 +130,7 @@ class Walkers:
             present.append((crowding.structure_of(own, state.arrays.walkers[i].md, host), host.origin))
         spec, lists = crowding.roomier(spec, elements, present)
         self._folders.log("neighbors_grown", round=state.round, capacity=spec.capacity, images=list(spec.images))
-        for i, around in zip(members, lists, strict=True):
-            walker = state.walkers[i]
-            walker = walker._replace(host=walker.host._replace(spec=spec))
-            state = state.with_walker(i, walker, state.arrays.walkers[i]._replace(neighbors=around))
-        return state
+        return state.with_neighbors(members, spec, lists)
 
     def _recentred(self, state: CampaignState, moving: list[int]) -> CampaignState:
         for i in moving:
@@ -153,7 +149,7 @@ class Walkers:
         dtype = own.md.position.dtype
         stress = None if record.label.stress is None else jnp.asarray(record.label.stress, dtype)
         md = problem.integrator.finish(own.md, jnp.asarray(record.label.forces, dtype), stress)
-        if not _finite(md):
+        if not guards.is_finite(md):
             return self.rolled_back(state, i, self.reopened(state, i), Setback(host.step, "guard", guards.UNSOUND))
         trusted = problem.scale(host.offset_ev).reference_to_total(record.label.energy)
         before = host._replace(step=host.step - 1)
@@ -229,10 +225,6 @@ class Walkers:
             potential[-1] = last_ev
         stretch = recorder.Stretch(before.step, before.origin, ran.chunk, potential, md, ran.triggers)
         recorder.record(self._folders.of(i), self._folders.recording(i), stretch)
-
-
-def _finite(md: MDState) -> bool:
-    return all(np.isfinite(np.asarray(x)).all() for x in (md.position, md.momentum, md.force, md.cell, md.stress))
 
 
 def _zeros(tree: Any) -> Any:

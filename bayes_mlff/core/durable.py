@@ -4,15 +4,20 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, temporary: Path | None = None) -> None:
     """Replace the content of a file atomically; the new content is on the disk when this returns.
 
-    The content is first written to `<name>.tmp` in the same folder. A killed process may leave that file behind.
+    The content is first written to another file, which a killed process may leave behind.
+
+    Args:
+      path: of the file.
+      content: new content.
+      temporary: the other file, in the same folder; by default `<name>.tmp`.
 
     Raises:
       OSError: if it cannot be written; the file then keeps its old content.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary or path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)

@@ -70,5 +70,13 @@ def offsets(
     """
     counts = composition(numbers, architecture.elements)
     above = np.asarray(energy) - (reference_ev - counts @ np.array(architecture.energy_shifts))[None]
+    return per_atom(counts, above)
+
+
+def per_atom(counts: np.ndarray, above_ev: np.ndarray) -> np.ndarray:
+    """Energies per atom of each element, [c, e] eV, whose sums over compositions [f, e] are nearest to [c, f] eV.
+
+    The minimum-norm solution of least squares.
+    """
     # Counts are small whole numbers: singular values of independent compositions are far above this.
-    return np.linalg.lstsq(counts.astype(np.float64), above.T, rcond=1e-9)[0].T
+    return np.linalg.lstsq(counts.astype(np.float64), above_ev.T, rcond=1e-9)[0].T

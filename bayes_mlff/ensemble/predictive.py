@@ -22,6 +22,12 @@ class Predictive(NamedTuple):
     forces_dof: jax.Array  # [b, n] effective number of components of the error of the force on an atom, 1 to 3
 
 
+def with_spread_of_forces(predictive: Predictive, full: Predictive) -> Predictive:
+    """A prediction with σ of forces and stress of a fuller one; energies and mean forces stay, to the last bit."""
+    sigma = {name: getattr(full, name) for name in ("forces_sigma", "forces_dof", "stress_sigma")}
+    return predictive._replace(**sigma)
+
+
 def combine(
     prediction: Prediction,
     *,

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from bayes_mlff.data import neighbors
 from bayes_mlff.data.graph import Graph, edge_vectors, volume
 from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
-from bayes_mlff.ensemble.predictive import Predictive
+from bayes_mlff.ensemble.predictive import Predictive, with_spread_of_forces
 from bayes_mlff.ensemble.triggers import Measured, Trigger, measure
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
 from bayes_mlff.md.integrators import Integrator, MDState, kinetic_energy, total_work
@@ -205,10 +205,8 @@ def _chunk(
         chunk = jax.lax.while_loop(keep_going, step, empty_chunk(md, state, predicted, triggers, length))
         if at_end is None:
             return chunk
-        # Energies and mean forces stay those that the triggers have seen, to the last bit.
         full = at_end(params, chunk.neighbors.graph)
-        sigma = {name: getattr(full, name) for name in ("forces_sigma", "forces_dof", "stress_sigma")}
-        return chunk._replace(predictive=chunk.predictive._replace(**sigma))
+        return chunk._replace(predictive=with_spread_of_forces(chunk.predictive, full))
 
     return run
 

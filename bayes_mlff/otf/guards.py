@@ -1,10 +1,11 @@
 """Guards: states from which a run must not continue, the roll-back to the last trusted state, and when a run stops."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from bayes_mlff.core import units
@@ -248,14 +249,25 @@ def _lost(chunk: Chunk) -> str:
 
 def not_finite(state: RunState) -> tuple[str, ...]:
     """Names of the parts of a state that contain NaN or infinity: 'md', 'params', 'calibration'."""
-    device = state.device
-    moving = (device.md.position, device.md.momentum, device.md.force, device.md.cell, device.md.stress)
     parts = {
-        "md": moving,
-        "params": (device.params,),
+        "md": _moving(state.device.md),
+        "params": (state.device.params,),
         "calibration": tuple(np.hstack((*law.each, law.log_weight)) for law in state.host.calibrations.values()),
     }
-    return tuple(name for name, arrays in parts.items() if not all(np.isfinite(np.asarray(a)).all() for a in arrays))
+    return tuple(name for name, arrays in parts.items() if not _all_finite(arrays))
+
+
+def is_finite(md: MDState) -> bool:
+    """Whether positions, momenta, forces, cell and stress are finite."""
+    return _all_finite(_moving(md))
+
+
+def _moving(md: MDState) -> tuple[jax.Array, ...]:
+    return md.position, md.momentum, md.force, md.cell, md.stress
+
+
+def _all_finite(arrays: Iterable[ArrayLike]) -> bool:
+    return all(np.isfinite(np.asarray(a)).all() for a in arrays)
 
 
 def permit(guards: GuardsConfig, host: HostState, setback: Setback, last_label: int) -> None:

@@ -211,7 +211,8 @@ def write_report(path: Path) -> Path:
     table = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     picture = base64.b64encode(_picture(found)).decode()
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in (lines(found)[0], *lines(found)[len(found.walkers) + 1 :]))
+    first, *others = lines(found)
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in (first, *others[len(found.walkers) :]))
     text = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Campaign {html.escape(path.name)}</title>"
         f"<style>{_STYLE}</style><h1>Campaign {html.escape(path.name)}</h1>{told}"

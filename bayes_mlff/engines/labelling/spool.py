@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bayes_mlff.core.durable import discard, make_folder, sync, sync_folder
+from bayes_mlff.core.durable import discard, make_folder, sync, sync_folder, write_whole
 from bayes_mlff.core.errors import DataError
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.labelling.outcome import Outcome, from_bytes, is_whole, to_bytes
@@ -82,16 +82,7 @@ class Spool:
         """
         path = self._path(outcome.key)
         temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}{UNFINISHED}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(to_bytes(outcome))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            discard(temporary)
-            raise
-        sync_folder(self.folder)
+        write_whole(path, to_bytes(outcome), temporary=temporary)
 
     def holds(self, key: str) -> bool:
         """True if there is a file of this key."""
