@@ -30,9 +30,14 @@ class Electrons(NamedTuple):
         """Charge and multiplicity with their sources, in one line."""
         return self._line(f"multiplicity {self.multiplicity}, the lowest of {self.count} electrons")
 
-    @property
-    def line_without_spin(self) -> str:
-        """The same for a calculator that is told no spin, since nothing states one and it has no keyword for it."""
+    def line_without_spin(self, moments: Sequence[float] | None) -> str:
+        """The same for a calculator that is told no spin, since nothing states one and it has no keyword for it.
+
+        Args:
+          moments: initial magnetic moments, μB, that it is told.
+        """
+        if moments is not None and np.any(moments):
+            return self._line("spin as the calculator finds it from the initial moments")
         spin = f"spin of {self.count} electrons as the calculator has it without moments, which is paired for most"
         return self._line(spin)
 

@@ -258,14 +258,15 @@ def _with_atoms(
     if "info" in reading or electrons.multiplicity_from:
         info["spin"] = info["multiplicity"] = electrons.multiplicity
     held = any(d.holds_moments for d in dialects) and electrons.multiplicity_from == "structure"
-    if state.moments is not None and np.any(state.moments):
-        total, largest = float(np.sum(state.moments)), float(np.abs(state.moments).max())
-        remarks.append(f"initial moments of the structure: sum {total:g} μB, largest {largest:g} μB")
+    if moments is not None and np.any(moments):
+        total, largest = float(np.sum(moments)), float(np.abs(moments).max())
+        of = " of the structure" if state.moments is not None and np.any(state.moments) else ""
+        remarks.append(f"initial moments{of}: sum {total:g} μB, largest {largest:g} μB")
     start, unused = _usable_moments(start, parts)
     concerned = reading or any(d.charge or d.multiplicity for d in dialects)
     stated = electrons.charge_from or electrons.multiplicity_from
     spin_told = electrons.multiplicity_from or reading or any(d.multiplicity or d.sums_moments for d in dialects)
-    line = electrons.line if spin_told else electrons.line_without_spin
+    line = electrons.line if spin_told else electrons.line_without_spin(start)
     lines = ([line] if concerned or stated else []) + remarks + unused
     unknown = "arguments" in reads  # their meaning is not known to this program
     settled = Settled(

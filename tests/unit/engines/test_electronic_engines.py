@@ -380,6 +380,14 @@ def test_gpaw_sees_charge_and_moments_of_the_structure(gpaw, seeing):
     assert _seen(seeing)["parameters"]["occupations"] == {"fixmagmom": True, "name": "fermi-dirac", "width": 0.05}
 
 
+def test_moments_of_the_settings_that_cancel_are_told_as_well():
+    silent = n2(moments=None)
+    some = tell(silent, "gpaw:GPAW", {}, moments=(1.5, -1.5), reads=(), names={}).remarks
+    none = tell(silent, "gpaw:GPAW", {}, moments=None, reads=(), names={}).remarks
+    assert "from the initial moments" in some[0] and some[1] == "initial moments: sum 0 μB, largest 1.5 μB"
+    assert len(none) == 1 and "as the calculator has it without moments" in none[0]
+
+
 def test_gpaw_refuses_what_contradicts_the_structure(gpaw):
     with gpaw(magmoms={"N": 1.0}) as engine, pytest.raises(ConfigError, match=r"engine\.magmoms: got \[1\.0, 1\.0\]"):
         engine.label(n2())
