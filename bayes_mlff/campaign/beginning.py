@@ -18,7 +18,7 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.label_notes import GIVEN, INITIAL
 from bayes_mlff.data.readings import ENERGY
 from bayes_mlff.ensemble import atomic_energies
-from bayes_mlff.otf import audits, criteria, crowding, moves
+from bayes_mlff.otf import audits, course, criteria, crowding
 from bayes_mlff.otf.learning import with_label
 from bayes_mlff.otf.problem import first_dynamics, first_origin
 from bayes_mlff.otf.reference import Request, same_geometry
@@ -101,7 +101,7 @@ class Beginning:
 
     def _begun(self, state: CampaignState, i: int, walk: Walk, record: LabelRecord, offset_ev: float) -> CampaignState:
         own, walker, config = state.arrays.walkers[i], state.walkers[i], walk.problem.config
-        md = moves.begun(own.md, record.label)
+        md = course.begun(own.md, record.label)
         clock = audits.draw(config.seed, 0, 0, config.audit_steps)
         trusted = walk.problem.scale(offset_ev).reference_to_total(record.label.energy)
         host = walker.host._replace(offset_ev=offset_ev, trusted_ev=trusted, clock=clock)

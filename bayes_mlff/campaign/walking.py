@@ -16,7 +16,7 @@ from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
-from bayes_mlff.otf import criteria, crowding, guards, moves, storm
+from bayes_mlff.otf import course, criteria, crowding, guards, storm
 from bayes_mlff.otf.dynamics import Ran
 from bayes_mlff.otf.problem import pretrained_energy, recording
 from bayes_mlff.otf.state import HostState, Setback, recentred
@@ -30,7 +30,7 @@ class Walkers:
         self.dynamics = [GroupDynamics(group) for group in campaign.groups]
         self.pretrained = [pretrained_energy(group.problem) for group in campaign.groups]
         each = zip(campaign.walks, folders.walkers, strict=True)
-        self._files = [moves.Files(walk.problem, run, recording(walk.problem)) for walk, run in each]
+        self._files = [course.Files(walk.problem, run, recording(walk.problem)) for walk, run in each]
         self.spent_s, self.steps = 0.0, 0  # of the dynamics of the last round
 
     def moves(self, state: CampaignState, i: int) -> bool:
@@ -64,7 +64,7 @@ class Walkers:
         walk = self.campaign.walks[i]
         view = state.view(i, walk.law)
         triggers = criteria.triggers(walk.problem, view.host)
-        return Task(place, view, moves.ahead(walk.problem, view, self._requests.reference(i), triggers))
+        return Task(place, view, course.ahead(walk.problem, view, self._requests.reference(i), triggers))
 
     def _kept(self, state: CampaignState, i: int, ran: Ran, seconds: float) -> CampaignState:
         """Write what one walker has done, and request a label or go back if it has stopped."""
@@ -132,10 +132,10 @@ class Walkers:
     def finished(self, state: CampaignState, i: int, record: LabelRecord) -> CampaignState:
         """Finish the step of a walker with the forces of its label."""
         problem, own, host = self.campaign.walks[i].problem, state.arrays.walkers[i], state.walkers[i].host
-        md, opened = moves.finished(problem, own.md, record.label), self.reopened(state, i)
+        md, opened = course.finished(problem, own.md, record.label), self.reopened(state, i)
         if not guards.is_finite(md):
             return self.rolled_back(state, i, opened, Setback(host.step, "guard", guards.UNSOUND))
-        host = moves.trusted(problem, host, record)
+        host = course.trusted(problem, host, record)
         self._files[i].steps(host._replace(step=host.step - 1), opened, 1, md, host.trusted_ev)
         return state.with_walker(i, Walker(host), own._replace(md=md, trusted=md, open=_zeros(own.open)))
 
@@ -154,7 +154,7 @@ class Walkers:
         """Return to the trusted state of a walker; after too many roll-backs it is set aside."""
         walk, view, own = self.campaign.walks[i], state.view(i, self.campaign.walks[i].law), state.arrays.walkers[i]
         try:
-            back, last = moves.returned(walk.problem, view, setback, self._requests.reference(i))
+            back, last = course.returned(walk.problem, view, setback, self._requests.reference(i))
         except RunStoppedError as error:
             return self._set_aside(state, i, str(error))
         self._observer.say(f"  {walk.name}, step {setback.step}: back to step {last}: {setback.reason}")

@@ -20,7 +20,7 @@ from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
 from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import artefact, audits, calibrating, carried, criteria, crowding, guards, moves, storm
+from bayes_mlff.otf import artefact, audits, calibrating, carried, course, criteria, crowding, guards, storm
 from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.dynamics import Dynamics, Ran
 from bayes_mlff.otf.first_state import first_state
@@ -52,7 +52,7 @@ class Session:
         self._pretrained_energy = pretrained_energy(problem)
         self._dynamics = Dynamics(problem)
         self._reference = Reference(problem, engine, run, self.interruption, given)
-        self._files = moves.Files(problem, run, recording(problem))
+        self._files = course.Files(problem, run, recording(problem))
         self._artefact = artefact.Artefact(problem.config, problem.potential, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Session:
         state = state._replace(host=state.host._replace(offset_ev=scale.offset_ev, trusted_ev=trusted, clock=clock))
         self.observer.label(step=0, reason=record.reason, error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
         state = self._learn(self._with_given(state, record, key_params), record)
-        md = moves.begun(state.device.md, record.label)
+        md = course.begun(state.device.md, record.label)
         state = state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
         self._commit(state)
         return state
@@ -106,7 +106,7 @@ class Session:
         host = HostState.from_json(metadata)
         if device.md.position.shape != template.device.md.position.shape:
             raise RunDirectoryError("checkpoint: another number of atoms than the configured structure")
-        host = host._replace(clock=moves.kept_up(self.problem, host, host.step))
+        host = host._replace(clock=course.kept_up(self.problem, host, host.step))
         self.run.truncate(metadata["sizes"])
         self.engine.restore_state(device.engine.tobytes() or None)
         self.run.log("resumed", step=host.step)
@@ -179,7 +179,7 @@ class Session:
         return criteria.triggers(self.problem, host)
 
     def _run(self, state: RunState) -> Ran:
-        ahead = moves.ahead(self.problem, state, self._reference, self.triggers(state.host))
+        ahead = course.ahead(self.problem, state, self._reference, self.triggers(state.host))
         return self._dynamics.run(state, ahead)
 
     def _roll_back(self, state: RunState, ran: Ran, setback: Setback) -> RunState:
@@ -188,7 +188,7 @@ class Session:
         Raises:
           RunStoppedError: if the configuration says so, or after too many roll-backs.
         """
-        back, last = moves.returned(self.problem, state, setback, self._reference)
+        back, last = course.returned(self.problem, state, setback, self._reference)
         back = back._replace(device=back.device._replace(engine=self._engine_state()))
         self.observer.notice(step=setback.step, text=f"back to step {last}: {setback.reason}")
         self._files.back(state.host, ran, back, last)
@@ -222,9 +222,9 @@ class Session:
             self.observer.notice(step=host.step, text="the label of this geometry is one that the run was started from")
         else:
             host = self._calibrated(host, ran, record)
-        state = state._replace(host=moves.trusted(self.problem, host, record))
+        state = state._replace(host=course.trusted(self.problem, host, record))
         state = state if learnt else self._learn(state, record)
-        md = moves.finished(self.problem, chunk.md, record.label)
+        md = course.finished(self.problem, chunk.md, record.label)
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 
     def _calibrated(self, host: HostState, ran: Ran, record: LabelRecord) -> HostState:

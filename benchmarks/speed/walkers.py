@@ -22,7 +22,6 @@ from bayes_mlff.campaign.config import CampaignConfig
 from bayes_mlff.campaign.dynamics import GroupDynamics, Task
 from bayes_mlff.campaign.learning import Learner
 from bayes_mlff.campaign.problem import Begun, make
-from bayes_mlff.campaign.state import Silent
 from bayes_mlff.core import settings
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.md.chunk import no_limits
@@ -30,6 +29,7 @@ from bayes_mlff.models import registry
 from bayes_mlff.otf import criteria, systems
 from bayes_mlff.otf.dynamics import Ahead
 from bayes_mlff.runs.interruption import Interruption
+from bayes_mlff.runs.observing import Silent
 from bayes_mlff.runs.start import Start
 
 STEPS: Final = 100

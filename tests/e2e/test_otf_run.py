@@ -20,7 +20,7 @@ from bayes_mlff.ensemble import files as files_of
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
-from bayes_mlff.otf import criteria, loop, moves
+from bayes_mlff.otf import course, criteria, loop
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.report import run_log, run_summary
@@ -230,7 +230,7 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     session = open_session(tmp_path / "run", make_engine(config.engine), tiny_problem._replace(config=config))
     host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
     session._reference.labels = {abs(s): mock.Mock(reason="audit" if s < 0 else "uncertain") for s in labels}
-    assert moves.silent_steps(session.problem, host, session._reference) == left
+    assert course.silent_steps(session.problem, host, session._reference) == left
 
 
 def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session, tmp_path, tiny_problem):
