@@ -2,25 +2,16 @@
 
 import math
 
-from rich.console import Console
 from rich.text import Text
 
-from bayes_mlff.api.heartbeat import EVERY_S
 from bayes_mlff.api.live_line import LiveLine
 from bayes_mlff.campaign.state import Progress
 
 
 class ConsoleObserver(LiveLine):
-    """Prints lines of text and the progress; a context manager.
+    """Prints lines of text and the progress; a context manager."""
 
-    Args:
-      console: console to print to.
-      every_s: longest time without output if there is no terminal, s.
-    """
-
-    def __init__(self, console: Console, *, every_s: float = EVERY_S):
-        super().__init__(console, every_s=every_s)
-        self._told = (-math.inf, -1)
+    _told = (-math.inf, -1)  # time, ps, and labels of the last line
 
     def progress(self, now: Progress) -> None:
         """Show time, speed, walkers and labels; without a terminal a line for each tenth and each new label."""

@@ -18,7 +18,6 @@ from bayes_mlff.campaign import config as campaign_configuration
 from bayes_mlff.campaign.config import CampaignConfig
 from bayes_mlff.campaign.folders import WALKERS
 from bayes_mlff.campaign.state import Observer as CampaignObserver
-from bayes_mlff.campaign.state import Silent as CampaignSilent
 from bayes_mlff.core import settings
 from bayes_mlff.core.command_line import make_console
 from bayes_mlff.core.errors import ConfigError
@@ -36,11 +35,11 @@ from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import config as configuration
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.state import Observer as ProductionObserver
-from bayes_mlff.production.state import Silent as ProductionSilent
 from bayes_mlff.report import campaign as campaign_summary
 from bayes_mlff.report import run_log, status, verdict
 from bayes_mlff.runs import replica_folders
 from bayes_mlff.runs.directory import CONFIG
+from bayes_mlff.runs.observing import Silent as SilentOfMany
 
 T = TypeVar("T")
 
@@ -190,7 +189,7 @@ def run_campaign(
         raise ConfigError("path", None, "the directory of the campaign, where its configuration is no file")
     where = Path(path) if path is not None else Path("campaigns") / str(given.stem if given is not None else "")
     start_jax(campaign_configuration.of_all(parsed).side_by_side, running=True)
-    told, context = _told(observer, CampaignConsole(make_console()) if progress else None, CampaignSilent())
+    told, context = _told(observer, CampaignConsole(make_console()) if progress else None, SilentOfMany())
     with context:
         campaigner.run(parsed, where, base=base, observer=told, wall_time_s=wall_time_s)
     return Campaign(where, campaign_summary.read(where).to_json())
@@ -254,7 +253,7 @@ def produce(
     """
     raw = _plain(settings)
     start_jax(1 if raw.get("model") == "pretrained" else saved.sample_count(Path(source)), running=True)
-    told, context = _told(observer, ProductionConsole(make_console()) if progress else None, ProductionSilent())
+    told, context = _told(observer, ProductionConsole(make_console()) if progress else None, SilentOfMany())
     with context:
         asked = producer.ask(Path(source), raw, base=Path())
         found = producer.produce(asked, Path(path), observer=told, wall_time_s=wall_time_s)

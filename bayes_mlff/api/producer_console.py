@@ -3,10 +3,8 @@
 import math
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
-from bayes_mlff.api.heartbeat import EVERY_S
 from bayes_mlff.api.live_line import LiveLine
 from bayes_mlff.production.config import noun
 from bayes_mlff.production.state import Progress
@@ -16,16 +14,9 @@ NS_PER_DAY: Final = 86400.0 * 1e-6
 
 
 class ConsoleObserver(LiveLine):
-    """Prints lines of text and the progress; a context manager.
+    """Prints lines of text and the progress; a context manager."""
 
-    Args:
-      console: console to print to.
-      every_s: longest time without output if there is no terminal, s.
-    """
-
-    def __init__(self, console: Console, *, every_s: float = EVERY_S):
-        super().__init__(console, every_s=every_s)
-        self._part, self._told = "", -math.inf
+    _part, _told = "", -math.inf  # part and time, ps, of the last line
 
     def progress(self, now: Progress) -> None:
         """Show time, speed and the share of time above a limit; without a terminal one line for each tenth."""

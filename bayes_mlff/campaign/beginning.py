@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.campaign.dynamics import nothing_open
@@ -19,7 +18,8 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.label_notes import GIVEN, INITIAL
 from bayes_mlff.data.readings import ENERGY
 from bayes_mlff.ensemble import atomic_energies
-from bayes_mlff.otf import audits, criteria, crowding
+from bayes_mlff.otf import audits, course, criteria, crowding
+from bayes_mlff.otf.learning import with_label
 from bayes_mlff.otf.problem import first_dynamics, first_origin
 from bayes_mlff.otf.reference import Request, same_geometry
 from bayes_mlff.otf.state import HostState
@@ -77,7 +77,7 @@ class Beginning:
         offsets = self._offsets(before, records)
         shared = state.arrays.shared
         for i, record in records.items():
-            known = self._learner.appended(shared.training_set, walks[i], offsets[i], record)
+            known = with_label(walks[i].problem, shared.training_set, record, offsets[i])
             shared = shared._replace(training_set=known)
         self._observer.working("first samples of the posterior")
         least = min(walk.problem.threshold_ev for walk in walks)
@@ -101,9 +101,7 @@ class Beginning:
 
     def _begun(self, state: CampaignState, i: int, walk: Walk, record: LabelRecord, offset_ev: float) -> CampaignState:
         own, walker, config = state.arrays.walkers[i], state.walkers[i], walk.problem.config
-        dtype = own.md.position.dtype
-        stress = own.md.stress if record.label.stress is None else jnp.asarray(record.label.stress, dtype)
-        md = own.md.set(force=jnp.asarray(record.label.forces, dtype), stress=stress)
+        md = course.begun(own.md, record.label)
         clock = audits.draw(config.seed, 0, 0, config.audit_steps)
         trusted = walk.problem.scale(offset_ev).reference_to_total(record.label.energy)
         host = walker.host._replace(offset_ev=offset_ev, trusted_ev=trusted, clock=clock)

@@ -16,9 +16,8 @@ from bayes_mlff.ensemble.predictive import Predictive, with_spread_of_forces
 from bayes_mlff.ensemble.triggers import Measured, Trigger
 from bayes_mlff.ensemble.triggers import limits as trigger_limits
 from bayes_mlff.md import replicas
-from bayes_mlff.md.chunk import Chunk, Compared, Limits, Stop, dynamics_budget, empty_chunk
-from bayes_mlff.otf import guards
-from bayes_mlff.otf.dynamics import Ran
+from bayes_mlff.md.chunk import Chunk, Compared, Stop, dynamics_budget, empty_chunk
+from bayes_mlff.otf.dynamics import Ahead, Ran, ran
 from bayes_mlff.otf.problem import Problem, ensemble
 from bayes_mlff.otf.state import RunState
 from bayes_mlff.parallel.devices import FirstThatFits, chain_mesh
@@ -29,10 +28,7 @@ class Task(NamedTuple):
 
     place: int  # in its group
     state: RunState
-    steps: int  # at most
-    triggers: tuple[Trigger, ...]
-    limits: Limits
-    silent: bool  # no trigger may request a label
+    ahead: Ahead
 
 
 class Asked(NamedTuple):
@@ -67,8 +63,8 @@ class GroupDynamics:
         rows = _rows(len(tasks))
         tasks_, idle = [*tasks, *[tasks[0]] * (rows - len(tasks))], rows - len(tasks)
         dtype = tasks[0].state.device.md.position.dtype
-        watched = [triggering.on_device(t.triggers, dtype, silent=t.silent) for t in tasks_]
-        steps = [t.steps for t in tasks] + [0] * idle
+        watched = [triggering.on_device(t.ahead.triggers, dtype, silent=t.ahead.silent) for t in tasks_]
+        steps = [t.ahead.steps for t in tasks] + [0] * idle
         places = np.array([t.place for t in tasks_])
         chunk = self._of(rows, spec)(
             shared.params,
@@ -76,20 +72,17 @@ class GroupDynamics:
             replicas.stack([t.state.device.neighbors for t in tasks_]),
             replicas.stack(watched),
             jnp.asarray(steps, jnp.int32),
-            replicas.stack([t.limits for t in tasks_]),
+            replicas.stack([t.ahead.limits for t in tasks_]),
             jax.tree.map(lambda x: jnp.asarray(x[places], dtype), self._group.schedules),
         )
         return [self._ran(shared, one, task) for one, task in zip(_apart(chunk), tasks, strict=False)]
 
     def _ran(self, shared: Shared, chunk: Chunk, task: Task) -> Ran:
-        stop, last = Stop(int(chunk.stop)), max(int(chunk.steps) - 1, 0)
-        readings = triggering.readings(tuple(t.at(last) for t in task.triggers), chunk.measured)
-        tripped = guards.tripped(stop, chunk, task.limits, task.triggers)
-        ran = Ran(chunk, task.triggers, readings, tripped)
-        if not ran.labelled or tripped is not None or Stop.NEIGHBOR_OVERFLOW in stop:
-            return ran
+        made = ran(chunk, task.ahead)
+        if not made.labelled or made.tripped is not None or Stop.NEIGHBOR_OVERFLOW in made.stop:
+            return made
         full = self._completed(shared, chunk.predictive, chunk.neighbors.graph)
-        return ran._replace(chunk=chunk._replace(predictive=full))
+        return made._replace(chunk=chunk._replace(predictive=full))
 
     def _completed(self, shared: Shared, predictive: Predictive, graph: Graph) -> Predictive:
         """The prediction with σ of forces and stress, which the dynamics leaves out with one optimum."""

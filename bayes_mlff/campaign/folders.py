@@ -10,13 +10,11 @@ from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.campaign.state import CampaignState
 from bayes_mlff.core import durable, settings
 from bayes_mlff.core.errors import RunDirectoryError
-from bayes_mlff.otf.problem import recording
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.growing_files import write_whole, writing
 from bayes_mlff.runs.interruption import SAVING_S, Interruption
-from bayes_mlff.runs.recorder import Recording
 
 MARK: Final = "campaign.json"
 """A directory is a campaign only if it has this file."""
@@ -34,7 +32,6 @@ class Folders:
         self.own = RunDirectory(path)
         kept = self.own.checkpoints
         self.walkers = tuple(RunDirectory(path / WALKERS / w.name, checkpoints=kept) for w in campaign.walks)
-        self._recordings: list[Recording] = [recording(walk.problem) for walk in campaign.walks]
         self._artefact = artefact.Artefact(campaign, self.own)
 
     @property
@@ -85,10 +82,6 @@ class Folders:
     def of(self, i: int) -> RunDirectory:
         """Directory of a walker."""
         return self.walkers[i]
-
-    def recording(self, i: int) -> Recording:
-        """Constants of the rows and frames of a walker."""
-        return self._recordings[i]
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event of the campaign."""

@@ -14,6 +14,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble import triggers as triggering
 from bayes_mlff.otf import calibrating, criteria, crowding
 from bayes_mlff.otf.calibrating import Told
+from bayes_mlff.otf.learning import with_label
 from bayes_mlff.otf.reference import Request
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.runs.interruption import Interruption
@@ -131,7 +132,7 @@ class Session:
         shared = state.arrays.shared
         for i, record in records:
             walk, offset = self.campaign.walks[i], state.walkers[i].host.offset_ev
-            known = self._learner.appended(shared.training_set, walk, offset, record)
+            known = with_label(walk.problem, shared.training_set, record, offset)
             shared = shared._replace(training_set=known)
         self._observer.working(f"learning {len(records)} label{'s' if len(records) > 1 else ''}")
         least = min(float(criteria.threshold_ev(self.campaign.walks[i].problem, r.step)) for i, r in records)

@@ -1,7 +1,7 @@
 """State of a campaign between rounds, and the interface of its observer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from bayes_mlff.md.integrators import MDState
 from bayes_mlff.otf.audits import Score
 from bayes_mlff.otf.state import DeviceState, HostState, RunState
 from bayes_mlff.posterior.training_set import TrainingSet
+from bayes_mlff.runs import observing
 from bayes_mlff.sghmc.run import ChainState
 
 
@@ -194,30 +195,7 @@ class Progress(NamedTuple):
     labels: int
 
 
-class Observer(Protocol):
-    """Receives reports about the progress of a campaign."""
-
-    def say(self, text: str) -> None:
-        """Show one or a few lines of text."""
-
-    def working(self, what: str) -> None:
-        """Work with this description begins."""
-
-    def progress(self, now: Progress) -> None:
-        """A round is done."""
-
-
-class Silent:
-    """An observer that ignores all reports."""
-
-    def say(self, text: str) -> None:
-        """Ignore the text."""
-
-    def working(self, what: str) -> None:
-        """Ignore the description of the work."""
-
-    def progress(self, now: Progress) -> None:
-        """Ignore the progress."""
+Observer = observing.Observer[Progress]
 
 
 class OfWalker:

@@ -16,12 +16,10 @@ from bayes_mlff.core.errors import RunStoppedError
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
-from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import audits, criteria, crowding, guards, storm
+from bayes_mlff.otf import course, criteria, crowding, guards, storm
 from bayes_mlff.otf.dynamics import Ran
-from bayes_mlff.otf.problem import pretrained_energy
+from bayes_mlff.otf.problem import pretrained_energy, recording
 from bayes_mlff.otf.state import HostState, Setback, recentred
-from bayes_mlff.runs import recorder
 
 
 class Walkers:
@@ -31,6 +29,8 @@ class Walkers:
         self.campaign, self._folders, self._requests, self._observer = campaign, folders, requests, observer
         self.dynamics = [GroupDynamics(group) for group in campaign.groups]
         self.pretrained = [pretrained_energy(group.problem) for group in campaign.groups]
+        each = zip(campaign.walks, folders.walkers, strict=True)
+        self._files = [course.Files(walk.problem, run, recording(walk.problem)) for walk, run in each]
         self.spent_s, self.steps = 0.0, 0  # of the dynamics of the last round
 
     def moves(self, state: CampaignState, i: int) -> bool:
@@ -62,18 +62,9 @@ class Walkers:
 
     def _task(self, state: CampaignState, i: int, place: int) -> Task:
         walk = self.campaign.walks[i]
-        view, problem, reference = state.view(i, walk.law), walk.problem, self._requests.reference(i)
-        host, dynamics = view.host, problem.config.dynamics
-        paid = [step for step, record in reference.labels.items() if record.reason == "uncertain"]
-        between = problem.config.min_steps_between_labels
-        silent = criteria.silent_steps(host, between, reference.labels, paid)
-        steps = min(dynamics.chunk_steps, problem.config.n_steps - host.step)
-        steps = min(steps, silent) if silent else steps
-        triggers = criteria.triggers(problem, host)
-        known = reference.values_before(host.step)
-        audit = host.clock.due - host.step if host.clock.due else 0
-        allowed = guards.limits(problem, view, steps=steps, triggers=triggers, audit=audit, known=known)
-        return Task(place, view, steps, triggers, allowed, silent > 0)
+        view = state.view(i, walk.law)
+        triggers = criteria.triggers(walk.problem, view.host)
+        return Task(place, view, course.ahead(walk.problem, view, self._requests.reference(i), triggers))
 
     def _kept(self, state: CampaignState, i: int, ran: Ran, seconds: float) -> CampaignState:
         """Write what one walker has done, and request a label or go back if it has stopped."""
@@ -83,13 +74,9 @@ class Walkers:
         if ran.tripped is not None:
             return self.rolled_back(state, i, ran, Setback(step, "guard", ran.tripped))
         alone = ran.steps - ran.labelled
-        directory = self._folders.of(i)
-        drift = recorder.drift(chunk, alone)
-        directory.log(
-            "chunk", step=step, steps=ran.steps, seconds=round(seconds, 4), stop=int(ran.stop), drift_ev=drift
-        )
+        self._files[i].chunk(step, ran, seconds)
         anchor = guards.anchored(walk.problem.config, view.host, chunk, alone)
-        self._record(i, view.host, ran._replace(chunk=cut(chunk, alone) if ran.labelled else chunk), alone, None)
+        self._files[i].steps(view.host, ran._replace(chunk=cut(chunk, alone) if ran.labelled else chunk), alone)
         host = view.host._replace(step=step, anchor=anchor)
         arrays = own._replace(md=chunk.md, neighbors=chunk.neighbors)
         if not ran.labelled:
@@ -144,17 +131,12 @@ class Walkers:
 
     def finished(self, state: CampaignState, i: int, record: LabelRecord) -> CampaignState:
         """Finish the step of a walker with the forces of its label."""
-        walk, own, walker = self.campaign.walks[i], state.arrays.walkers[i], state.walkers[i]
-        problem, host = walk.problem, walker.host
-        dtype = own.md.position.dtype
-        stress = None if record.label.stress is None else jnp.asarray(record.label.stress, dtype)
-        md = problem.integrator.finish(own.md, jnp.asarray(record.label.forces, dtype), stress)
+        problem, own, host = self.campaign.walks[i].problem, state.arrays.walkers[i], state.walkers[i].host
+        md, opened = course.finished(problem, own.md, record.label), self.reopened(state, i)
         if not guards.is_finite(md):
-            return self.rolled_back(state, i, self.reopened(state, i), Setback(host.step, "guard", guards.UNSOUND))
-        trusted = problem.scale(host.offset_ev).reference_to_total(record.label.energy)
-        before = host._replace(step=host.step - 1)
-        self._record(i, before, self.reopened(state, i), 1, md, trusted)
-        host = host._replace(trusted_ev=trusted, clock=self._clock(i, host, host.step), anchor=None)
+            return self.rolled_back(state, i, opened, Setback(host.step, "guard", guards.UNSOUND))
+        host = course.trusted(problem, host, record)
+        self._files[i].steps(host._replace(step=host.step - 1), opened, 1, md, host.trusted_ev)
         return state.with_walker(i, Walker(host), own._replace(md=md, trusted=md, open=_zeros(own.open)))
 
     def spared(self, state: CampaignState, i: int) -> CampaignState:
@@ -164,32 +146,23 @@ class Walkers:
         stress = None if predictive.stress_mean is None else predictive.stress_mean[0]
         md = walk.problem.integrator.finish(own.md, predictive.forces_mean[0], stress)
         self._folders.of(i).log("spared", step=host.step)
-        self._record(i, host._replace(step=host.step - 1), self.reopened(state, i), 1, md)
+        self._files[i].steps(host._replace(step=host.step - 1), self.reopened(state, i), 1, md)
         state = state._replace(spared=state.spared + 1)
         return state.with_walker(i, Walker(host), own._replace(md=md, open=_zeros(own.open)))
 
     def rolled_back(self, state: CampaignState, i: int, ran: Ran, setback: Setback) -> CampaignState:
         """Return to the trusted state of a walker; after too many roll-backs it is set aside."""
-        walk, own, walker = self.campaign.walks[i], state.arrays.walkers[i], state.walkers[i]
-        problem, host, labels = walk.problem, state.view(i, walk.law).host, self._requests.reference(i).labels
-        before = host if walker.waiting is None else host._replace(step=host.step - 1)
-        last = max((step for step in labels if step < setback.step), default=0)
+        walk, view, own = self.campaign.walks[i], state.view(i, self.campaign.walks[i].law), state.arrays.walkers[i]
         try:
-            guards.permit(problem.config.guards, host, setback, last)
+            back, last = course.returned(walk.problem, view, setback, self._requests.reference(i))
         except RunStoppedError as error:
             return self._set_aside(state, i, str(error))
-        md = guards.back(problem, own.trusted, setback.step, len(host.setbacks))
-        around = guards.neighbors_of(md, own.neighbors, host.spec)
-        setbacks = (*host.setbacks, setback)
-        count = len(setbacks)
         self._observer.say(f"  {walk.name}, step {setback.step}: back to step {last}: {setback.reason}")
-        self._folders.of(i).log("rolled_back", **setback._asdict(), trusted_step=last, rollbacks=count)
-        rewritten = ran._replace(chunk=guards.rewritten(ran.chunk, md))
-        self._record(i, before, rewritten, ran.steps, md, host.trusted_ev)
-        clock = self._clock(i, host, setback.step)
-        host = host._replace(step=setback.step, clock=clock, anchor=None, setbacks=setbacks)
-        arrays = own._replace(md=md, neighbors=around, open=_zeros(own.open))
-        return state.with_walker(i, Walker(host), arrays)
+        before = view.host if state.walkers[i].waiting is None else view.host._replace(step=view.host.step - 1)
+        self._files[i].back(before, ran, back, last)
+        device = back.device
+        arrays = own._replace(md=device.md, neighbors=device.neighbors, open=_zeros(own.open))
+        return state.with_walker(i, Walker(back.host), arrays)
 
     def _set_aside(self, state: CampaignState, i: int, reason: str) -> CampaignState:
         """Leave a walker where it is, since it cannot go on, while the others do."""
@@ -198,10 +171,6 @@ class Walkers:
         self._folders.of(i).log("stopped", step=walker.host.step, reason=reason)
         self._folders.log("set_aside", round=state.round, walker=name, step=walker.host.step, reason=reason)
         return state.with_walker(i, Walker(walker.host, None, reason))
-
-    def _clock(self, i: int, host: HostState, step: int) -> audits.Clock:
-        config = self.campaign.walks[i].problem.config
-        return audits.kept_up(host.clock, config.seed, step, config.audit_steps)
 
     def reopened(self, state: CampaignState, i: int) -> Ran:
         """The step that waits for a label, as a chunk of one step."""
@@ -212,19 +181,6 @@ class Walkers:
         triggers = tuple(Trigger(criterion.statistic, reading.limit) for criterion, reading in pairs)
         chunk = one_step(own, Stop.AUDIT if waiting.reason == "audit" else Stop.UNCERTAIN)
         return Ran(chunk, triggers, waiting.readings, None)
-
-    def _record(
-        self, i: int, before: HostState, ran: Ran, steps: int, md: MDState | None, last_ev: float | None = None
-    ) -> None:
-        """Write rows and frames of a walker; `last_ev` replaces the last energy if it is given."""
-        if steps < 1:
-            return
-        scale = self.campaign.walks[i].problem.scale()
-        potential = scale.network_to_total(np.array(ran.chunk.thermo.potential[:steps], np.float64))
-        if last_ev is not None:
-            potential[-1] = last_ev
-        stretch = recorder.Stretch(before.step, before.origin, ran.chunk, potential, md, ran.triggers)
-        recorder.record(self._folders.of(i), self._folders.recording(i), stretch)
 
 
 def _zeros(tree: Any) -> Any:

@@ -1,6 +1,5 @@
 """Runs the next chunk of dynamics with its limits and triggers."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,17 +8,26 @@ from bayes_mlff.data.neighbors import NeighborSpec
 from bayes_mlff.data.readings import Reading
 from bayes_mlff.ensemble import triggers as triggering
 from bayes_mlff.ensemble.triggers import Trigger
-from bayes_mlff.md.chunk import Chunk, RunChunk, Stop
+from bayes_mlff.md.chunk import Chunk, Limits, RunChunk, Stop
 from bayes_mlff.otf import guards
 from bayes_mlff.otf.problem import Problem, dynamics_chunk
 from bayes_mlff.otf.state import RunState
+
+
+class Ahead(NamedTuple):
+    """What the dynamics may do next."""
+
+    steps: int  # at most
+    triggers: tuple[Trigger, ...]  # with the limits of these steps, also if they may not request a label
+    limits: Limits
+    silent: bool  # no trigger may request a label
 
 
 class Ran(NamedTuple):
     """A finished chunk of dynamics with its triggers."""
 
     chunk: Chunk
-    triggers: tuple[Trigger, ...]  # with the limits of this chunk, also if they could not request a label yet
+    triggers: tuple[Trigger, ...]  # as before it
     readings: tuple[Reading, ...]  # of the last step
     tripped: str | None  # why the run cannot continue from the last step; None if it can
 
@@ -52,32 +60,23 @@ class Dynamics:
         self._problem = problem
         self._compiled: tuple[NeighborSpec, RunChunk] | None = None
 
-    def run(
-        self, state: RunState, triggers: tuple[Trigger, ...], *, silent: int, known: Mapping[str, list[float]]
-    ) -> Ran:
-        """Run until the next stop, for at most one chunk.
-
-        Args:
-          state: initial state.
-          triggers: triggers with the limits of the chunk.
-          silent: number of steps from here on in which the triggers request no label.
-          known: values of the statistics at the labels so far, by name.
-        """
-        host, device, config = state.host, state.device, self._problem.config
-        limit = min(config.dynamics.chunk_steps, config.n_steps - host.step)
-        if silent:
-            limit = min(limit, silent)
-        audit = host.clock.due - host.step if host.clock.due else 0
-        allowed = guards.limits(self._problem, state, steps=limit, triggers=triggers, audit=audit, known=known)
-        watched = triggering.on_device(triggers, device.md.position.dtype, silent=silent > 0)
-        chunk = self._of(host.spec)(
-            device.params, device.md, device.neighbors, watched, jnp.asarray(limit, jnp.int32), allowed
-        )
-        now = tuple(trigger.at(max(int(chunk.steps) - 1, 0)) for trigger in triggers)
-        readings = triggering.readings(now, chunk.measured)
-        return Ran(chunk, triggers, readings, guards.tripped(Stop(int(chunk.stop)), chunk, allowed, triggers))
+    def run(self, state: RunState, ahead: Ahead) -> Ran:
+        """Run until the next stop, for at most one chunk."""
+        device, triggers = state.device, ahead.triggers
+        watched = triggering.on_device(triggers, device.md.position.dtype, silent=ahead.silent)
+        steps = jnp.asarray(ahead.steps, jnp.int32)
+        chunk = self._of(state.host.spec)(device.params, device.md, device.neighbors, watched, steps, ahead.limits)
+        return ran(chunk, ahead)
 
     def _of(self, spec: NeighborSpec) -> RunChunk:
         if self._compiled is None or self._compiled[0] != spec:
             self._compiled = spec, dynamics_chunk(self._problem, spec, self._problem.config.dynamics.chunk_steps)
         return self._compiled[1]
+
+
+def ran(chunk: Chunk, ahead: Ahead) -> Ran:
+    """A finished chunk with what its triggers read at its last step, and whether a guard has tripped there."""
+    now = tuple(trigger.at(max(int(chunk.steps) - 1, 0)) for trigger in ahead.triggers)
+    readings = triggering.readings(now, chunk.measured)
+    tripped = guards.tripped(Stop(int(chunk.stop)), chunk, ahead.limits, ahead.triggers)
+    return Ran(chunk, ahead.triggers, readings, tripped)

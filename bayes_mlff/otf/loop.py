@@ -4,7 +4,6 @@ import contextlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bayes_mlff.core.errors import (
@@ -16,13 +15,12 @@ from bayes_mlff.core.errors import (
 )
 from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.label_notes import GIVEN, INITIAL
-from bayes_mlff.data.labels import Label
 from bayes_mlff.engines.engine import Engine
 from bayes_mlff.ensemble import energy_scale
 from bayes_mlff.ensemble.triggers import Trigger
 from bayes_mlff.md.chunk import Stop
 from bayes_mlff.md.integrators import MDState
-from bayes_mlff.otf import artefact, audits, calibrating, carried, criteria, crowding, guards, storm
+from bayes_mlff.otf import artefact, audits, calibrating, carried, course, criteria, crowding, guards, storm
 from bayes_mlff.otf.calibrating import Told
 from bayes_mlff.otf.dynamics import Dynamics, Ran
 from bayes_mlff.otf.first_state import first_state
@@ -31,7 +29,7 @@ from bayes_mlff.otf.learning import Learner
 from bayes_mlff.otf.problem import Problem, pretrained_energy, recording
 from bayes_mlff.otf.reference import Reference, Request, same_geometry
 from bayes_mlff.otf.state import HostState, Observer, RunState, Setback, recentred
-from bayes_mlff.runs import checkpoint, recorder
+from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import SAVING_S, Interruption
 
@@ -54,7 +52,7 @@ class Session:
         self._pretrained_energy = pretrained_energy(problem)
         self._dynamics = Dynamics(problem)
         self._reference = Reference(problem, engine, run, self.interruption, given)
-        self._recording = recording(problem)
+        self._files = course.Files(problem, run, recording(problem))
         self._artefact = artefact.Artefact(problem.config, problem.potential, run)
 
     # -- from nothing, or from a checkpoint ------------------------------------------------------------------
@@ -76,8 +74,7 @@ class Session:
         state = state._replace(host=state.host._replace(offset_ev=scale.offset_ev, trusted_ev=trusted, clock=clock))
         self.observer.label(step=0, reason=record.reason, error_ev=None, sigma_ev=None, seconds=record.engine_seconds)
         state = self._learn(self._with_given(state, record, key_params), record)
-        force, stress = _on_device(record.label, state.device.md)
-        md = state.device.md.set(force=force, stress=state.device.md.stress if stress is None else stress)
+        md = course.begun(state.device.md, record.label)
         state = state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
         self._commit(state)
         return state
@@ -109,7 +106,7 @@ class Session:
         host = HostState.from_json(metadata)
         if device.md.position.shape != template.device.md.position.shape:
             raise RunDirectoryError("checkpoint: another number of atoms than the configured structure")
-        host = host._replace(clock=self._kept_up(host, host.step))
+        host = host._replace(clock=course.kept_up(self.problem, host, host.step))
         self.run.truncate(metadata["sizes"])
         self.engine.restore_state(device.engine.tobytes() or None)
         self.run.log("resumed", step=host.step)
@@ -153,7 +150,9 @@ class Session:
             return self._roll_back(state, ran, Setback(step, "guard", ran.tripped))
         if Stop.NEIGHBOR_OVERFLOW in ran.stop:
             return self._grow_neighbors(state, chunk.md)
-        self._report(step, ran, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.observer.chunk(step=step, steps=ran.steps, seconds=seconds, readings=ran.readings)
+        self._files.chunk(step, ran, seconds)
         anchor = guards.anchored(self.problem.config, state.host, chunk, ran.steps - ran.labelled)
         device = state.device._replace(md=chunk.md, neighbors=chunk.neighbors)
         moved = RunState(device, state.host._replace(step=step, anchor=anchor))
@@ -170,7 +169,8 @@ class Session:
                 f"step {step}: {', '.join(unsound)} not finite; the run stands at step {state.host.step}; a "
                 "smaller sampler.step_size usually helps: change it and resume"
             )
-        self._record(state.host, ran, moved.device.md, moved.host.trusted_ev if ran.labelled else None)
+        last_ev = moved.host.trusted_ev if ran.labelled else None
+        self._files.steps(state.host, ran, ran.steps, moved.device.md, last_ev)
         self._commit(moved)
         return moved
 
@@ -179,25 +179,8 @@ class Session:
         return criteria.triggers(self.problem, host)
 
     def _run(self, state: RunState) -> Ran:
-        host = state.host
-        known = self._reference.values_before(host.step)
-        return self._dynamics.run(state, self.triggers(host), silent=self._silent_steps(host), known=known)
-
-    def _report(self, step: int, ran: Ran, seconds: float) -> None:
-        self.observer.chunk(step=step, steps=ran.steps, seconds=seconds, readings=ran.readings)
-        drift = recorder.drift(ran.chunk, ran.steps - ran.labelled)
-        numbers = {"step": step, "steps": ran.steps, "seconds": round(seconds, 4)}
-        self.run.log("chunk", **numbers, stop=int(ran.stop), drift_ev=drift)
-
-    def _record(self, before: HostState, ran: Ran, md: MDState, last_ev: float | None) -> None:
-        """Write rows and frames of a chunk that ended at `md`; `last_ev` replaces its last energy if it is given."""
-        potential = self.problem.scale().network_to_total(
-            np.asarray(ran.chunk.thermo.potential[: ran.steps], np.float64)
-        )
-        if last_ev is not None:
-            potential[-1] = last_ev
-        made = recorder.Stretch(before.step, before.origin, ran.chunk, potential, md, ran.triggers)
-        recorder.record(self.run, self._recording, made)
+        ahead = course.ahead(self.problem, state, self._reference, self.triggers(state.host))
+        return self._dynamics.run(state, ahead)
 
     def _roll_back(self, state: RunState, ran: Ran, setback: Setback) -> RunState:
         """Discard the last step of a chunk; in its place, return to the trusted state.
@@ -205,17 +188,10 @@ class Session:
         Raises:
           RunStoppedError: if the configuration says so, or after too many roll-backs.
         """
-        host, problem = state.host, self.problem
-        last = max((step for step in self._reference.labels if step < setback.step), default=0)
-        guards.permit(problem.config.guards, host, setback, last)
-        md = guards.back(problem, state.device.trusted, setback.step, len(host.setbacks))
-        clock, setbacks = self._kept_up(host, setback.step), (*host.setbacks, setback)
-        host = host._replace(step=setback.step, clock=clock, anchor=None, setbacks=setbacks)
-        around = guards.neighbors_of(md, state.device.neighbors, host.spec)
-        back = RunState(state.device._replace(md=md, neighbors=around, engine=self._engine_state()), host)
+        back, last = course.returned(self.problem, state, setback, self._reference)
+        back = back._replace(device=back.device._replace(engine=self._engine_state()))
         self.observer.notice(step=setback.step, text=f"back to step {last}: {setback.reason}")
-        self.run.log("rolled_back", **setback._asdict(), trusted_step=last, rollbacks=len(setbacks))
-        self._record(state.host, ran._replace(chunk=guards.rewritten(ran.chunk, md)), md, host.trusted_ev)
+        self._files.back(state.host, ran, back, last)
         self._commit(back)
         return back
 
@@ -246,11 +222,9 @@ class Session:
             self.observer.notice(step=host.step, text="the label of this geometry is one that the run was started from")
         else:
             host = self._calibrated(host, ran, record)
-        trusted = self.problem.scale(host.offset_ev).reference_to_total(record.label.energy)
-        host = host._replace(trusted_ev=trusted, clock=self._kept_up(host, host.step), anchor=None)
-        state = state._replace(host=host)
+        state = state._replace(host=course.trusted(self.problem, host, record))
         state = state if learnt else self._learn(state, record)
-        md = self.problem.integrator.finish(chunk.md, *_on_device(record.label, chunk.md))
+        md = course.finished(self.problem, chunk.md, record.label)
         return state._replace(device=state.device._replace(md=md, trusted=md, engine=self._engine_state()))
 
     def _calibrated(self, host: HostState, ran: Ran, record: LabelRecord) -> HostState:
@@ -269,15 +243,6 @@ class Session:
         return self._learner.learn(state, record)
 
     # -- small things ------------------------------------------------------------------------------------------
-
-    def _kept_up(self, host: HostState, step: int) -> audits.Clock:
-        config = self.problem.config
-        return audits.kept_up(host.clock, config.seed, step, config.audit_steps)
-
-    def _silent_steps(self, host: HostState) -> int:
-        labels = self._reference.labels
-        paid = [step for step, record in labels.items() if record.reason == "uncertain"]
-        return criteria.silent_steps(host, self.problem.config.min_steps_between_labels, labels, paid)
 
     def _grow_neighbors(self, state: RunState, crowded: MDState) -> RunState:
         state = crowding.with_room(self.problem, state, crowded)
@@ -299,9 +264,3 @@ def _why(ran: Ran) -> str:
     """The reason for a label in words, with the triggers that requested it if the run has several."""
     reason = "audit" if Stop.AUDIT in ran.stop else "uncertain"
     return f"{reason}: {', '.join(ran.asked)}" if len(ran.triggers) > 1 and ran.asked else reason
-
-
-def _on_device(label: Label, md: MDState) -> tuple[jax.Array, jax.Array | None]:
-    """Forces and stress of a label in the precision of the dynamics."""
-    dtype = md.position.dtype
-    return jnp.asarray(label.forces, dtype), None if label.stress is None else jnp.asarray(label.stress, dtype)

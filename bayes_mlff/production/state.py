@@ -1,7 +1,7 @@
 """State of a production between chunks, and the interface of its observer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from bayes_mlff.data.neighbors import NeighborSpec, NeighborState
 from bayes_mlff.data.origin import Origin
 from bayes_mlff.md.integrators import MDState
 from bayes_mlff.production.tally import Tally
+from bayes_mlff.runs import observing
 
 
 class Stopped(NamedTuple):
@@ -90,27 +91,4 @@ class Progress(NamedTuple):
     above: float  # share of the time so far, in this part, above a limit; nan if none is known
 
 
-class Observer(Protocol):
-    """Receives reports about the progress of a production."""
-
-    def say(self, text: str) -> None:
-        """Show one or a few lines of text."""
-
-    def working(self, what: str) -> None:
-        """Work with this description begins."""
-
-    def progress(self, now: Progress) -> None:
-        """A chunk has ended and is on the disk."""
-
-
-class Silent:
-    """An observer that ignores all reports."""
-
-    def say(self, text: str) -> None:
-        """Ignore the text."""
-
-    def working(self, what: str) -> None:
-        """Ignore the description of the work."""
-
-    def progress(self, now: Progress) -> None:
-        """Ignore the progress."""
+Observer = observing.Observer[Progress]

@@ -22,13 +22,14 @@ from bayes_mlff.campaign.config import CampaignConfig
 from bayes_mlff.campaign.dynamics import GroupDynamics, Task
 from bayes_mlff.campaign.learning import Learner
 from bayes_mlff.campaign.problem import Begun, make
-from bayes_mlff.campaign.state import Silent
 from bayes_mlff.core import settings
 from bayes_mlff.core.durable import write_whole
 from bayes_mlff.md.chunk import no_limits
 from bayes_mlff.models import registry
 from bayes_mlff.otf import criteria, systems
+from bayes_mlff.otf.dynamics import Ahead
 from bayes_mlff.runs.interruption import Interruption
+from bayes_mlff.runs.observing import Silent
 from bayes_mlff.runs.start import Start
 
 STEPS: Final = 100
@@ -53,7 +54,7 @@ def moved(walkers: int) -> Callable[[], int]:
         view = state.view(i, walk.law)
         triggers = criteria.triggers(walk.problem, view.host)
         limits = no_limits(jnp.dtype(jnp.float32))._replace(statistics=jnp.full((1,), jnp.inf, jnp.float32))
-        tasks.append(Task(i, view, STEPS, triggers, limits, silent=True))
+        tasks.append(Task(i, view, Ahead(STEPS, triggers, limits, silent=True)))
 
     def move() -> int:
         ran = dynamics.run(state.arrays.shared, tasks)

@@ -13,7 +13,6 @@ import bayes_mlff
 from bayes_mlff.api import campaigner, door, runner
 from bayes_mlff.campaign.folders import Folders
 from bayes_mlff.campaign.loop import Session
-from bayes_mlff.campaign.state import Silent
 from bayes_mlff.core.errors import (
     ConfigError,
     EngineSetupError,
@@ -28,6 +27,7 @@ from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.otf import config as of_runs
 from bayes_mlff.report import campaign as summary
 from bayes_mlff.runs import checkpoint
+from bayes_mlff.runs.observing import Silent
 from bayes_mlff.testing import faulty_engines
 from tests.support import campaigns
 

@@ -20,7 +20,7 @@ from bayes_mlff.ensemble import files as files_of
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.ensemble.triggers import on_energy
 from bayes_mlff.models import registry
-from bayes_mlff.otf import criteria, loop
+from bayes_mlff.otf import course, criteria, loop
 from bayes_mlff.otf.state import Setback
 from bayes_mlff.posterior import energy_zero
 from bayes_mlff.report import run_log, run_summary
@@ -186,8 +186,8 @@ def test_chains_go_on_until_they_fit_the_newest_label_to_half_of_the_threshold(o
     state = session.start()
     (record,) = dataset.read(session.run.dataset)
     graph = jax.tree.map(lambda x: x[0], state.device.training_set.graphs)
-    mean = float(session._learner._ensemble(state.device.params, graph).energy_mean[0])
-    error = abs(mean + tiny_problem.isolated_ev - record.label.energy - state.host.offset_ev)
+    energy = tiny_problem.scale(state.host.offset_ev).reference_to_network(record.label.energy)
+    error = session._learner.updates.misfit(state.device.params, graph, energy)
     for times, rounds in ((2.2, {1}), (1.8, {2, 3})):
         problem = tiny_problem._replace(config=config, threshold_ev=times * error)
         session = open_session(tmp_path / f"{times}", make_engine(config.engine), problem)
@@ -230,7 +230,7 @@ def test_uncertainty_is_silent_after_a_label_and_after_the_return_to_one(
     session = open_session(tmp_path / "run", make_engine(config.engine), tiny_problem._replace(config=config))
     host = session.resume().host._replace(step=step, setbacks=tuple(Setback(s, "guard", "planted") for s in setbacks))
     session._reference.labels = {abs(s): mock.Mock(reason="audit" if s < 0 else "uncertain") for s in labels}
-    assert session._silent_steps(host) == left
+    assert course.silent_steps(session.problem, host, session._reference) == left
 
 
 def test_rows_of_thermo_are_spaced_but_for_labels_and_the_last_step(open_session, tmp_path, tiny_problem):

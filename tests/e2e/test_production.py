@@ -25,8 +25,8 @@ from bayes_mlff.otf import systems
 from bayes_mlff.production import setup
 from bayes_mlff.production.first_state import first_state
 from bayes_mlff.production.loop import Session
-from bayes_mlff.production.state import Silent
 from bayes_mlff.runs import checkpoint, replica_folders
+from bayes_mlff.runs.observing import Silent
 from tests.support import alloy, child_runs, small_run, tiny_runs, trained_runs
 
 SETTINGS = {
