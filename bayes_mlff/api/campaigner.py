@@ -11,10 +11,13 @@ from bayes_mlff.api import introduction
 from bayes_mlff.api.runner import report as report_of_run
 from bayes_mlff.api.runner import with_absolute_paths
 from bayes_mlff.campaign import config as configuration
+from bayes_mlff.campaign import given as givens
 from bayes_mlff.campaign import validation
 from bayes_mlff.campaign.config import CampaignConfig, Member
-from bayes_mlff.campaign.folders import MARK, SPOOL, WALKERS, Folders
+from bayes_mlff.campaign.folders import Folders
+from bayes_mlff.campaign.given import Given
 from bayes_mlff.campaign.labels import Requests
+from bayes_mlff.campaign.layout import MARK, SPOOL, WALKERS
 from bayes_mlff.campaign.loop import Session
 from bayes_mlff.campaign.problem import Begun, Campaign, make
 from bayes_mlff.campaign.state import CampaignState, Observer
@@ -108,7 +111,7 @@ def resume(path: Path, *, observer: Observer, wall_time_s: float | None = None, 
         for member, earlier, start in zip(members, configuration.members(before, base=own), known, strict=True):
             check_changes(*(stated(each.config, start.potential) for each in (earlier, member)))
         begun = tuple(Begun(m.name, m.config, start) for m, start in zip(members, known, strict=True))
-        campaign = _made(config, begun, observer)
+        campaign = _made(config, begun, observer, givens.stored(own))
         with make_engine(members[0].config.engine, own, base=base) as engine:
             if engine.settings_hash != known[0].engine_hash:
                 allowed = f"the method with which the labels of this campaign were made, {known[0].engine}"
@@ -133,7 +136,7 @@ def check(config: CampaignConfig, *, base: Path, observer: Observer) -> None:
     """Validate everything that can be validated without a campaign."""
     members = configuration.members(config, base=base)
     with make_engine(members[0].config.engine, base=base) as engine:
-        campaign = _made(config, _read(members, engine, base, observer), observer)
+        campaign = _made(config, *_read(config, members, engine, base, observer))
         _introduce(campaign, engine, observer)
     observer.say("everything is ready to run")
 
@@ -157,12 +160,14 @@ def _begin(config: CampaignConfig, path: Path, base: Path, outside: _Outside) ->
     members = configuration.members(config, base=base)
     config = configuration.resolved(config, members, base=base)
     with make_engine(members[0].config.engine, path, base=base) as engine:
-        campaign = _made(config, _read(members, engine, base, outside.observer), outside.observer)
+        campaign = _made(config, *_read(config, members, engine, base, outside.observer))
         _work(campaign, engine, Folders(path, campaign), base, outside, ())
 
 
-def _read(members: tuple[Member, ...], engine: Engine, base: Path, observer: Observer) -> tuple[Begun, ...]:
-    """Read structures and the model, and let the engine look at every structure."""
+def _read(
+    config: CampaignConfig, members: tuple[Member, ...], engine: Engine, base: Path, observer: Observer
+) -> tuple[tuple[Begun, ...], Observer, Given]:
+    """Read structures, the model and what the campaign is given, and let the engine look at every structure."""
     observer.working("reading structures and model")
     read: dict[StructureSettings, InitialStructure] = {}
     for member in members:
@@ -175,16 +180,24 @@ def _read(members: tuple[Member, ...], engine: Engine, base: Path, observer: Obs
     initial = [read[member.config.structure] for member in members]
     configs = [with_absolute_paths(member.config, base) for member in members]
     whole = registry.load(configs[0].model, head=configs[0].head)
-    potential = registry.for_atoms(whole, np.concatenate([np.asarray(each.structure.numbers) for each in initial]))
+    found = None if config.start is None else givens.read((base / config.start).resolve(), engine.settings_hash)
+    numbers = {m.name: np.asarray(each.structure.numbers) for m, each in zip(members, initial, strict=True)}
+    if found is not None:
+        givens.refuse_unknown(found, numbers)
+    elements = list(numbers.values()) if found is None else [np.array(found.potential.config.elements)]
+    potential = registry.for_atoms(whole, np.concatenate(elements))
+    if found is not None:
+        givens.refuse_other_model(found, potential, configs[0].model)
     about = engine.settings_hash, engine.description, base, gather(configs[0].engine, base)
     rows = zip(members, configs, initial, strict=True)
-    return tuple(Begun(m.name, c, Start(each, potential, *about)) for m, c, each in rows)
+    begun = tuple(Begun(m.name, c, Start(each, potential, *about)) for m, c, each in rows)
+    return begun, observer, givens.NOTHING if found is None else found.given
 
 
-def _made(config: CampaignConfig, begun: tuple[Begun, ...], observer: Observer) -> Campaign:
+def _made(config: CampaignConfig, begun: tuple[Begun, ...], observer: Observer, given: Given) -> Campaign:
     observer.working("checking that JAX computes correct numbers")
     selfcheck.ensure(observer.say)
-    return make(config, begun)
+    return make(config, begun, given)
 
 
 def _work(
@@ -263,6 +276,10 @@ def _introduce(campaign: Campaign, engine: Engine, observer: Observer) -> None:
         observer.say(f"  {'walkers':<10} {len(names)} of {formula(np.asarray(first.structure.numbers))}: {shown_names}")
         for line in engine.assumptions(first.structure):
             observer.say(f"  {'electrons':<10} {line}")
+    given = campaign.given.labels
+    if given:
+        formulas = ", ".join(dict.fromkeys(formula(np.asarray(record.structure.numbers)) for record in given))
+        observer.say(f"  {'start':<10} samples and {len(given)} labels of {formulas} from {config.start}")
     for topic, text in (
         ("model", common.model),
         ("reference", engine.description),

@@ -16,7 +16,7 @@ from bayes_mlff.api.observing import RunObserver, Silent
 from bayes_mlff.api.producer_console import ConsoleObserver as ProductionConsole
 from bayes_mlff.campaign import config as campaign_configuration
 from bayes_mlff.campaign.config import CampaignConfig
-from bayes_mlff.campaign.folders import WALKERS
+from bayes_mlff.campaign.layout import WALKERS
 from bayes_mlff.campaign.state import Observer as CampaignObserver
 from bayes_mlff.core import settings
 from bayes_mlff.core.command_line import make_console

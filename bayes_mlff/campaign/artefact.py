@@ -20,7 +20,8 @@ from bayes_mlff.runs.growing_files import write_whole
 def ensemble(campaign: Campaign, state: CampaignState, name: str) -> Ensemble:
     """Make the ensemble of a campaign after a round.
 
-    Its atomic reference energies are those of all compositions, and its calibration that of the first walker.
+    Its atomic reference energies are those of all compositions, also of labels that it began with, and its calibration
+    that of the first walker.
 
     Args:
       campaign: constants of the campaign.
@@ -34,7 +35,10 @@ def ensemble(campaign: Campaign, state: CampaignState, name: str) -> Ensemble:
     sample = energy_zero.split(jnp.asarray(shared.params))
     elements = first.problem.potential.config.elements
     counts = [atomic_energies.composition(np.asarray(w.problem.structure.numbers), elements) for w in campaign.walks]
-    offsets = np.array([walker.host.offset_ev for walker in state.walkers])
+    given = campaign.given.compositions(elements)
+    earlier = campaign.given.offset_ev(given) if len(given) else np.zeros(0)
+    counts = [*counts, *given]
+    offsets = np.array([*(walker.host.offset_ev for walker in state.walkers), *earlier])
     above = offsets[None, :] - np.asarray(sample.zero, np.float64)[:, None]
     per_atom = atomic_energies.per_atom(np.array(counts), above)
     known = atomic_energies.independent(np.array(counts))

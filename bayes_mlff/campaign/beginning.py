@@ -10,7 +10,7 @@ from bayes_mlff.campaign.folders import Folders
 from bayes_mlff.campaign.labels import Requests
 from bayes_mlff.campaign.learning import Learner
 from bayes_mlff.campaign.problem import Campaign, Walk
-from bayes_mlff.campaign.state import Arrays, CampaignState, DeviceArrays, Laws, Observer, Walker
+from bayes_mlff.campaign.state import Arrays, CampaignState, DeviceArrays, Laws, Observer, Shared, Walker
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
@@ -18,9 +18,9 @@ from bayes_mlff.data.graph import Graph
 from bayes_mlff.data.label_notes import GIVEN, INITIAL
 from bayes_mlff.data.readings import ENERGY
 from bayes_mlff.ensemble import atomic_energies
-from bayes_mlff.otf import audits, course, criteria, crowding
+from bayes_mlff.otf import audits, carried, course, criteria, crowding
 from bayes_mlff.otf.learning import with_label
-from bayes_mlff.otf.problem import first_dynamics, first_origin
+from bayes_mlff.otf.problem import begun_chains, first_dynamics, first_origin
 from bayes_mlff.otf.reference import Request, same_geometry
 from bayes_mlff.otf.state import HostState
 from bayes_mlff.runs import checkpoint
@@ -75,14 +75,15 @@ class Beginning:
         self._observer.working(f"reference calculation of {len(requests)} first structures")
         records = self._requests.ask(requests)
         offsets = self._offsets(before, records)
-        shared = state.arrays.shared
-        for i, record in records.items():
+        new = {i: record for i, record in records.items() if record.reason != GIVEN}
+        shared = self._with_given(state.arrays.shared, offsets[0])
+        for i, record in new.items():
             known = with_label(walks[i].problem, shared.training_set, record, offsets[i])
             shared = shared._replace(training_set=known)
         self._observer.working("first samples of the posterior")
         least = min(walk.problem.threshold_ev for walk in walks)
-        shared, numbers = self._learner.update(shared, len(records), least)
-        self._folders.log("update", round=0, learnt=len(records), **numbers)
+        shared, numbers = self._learner.update(shared, len(new), least)
+        self._folders.log("update", round=0, learnt=len(new), **numbers)
         state = state._replace(arrays=state.arrays._replace(shared=shared))
         for i, walk in enumerate(walks):
             record = records[firsts[i]]
@@ -115,10 +116,30 @@ class Beginning:
         counts = np.array(
             [atomic_energies.composition(np.asarray(w.problem.structure.numbers), elements) for w in walks]
         )
-        known = list(records)
+        given = self._campaign.given
+        learnt = given.compositions(elements)
+        told = atomic_energies.determined(counts, atomic_energies.independent(learnt))
+        known = [i for i in records if not told[i]]
         above = np.array([before[i] - records[i].label.energy for i in known])
-        per_atom = atomic_energies.per_atom(counts[known], above)
-        return [float(row @ per_atom) for row in counts]
+        earlier = given.offset_ev(learnt) if len(learnt) else np.zeros(0)
+        rows, values = np.concatenate([learnt, counts[known]]), np.concatenate([earlier, above])
+        return [float(row @ atomic_energies.per_atom(rows, values)) for row in counts]
+
+    def _with_given(self, shared: Shared, offset_ev: float) -> Shared:
+        """What all walkers share, with the labels and the samples that the campaign was given."""
+        campaign, given = self._campaign, self._campaign.given
+        if given.ensemble is None:
+            return shared
+        elements = campaign.common.potential.config.elements
+        known = shared.training_set
+        for record in given.labels:
+            count = atomic_energies.composition(np.asarray(record.structure.numbers), elements)
+            offset = float(given.offset_ev(count))
+            known = with_label(campaign.problem_of(record.structure), known, record, offset)
+        _, key, key_chains = jax.random.split(jax.random.key(campaign.config.seed), 3)
+        params = carried.parameters(given.ensemble, campaign.common, offset_ev, jax.random.fold_in(key, 1))
+        self._folders.log("started_from", labels=len(given.labels))
+        return Shared(params, begun_chains(campaign.common, params, key_chains), known)
 
     def template(self) -> CampaignState:
         """All walkers at their first structures, with velocities, and no labels."""

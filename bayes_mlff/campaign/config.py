@@ -92,6 +92,12 @@ class CampaignConfig(Section):
     walkers: Annotated[tuple[WalkerSettings, ...], Field(min_length=1)] = Field(
         description="The walkers: a list of sections such as {structure: ethanol, copies: 8}."
     )
+    start: str | None = Field(
+        default=None,
+        description="Directory of a campaign or of a run that has ended or was interrupted, with the same reference: "
+        "its labels are learnt before the first step, whatever their composition, and its samples are continued. The "
+        "walkers may have other structures of the same elements.",
+    )
     order: Literal["arrival", "rounds"] = Field(
         default="arrival",
         description="When labels are learnt: arrival learns whatever has come back, and records the order, so that a "
@@ -139,8 +145,12 @@ def members(config: CampaignConfig, *, base: Path) -> tuple[Member, ...]:
     """
     for key in _OF_ONE_RUN:
         if key in config.run:
-            allowed = {"max_labels": "labels.most of the campaign", "seed": "seed of the campaign or of a walker"}
-            raise ConfigError(f"run.{key}", config.run[key], allowed.get(key, "a campaign without it"))
+            allowed = {
+                "start": "start of the campaign",
+                "max_labels": "labels.most of the campaign",
+                "seed": "seed of the campaign or of a walker",
+            }
+            raise ConfigError(f"run.{key}", config.run[key], allowed[key])
     found: list[Member] = []
     for number, walker in enumerate(config.walkers):
         for one in _expanded(config, walker, f"walkers.{number}", base):
@@ -165,7 +175,8 @@ def resolved(config: CampaignConfig, found: tuple[Member, ...], *, base: Path) -
     run = {key: value for key, value in config.run.items() if key != "structure"}
     if isinstance(run.get("model"), str) and run["model"] not in catalogue.NAMES:
         run["model"] = str((base / run["model"]).resolve())
-    return config.model_copy(update={"walkers": tuple(walkers), "run": run})
+    start = None if config.start is None else str((base / config.start).resolve())
+    return config.model_copy(update={"walkers": tuple(walkers), "run": run, "start": start})
 
 
 def _expanded(config: CampaignConfig, walker: WalkerSettings, key: str, base: Path) -> Iterator[WalkerSettings]:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from bayes_mlff.campaign import artefact
+from bayes_mlff.campaign import artefact, given
+from bayes_mlff.campaign.layout import MARK, SPOOL, WALKERS
 from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.campaign.state import CampaignState
 from bayes_mlff.core import durable, settings
@@ -15,13 +16,6 @@ from bayes_mlff.runs import start as starts
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.growing_files import write_whole, writing
 from bayes_mlff.runs.interruption import SAVING_S, Interruption
-
-MARK: Final = "campaign.json"
-"""A directory is a campaign only if it has this file."""
-
-WALKERS: Final = "walkers"
-SPOOL: Final = "spool"
-"""Folder of labels that were calculated and not yet learnt."""
 
 
 class Folders:
@@ -54,8 +48,9 @@ class Folders:
                     durable.make_folder(directory.path)
                 directory.create(settings.dump(walk.problem.config), starts.contents(walk.start))
         if not self.own.config.exists():
-            self.own.create(config_text)
-        about = {"format": 1, "walkers": [walk.name for walk in self._campaign.walks]}
+            self.own.create(config_text, self._campaign.given.files())
+        taken = given.digests(self.path, self._campaign.given)
+        about = {"format": 1, "walkers": [walk.name for walk in self._campaign.walks], "taken": taken}
         write_whole(self.path / MARK, (json.dumps(about, indent=2) + "\n").encode())  # last: with it, it is a campaign
 
     def put_in_force(self, config_text: str) -> None:

@@ -11,6 +11,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.engines.engine import Engine, EngineResult
 from bayes_mlff.engines.labelling.dispatcher import Dispatcher
+from bayes_mlff.otf.given import Given
 from bayes_mlff.otf.reference import Reference, Request
 from bayes_mlff.runs.directory import RunDirectory
 from bayes_mlff.runs.interruption import Interruption
@@ -42,7 +43,8 @@ class Requests:
     ):
         self._campaign, self._dispatcher, self._interruption = campaign, dispatcher, interruption
         self._references = [
-            Reference(walk.problem, engine, folder) for walk, folder in zip(campaign.walks, folders, strict=True)
+            Reference(walk.problem, engine, folder, given=Given(campaign.given.of(walk.problem.structure)))
+            for walk, folder in zip(campaign.walks, folders, strict=True)
         ]
         self._open: dict[int, Request] = {}
         self._ready: dict[int, Outcome] = {}

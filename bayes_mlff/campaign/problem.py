@@ -8,7 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from bayes_mlff.campaign.config import CampaignConfig
+from bayes_mlff.campaign.given import NOTHING, Given
 from bayes_mlff.core.errors import ConfigError
+from bayes_mlff.data.structure import Structure
 from bayes_mlff.data.structure_remarks import formula
 from bayes_mlff.ensemble import atomic_energies
 from bayes_mlff.ensemble.predictive import Predictive
@@ -56,6 +58,7 @@ class Campaign(NamedTuple):
     config: CampaignConfig
     walks: tuple[Walk, ...]
     groups: tuple[Group, ...]
+    given: Given = NOTHING
 
     @property
     def common(self) -> Problem:
@@ -64,8 +67,15 @@ class Campaign(NamedTuple):
 
     @property
     def largest(self) -> int:
-        """Number of atoms of the largest structure."""
-        return max(len(walk.problem.structure.numbers) for walk in self.walks)
+        """Number of atoms of the largest structure, of the labels that it began with also."""
+        return max(self.given.largest, *(len(walk.problem.structure.numbers) for walk in self.walks))
+
+    def problem_of(self, structure: Structure) -> Problem:
+        """The problem with which a label of any composition is learnt."""
+        numbers, common = np.asarray(structure.numbers), self.common
+        alike = (w.problem for w in self.walks if np.array_equal(w.problem.structure.numbers, numbers))
+        isolated = common.potential.isolated_energy(numbers)
+        return next(alike, common._replace(structure=structure, isolated_ev=isolated))
 
 
 class Begun(NamedTuple):
@@ -81,22 +91,23 @@ class Begun(NamedTuple):
         return np.asarray(self.start.initial.structure.numbers)
 
 
-def make(config: CampaignConfig, begun: tuple[Begun, ...]) -> Campaign:
+def make(config: CampaignConfig, begun: tuple[Begun, ...], given: Given = NOTHING) -> Campaign:
     """Build the functions of a campaign.
 
     Args:
       config: of the campaign.
       begun: walkers, with one model for the elements of all structures.
+      given: labels and samples that it begins with.
 
     Raises:
       ConfigError, DataError: naming the walker whose settings or structure do not fit.
     """
     potential = begun[0].start.potential
     counts = [atomic_energies.composition(each.numbers, potential.config.elements) for each in begun]
-    distinct = np.unique(np.array(counts), axis=0)
+    distinct = np.unique(np.array([*counts, *given.compositions(potential.config.elements)]), axis=0)
     zero = _energy_zero(begun[0].config, distinct)
     sigma = min(each.config.energy_sigma_ev(len(each.numbers)) for each in begun)
-    _refuse_mixed(begun)
+    _refuse_mixed(begun, given)
     groups: dict[str, list[int]] = {}
     problems: list[Problem] = []
     for i, each in enumerate(begun):
@@ -119,17 +130,17 @@ def make(config: CampaignConfig, begun: tuple[Begun, ...]) -> Campaign:
         Walk(each.name, problems[i], each.start, place[i], COMMON if common else formula(each.numbers))
         for i, each in enumerate(begun)
     )
-    return Campaign(config, tuple(walks), made)
+    return Campaign(config, tuple(walks), made, given)
 
 
-def _refuse_mixed(begun: tuple[Begun, ...]) -> None:
+def _refuse_mixed(begun: tuple[Begun, ...], given: Given) -> None:
     """Refuse structures with and without a stress in one training set."""
     periodic = [each.start.initial.structure.is_periodic for each in begun]
-    if len(set(periodic)) > 1 and begun[0].config.engine_gives_stress:
+    before = [record.structure.is_periodic for record in given.labels]
+    if len({*periodic, *before}) > 1 and begun[0].config.engine_gives_stress:
+        name = begun[periodic.index(False)].name if False in periodic else "labels of start without a stress"
         raise ConfigError(
-            "walkers",
-            begun[periodic.index(False)].name,
-            "structures that are all periodic in three directions, or an engine that gives no stress",
+            "walkers", name, "structures that are all periodic in three directions, or an engine that gives no stress"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayes_mlff.campaign.folders import MARK, WALKERS
+from bayes_mlff.campaign.layout import MARK, WALKERS
 from bayes_mlff.core import plots
 from bayes_mlff.core.errors import RunDirectoryError
 from bayes_mlff.core.units import KCAL_MOL_PER_EV

@@ -97,7 +97,7 @@ def read(run: Path) -> Start:
     identity = _identity(folder / IDENTITY)
     initial = unpacked(folder / STRUCTURE, verified(folder / STRUCTURE, identity["structure"]))
     verified(folder / MODEL, identity["model"])
-    potential = registry.for_atoms(registry.load(str(folder / MODEL)), initial.structure.numbers)
+    potential = registry.load(str(folder / MODEL))  # for the elements of the run, or of all walkers of a campaign
     engine = identity["engine"]
     kept = {name: verified(folder / KEPT / name, digest) for name, digest in identity.get("kept", {}).items()}
     beside = Beside(kept, tuple(identity.get("needed", ())))

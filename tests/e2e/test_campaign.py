@@ -1,10 +1,12 @@
 """Campaigns from their settings to the report: one walker is a run, interruptions change nothing, faults stay local."""
 
+import dataclasses
 import json
 import shutil
 
 import ase
 import ase.io
+import jax
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -24,12 +26,13 @@ from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import dataset
 from bayes_mlff.engines.labelling.spool import Spool
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
+from bayes_mlff.models import registry
 from bayes_mlff.otf import config as of_runs
 from bayes_mlff.report import campaign as summary
 from bayes_mlff.runs import checkpoint
 from bayes_mlff.runs.observing import Silent
 from bayes_mlff.testing import faulty_engines
-from tests.support import campaigns
+from tests.support import campaigns, small_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -158,27 +161,88 @@ def test_a_campaign_that_ends_in_the_middle_of_a_round_loses_nothing(folder, tmp
     assert len(done) == len(set(done)) == summary.read(path).labels, "a label was lost or paid twice"
 
 
-def test_molecules_of_several_compositions_share_one_posterior(folder):
+FAMILY = {"0-water": "H2O", "acetaldehyde": "CH3CHO", "ether": "CH3OCH3", "methanol": "CH3OH"}
+"""Names of walkers; the first does not have all elements."""
+
+
+@pytest.fixture(scope="module")
+def family(folder):
+    """Four molecules that share one posterior."""
     (folder / "molecules").mkdir()
-    names = ("CH3OH", "CH3CHO", "CH3OCH3", "H2O")
-    for name in names:
-        ase.io.write(folder / "molecules" / f"{name}.xyz", molecule(name))
+    for name, formula in FAMILY.items():
+        ase.io.write(folder / "molecules" / f"{name}.xyz", molecule(formula))
     keys = {
         "run": {"threshold": "0.08 eV", "calibration": {}, "validation_frames": 2},
         "walkers": [{"structures": "molecules/*.xyz"}],
     }
-    path = run(folder, "family", labels={"in_flight": 1}, **keys)
-    found = summary.read(path)
-    assert sorted(row.name for row in found.walkers) == sorted(names)
+    return run(folder, "family", labels={"in_flight": 1}, **keys)
+
+
+def test_molecules_of_several_compositions_share_one_posterior(family):
+    found = summary.read(family)
+    assert sorted(row.name for row in found.walkers) == sorted(FAMILY)
     assert {row.state for row in found.walkers} == {"done"}
     assert found.spared > 0, "no request became unnecessary"
     after, before = found.frames_rmse_ev, found.frames_pretrained_rmse_ev
-    assert 0 < found.frames <= 2 * len(names) and after is not None and before is not None and after < before
+    assert 0 < found.frames <= 2 * len(FAMILY) and after is not None and before is not None and after < before
+    calculator = EnsembleCalculator(family)
+    for name in FAMILY:
+        assert error_kcal_mol(calculator, family, name) < 5.0, name
+    campaigner.resume(family, observer=Silent())  # also if the first walker does not have all elements
+
+
+def error_kcal_mol(calculator, path, name):
+    """Error of the energy of the newest label of a walker."""
+    last = last_label(path, name)
+    return KCAL_MOL_PER_EV * abs(calculator.get_potential_energy(last) - last.info["REF_energy"])
+
+
+def test_a_campaign_starts_from_the_labels_and_samples_of_another(family, folder):
+    calls = sum(call["done"] for call in faulty_engines.calls(folder))
+    walkers = [{"structure": "ethanol", "seed": 3}, {"structure": "molecules/methanol.xyz", "seed": 4}]
+    keys = {"run": {"threshold": "0.08 eV", "calibration": {}}, "walkers": walkers, "start": "family"}
+    path = run(folder, "later", labels={"in_flight": 1}, **keys)
+    found, before = summary.read(path), summary.read(family)
+    assert {row.state for row in found.walkers} == {"done"}
+    assert campaigns.labels(path, "methanol")[0].reason == "given", "the first structure was paid for again"
+    assert sum(call["done"] for call in faulty_engines.calls(folder)) - calls == found.labels
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    updates = [event["labels"] for event in events if event["event"] == "update"]
+    assert updates[0] == before.labels + 1 and updates[-1] == before.labels + found.labels
     calculator = EnsembleCalculator(path)
-    for name in names:
-        last = last_label(path, name)
-        error = calculator.get_potential_energy(last) - last.info["REF_energy"]
-        assert KCAL_MOL_PER_EV * abs(error) < 5.0, name
+    for name in FAMILY:
+        assert error_kcal_mol(calculator, family, name) < 5.0, f"{name} is forgotten"
+    assert error_kcal_mol(calculator, path, "ethanol") < 5.0
+    kept = sorted((path / "checkpoints").glob("*.ckpt"))
+    again = folder / "later-again"
+    shutil.copytree(path, again)
+    for newest in sorted((again / "checkpoints").iterdir()):
+        if newest.stem == kept[-1].stem:
+            newest.unlink()
+    campaigner.resume(again, observer=Silent())
+    assert campaigns.differences(path, again) == []
+    labels = again / "start" / "labels.extxyz"
+    labels.write_text(labels.read_text().replace("0", "1", 1))
+    with pytest.raises(RunDirectoryError, match="SHA-256"):
+        campaigner.resume(again, observer=Silent())
+
+
+def test_what_cannot_be_started_from_is_refused_by_name(family, folder):
+    ase.io.write(folder / "ammonia.xyz", molecule("NH3"))
+    with pytest.raises(ConfigError, match=r"walker ammonia: structure: got 'N'; .*: H, C, O"):
+        run(folder, "no-1", start="family", walkers=[{"structure": "ammonia.xyz"}])
+    with pytest.raises(ConfigError, match=r"start: got .*; allowed: the directory of a campaign or of a run"):
+        run(folder, "no-2", start="molecules")
+    engine = campaigns.raw(folder)["run"]["engine"]
+    changed = {**engine["arguments"]["arguments"], "epsilon": 0.0123}
+    other = {**engine, "arguments": {**engine["arguments"], "arguments": changed}}
+    with pytest.raises(ConfigError, match=r"start: got .*labels of the reference of this campaign; those of 0-water"):
+        run(folder, "no-3", start="family", run={"engine": other})
+    weights = small_run.initial_model()
+    params = jax.tree.map(lambda x: 1.01 * x, weights.params)
+    registry.save(dataclasses.replace(weights, params=params), folder / "other.safetensors", {})
+    with pytest.raises(ConfigError, match=r"run\.model: got .*the model from which start began: "):
+        run(folder, "no-4", start="family", run={"model": str(folder / "other.safetensors")})
 
 
 def test_with_one_optimum_samples_spread_around_it_and_labels_know_the_sigma_of_forces(folder):

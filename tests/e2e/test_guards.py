@@ -148,7 +148,7 @@ def test_a_healthy_run_in_nve_does_not_trip(open_session, tmp_path):
 
 def test_parameters_that_are_not_finite_stop_the_run(open_session, tmp_path):
     problem = make_problem(chains_finite=False)
-    with pytest.raises(RunStoppedError, match="step 0: a chain became non-finite; a smaller sampler.step_size"):
+    with pytest.raises(RunStoppedError, match=r"step 0: a chain became non-finite; a smaller sampler\.step_size"):
         finish(open_session(tmp_path / "run", engine_of(problem), problem))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bayes_mlff.campaign import config
 from bayes_mlff.campaign.config import CampaignConfig
-from bayes_mlff.campaign.folders import WALKERS
+from bayes_mlff.campaign.layout import WALKERS
 from bayes_mlff.core import settings
 from bayes_mlff.data import dataset
 from bayes_mlff.data.dataset import LabelRecord
