@@ -51,7 +51,7 @@ class Updates:
         self._samples = samples_around(problem)
 
     def continued(
-        self, params: jax.Array, chains: ChainState, known: TrainingSet, *, enough_ev: float
+        self, params: jax.Array, chains: ChainState, known: TrainingSet, *, enough_ev: float, where: str = ""
     ) -> tuple[jax.Array, ChainState, int]:
         """Continue the samples until they reproduce the energy of the newest label, or `sampler.rounds` are done.
 
@@ -60,6 +60,7 @@ class Updates:
           chains: state of their chains.
           known: training set; its newest label has an energy.
           enough_ev: error of the mean energy of the newest label that counts as reproduced, eV.
+          where: how messages begin.
 
         Returns:
           Samples, chains, and the number of rounds.
@@ -72,11 +73,11 @@ class Updates:
         while rounds == 0 or (rounds < self._most and self.misfit(params, graph, known.energy[newest]) > enough_ev):
             with self._interruption.patience(0.0):  # the labels are on the disk, and the update can be repeated
                 params, chains, info = self._update(params, chains, known)
-                _require_finite(info.finite)
+                _require_finite(info.finite, where)
             rounds += 1
         with self._interruption.patience(0.0):
             params = self._samples(params, chains, known)
-            _require_finite(jnp.isfinite(params))
+            _require_finite(jnp.isfinite(params), where)
         return params, chains, rounds
 
     def misfit(self, params: jax.Array, graph: Graph, energy: float | jax.Array) -> float:
@@ -84,9 +85,9 @@ class Updates:
         return abs(float(self._ensemble(params, graph).energy_mean[0]) - float(energy))
 
 
-def _require_finite(finite: jax.Array) -> None:
+def _require_finite(finite: jax.Array, where: str) -> None:
     if not bool(jnp.all(finite)):
-        raise RunStoppedError("a chain became non-finite; a smaller sampler.step_size usually helps")
+        raise RunStoppedError(f"{where}a chain became non-finite; a smaller sampler.step_size usually helps")
 
 
 class Learner:
@@ -110,10 +111,9 @@ class Learner:
         started = time.perf_counter()
         device, host = self.add(state, record).device, state.host
         known, enough = device.training_set, 0.5 * float(threshold_ev(self._problem, host.step))
-        try:
-            params, chains, rounds = self.updates.continued(device.params, device.chains, known, enough_ev=enough)
-        except RunStoppedError as error:
-            raise RunStoppedError(f"step {host.step}: {error}") from error
+        params, chains, rounds = self.updates.continued(
+            device.params, device.chains, known, enough_ev=enough, where=f"step {host.step}: "
+        )
         self._report(record, host.step, int(known.count), rounds, time.perf_counter() - started)
         return state._replace(device=device._replace(params=params, chains=chains))
 

@@ -96,3 +96,6 @@ EXAMPLES: Final[dict[str, Any]] = {
     "worker_init": "module load pyscf",
 }
 """Examples by the dotted key, or by its last name alone, of keys that have no default, or an empty one."""
+
+OF_CAMPAIGN: Final[dict[str, Any]] = EXAMPLES | {"start": "runs/family"}
+"""The same for a campaign, in which some keys have another meaning."""

@@ -12,6 +12,7 @@ from bayes_mlff.otf.changes import FREE
 from bayes_mlff.otf.config import RunConfig
 from bayes_mlff.production.config import ProductionConfig
 from website import command_line, configuration, models, notebooks
+from website.examples import OF_CAMPAIGN
 
 _MARKER: Final = re.compile(r"^<!-- made: (?P<name>\w+) -->$", re.MULTILINE)
 
@@ -22,7 +23,7 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
     "presets": models.preset_table,
     "run_keys": functools.partial(configuration.text, RunConfig),
     "finetune_keys": functools.partial(configuration.text, FinetuneConfig),
-    "campaign_keys": functools.partial(configuration.text, CampaignConfig),
+    "campaign_keys": functools.partial(configuration.text, CampaignConfig, OF_CAMPAIGN),
     "production_keys": functools.partial(configuration.text, ProductionConfig),
 }
 """Text for each marker."""

@@ -81,7 +81,7 @@ def test_walkers_that_make_no_sense_are_refused_by_name(tmp_path, walkers, key, 
 
 
 @pytest.mark.parametrize(
-    ("key", "allowed"), [("max_labels", "labels.most"), ("seed", "of a walker"), ("start", "without")]
+    ("key", "allowed"), [("max_labels", "labels.most"), ("seed", "of a walker"), ("start", "start of the campaign")]
 )
 def test_keys_that_a_campaign_has_elsewhere_are_refused_in_run(tmp_path, key, allowed):
     with pytest.raises(ConfigError, match=allowed) as refused:
