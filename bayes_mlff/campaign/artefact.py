@@ -9,6 +9,7 @@ from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.campaign.state import CampaignState
 from bayes_mlff.core import durable
 from bayes_mlff.ensemble import atomic_energies, files, saved
+from bayes_mlff.ensemble.atomic_energies import OwnLevels
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.otf.artefact import trained
 from bayes_mlff.posterior import energy_zero
@@ -33,16 +34,25 @@ def ensemble(campaign: Campaign, state: CampaignState, name: str) -> Ensemble:
     host, structure = state.view(0, first.law).host, first.problem.structure
     made = trained(first.problem.config, first.problem.potential, jnp.asarray(shared.params), host, structure, about)
     sample = energy_zero.split(jnp.asarray(shared.params))
-    elements = first.problem.potential.config.elements
-    counts = [atomic_energies.composition(np.asarray(w.problem.structure.numbers), elements) for w in campaign.walks]
-    given = campaign.given.compositions(elements)
-    earlier = campaign.given.offset_ev(given) if len(given) else np.zeros(0)
-    counts = [*counts, *given]
-    offsets = np.array([*(walker.host.offset_ev for walker in state.walkers), *earlier])
-    above = offsets[None, :] - np.asarray(sample.zero, np.float64)[:, None]
-    per_atom = atomic_energies.per_atom(np.array(counts), above)
-    known = atomic_energies.independent(np.array(counts))
-    return made._replace(offset_ev=per_atom, compositions=known)
+    offset = _offsets(campaign, state)
+    counts = np.array(list(offset))
+    above = np.array(list(offset.values()))[None, :] - np.asarray(sample.zero, np.float64)[:, None]
+    per_atom, known = atomic_energies.per_atom(counts, above), atomic_energies.independent(counts)
+    own = None
+    if campaign.config.levels == "structure" and len(known) < len(counts):
+        own = OwnLevels(counts, above)
+    return made._replace(offset_ev=per_atom, compositions=known, own=own)
+
+
+def _offsets(campaign: Campaign, state: CampaignState) -> dict[tuple[int, ...], float]:
+    """Offset of the reference, eV, of every composition that was labelled, by its number of atoms of each element."""
+    elements = campaign.common.potential.config.elements
+    structures = [record.structure for record in campaign.given.labels]
+    offsets = [campaign.given.offset_ev(structure.numbers) for structure in structures]
+    structures += [walk.problem.structure for walk in campaign.walks]
+    offsets += [walker.host.offset_ev for walker in state.walkers]
+    counts = [tuple(atomic_energies.composition(np.asarray(each.numbers), elements)) for each in structures]
+    return dict(zip(counts, offsets, strict=True))
 
 
 class Artefact:

@@ -23,6 +23,8 @@ from bayes_mlff.otf.learning import with_label
 from bayes_mlff.otf.problem import begun_chains, first_dynamics, first_origin
 from bayes_mlff.otf.reference import Request, same_geometry
 from bayes_mlff.otf.state import HostState
+from bayes_mlff.posterior import energy_zero
+from bayes_mlff.posterior.training_set import TrainingSet
 from bayes_mlff.runs import checkpoint
 
 
@@ -66,17 +68,20 @@ class Beginning:
         state, campaign = self.template(), self._campaign
         walks, structures = campaign.walks, [walk.problem.structure for walk in campaign.walks]
         firsts = [_same_as(structures, i) for i in range(len(walks))]
-        requests, before = {}, {}
+        requests, before, shared = {}, {}, self._with_samples(state.arrays.shared)
         for i, walk in enumerate(walks):
-            before[i] = self._pretrained[walk.group](state.arrays.walkers[i].neighbors.graph)
+            graph = state.arrays.walkers[i].neighbors.graph
+            pretrained = before[i] = self._pretrained[walk.group](graph)
+            if campaign.given.ensemble is not None:
+                before[i] = walk.problem.scale().network_to_total(self._learner.energy(shared.params, graph))
             if firsts[i] == i:
                 law = state.laws[walk.law].calibrations[ENERGY]
-                requests[i] = Request(0, INITIAL, structures[i], before[i], 0.0, law)
+                requests[i] = Request(0, INITIAL, structures[i], pretrained, 0.0, law)
         self._observer.working(f"reference calculation of {len(requests)} first structures")
         records = self._requests.ask(requests)
         offsets = self._offsets(before, records)
         new = {i: record for i, record in records.items() if record.reason != GIVEN}
-        shared = self._with_given(state.arrays.shared, offsets[0])
+        shared = shared._replace(training_set=self._with_labels(shared.training_set))
         for i, record in new.items():
             known = with_label(walks[i].problem, shared.training_set, record, offsets[i])
             shared = shared._replace(training_set=known)
@@ -110,36 +115,53 @@ class Beginning:
         return state.with_walker(i, Walker(host), own._replace(md=md, trusted=md))
 
     def _offsets(self, before: dict[int, float], records: dict[int, LabelRecord]) -> list[float]:
-        """Energy of the model minus reference, eV, of all walkers: a sum over elements, fitted to the first labels."""
-        walks = self._campaign.walks
-        elements = self._campaign.common.potential.config.elements
-        counts = np.array(
-            [atomic_energies.composition(np.asarray(w.problem.structure.numbers), elements) for w in walks]
-        )
-        given = self._campaign.given
-        learnt = given.compositions(elements)
-        told = atomic_energies.determined(counts, atomic_energies.independent(learnt))
-        known = [i for i in records if not told[i]]
-        above = np.array([before[i] - records[i].label.energy for i in known])
-        earlier = given.offset_ev(learnt) if len(learnt) else np.zeros(0)
-        rows, values = np.concatenate([learnt, counts[known]]), np.concatenate([earlier, above])
-        return [float(row @ atomic_energies.per_atom(rows, values)) for row in counts]
+        """Energy of the model minus reference, eV, of all walkers; see `CampaignConfig.levels`.
 
-    def _with_given(self, shared: Shared, offset_ev: float) -> Shared:
-        """What all walkers share, with the labels and the samples that the campaign was given."""
+        Args:
+          before: energies of the model of the first structures, eV, by walker.
+          records: their labels.
+        """
+        walks, given = self._campaign.walks, self._campaign.given
+        elements = self._campaign.common.potential.config.elements
+        numbers = [np.asarray(walk.problem.structure.numbers) for walk in walks]
+        counts = np.array([atomic_energies.composition(each, elements) for each in numbers])
+        by_elements = self._campaign.config.levels == "element"
+        new = {i: record for i, record in records.items() if not given.knows(numbers[i], by_elements=by_elements)}
+        above = {i: before[i] - record.label.energy for i, record in new.items()}
+        if not by_elements:
+            found: dict[bytes, list[float]] = {}
+            for i, offset in above.items():
+                found.setdefault(counts[i].tobytes(), []).append(offset)
+            known = {key: float(np.mean(each)) for key, each in found.items()}
+            return [
+                known[counts[i].tobytes()] if counts[i].tobytes() in known else given.offset_ev(each)
+                for i, each in enumerate(numbers)
+            ]
+        learnt = given.compositions(elements)
+        earlier = [given.offset_ev(np.repeat(elements, row)) for row in learnt]
+        rows = np.concatenate([learnt, counts[list(above)]])
+        per_atom = atomic_energies.per_atom(rows, np.array([*earlier, *above.values()]))
+        return [float(row @ per_atom) for row in counts]
+
+    def _with_samples(self, shared: Shared) -> Shared:
+        """What all walkers share, with the samples that the campaign was given."""
         campaign, given = self._campaign, self._campaign.given
         if given.ensemble is None:
             return shared
-        elements = campaign.common.potential.config.elements
-        known = shared.training_set
-        for record in given.labels:
-            count = atomic_energies.composition(np.asarray(record.structure.numbers), elements)
-            offset = float(given.offset_ev(count))
-            known = with_label(campaign.problem_of(record.structure), known, record, offset)
         _, key, key_chains = jax.random.split(jax.random.key(campaign.config.seed), 3)
-        params = carried.parameters(given.ensemble, campaign.common, offset_ev, jax.random.fold_in(key, 1))
-        self._folders.log("started_from", labels=len(given.labels))
-        return Shared(params, begun_chains(campaign.common, params, key_chains), known)
+        made = carried.parameters(given.ensemble, campaign.common, 0.0, jax.random.fold_in(key, 1))
+        params = energy_zero.joined(energy_zero.split(made).weights)  # zeros are drawn when the labels are learnt
+        return shared._replace(params=params, chains=begun_chains(campaign.common, params, key_chains))
+
+    def _with_labels(self, known: TrainingSet) -> TrainingSet:
+        """The training set with the labels that the campaign was given."""
+        campaign, given = self._campaign, self._campaign.given
+        for record in given.labels:
+            problem = campaign.problem_of(record.structure)
+            known = with_label(problem, known, record, given.offset_ev(np.asarray(record.structure.numbers)))
+        if given.labels:
+            self._folders.log("started_from", labels=len(given.labels))
+        return known
 
     def template(self) -> CampaignState:
         """All walkers at their first structures, with velocities, and no labels."""

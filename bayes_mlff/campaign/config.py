@@ -109,6 +109,13 @@ class CampaignConfig(Section):
         description="Whether the walkers of each composition have a law of errors of their own, or all share one. One "
         "structure that the model knows badly makes a common law ask for labels of all others.",
     )
+    levels: Literal["structure", "element"] = Field(
+        default="structure",
+        description="Where the zero of the energies comes from: structure gives each composition its own, from its "
+        "first labels, so that the model need not learn in what compositions differ, and energies of different "
+        "compositions cannot be compared; element fits an energy of each element to all first labels, as a fine-tuning "
+        "does, for energies that are to be compared.",
+    )
     labels: LabelsSettings = Field(default=LabelsSettings(), description="Limits of the reference calculations.")
     executor: ExecutorSettings = Field(
         default=LocalSettings(), description="Where labels are calculated: local, parsl or imported."

@@ -16,6 +16,7 @@ from bayes_mlff.data.dataset import LabelRecord
 from bayes_mlff.data.label_notes import GIVEN
 from bayes_mlff.data.structure import Structure
 from bayes_mlff.ensemble import atomic_energies, files, saved
+from bayes_mlff.ensemble.atomic_energies import OwnLevels
 from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import given_labels
@@ -47,15 +48,32 @@ class Given(NamedTuple):
         counts = [atomic_energies.composition(np.asarray(r.structure.numbers), elements) for r in self.labels]
         return np.unique(np.array(counts), axis=0) if counts else np.zeros((0, len(elements)), int)
 
-    def offset_ev(self, counts: np.ndarray) -> np.ndarray:
-        """Energies of the samples minus reference, eV, in the mean, of compositions [..., e] that the labels determine.
+    def offset_ev(self, numbers: np.ndarray) -> float:
+        """Energy of the samples minus reference, eV, in the mean, of atoms whose composition they know.
 
-        Energies without isolated atoms; with these the samples reproduce the labels that they have learnt.
+        Args:
+          numbers: atomic numbers [n].
         """
         assert self.ensemble is not None
-        above = np.asarray(self.ensemble.offset_ev, np.float64)
-        assert above.ndim == 2, "ensembles of runs and campaigns have energies of elements"
-        return counts @ above.mean(axis=0)
+        architecture = self.ensemble.architecture
+        counts = atomic_energies.composition(numbers, architecture.elements)
+        isolated = float(counts @ np.array(architecture.energy_shifts))
+        return isolated - float(np.mean(self.ensemble.atomic_reference_energy(numbers)))
+
+    def knows(self, numbers: np.ndarray, *, by_elements: bool) -> bool:
+        """Whether the labels have the zero of the energies of atoms with these atomic numbers [n].
+
+        Args:
+          numbers: atomic numbers.
+          by_elements: whether a linear combination of their compositions is enough, in the place of a whole multiple.
+        """
+        if self.ensemble is None:
+            return False
+        elements = self.ensemble.architecture.elements
+        counts, labelled = atomic_energies.composition(numbers, elements), self.compositions(elements)
+        if by_elements:
+            return bool(atomic_energies.determined(counts, atomic_energies.independent(labelled)))
+        return bool(OwnLevels(labelled, np.zeros((1, len(labelled)))).known(counts))
 
     def of(self, structure: Structure) -> tuple[LabelRecord, ...]:
         """Labels of the atoms of a structure in their order, with the same charge and spin."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bayes_mlff.campaign.problem import Campaign
 from bayes_mlff.campaign.state import Shared
-from bayes_mlff.data.graph import padded
+from bayes_mlff.data.graph import Graph, padded
 from bayes_mlff.otf.learning import Updates
 from bayes_mlff.otf.optimum import INITIAL_CAPACITY
 from bayes_mlff.otf.problem import begun_chains, first_parameters, learning_graph
@@ -31,6 +31,10 @@ class Learner:
         example = jax.tree.map(jnp.asarray, padded(graphs[0], size, slots))
         known = training.refreshed(training.allocate(example, INITIAL_CAPACITY), 0)
         return Shared(params, begun_chains(problem, params, key_chains), known)
+
+    def energy(self, params: jax.Array, graph: Graph) -> float:
+        """Mean energy of the samples, eV on the scale of the network."""
+        return self._updates.energy(params, graph)
 
     def update(self, shared: Shared, fresh: int, threshold_ev: float) -> tuple[Shared, dict[str, float]]:
         """Continue the samples with all labels, until they reproduce the energy of the newest one.

@@ -1,5 +1,7 @@
 """Atomic reference energies: difference between reference and network energies, as a sum over the atoms."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -49,6 +51,36 @@ def atomic_reference_energy(architecture: ArchitectureConfig, offset_ev: np.ndar
     if offset_ev.ndim == 1:
         return isolated[None] - offset_ev.reshape(-1, *[1] * isolated.ndim)
     return isolated[None] - np.tensordot(offset_ev, counts, axes=(-1, -1))
+
+
+class OwnLevels(NamedTuple):
+    """Levels of compositions that sums over elements do not give: each has its own zero of the energies."""
+
+    compositions: np.ndarray  # [k, e] number of atoms of each element
+    offset_ev: np.ndarray  # [c, k] energy of c networks minus reference, of a structure of this composition
+
+    def known(self, counts: np.ndarray) -> np.ndarray:
+        """Whether compositions [..., e] are whole multiples of these, as those of supercells are."""
+        return np.any(self._multiples(counts) > 0, axis=-1)
+
+    def beyond(self, offset_ev: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """What the levels of compositions [..., e] are above sums over elements, [c, ...] eV; 0 where none is known.
+
+        Args:
+          offset_ev: [c, e] eV per atom of each element.
+          counts: [..., e].
+        """
+        above = self.offset_ev - offset_ev @ self.compositions.T
+        multiples = self._multiples(counts)
+        first = np.argmax(multiples > 0, axis=-1)
+        times = np.take_along_axis(multiples, first[..., None], axis=-1)[..., 0]
+        return above[:, first] * times
+
+    def _multiples(self, counts: np.ndarray) -> np.ndarray:
+        """How many times each composition is in others, [..., k]; 0 where these are no whole multiples of it."""
+        sizes = counts.sum(axis=-1)[..., None] // self.compositions.sum(axis=-1)
+        same = np.all(sizes[..., None] * self.compositions == counts[..., None, :], axis=-1)
+        return np.where(same, sizes, 0)
 
 
 def offsets(

@@ -22,14 +22,18 @@ from bayes_mlff.core import durable, units
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
 from bayes_mlff.ensemble import atomic_energies, error_law, files
+from bayes_mlff.ensemble.atomic_energies import OwnLevels
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
 from bayes_mlff.models.energetics import NodeOutput, Params, PredictFn, predictor
 from bayes_mlff.posterior.likelihood import PerAtom
 
-FORMAT: Final = 5
-"""Since 5 files say whether samples lie around an optimum, and whether forces were learnt."""
+FORMAT: Final = 6
+"""Since 5 files say whether samples lie around an optimum, and whether forces were learnt; in 6 compositions may have
+levels of their own."""
+_OWN: Final = ("own_compositions", "own_offset_ev")
+"""Names of the arrays of `OwnLevels`."""
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
 """Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
@@ -68,6 +72,7 @@ class Ensemble(NamedTuple):
     provenance: Mapping[str, str] = {}  # origin, for information: run, step, labels
     learnt_forces: bool = True  # False: energies alone were learnt, no forces or stress are offered
     linear: bool = False  # whether samples are evaluated to first order around the optimum, see `ensemble.linear`
+    own: OwnLevels | None = None  # levels of compositions that `offset_ev` does not give
 
     @property
     def models(self) -> jax.Array:
@@ -110,7 +115,11 @@ class Ensemble(NamedTuple):
         Returns:
           [c, ...], for each sample.
         """
-        return atomic_energies.atomic_reference_energy(self.architecture, self.offset_ev, numbers)
+        summed = atomic_energies.atomic_reference_energy(self.architecture, self.offset_ev, numbers)
+        if self.own is None:
+            return summed
+        counts = atomic_energies.composition(numbers, self.architecture.elements)
+        return summed - self.own.beyond(self.offset_ev, counts)
 
     def exceedance_probability(self, sigma_ev: float, threshold_ev: float) -> float:
         """Probability that the absolute error of a total energy is above a threshold.
@@ -148,7 +157,8 @@ class Ensemble(NamedTuple):
         """Whether the labelled energies determine the sum of atomic reference energies for given compositions.
 
         This is so if a composition is a linear combination of labelled ones: labels of ethanol determine the sum for
-        two ethanol molecules, but not for water. True for files of formats 1 and 2, which lack this information.
+        two ethanol molecules, but not for water. Where compositions have levels of their own, it is so for their whole
+        multiples. True for files of formats 1 and 2, which lack this information.
 
         Args:
           numbers: atomic numbers [..., n], 0 on padding.
@@ -157,6 +167,8 @@ class Ensemble(NamedTuple):
           Booleans [...].
         """
         counts = atomic_energies.composition(numbers, self.architecture.elements)
+        if self.own is not None:
+            return self.own.known(counts)
         if self.compositions is None:
             return np.ones(counts.shape[:-1], bool)
         return atomic_energies.determined(counts, self.compositions)
@@ -238,6 +250,9 @@ def serialised(ensemble: Ensemble) -> bytes:
     }
     if ensemble.compositions is not None:
         arrays["compositions"] = np.array(ensemble.compositions, np.int64, order="C")
+    if ensemble.own is not None:
+        arrays[_OWN[0]] = np.array(ensemble.own.compositions, np.int64, order="C")
+        arrays[_OWN[1]] = np.array(ensemble.own.offset_ev, np.float64, order="C")
     return to_bytes(arrays, metadata=metadata)
 
 
@@ -247,10 +262,11 @@ def _of_online(online: OnlineCalibration) -> dict[str, Any]:
 
 def same(left: Ensemble, right: Ensemble) -> bool:
     """True if two ensembles have bit-identical predictions and the same settings."""
-    arrays = ("samples", "offset_ev", "compositions")
-    if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, "provenance"}):
+    arrays, apart = ("samples", "offset_ev", "compositions"), ("own", "provenance")
+    if any(getattr(left, name) != getattr(right, name) for name in set(Ensemble._fields) - {*arrays, *apart}):
         return False
     pairs = [(getattr(left, name), getattr(right, name)) for name in arrays]
+    pairs += zip(left.own or (None, None), right.own or (None, None), strict=True)
     return all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
 
 
@@ -272,6 +288,7 @@ def load(path: Path) -> Ensemble:
       WeightsError: if it is not an ensemble, has a newer format, or does not fit the architecture that it states.
     """
     path, metadata, stored = _read(path)
+    own = tuple(stored.pop(name, None) for name in _OWN)
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
     if metadata["format"].isdecimal() and int(metadata["format"]) > FORMAT:
@@ -296,7 +313,25 @@ def load(path: Path) -> Ensemble:
     known = stored.get("compositions")
     if known is not None and (known.ndim != 2 or known.shape[1] != elements):
         raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
-    return stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
+    read = stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
+    return read._replace(own=_own_levels(path, own, stored["offset_ev"]))
+
+
+def _own_levels(path: Path, found: tuple[np.ndarray | None, ...], offset_ev: np.ndarray) -> OwnLevels | None:
+    """Levels of compositions that a file holds, None if it holds none.
+
+    Raises:
+      WeightsError: if they do not fit its other arrays.
+    """
+    compositions, above = found
+    if compositions is None and above is None:
+        return None
+    shape = None if compositions is None else (len(offset_ev), len(compositions))
+    if compositions is None or above is None or above.shape != shape or not _is_finite(above):
+        raise WeightsError(f"{path}: levels of compositions that do not fit together; allowed: a fine-tuned ensemble")
+    if compositions.shape[1:] != offset_ev.shape[1:] or not np.all(compositions.sum(axis=1) > 0):
+        raise WeightsError(f"{path}: compositions of other elements have levels; allowed: a fine-tuned ensemble")
+    return OwnLevels(compositions, above)
 
 
 def sample_count(path: Path) -> int:

@@ -82,7 +82,11 @@ class Updates:
 
     def misfit(self, params: jax.Array, graph: Graph, energy: float | jax.Array) -> float:
         """Absolute error, eV, of the mean prediction for an energy, eV on the network's scale."""
-        return abs(float(self._ensemble(params, graph).energy_mean[0]) - float(energy))
+        return abs(self.energy(params, graph) - float(energy))
+
+    def energy(self, params: jax.Array, graph: Graph) -> float:
+        """Mean energy of the samples, eV on the network's scale."""
+        return float(self._ensemble(params, graph).energy_mean[0])
 
 
 def _require_finite(finite: jax.Array, where: str) -> None:

@@ -131,6 +131,7 @@ def pretrained(source: Source) -> Ensemble:
         offset_ev=source.host.offset_ev * counts[None, :] / np.sum(np.square(counts)),
         factors=SigmaFactors(),
         online=None,
+        own=None,
         provenance={**source.ensemble.provenance, "model": "pretrained"},
     )
 
