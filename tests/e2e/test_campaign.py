@@ -25,6 +25,7 @@ from bayes_mlff.core.errors import (
 from bayes_mlff.core.units import KCAL_MOL_PER_EV
 from bayes_mlff.data import dataset
 from bayes_mlff.engines.labelling.spool import Spool
+from bayes_mlff.ensemble import atomic_energies, saved
 from bayes_mlff.ensemble.calculator import EnsembleCalculator
 from bayes_mlff.models import registry
 from bayes_mlff.otf import config as of_runs
@@ -225,6 +226,23 @@ def test_a_campaign_starts_from_the_labels_and_samples_of_another(family, folder
     labels.write_text(labels.read_text().replace("0", "1", 1))
     with pytest.raises(RunDirectoryError, match="SHA-256"):
         campaigner.resume(again, observer=Silent())
+
+
+def test_levels_of_elements_add_up_for_compositions_that_were_not_labelled(family, folder):
+    assert saved.load(family).own is not None, "five compositions of three elements add up"
+    keys = {"run": {"dynamics": {"duration_ps": 0.002}}, "walkers": [{"structures": "molecules/*.xyz"}]}
+    path = run(folder, "elements", levels="element", **keys)
+    found = saved.load(path)
+    assert found.own is None
+    first = [campaigns.labels(path, name)[0] for name in FAMILY]
+    numbers = [molecule(formula).numbers for formula in FAMILY.values()]
+    counts = np.array([atomic_energies.composition(each, found.architecture.elements) for each in numbers])
+    above = np.array([float(record.pretrained_energy or 0.0) - record.label.energy for record in first])
+    _, state, _ = checkpoint.newest(path / "checkpoints")
+    offsets = [walker["host"]["offset_ev"] for walker in state["walkers"]]
+    np.testing.assert_allclose(offsets, counts @ atomic_energies.per_atom(counts, above), rtol=1e-12)
+    assert np.abs(offsets - above).max() > 1e-4, "the compositions add up by themselves"
+    assert found.knows_energy(molecule("CH3CH2OH").numbers)
 
 
 def test_what_cannot_be_started_from_is_refused_by_name(family, folder):

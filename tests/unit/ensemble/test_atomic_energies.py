@@ -25,6 +25,34 @@ SMALL = tiny_nequip(ELEMENTS, r_max=2.5, energy_scales=(0.5,) * 3, energy_shifts
 ETHANOL, WATER, METHANE = [6, 2, 1], [2, 0, 1], [4, 1, 0]
 
 
+def test_compositions_with_levels_of_their_own_need_not_add_up(tmp_path):
+    """The fourth composition is 0.5 eV off the sum of two others for one sample, and 0.1 eV for the other."""
+    own = atomic_energies.OwnLevels(
+        np.array([ETHANOL, WATER, METHANE, [6, 1, 1]]), np.array([[1.0, 2.0, 3.0, 5.5], [1.0, 2.0, 3.0, 5.1]])
+    )
+    per_atom = atomic_energies.per_atom(own.compositions, own.offset_ev)
+    flat = registry.initialize(SMALL, 0).flat()[0]
+    parts = (SMALL, np.stack([flat, flat]), per_atom, SigmaFactors(), 0.01, 1.0, "seed: 1\n")
+    made = Ensemble(*parts, compositions=own.compositions[:3], own=own)
+    ensemble.save(made, tmp_path / "ensemble.safetensors")
+    read = ensemble.load(tmp_path / "ensemble.safetensors")
+    assert ensemble.same(made, read)
+    assert not ensemble.same(made, read._replace(own=own._replace(offset_ev=own.offset_ev + 1e-9)))
+    assert not ensemble.same(made, read._replace(own=None))
+    isolated = np.array(SMALL.energy_shifts)
+    for counts, offset in zip(own.compositions, own.offset_ev.T, strict=True):
+        for times in (1, 3):
+            numbers = np.repeat(ELEMENTS, times * counts)
+            found = read.atomic_reference_energy(numbers)
+            np.testing.assert_allclose(found, times * (counts @ isolated - offset), rtol=1e-12)
+            assert read.knows_energy(numbers)
+    several = np.array([[8, 1, 1, 0, 0], [8, 1, 1, 1, 1]])  # water, and one that only adds up
+    assert read.knows_energy(several).tolist() == [True, False]
+    np.testing.assert_allclose(read.atomic_reference_energy(several)[:, 0], -6.0 - own.offset_ev[:, 1])
+    by_elements = atomic_energies.atomic_reference_energy(SMALL, per_atom, several[1])
+    np.testing.assert_allclose(read.atomic_reference_energy(several)[:, 1], by_elements)
+
+
 def test_energies_are_known_where_labelled_compositions_add_up():
     one = atomic_energies.independent(np.array([ETHANOL] * 5))
     assert one.tolist() == [ETHANOL]
