@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def make(config: CampaignConfig, begun: tuple[Begun, ...], given: Given = NOTHIN
     potential = begun[0].start.potential
     counts = [atomic_energies.composition(each.numbers, potential.config.elements) for each in begun]
     distinct = np.unique(np.array([*counts, *given.compositions(potential.config.elements)]), axis=0)
-    zero = _energy_zero(begun[0].config, distinct, config.levels)
+    zero = _energy_zero(begun[0].config, distinct)
     sigma = min(each.config.energy_sigma_ev(len(each.numbers)) for each in begun)
     _refuse_mixed(begun, given)
     groups: dict[str, list[int]] = {}
@@ -144,12 +144,13 @@ def _refuse_mixed(begun: tuple[Begun, ...], given: Given) -> None:
         )
 
 
-def _energy_zero(
-    config: RunConfig, compositions: np.ndarray, levels: Literal["structure", "element"]
-) -> EnergyZero | None:
-    """How the zero of energies is found; not fitted where compositions determine it through the elements."""
+def _energy_zero(config: RunConfig, compositions: np.ndarray) -> EnergyZero | None:
+    """How the zero of energies is found; not fitted where compositions determine it through the elements.
+
+    A common zero would hide from the network what isomers differ by, and shift those that have no error.
+    """
     stated = config.likelihood.energy_zero
-    if levels == "structure" or len(atomic_energies.independent(compositions)) == len(compositions):
+    if len(atomic_energies.independent(compositions)) == len(compositions):
         return stated
     if stated == "fitted":
         raise ConfigError(
