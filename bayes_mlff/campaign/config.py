@@ -110,11 +110,11 @@ class CampaignConfig(Section):
         "structure that the model knows badly makes a common law ask for labels of all others.",
     )
     levels: Literal["structure", "element"] = Field(
-        default="structure",
-        description="Where the zero of the energies comes from: structure gives each composition its own, from its "
-        "first labels, so that the model need not learn in what compositions differ, and energies of different "
-        "compositions cannot be compared; element fits an energy of each element to all first labels, as a fine-tuning "
-        "does, for energies that are to be compared.",
+        default="element",
+        description="Where the zero of the energies comes from: element fits an energy of each element to all first "
+        "labels, as a fine-tuning does, so that energies of different compositions can be compared; structure gives "
+        "each composition its own from its first labels, so that the model need not learn in what it differs from the "
+        "others, for a new composition that starts from an earlier campaign. Isomers have one zero in either case.",
     )
     labels: LabelsSettings = Field(default=LabelsSettings(), description="Limits of the reference calculations.")
     executor: ExecutorSettings = Field(

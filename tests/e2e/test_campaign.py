@@ -202,7 +202,7 @@ def test_a_campaign_starts_from_the_labels_and_samples_of_another(family, folder
     calls = sum(call["done"] for call in faulty_engines.calls(folder))
     walkers = [{"structure": "ethanol", "seed": 3}, {"structure": "molecules/methanol.xyz", "seed": 4}]
     keys = {"run": {"threshold": "0.08 eV", "calibration": {}}, "walkers": walkers, "start": "family"}
-    path = run(folder, "later", labels={"in_flight": 1}, **keys)
+    path = run(folder, "later", levels="structure", labels={"in_flight": 1}, **keys)
     found, before = summary.read(path), summary.read(family)
     assert {row.state for row in found.walkers} == {"done"}
     assert campaigns.labels(path, "methanol")[0].reason == "given", "the first structure was paid for again"
@@ -228,21 +228,22 @@ def test_a_campaign_starts_from_the_labels_and_samples_of_another(family, folder
         campaigner.resume(again, observer=Silent())
 
 
-def test_levels_of_elements_add_up_for_compositions_that_were_not_labelled(family, folder):
-    assert saved.load(family).own is not None, "five compositions of three elements add up"
+def test_levels_of_elements_add_up_and_those_of_structures_fit_each_first_label(family, folder):
+    assert saved.load(family).own is None
     keys = {"run": {"dynamics": {"duration_ps": 0.002}}, "walkers": [{"structures": "molecules/*.xyz"}]}
-    path = run(folder, "elements", levels="element", **keys)
-    found = saved.load(path)
-    assert found.own is None
-    first = [campaigns.labels(path, name)[0] for name in FAMILY]
+    path = run(folder, "structures", levels="structure", **keys)
+    own = saved.load(path).own
+    assert own is not None and len(own.compositions) == len(FAMILY)
     numbers = [molecule(formula).numbers for formula in FAMILY.values()]
-    counts = np.array([atomic_energies.composition(each, found.architecture.elements) for each in numbers])
+    counts = np.array([atomic_energies.composition(each, saved.load(path).architecture.elements) for each in numbers])
+    first = [campaigns.labels(path, name)[0] for name in FAMILY]
     above = np.array([float(record.pretrained_energy or 0.0) - record.label.energy for record in first])
-    _, state, _ = checkpoint.newest(path / "checkpoints")
-    offsets = [walker["host"]["offset_ev"] for walker in state["walkers"]]
-    np.testing.assert_allclose(offsets, counts @ atomic_energies.per_atom(counts, above), rtol=1e-12)
-    assert np.abs(offsets - above).max() > 1e-4, "the compositions add up by themselves"
-    assert found.knows_energy(molecule("CH3CH2OH").numbers)
+    fitted = counts @ atomic_energies.per_atom(counts, above)
+    for directory, expected in ((family, fitted), (path, above)):
+        _, state, _ = checkpoint.newest(directory / "checkpoints")
+        offsets = [walker["host"]["offset_ev"] for walker in state["walkers"]]
+        np.testing.assert_allclose(offsets, expected, rtol=1e-12)
+    assert np.abs(fitted - above).max() > 1e-4, "the compositions add up by themselves"
 
 
 def test_what_cannot_be_started_from_is_refused_by_name(family, folder):
