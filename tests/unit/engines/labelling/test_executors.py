@@ -86,8 +86,8 @@ def test_a_job_is_described_as_configured(tmp_path):
     assert executor.heartbeat_threshold == clusters.LOST_AFTER_S
 
 
-def test_labels_by_parsl(tmp_path):
-    pytest.importorskip("parsl")
+def test_labels_by_parsl_also_if_its_interchange_is_killed(tmp_path):
+    parsl = pytest.importorskip("parsl")
     (tmp_path / "my_parsl.py").write_text(
         "from pathlib import Path\nfrom bayes_mlff.engines.labelling import clusters, settings\n"
         "def config():\n"
@@ -108,12 +108,14 @@ def test_labels_by_parsl(tmp_path):
     ) as labels:
         trial = labels.try_out(crystal(0))
         assert trial is not None and trial.where != f"{os.uname().nodename}:{os.getpid()}"
-        for tag in ("a", "b"):
-            labels.submit(tag, crystal(0 if tag == "a" else 1))
-        arrived, deadline = {}, time.monotonic() + 100.0
-        while labels.pending and time.monotonic() < deadline:
-            labels.wait(1.0)
-            arrived |= {arrival.tag: arrival.outcome for arrival in labels.done()}
+        arrived, deadline = {}, time.monotonic() + 200.0
+        for number, tag in enumerate(("a", "b")):
+            labels.submit(tag, crystal(number))
+            if tag == "b":
+                parsl.dfk().executors["labels"].interchange_proc.kill()
+            while labels.pending and time.monotonic() < deadline:
+                labels.wait(1.0)
+                arrived |= {arrival.tag: arrival.outcome for arrival in labels.done()}
     assert arrived["a"].value().label.energy == expected and set(arrived) == {"a", "b"}
     assert len(calculations(tmp_path)) == 2
 
