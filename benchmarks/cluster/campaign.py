@@ -1,9 +1,9 @@
 """A whole campaign with PySCF through a real SLURM, with accidents, against the same one in peace and without SLURM.
 
-    python -m benchmarks.cluster.campaign OUT.json [--worker-init COMMANDS]
+    python -m benchmarks.cluster.campaign OUT.json WORK_DIR [--worker-init COMMANDS]
 
 Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes half an hour. The campaign is that of
-`ethanol.yaml`. Of a campaign that goes on where it was killed, and of labels that were calculated wherever, no bit may
+`ethanol.yaml`; what is finished in WORK_DIR is not done again. Of a campaign that goes on where it was killed, and of labels that were calculated wherever, no bit may
 be different.
 """
 
@@ -34,40 +34,55 @@ from tests.support import campaigns
 
 SLURM: Final = EXECUTOR | {"walltime": "00:02:00"}
 LOCAL: Final = {"kind": "local", "workers": 2}
+FIGURES: Final = "figures.json"
 THREADS: Final = "export OMP_NUM_THREADS=1"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
+    parser.add_argument("work", type=Path)
     parser.add_argument("--worker-init", default="", help="shell commands before a worker starts")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemons end, too
-    folder = Path(tempfile.mkdtemp(prefix="slurm-campaign-"))
-    folder.chmod(0o755)  # munge's socket is for all users
+    args.work.mkdir(parents=True, exist_ok=True)
     executor = SLURM | {"worker_init": f"{THREADS}\n{args.worker_init}"}
-    record, found = Record(), {}
-    with Slurm(folder / "slurm") as slurm:
-        record.say(f"SLURM is up: {slurm.ask('sinfo', '--noheader').strip()}")
-        places = {"accidents": executor, "peace": executor, "local": LOCAL}
+    places = {"accidents": executor, "local": LOCAL, "peace": executor}
+    daemons = Path(tempfile.mkdtemp(prefix="slurm-"))
+    daemons.chmod(0o755)  # munge's socket is for all users
+    with Slurm(daemons / "slurm") as slurm:
         for name, where in places.items():
-            begun, before = time.time(), Counter(slurm.ended())
-            prepared(folder / name, where)
-            if name == "accidents":
-                accidents(slurm, folder / name, record)
-            else:
-                record.say(f"the same campaign in peace, executor {where['kind']}")
-                finished(started(folder / name, slurm.environment), record)
-            jobs = dict(Counter(slurm.ended()) - before)
-            found[name] = {"wall_s": round(time.time() - begun), "jobs_by_last_state": jobs}
-        about = {"executor": SLURM | {"worker_init": THREADS}, "slurm": slurm.ask("sinfo", "--version").strip()}
-    for name in places:
-        different = campaigns.differences(folder / "local" / "campaign", folder / name / "campaign")
-        found[name] |= labels(folder / name) | {"not_bit_identical": different} | calculations(folder / name)
-    summary = {**found, "method": METHODS["PySCF"], **about, "wall_s": round(time.time() - record.start)}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output, (json.dumps(summary | {"events": record.events}, indent=1) + "\n").encode())
-    print(json.dumps(summary, indent=1), flush=True)
+            if not (args.work / name / FIGURES).exists():
+                shutil.rmtree(args.work / name, ignore_errors=True)
+                figures = one(slurm, args.work.resolve() / name, where)
+                write_whole(args.work / name / FIGURES, (json.dumps(figures, indent=1) + "\n").encode())
+            if (args.work / "local").exists():
+                done = [each for each in places if (args.work / each / FIGURES).exists()]
+                found = {each: collected(args.work / each, args.work / "local") for each in done}
+                about = {"executor": SLURM | {"worker_init": THREADS}, "method": METHODS["PySCF"]}
+                found |= about | {"slurm": slurm.ask("sinfo", "--version").strip()}
+                args.output.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(args.output, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def one(slurm: Slurm, folder: Path, where: dict[str, Any]) -> dict[str, Any]:
+    """Run one campaign; returns its time, its jobs and what happened."""
+    record, before = Record(), Counter(slurm.ended())
+    record.say(f"campaign '{folder.name}', executor {where['kind']}")
+    prepared(folder, where)
+    if folder.name == "accidents":
+        accidents(slurm, folder, record)
+    else:
+        finished(started(folder, slurm.environment), record)
+    jobs = dict(Counter(slurm.ended()) - before)
+    return {"wall_s": round(time.time() - record.start), "jobs_by_last_state": jobs, "events": record.events}
+
+
+def collected(folder: Path, expected: Path) -> dict[str, Any]:
+    """Figures of a campaign."""
+    different = campaigns.differences(expected / "campaign", folder / "campaign")
+    figures = json.loads((folder / FIGURES).read_text())
+    return labels(folder) | {"not_bit_identical": different} | calculations(folder) | figures
 
 
 def accidents(slurm: Slurm, folder: Path, record: Record) -> None:
