@@ -3,8 +3,8 @@
     python -m benchmarks.cluster.campaign OUT.json WORK_DIR [--worker-init COMMANDS]
 
 Needs `apt-get install slurm-wlm munge` and the extras `pyscf` and `parsl`; takes half an hour. The campaign is that of
-`ethanol.yaml`; what is finished in WORK_DIR is not done again. Of a campaign that goes on where it was killed, and of labels that were calculated wherever, no bit may
-be different.
+`ethanol.yaml`; what is finished in WORK_DIR is not done again. Of a campaign that goes on where it was killed, and of
+labels that were calculated wherever, no bit may be different.
 """
 
 import argparse
