@@ -36,11 +36,12 @@ EXECUTORS: Final[dict[str, dict[str, Any]]] = {
     "local": {"kind": "local", "workers": 2},
     "parsl": {"kind": "parsl", "provider": "local", "min_blocks": 1, "workers_per_node": 2, "linger_s": 60},
 }
-CHANCES: Final = {"workers": 0.7, "executors": 0.15, "drivers": 0.15}
-"""How often the next victim is one of these; a driver takes long to start."""
+CHANCES: Final = {"workers": 0.8, "executors": 0.15, "drivers": 0.05}
+"""How often the next victim is one of these."""
 
-KILLS_IN_PEACE_TIME: Final = 8.0
-"""Mean number of kills within the time that a campaign takes in peace."""
+TRIES: Final = 20.0
+"""Mean number of tries to kill within the time that a campaign takes in peace, one of them at its driver, which takes
+long to start; there is not always a worker."""
 
 MOST_IN_A_ROW: Final = 2
 """Largest number of kills of workers and executors before all labels that have begun are done; a label that is lost
@@ -61,6 +62,7 @@ def main() -> None:
     whole = args.work / "whole"
     if not record:
         record["in_peace_s"] = round(_in_peace(_config(args.work, "local"), whole), 1)
+        _write(out, record)
     keys = (*(f"kills_of_{each}" for each in CHANCES), "campaigns", "labels", "lost", "paid_twice", "different")
     found = record.setdefault(args.executor, dict.fromkeys(keys, 0))
     config = _config(args.work, args.executor)
@@ -71,7 +73,7 @@ def main() -> None:
         chance = random.Random(f"{args.seed} {path.name}")
         found |= Counter(found) + Killing(config, path, chance, record["in_peace_s"]).finish(args.kills - done)
         _compare(whole, path, found)
-        write_whole(out, (json.dumps(record, indent=2) + "\n").encode())
+        _write(out, record)
         print(json.dumps({args.executor: found}), flush=True)
 
 
@@ -80,7 +82,7 @@ class Killing:
 
     def __init__(self, config: Path, path: Path, chance: random.Random, in_peace_s: float):
         self._config, self._path, self._chance = config, path, chance
-        self._pause_s = in_peace_s / KILLS_IN_PEACE_TIME
+        self._pause_s = in_peace_s / TRIES
         self._in_a_row, self._done = 0, 0  # kills since all that had begun was done, and how much that was
 
     def finish(self, most: int) -> Counter:
@@ -121,6 +123,10 @@ class Killing:
             return False
         self._in_a_row += 1
         return True
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def _roles(driver: int, calls: Path) -> dict[int, str]:
