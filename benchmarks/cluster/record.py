@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-LONGEST_S: Final = 1800.0
+LONGEST_S: Final = 7200.0
 
 
 class Record:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import BrokenExecutor
 from typing import Any, Final
 
 POLL_S: Final = 1.0
@@ -49,7 +50,7 @@ def watching(base: Any) -> Any:
             while self.interchange_proc.poll() is None:
                 time.sleep(POLL_S)
             if not self._ending.is_set():
-                died = RuntimeError(f"the interchange died, status {self.interchange_proc.returncode}")
-                self.set_bad_state_and_fail_all(died)
+                died = f"Parsl's interchange died, status {self.interchange_proc.returncode}"
+                self.set_bad_state_and_fail_all(BrokenExecutor(died))
 
     return Watching
