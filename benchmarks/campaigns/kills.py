@@ -84,11 +84,12 @@ class Killing:
         self._config, self._path, self._chance = config, path, chance
         self._pause_s = in_peace_s / TRIES
         self._in_a_row, self._done = 0, 0  # kills since all that had begun was done, and how much that was
+        self._sessions = 0  # that had begun when the driver was started
 
     def finish(self, most: int) -> Counter:
         """Run the campaign to its end; returns the number of kills by victim."""
         kills: Counter = Counter()
-        driver = _started(self._config, self._path)
+        driver = self._driver()
         while True:
             wanted = sum(kills.values()) < most
             try:
@@ -97,25 +98,29 @@ class Killing:
                 kind = self._chance.choices(list(CHANCES), list(CHANCES.values()))[0]
                 if self._killed(kind, driver):
                     kills[f"kills_of_{kind}"] += 1
-                    driver = _started(self._config, self._path) if kind == "drivers" else driver
+                    driver = self._driver() if kind == "drivers" else driver
                 continue
             if code != 0:
                 raise SystemExit(f"{self._path}: ended with status {code}")
             return kills
+
+    def _driver(self) -> subprocess.Popen:
+        self._in_a_row, self._sessions = 0, _sessions(self._path)
+        return _started(self._config, self._path)
 
     def _killed(self, kind: str, driver: subprocess.Popen) -> bool:
         """Kill one of a kind, if there is one that may be killed."""
         if kind == "drivers":
             driver.kill()
             driver.wait()
-            self._in_a_row = 0  # a new driver counts from zero
             return True
         calls = faulty_engines.calls(_calls(self._path))
         begun, done = ({call["geometry"] for call in calls if call["done"] in which} for which in ((0, 1), (1,)))
         if begun == done and len(done) > self._done:
             self._in_a_row, self._done = 0, len(done)
         victims = [pid for pid, role in _roles(driver.pid, _calls(self._path)).items() if role == kind]
-        if not victims or self._in_a_row == MOST_IN_A_ROW:
+        begins = _sessions(self._path) == self._sessions  # an executor that dies at the start is an error
+        if not victims or begins or self._in_a_row == MOST_IN_A_ROW:
             return False
         try:
             os.kill(self._chance.choice(victims), signal.SIGKILL)
@@ -123,6 +128,12 @@ class Killing:
             return False
         self._in_a_row += 1
         return True
+
+
+def _sessions(path: Path) -> int:
+    """Number of sessions whose executor has answered."""
+    events = path / "events.jsonl"
+    return events.read_text().count('"session_started"') if events.exists() else 0
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
