@@ -6,8 +6,9 @@ Every campaign has three walkers, an untrained network and a Lennard-Jones refer
 is killed and continued until it is done, then another begins, until there were so many kills; the command goes on
 where it was ended. Kills are a Poisson process, so that they hit every part of the time between start and end alike.
 `local` has no executor with a process of its own, its threads are in the driver; that of `parsl` are the interchange
-and the manager of a job. Counted are labels that were lost, geometries whose finished calculation was repeated, and
-differences in any bit of trajectories, labels and the last state, from the campaign with `local` that nobody killed.
+and the manager of a job, whose workers are counted with the process through which they talk to it. Counted are labels
+that were lost, geometries whose finished calculation was repeated, and differences in any bit of trajectories, labels
+and the last state, from the campaign with `local` that nobody killed.
 """
 
 import argparse
