@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bayes_mlff.core.durable import write_whole
 from benchmarks.cluster.driver import METHODS, arrived
-from benchmarks.cluster.run import ledger, started, under_way
+from benchmarks.cluster.record import ledger, under_way
+from benchmarks.cluster.run import started
 
 EXECUTOR = {"kind": "local", "workers": 2}
 

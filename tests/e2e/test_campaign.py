@@ -123,6 +123,19 @@ def test_an_interrupted_campaign_goes_on_with_the_same_bits(whole, folder):
     assert len(faulty_engines.calls(folder)) == before, "a label was paid twice"
 
 
+def test_labels_of_a_queue_whose_worker_is_killed_are_those_of_this_process(whole, folder, tmp_path, monkeypatch):
+    pytest.importorskip("parsl")
+    monkeypatch.setenv(faulty_engines.START, str(tmp_path))
+    faulty_engines.plan(tmp_path, {4: "crash"})
+    parsl = {"kind": "parsl", "provider": "local", "min_blocks": 1, "linger_s": 60}
+    path = run(folder, "parsl", run=ALL_ALONG, labels={"in_flight": 1}, executor=parsl)
+    assert campaigns.differences(whole, path) == []
+    calls = faulty_engines.calls(tmp_path)
+    done = [call["geometry"] for call in calls if call["done"]]
+    assert len(calls) == 2 * len(done) + 1, "the worker was not killed once"
+    assert len(done) == len(set(done)) == summary.read(path).labels, "a label was lost or paid twice"
+
+
 @pytest.mark.parametrize("order", ["rounds", "arrival"])
 def test_a_campaign_that_ends_in_the_middle_of_a_round_loses_nothing(folder, tmp_path, monkeypatch, order):
     keys = {"run": ALL_ALONG, "order": order, "walkers": [{"structure": "ethanol", "copies": 3}]}

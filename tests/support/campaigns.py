@@ -58,12 +58,17 @@ def differences(left: Path, right: Path) -> list[str]:
             for name in ("thermo.csv", "trajectory.extxyz")
             if (walker / name).read_bytes() != (other / name).read_bytes()
         ]
-        a, b = ({r.step: r for r in dataset.read(path / "dataset.extxyz")} for path in (walker, other))
-        found += [f"{walker.name}: labels of {sorted(a)} and {sorted(b)}"] if a.keys() != b.keys() else []
-        found += [f"{walker.name}: label {step}" for step in a.keys() & b.keys() if not _same(a[step], b[step])]
+        for name in ("dataset.extxyz", "validation.extxyz"):
+            a, b = ({r.step: r for r in _records(path / name)} for path in (walker, other))
+            found += [f"{walker.name}: {name} of {sorted(a)} and {sorted(b)}"] if a.keys() != b.keys() else []
+            found += [f"{walker.name}: {name} {step}" for step in a.keys() & b.keys() if not _same(a[step], b[step])]
     (a, state_a, _), (b, state_b, _) = (checkpoint.newest(path / "checkpoints") for path in (left, right))
     found += [f"checkpoint: {name}" for name in a if a[name].tobytes() != b[name].tobytes()]
     return found + [f"checkpoint: {name}" for name in state_a if state_a[name] != state_b[name]]
+
+
+def _records(path: Path) -> list[LabelRecord]:
+    return dataset.read(path) if path.exists() else []
 
 
 def _same(a: LabelRecord, b: LabelRecord) -> bool:

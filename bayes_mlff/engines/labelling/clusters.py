@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bayes_mlff.core.errors import EngineSetupError
+from bayes_mlff.engines.labelling.parsl_executor import watching
 from bayes_mlff.engines.labelling.settings import ParslSettings
 
 HEARTBEAT_S: Final = 10
@@ -26,7 +27,7 @@ def parsl_config(settings: ParslSettings, work: Path) -> Any:
       EngineSetupError: if Parsl is not installed.
     """
     high_throughput = _parsl("executors.high_throughput.executor")
-    executor = high_throughput.HighThroughputExecutor(
+    executor = watching(high_throughput.HighThroughputExecutor)(
         label="labels",
         provider=_provider(settings),
         interchange_launch_cmd=[sys.executable, "-m", "bayes_mlff.engines.labelling.interchange"],

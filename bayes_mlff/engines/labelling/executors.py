@@ -14,8 +14,9 @@ from bayes_mlff.engines.labelling.settings import ExecutorBase, ImportedSettings
 CLOSING_S: Final = 60.0
 """Longest time in which an executor closes, s."""
 
-_BROKEN: Final = ("BadStateException",)
-"""Names of further exceptions by which an executor says that it can run nothing any more: Parsl's."""
+_BROKEN: Final = ("BadStateException", "TooManyJobFailuresError")
+"""Names of further exceptions by which an executor says that it can run nothing any more: Parsl's, for tasks that it
+had and for those that it gets later."""
 
 
 def make_executor(settings: ExecutorBase, *, base: Path | None, work: Path) -> Executor:

@@ -12,7 +12,7 @@ from bayes_mlff.core.errors import ConfigError, EngineSetupError
 from bayes_mlff.core.settings import Section, validate
 from bayes_mlff.engines.labelling import clusters
 from bayes_mlff.engines.labelling.dispatcher import Dispatcher
-from bayes_mlff.engines.labelling.executors import make_executor
+from bayes_mlff.engines.labelling.executors import is_broken, make_executor
 from bayes_mlff.engines.labelling.settings import ExecutorSettings, LocalSettings, ParslSettings
 from bayes_mlff.engines.registry import make_engine
 from tests.support.labelling import calculations, counted, crystal
@@ -63,6 +63,12 @@ def test_parsl_is_missed_by_name(tmp_path, monkeypatch):
         make_executor(ParslSettings(), base=None, work=tmp_path)
 
 
+def test_parsl_says_in_several_ways_that_it_is_broken():
+    errors = pytest.importorskip("parsl.executors.errors"), pytest.importorskip("parsl.jobs.errors")
+    assert is_broken(errors[0].BadStateException(None, RuntimeError()))
+    assert is_broken(errors[1].TooManyJobFailuresError("no")) and not is_broken(RuntimeError())
+
+
 def test_a_job_is_described_as_configured(tmp_path):
     pytest.importorskip("parsl")
     settings = ParslSettings(
@@ -86,8 +92,8 @@ def test_a_job_is_described_as_configured(tmp_path):
     assert executor.heartbeat_threshold == clusters.LOST_AFTER_S
 
 
-def test_labels_by_parsl(tmp_path):
-    pytest.importorskip("parsl")
+def test_labels_by_parsl_also_if_its_interchange_is_killed(tmp_path):
+    parsl = pytest.importorskip("parsl")
     (tmp_path / "my_parsl.py").write_text(
         "from pathlib import Path\nfrom bayes_mlff.engines.labelling import clusters, settings\n"
         "def config():\n"
@@ -108,14 +114,21 @@ def test_labels_by_parsl(tmp_path):
     ) as labels:
         trial = labels.try_out(crystal(0))
         assert trial is not None and trial.where != f"{os.uname().nodename}:{os.getpid()}"
-        for tag in ("a", "b"):
-            labels.submit(tag, crystal(0 if tag == "a" else 1))
-        arrived, deadline = {}, time.monotonic() + 100.0
-        while labels.pending and time.monotonic() < deadline:
-            labels.wait(1.0)
-            arrived |= {arrival.tag: arrival.outcome for arrival in labels.done()}
-    assert arrived["a"].value().label.energy == expected and set(arrived) == {"a", "b"}
-    assert len(calculations(tmp_path)) == 2
+        arrived, deadline = {}, time.monotonic() + 200.0
+        for number, tag in enumerate(("a", "b", "c")):
+            executor = parsl.dfk().executors["labels"]
+            if tag == "b":  # while it has nothing to do
+                executor.interchange_proc.kill()
+                while not executor.bad_state_is_set and time.monotonic() < deadline:
+                    time.sleep(0.1)
+            labels.submit(tag, crystal(number))
+            if tag == "c":
+                executor.interchange_proc.kill()
+            while labels.pending and time.monotonic() < deadline:
+                labels.wait(1.0)
+                arrived |= {arrival.tag: arrival.outcome for arrival in labels.done()}
+    assert arrived["a"].value().label.energy == expected and set(arrived) == {"a", "b", "c"}
+    assert len(calculations(tmp_path)) == 3
 
 
 def test_the_interchange_ends_with_its_driver(tmp_path):
