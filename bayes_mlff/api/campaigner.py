@@ -183,7 +183,9 @@ def _read(
     found = None if config.start is None else givens.read((base / config.start).resolve(), engine.settings_hash)
     numbers = {m.name: np.asarray(each.structure.numbers) for m, each in zip(members, initial, strict=True)}
     if found is not None:
+        givens.refuse_other_levels(found, config.levels)
         givens.refuse_unknown(found, numbers)
+        givens.refuse_other_electrons(found, {m.name: s.structure for m, s in zip(members, initial, strict=True)})
     elements = list(numbers.values()) if found is None else [np.array(found.potential.config.elements)]
     potential = registry.for_atoms(whole, np.concatenate(elements))
     if found is not None:

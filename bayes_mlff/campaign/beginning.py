@@ -141,7 +141,11 @@ class Beginning:
         earlier = [given.offset_ev(np.repeat(elements, row)) for row in learnt]
         rows = np.concatenate([learnt, counts[list(above)]])
         per_atom = atomic_energies.per_atom(rows, np.array([*earlier, *above.values()]))
-        return [float(row @ per_atom) for row in counts]
+        known = [given.knows(each, by_elements=True) for each in numbers]
+        return [
+            given.offset_ev(each) if told else float(row @ per_atom)
+            for each, row, told in zip(numbers, counts, known, strict=True)
+        ]
 
     def _with_samples(self, shared: Shared) -> Shared:
         """What all walkers share, with the samples that the campaign was given."""

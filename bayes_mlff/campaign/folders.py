@@ -47,7 +47,8 @@ class Folders:
                 with writing(self.path):
                     durable.make_folder(directory.path)
                 directory.create(settings.dump(walk.problem.config), starts.contents(walk.start))
-        if not self.own.config.exists():
+        if not (self.path / MARK).is_file():
+            self.own.config.unlink(missing_ok=True)  # of a process that was killed here: it may have been given less
             self.own.create(config_text, self._campaign.given.files())
         taken = given.digests(self.path, self._campaign.given)
         about = {"format": 1, "walkers": [walk.name for walk in self._campaign.walks], "taken": taken}

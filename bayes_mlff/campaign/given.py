@@ -34,11 +34,6 @@ class Given(NamedTuple):
     ensemble: Ensemble | None = None
 
     @property
-    def numbers(self) -> np.ndarray:
-        """Atomic numbers of all labelled structures, one after the other."""
-        return np.concatenate([np.zeros(0, int), *(np.asarray(r.structure.numbers) for r in self.labels)])
-
-    @property
     def largest(self) -> int:
         """Number of atoms of the largest labelled structure."""
         return max((len(r.structure.numbers) for r in self.labels), default=0)
@@ -143,11 +138,12 @@ def _kept(path: Path) -> list[LabelRecord]:
 
 
 def _once(records: list[LabelRecord]) -> list[LabelRecord]:
-    """Every geometry once, the first of equal ones."""
-    known: dict[bytes, LabelRecord] = {}
+    """Every geometry of one charge and spin once, the first of equal ones."""
+    known: dict[tuple, LabelRecord] = {}
     for record in records:
         s = record.structure
-        known.setdefault(b"".join(np.ascontiguousarray(x).tobytes() for x in (s.numbers, s.positions, s.cell)), record)
+        arrays = (np.ascontiguousarray(x).tobytes() for x in (s.numbers, s.positions, s.cell, s.pbc))
+        known.setdefault((*arrays, s.electronic.charge, s.electronic.multiplicity), record)
     return list(known.values())
 
 
@@ -164,6 +160,35 @@ def refuse_unknown(found: Read, numbers: Mapping[str, np.ndarray]) -> None:
             symbols = ", ".join(chemical_symbols[z] for z in elements)
             allowed = f"elements that the samples of {KEY} know: {symbols}"
             raise ConfigError(f"walker {name}: structure", chemical_symbols[missing[0]], allowed)
+
+
+def refuse_other_electrons(found: Read, structures: Mapping[str, Structure]) -> None:
+    """Refuse walkers, by name with their structures, whose atoms have labels of another charge or spin.
+
+    Raises:
+      ConfigError: naming the walker.
+    """
+    for name, structure in structures.items():
+        here, counts = structure.electronic, np.sort(structure.numbers)
+        for record in found.given.labels:
+            there = record.structure.electronic
+            if not np.array_equal(np.sort(record.structure.numbers), counts):
+                continue
+            for key in ("charge", "multiplicity"):
+                ours, theirs = getattr(here, key), getattr(there, key)
+                if ours is not None and theirs is not None and ours != theirs:
+                    allowed = f"{theirs}, of which the labels of {KEY} with the same atoms are"
+                    raise ConfigError(f"walker {name}: structure.{key}", ours, allowed)
+
+
+def refuse_other_levels(found: Read, levels: str) -> None:
+    """Refuse zeros of the energies from elements if those that are given do not follow from elements.
+
+    Raises:
+      ConfigError: saying what to write.
+    """
+    if levels == "element" and found.given.ensemble is not None and found.given.ensemble.own is not None:
+        raise ConfigError("levels", levels, f"structure, as the campaign of {KEY} has it")
 
 
 def refuse_other_model(found: Read, potential: Potential, model: str) -> None:

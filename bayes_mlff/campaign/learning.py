@@ -19,7 +19,7 @@ class Learner:
     """Updates the posterior of a campaign; compiled once for every capacity of the training set."""
 
     def __init__(self, campaign: Campaign, interruption: Interruption):
-        self._campaign, self._updates = campaign, Updates(campaign.common, interruption)
+        self._campaign, self._updates = campaign, Updates(campaign.common, interruption, section="run.")
 
     def first(self, seed: int) -> Shared:
         """Samples before the first label, and no labels."""

@@ -72,9 +72,9 @@ class OwnLevels(NamedTuple):
         """
         above = self.offset_ev - offset_ev @ self.compositions.T
         multiples = self._multiples(counts)
-        first = np.argmax(multiples > 0, axis=-1)
-        times = np.take_along_axis(multiples, first[..., None], axis=-1)[..., 0]
-        return above[:, first] * times
+        nearest = np.argmin(np.where(multiples > 0, multiples, np.inf), axis=-1)  # itself, if it is among them
+        times = np.take_along_axis(multiples, nearest[..., None], axis=-1)[..., 0]
+        return above[:, nearest] * times
 
     def _multiples(self, counts: np.ndarray) -> np.ndarray:
         """How many times each composition is in others, [..., k]; 0 where these are no whole multiples of it."""

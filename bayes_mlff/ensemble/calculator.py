@@ -67,8 +67,9 @@ class EnsembleCalculator(Calculator):
     at constant energy, need forces that are the gradient of the energy.
 
     Voigt order xx yy zz yz xz xy, tension positive. For a composition that is not a linear combination of labelled
-    ones, `energy_sigma` is infinite, the probability is 1 and an `OutsideTrainingWarning` is given, once per
-    calculator; its forces can be used. The calibration of a run was made with the run's own composition.
+    ones, or no multiple of one where each has a zero of its own, `energy_sigma` is infinite, the probability is 1 and
+    an `OutsideTrainingWarning` is given, once per calculator; its forces can be used. The calibration of a run was made
+    with the run's own composition.
 
     Args:
       ensemble: from `fit`; or the path of an `ensemble.safetensors`, or of the directory of a run or a fine-tuning.
@@ -186,11 +187,10 @@ class EnsembleCalculator(Calculator):
             if PROBABILITY in self.results:
                 self.results[PROBABILITY] = 1.0
             labelled = ensemble.compositions is not None and len(ensemble.compositions) > 0
-            why = (
-                "its composition is no linear combination of labelled ones"
-                if labelled
-                else "no labelled frame has an energy"
-            )
+            why = "no labelled frame has an energy"
+            if labelled:
+                relation = "linear combination" if ensemble.own is None else "multiple"
+                why = f"its composition is no {relation} of labelled ones"
         elif not math.isfinite(ensemble.calibrated_energy_sigma(1.0)):
             if ensemble.online is not None:
                 self._warn(

@@ -43,9 +43,16 @@ def with_label(problem: Problem, known: TrainingSet, record: LabelRecord, offset
 
 
 class Updates:
-    """Continues the samples of one posterior; compiled once for every capacity of the training set."""
+    """Continues the samples of one posterior; compiled once for every capacity of the training set.
 
-    def __init__(self, problem: Problem, interruption: Interruption):
+    Args:
+      problem: constants.
+      interruption: allowed between the rounds of an update.
+      section: of the configuration that has the sampler, for messages.
+    """
+
+    def __init__(self, problem: Problem, interruption: Interruption, *, section: str = ""):
+        self._section = section
         self._most, self._interruption = problem.config.sampler.rounds, interruption
         self._update, self._ensemble = chain_update(problem), ensemble(problem)
         self._samples = samples_around(problem)
@@ -73,12 +80,17 @@ class Updates:
         while rounds == 0 or (rounds < self._most and self.misfit(params, graph, known.energy[newest]) > enough_ev):
             with self._interruption.patience(0.0):  # the labels are on the disk, and the update can be repeated
                 params, chains, info = self._update(params, chains, known)
-                _require_finite(info.finite, where)
+                self._require_finite(info.finite, where)
             rounds += 1
         with self._interruption.patience(0.0):
             params = self._samples(params, chains, known)
-            _require_finite(jnp.isfinite(params), where)
+            self._require_finite(jnp.isfinite(params), where)
         return params, chains, rounds
+
+    def _require_finite(self, finite: jax.Array, where: str) -> None:
+        if not bool(jnp.all(finite)):
+            smaller = f"{self._section}sampler.step_size"
+            raise RunStoppedError(f"{where}a chain became non-finite; a smaller {smaller} usually helps")
 
     def misfit(self, params: jax.Array, graph: Graph, energy: float | jax.Array) -> float:
         """Absolute error, eV, of the mean prediction for an energy, eV on the network's scale."""
@@ -87,11 +99,6 @@ class Updates:
     def energy(self, params: jax.Array, graph: Graph) -> float:
         """Mean energy of the samples, eV on the network's scale."""
         return float(self._ensemble(params, graph).energy_mean[0])
-
-
-def _require_finite(finite: jax.Array, where: str) -> None:
-    if not bool(jnp.all(finite)):
-        raise RunStoppedError(f"{where}a chain became non-finite; a smaller sampler.step_size usually helps")
 
 
 class Learner:

@@ -99,7 +99,7 @@ def gather(source: Source, config: ProductionConfig, *, base: Path) -> Material:
     calibrations = {} if source.host is None else dict(source.host.calibrations)
     if online is not None and config.model == "ensemble":
         calibrations["energy"] = online.law
-    known = online is not None and counts is not None and len(counts) == 1
+    known = online is not None and counts is not None and len(counts) == 1 and ensemble.own is None
     return Material(
         content,
         ensemble,
@@ -131,6 +131,7 @@ def pretrained(source: Source) -> Ensemble:
         offset_ev=source.host.offset_ev * counts[None, :] / np.sum(np.square(counts)),
         factors=SigmaFactors(),
         online=None,
+        compositions=atomic_energies.independent(counts[None]),
         own=None,
         provenance={**source.ensemble.provenance, "model": "pretrained"},
     )

@@ -92,6 +92,12 @@ def export(
     learnt = source.read()
     if what == "model":
         learnt.require_forces("a file of another program")
+    if what == "chains" and learnt.own is not None:
+        raise ConfigError(
+            "chains",
+            "compositions with levels of their own",
+            "energies of elements, as with levels: element of a campaign, or the ensemble itself",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ensemble":
         saved.save(learnt, folder / files.NAME)
@@ -122,12 +128,6 @@ def _check(what: str, config: ArchitectureConfig, template: Path | None, *, trus
 
 def _chains(learnt: Ensemble, origin: Origin, folder: Path) -> list[Path]:
     """Models that `model` of a configuration takes, with the offset of the energies among their isolated atoms."""
-    if learnt.own is not None:
-        raise ConfigError(
-            "chains",
-            "compositions with levels of their own",
-            "energies of elements, as with levels: element of a campaign, or the ensemble itself",
-        )
     unravel, paths, tuned = saved.unraveller(learnt.architecture)[1], [], origin._replace(tuned=bool(origin.name))
     for i, flat in enumerate(learnt.models):
         shifts = np.array(learnt.architecture.energy_shifts) - learnt.offset_ev[i]

@@ -24,8 +24,8 @@ def watching(base: Any) -> Any:
 
         def start(self) -> None:
             """Start the interchange, and watch it."""
-            super().start()
             self._ending = threading.Event()
+            super().start()
             threading.Thread(target=self._watch, daemon=True).start()
 
         def shutdown(self, *args: Any, **kwargs: Any) -> None:

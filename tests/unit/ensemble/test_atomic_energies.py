@@ -49,6 +49,11 @@ def test_compositions_with_levels_of_their_own_need_not_add_up(tmp_path):
     several = np.array([[8, 1, 1, 0, 0], [8, 1, 1, 1, 1]])  # water, and one that only adds up
     assert read.knows_energy(several).tolist() == [True, False]
     np.testing.assert_allclose(read.atomic_reference_energy(several)[:, 0], -6.0 - own.offset_ev[:, 1])
+    twice = own._replace(
+        compositions=np.array([WATER, [4, 0, 2]]), offset_ev=np.array([[2.0, 7.0], [2.0, 7.5]])
+    )  # the larger has labels of its own
+    np.testing.assert_allclose(per_atom @ [4, 0, 2] + twice.beyond(per_atom, np.array([4, 0, 2])), [7.0, 7.5])
+    np.testing.assert_allclose(per_atom @ [8, 0, 4] + twice.beyond(per_atom, np.array([8, 0, 4])), [14.0, 15.0])
     by_elements = atomic_energies.atomic_reference_energy(SMALL, per_atom, several[1])
     np.testing.assert_allclose(read.atomic_reference_energy(several)[:, 1], by_elements)
 
