@@ -37,10 +37,17 @@ class Source(NamedTuple):
 def of_run(run: Path, potential: Potential) -> Source:
     """What a run knew at its newest checkpoint; with the model that it was started from, for its elements.
 
+    A walker of a campaign has no checkpoints of its own, and the ensemble of the campaign.
+
     Reading it raises:
       RunDirectoryError: if there is no intact checkpoint.
     """
-    return Source(potential.config, potential.origin, lambda: artefact.read(run, potential))
+
+    def read() -> Ensemble:
+        alone = any((run / files.CHECKPOINTS).glob("*.ckpt")) or not (run / files.NAME).is_file()
+        return artefact.read(run, potential) if alone else saved.load(run)
+
+    return Source(potential.config, potential.origin, read)
 
 
 def of_fine_tuning(path: Path) -> Source:
@@ -94,9 +101,9 @@ def export(
         learnt.require_forces("a file of another program")
     if what == "chains" and learnt.own is not None:
         raise ConfigError(
-            "chains",
-            "compositions with levels of their own",
-            "energies of elements, as with levels: element of a campaign, or the ensemble itself",
+            "--what",
+            what,
+            "ensemble, since each composition has a zero of the energies of its own, which no file of one has",
         )
     folder.mkdir(parents=True, exist_ok=True)
     if what == "ensemble":

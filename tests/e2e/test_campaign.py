@@ -257,6 +257,13 @@ def test_levels_of_elements_add_up_and_those_of_structures_fit_each_first_label(
         offsets = [walker["host"]["offset_ev"] for walker in state["walkers"]]
         np.testing.assert_allclose(offsets, expected, rtol=1e-12)
     assert np.abs(fitted - above).max() > 1e-4, "the compositions add up by themselves"
+    with pytest.raises(ConfigError, match="--what: got 'chains'; allowed: ensemble"):
+        runner.export(path / "walkers" / "methanol", folder / "chains", what="chains", template=None, trust=False)
+    assert not (folder / "chains").exists()
+    one = runner.export(
+        family / "walkers" / "methanol", folder / "of-elements", what="chains", template=None, trust=False
+    )
+    assert len(one) == len(saved.load(family).models)
 
 
 def test_what_cannot_be_started_from_is_refused_by_name(family, folder):

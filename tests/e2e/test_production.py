@@ -326,8 +326,9 @@ def test_other_elements_formats_and_directories_are_refused_by_name(source, whol
         bayes_mlff.produce(tmp_path, tmp_path / "x")
     newer = tmp_path / "newer.safetensors"
     shutil.copy(source / files.NAME, newer)
-    newer.write_bytes(newer.read_bytes().replace(b'"format":"5"', b'"format":"9"'))
-    with pytest.raises(WeightsError, match="format 9; this version reads up to 5"):
+    present = f'"format":"{saved.FORMAT}"'.encode()
+    newer.write_bytes(newer.read_bytes().replace(present, b'"format":"9"'))
+    with pytest.raises(WeightsError, match=f"format 9; this version reads up to {saved.FORMAT}"):
         bayes_mlff.produce(newer, tmp_path / "x", structure="ethanol")
     assert not (tmp_path / "x").exists()
     raw = copy.deepcopy(SETTINGS) | {"threshold": limit}
