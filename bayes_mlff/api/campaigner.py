@@ -111,7 +111,7 @@ def resume(path: Path, *, observer: Observer, wall_time_s: float | None = None, 
         for member, earlier, start in zip(members, configuration.members(before, base=own), known, strict=True):
             check_changes(*(stated(each.config, start.potential) for each in (earlier, member)))
         begun = tuple(Begun(m.name, m.config, start) for m, start in zip(members, known, strict=True))
-        campaign = _made(config, begun, observer, givens.stored(own))
+        campaign = _made(config, begun, givens.stored(own), observer)
         with make_engine(members[0].config.engine, own, base=base) as engine:
             if engine.settings_hash != known[0].engine_hash:
                 allowed = f"the method with which the labels of this campaign were made, {known[0].engine}"
@@ -136,7 +136,7 @@ def check(config: CampaignConfig, *, base: Path, observer: Observer) -> None:
     """Validate everything that can be validated without a campaign."""
     members = configuration.members(config, base=base)
     with make_engine(members[0].config.engine, base=base) as engine:
-        campaign = _made(config, *_read(config, members, engine, base, observer))
+        campaign = _made(config, *_read(config, members, engine, base, observer), observer)
         _introduce(campaign, engine, observer)
     observer.say("everything is ready to run")
 
@@ -160,13 +160,13 @@ def _begin(config: CampaignConfig, path: Path, base: Path, outside: _Outside) ->
     members = configuration.members(config, base=base)
     config = configuration.resolved(config, members, base=base)
     with make_engine(members[0].config.engine, path, base=base) as engine:
-        campaign = _made(config, *_read(config, members, engine, base, outside.observer))
+        campaign = _made(config, *_read(config, members, engine, base, outside.observer), outside.observer)
         _work(campaign, engine, Folders(path, campaign), base, outside, ())
 
 
 def _read(
     config: CampaignConfig, members: tuple[Member, ...], engine: Engine, base: Path, observer: Observer
-) -> tuple[tuple[Begun, ...], Observer, Given]:
+) -> tuple[tuple[Begun, ...], Given]:
     """Read structures, the model and what the campaign is given, and let the engine look at every structure."""
     observer.working("reading structures and model")
     read: dict[StructureSettings, InitialStructure] = {}
@@ -181,22 +181,20 @@ def _read(
     configs = [with_absolute_paths(member.config, base) for member in members]
     whole = registry.load(configs[0].model, head=configs[0].head)
     found = None if config.start is None else givens.read((base / config.start).resolve(), engine.settings_hash)
-    numbers = {m.name: np.asarray(each.structure.numbers) for m, each in zip(members, initial, strict=True)}
-    if found is not None:
-        givens.refuse_other_levels(found, config.levels)
-        givens.refuse_unknown(found, numbers)
-        givens.refuse_other_electrons(found, {m.name: s.structure for m, s in zip(members, initial, strict=True)})
-    elements = list(numbers.values()) if found is None else [np.array(found.potential.config.elements)]
-    potential = registry.for_atoms(whole, np.concatenate(elements))
-    if found is not None:
+    if found is None:
+        potential = registry.for_atoms(whole, np.concatenate([np.asarray(each.structure.numbers) for each in initial]))
+    else:
+        structures = {member.name: each.structure for member, each in zip(members, initial, strict=True)}
+        givens.check(found, structures, config.levels)
+        potential = registry.for_atoms(whole, np.array(found.potential.config.elements))
         givens.refuse_other_model(found, potential, configs[0].model)
     about = engine.settings_hash, engine.description, base, gather(configs[0].engine, base)
     rows = zip(members, configs, initial, strict=True)
     begun = tuple(Begun(m.name, c, Start(each, potential, *about)) for m, c, each in rows)
-    return begun, observer, givens.NOTHING if found is None else found.given
+    return begun, givens.NOTHING if found is None else found.given
 
 
-def _made(config: CampaignConfig, begun: tuple[Begun, ...], observer: Observer, given: Given) -> Campaign:
+def _made(config: CampaignConfig, begun: tuple[Begun, ...], given: Given, observer: Observer) -> Campaign:
     observer.working("checking that JAX computes correct numbers")
     selfcheck.ensure(observer.say)
     return make(config, begun, given)

@@ -21,7 +21,6 @@ from bayes_mlff.ensemble.saved import Ensemble
 from bayes_mlff.models.potential import Potential
 from bayes_mlff.otf import given_labels
 from bayes_mlff.runs import start as starts
-from bayes_mlff.runs.directory import DATASET
 from bayes_mlff.runs.same_start import model_differences
 
 KEY: Final = "start"
@@ -119,18 +118,12 @@ def read(path: Path, engine_hash: str) -> Read:
             allowed = f"labels of the reference of this campaign; those of {folder.name} are of {start.engine}"
             raise ConfigError(KEY, str(path), allowed)
     ensemble = saved.load(path / files.NAME)
-    records = [*_kept(path / starts.FOLDER / starts.LABELS), *(r for f in folders for r in _paid(f))]
+    records = [*_kept(path / starts.FOLDER / starts.LABELS), *(r for f in folders for r in given_labels.paid(f))]
     numbered = tuple(record._replace(step=index, reason=GIVEN) for index, record in enumerate(_once(records)))
     if not numbered:
         raise ConfigError(KEY, str(path), "a campaign or a run with labels")
     given = Given(tuple(record._replace(engine_hash=engine_hash) for record in numbered), ensemble)
     return Read(given, begun[0].potential)
-
-
-def _paid(folder: Path) -> list[LabelRecord]:
-    path = folder / DATASET
-    stored = dataset.read(path, unfinished=True) if path.exists() else []
-    return [record for record in stored if record.reason != GIVEN]
 
 
 def _kept(path: Path) -> list[LabelRecord]:
@@ -145,6 +138,17 @@ def _once(records: list[LabelRecord]) -> list[LabelRecord]:
         arrays = (np.ascontiguousarray(x).tobytes() for x in (s.numbers, s.positions, s.cell, s.pbc))
         known.setdefault((*arrays, s.electronic.charge, s.electronic.multiplicity), record)
     return list(known.values())
+
+
+def check(found: Read, structures: Mapping[str, Structure], levels: str) -> None:
+    """Compare what is given with the walkers of a campaign, by name with their structures, and with its `levels`.
+
+    Raises:
+      ConfigError: naming what does not fit.
+    """
+    refuse_other_levels(found, levels)
+    refuse_unknown(found, {name: np.asarray(structure.numbers) for name, structure in structures.items()})
+    refuse_other_electrons(found, structures)
 
 
 def refuse_unknown(found: Read, numbers: Mapping[str, np.ndarray]) -> None:

@@ -85,16 +85,15 @@ def of_run(run: Path, problem: Problem, engine_hash: str, key: str) -> Labels:
     in_force = run / IN_FORCE
     before = configuration.load(in_force if in_force.is_file() else run / CONFIG)
     _refuse_other_level(before.engine, problem, key, run)
-    stored = dataset.read(directory.dataset, unfinished=True) if directory.dataset.exists() else []
-    paid = [record for record in stored if record.reason != GIVEN]
+    bought = paid(run)
     given = dataset.read(run / starts.FOLDER / starts.LABELS) if start.labels is not None else []
     if any(directory.checkpoints.glob("*.ckpt")):  # that run has compared them with its reference
         given = [record._replace(engine_hash=start.engine_hash) for record in given]
-    if not paid and not given:
+    if not bought and not given:
         raise ConfigError(key, str(run), "a run with labels")
     alike = _same_state(start.initial.structure, problem.structure)
     records = []
-    for index, record in enumerate([*paid, *given]):
+    for index, record in enumerate([*bought, *given]):
         known = record.engine_hash if alike else f"{record.engine_hash}, {UNKNOWN} electrons"
         where = f"{key}: label {index} of {run}"
         _refuse_other_electrons(record.structure.electronic, problem.structure, where)
@@ -103,6 +102,13 @@ def of_run(run: Path, problem: Problem, engine_hash: str, key: str) -> Labels:
     why = "" if alike else ", whose structure states another charge, spin or other initial moments"
     remark = f"{len(records)} labels of {run}{why}; {made} of them by the reference of this run"
     return Labels(records, [remark])
+
+
+def paid(run: Path) -> list[LabelRecord]:
+    """The labels that a run, or a walker of a campaign, has paid for; an incomplete last one is left out."""
+    path = run / DATASET
+    stored = dataset.read(path, unfinished=True) if path.exists() else []
+    return [record for record in stored if record.reason != GIVEN]
 
 
 def _of_file(path: Path, settings: LabelsSettings, problem: Problem) -> Labels:
