@@ -1,10 +1,13 @@
 """Atomic reference energies: difference between reference and network energies, as a sum over the atoms."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bayes_mlff.core.errors import WeightsError
 from bayes_mlff.data.neighbors import check_elements
 from bayes_mlff.models.config import ArchitectureConfig
 
@@ -53,11 +56,45 @@ def atomic_reference_energy(architecture: ArchitectureConfig, offset_ev: np.ndar
     return isolated[None] - np.tensordot(offset_ev, counts, axes=(-1, -1))
 
 
+OWN_ARRAYS: Final = ("own_compositions", "own_offset_ev")
+"""Names of the arrays of `OwnLevels` in a file."""
+
+
 class OwnLevels(NamedTuple):
     """Levels of compositions that sums over elements do not give: each has its own zero of the energies."""
 
     compositions: np.ndarray  # [k, e] number of atoms of each element
     offset_ev: np.ndarray  # [c, k] energy of c networks minus reference, of a structure of this composition
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """Arrays for a file, by name."""
+        arrays = np.array(self.compositions, np.int64, order="C"), np.array(self.offset_ev, np.float64, order="C")
+        return dict(zip(OWN_ARRAYS, arrays, strict=True))
+
+    @classmethod
+    def read(cls, path: Path, found: Sequence[np.ndarray | None], offset_ev: np.ndarray) -> "OwnLevels | None":
+        """Levels that a file holds, None if it holds none.
+
+        Args:
+          path: of the file, for messages.
+          found: its arrays, in the order of their names.
+          offset_ev: [c, e] its energies of elements.
+
+        Raises:
+          WeightsError: if they do not fit its other arrays.
+        """
+        compositions, above = found
+        if compositions is None and above is None:
+            return None
+        shape = None if compositions is None else (len(offset_ev), len(compositions))
+        sound = above is not None and above.dtype.kind == "f" and bool(np.isfinite(above).all())
+        if compositions is None or above is None or above.shape != shape or not sound:
+            raise WeightsError(
+                f"{path}: levels of compositions that do not fit together; allowed: a fine-tuned ensemble"
+            )
+        if compositions.shape[1:] != offset_ev.shape[1:] or not np.all(compositions.sum(axis=1) > 0):
+            raise WeightsError(f"{path}: compositions of other elements have levels; allowed: a fine-tuned ensemble")
+        return cls(compositions, above)
 
     def known(self, counts: np.ndarray) -> np.ndarray:
         """Whether compositions [..., e] are whole multiples of these, as those of supercells are."""

@@ -22,7 +22,7 @@ from bayes_mlff.core import durable, units
 from bayes_mlff.core.errors import ConfigError, WeightsError, brief
 from bayes_mlff.data.stated import CHARGES, State
 from bayes_mlff.ensemble import atomic_energies, error_law, files
-from bayes_mlff.ensemble.atomic_energies import OwnLevels
+from bayes_mlff.ensemble.atomic_energies import OWN_ARRAYS, OwnLevels
 from bayes_mlff.ensemble.error_law import ErrorLaw
 from bayes_mlff.models import architectures, registry
 from bayes_mlff.models.config import ArchitectureConfig
@@ -32,8 +32,6 @@ from bayes_mlff.posterior.likelihood import PerAtom
 FORMAT: Final = 6
 """Since 5 files say whether samples lie around an optimum, and whether forces were learnt; in 6 compositions may have
 levels of their own."""
-_OWN: Final = ("own_compositions", "own_offset_ev")
-"""Names of the arrays of `OwnLevels`."""
 CONFIGURATION: Final = {1: "finetune", 2: "finetune", 3: "finetune"}
 """Metadata key of the configuration's text in older formats; now it is `configuration`."""
 PER_ATOM: Final = "energy_sigma_ev_atom"
@@ -251,8 +249,7 @@ def serialised(ensemble: Ensemble) -> bytes:
     if ensemble.compositions is not None:
         arrays["compositions"] = np.array(ensemble.compositions, np.int64, order="C")
     if ensemble.own is not None:
-        arrays[_OWN[0]] = np.array(ensemble.own.compositions, np.int64, order="C")
-        arrays[_OWN[1]] = np.array(ensemble.own.offset_ev, np.float64, order="C")
+        arrays |= ensemble.own.stored()
     return to_bytes(arrays, metadata=metadata)
 
 
@@ -288,7 +285,7 @@ def load(path: Path) -> Ensemble:
       WeightsError: if it is not an ensemble, has a newer format, or does not fit the architecture that it states.
     """
     path, metadata, stored = _read(path)
-    own = tuple(stored.pop(name, None) for name in _OWN)
+    own = [stored.pop(name, None) for name in OWN_ARRAYS]
     if "format" not in metadata or set(stored) - {"compositions"} != {"samples", "offset_ev"}:
         raise WeightsError(f"{path}: holds {sorted(stored)}; allowed: a fine-tuned ensemble")
     if metadata["format"].isdecimal() and int(metadata["format"]) > FORMAT:
@@ -314,24 +311,7 @@ def load(path: Path) -> Ensemble:
     if known is not None and (known.ndim != 2 or known.shape[1] != elements):
         raise WeightsError(f"{path}: compositions have shape {known.shape}; allowed: [compositions, {elements}]")
     read = stated._replace(samples=jnp.asarray(stored["samples"]), offset_ev=stored["offset_ev"], compositions=known)
-    return read._replace(own=_own_levels(path, own, stored["offset_ev"]))
-
-
-def _own_levels(path: Path, found: tuple[np.ndarray | None, ...], offset_ev: np.ndarray) -> OwnLevels | None:
-    """Levels of compositions that a file holds, None if it holds none.
-
-    Raises:
-      WeightsError: if they do not fit its other arrays.
-    """
-    compositions, above = found
-    if compositions is None and above is None:
-        return None
-    shape = None if compositions is None else (len(offset_ev), len(compositions))
-    if compositions is None or above is None or above.shape != shape or not _is_finite(above):
-        raise WeightsError(f"{path}: levels of compositions that do not fit together; allowed: a fine-tuned ensemble")
-    if compositions.shape[1:] != offset_ev.shape[1:] or not np.all(compositions.sum(axis=1) > 0):
-        raise WeightsError(f"{path}: compositions of other elements have levels; allowed: a fine-tuned ensemble")
-    return OwnLevels(compositions, above)
+    return read._replace(own=OwnLevels.read(path, own, stored["offset_ev"]))
 
 
 def sample_count(path: Path) -> int:
